@@ -1,0 +1,96 @@
+"""Many updates to one model, in site order, one update in memory at a time.
+
+The sign convention of the whole project: an update's ``delta = local - global``. Averaging
+models and averaging deltas are the same thing when the weights sum to one; this module
+averages models.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's accepted contribution to a round.
+
+    Attributes
+    ----------
+    site : str
+        The site's name.
+    num_examples : int
+        Training examples the site holds, > 0.
+    arrays : Arrays
+        The site's model after its local training, by parameter or buffer name.
+    metrics : Mapping[str, float]
+        What the site reported about its training.
+    """
+
+    site: str
+    num_examples: int
+    arrays: Arrays
+    metrics: Mapping[str, float]
+
+
+Weighting = Callable[[Update], float]
+
+
+def by_examples(update: Update) -> float:
+    """Weigh a site by the number of its training examples (FedAvg)."""
+    return float(update.num_examples)
+
+
+def uniform(update: Update) -> float:
+    """Weigh every site the same."""
+    return 1.0
+
+
+WEIGHTINGS: dict[str, Weighting] = {"examples": by_examples, "uniform": uniform}
+
+
+def in_site_order(updates: Iterable[Update]) -> list[Update]:
+    """Return the updates sorted by site name: the one order in which they are ever folded."""
+    return sorted(updates, key=lambda update: update.site)
+
+
+def weighted_mean(updates: Iterable[Update], weighting: Weighting) -> dict[str, NDArray[np.generic]]:
+    """Fold updates into their weighted mean.
+
+    Floating-point addition is not associative, so the result depends on the order of
+    ``updates``; callers pass them in site order. Float arrays, BatchNorm's running
+    statistics among them, are accumulated in float64 and returned in their own dtype.
+    Integer and boolean arrays (counters such as ``num_batches_tracked``) have no meaningful
+    mean: they are taken from the first update and keep their dtype.
+
+    Raises
+    ------
+    ValueError
+        If there is no update, or if the weights sum to zero.
+    """
+    sums: dict[str, NDArray[np.float64]] = {}
+    first: Update | None = None
+    total = 0.0
+    for update in updates:
+        first = first or update
+        weight = weighting(update)
+        total += weight
+        for name, array in update.arrays.items():
+            if not np.issubdtype(array.dtype, np.floating):
+                continue
+            term = array.astype(np.float64) * weight
+            if name in sums:
+                sums[name] += term
+            else:
+                sums[name] = term
+    if first is None:
+        raise ValueError("no update to average")
+    if total <= 0.0:
+        raise ValueError(f"the weights of the updates sum to {total}, not to more than 0")
+    return {
+        name: np.asarray(sums[name] / total, dtype=array.dtype) if name in sums else array.copy()
+        for name, array in first.arrays.items()
+    }

@@ -1,0 +1,117 @@
+"""What coordinator and site say to each other: record names, and the one reader of each.
+
+Three kinds of message exist. *hello* (a Flower query) asks a node for its site name.
+*train* carries the global model and a round plan, and is answered with the local model.
+*evaluate* carries the global model, and is answered with metrics.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from strategies.errors import RunError
+from strategies.round_plan import RoundPlan
+
+PROTOCOL_VERSION = 1
+
+ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site"
+NUM_EXAMPLES, PLAN_ID = "num-examples", "plan-id"
+
+TRAIN_METRICS = frozenset(
+    {NUM_EXAMPLES, "num-steps", "train-loss", "train-accuracy", "train-seconds"}
+)
+"""Exactly the metrics of a train reply: a site sends these, and nothing else leaves it."""
+
+EVALUATE_METRICS = frozenset({NUM_EXAMPLES, "loss", "accuracy"})
+"""Exactly the metrics of an evaluate reply."""
+
+
+@dataclass(frozen=True)
+class SiteCard:
+    """What a site says of itself before round 1.
+
+    Attributes
+    ----------
+    name : str
+        The site's name: ``site`` in its node config, or ``site-<partition>`` in simulation.
+    num_partitions : int
+        Simulated sites there are in all; 0 at a real site.
+    version : str
+        Version of mdc-flower at the site.
+    protocol : int
+        Version of this module's records.
+    """
+
+    name: str
+    num_partitions: int
+    version: str
+    protocol: int = PROTOCOL_VERSION
+
+    def to_content(self) -> RecordDict:
+        """Return the card as the content of a hello reply."""
+        return RecordDict({SITE: ConfigRecord(asdict(self))})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> "SiteCard":
+        """Read a hello reply.
+
+        Raises
+        ------
+        RunError
+            If the node answered with something else, or speaks another protocol.
+        """
+        record = content.config_records.get(SITE, ConfigRecord())
+        name, partitions = record.get("name"), record.get("num_partitions")
+        version, protocol = record.get("version"), record.get("protocol")
+        if protocol != PROTOCOL_VERSION:
+            raise RunError(
+                "the node speaks another protocol",
+                where="hello reply",
+                got=protocol,
+                expected=str(PROTOCOL_VERSION),
+                hint="Coordinator and sites must run the same version of mdc-flower",
+            )
+        if not (isinstance(name, str) and name and isinstance(partitions, int)):
+            raise RunError("the node did not give a site name", where="hello reply", got=name)
+        return cls(name, partitions, str(version))
+
+
+def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
+    """Return named arrays as a record that keeps their order, shapes and dtypes."""
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+
+
+def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
+    """Return a record's arrays by name, in its order."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def train_content(arrays: ArrayRecord, plan: RoundPlan) -> RecordDict:
+    """Return the content of a train message."""
+    return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record()})
+
+
+def train_reply_content(
+    arrays: ArrayRecord, metrics: Mapping[str, float | int], plan_id: str
+) -> RecordDict:
+    """Return the content of a site's answer to a train message."""
+    return RecordDict(
+        {
+            ARRAYS: arrays,
+            METRICS: MetricRecord(dict(metrics)),
+            REPLY: ConfigRecord({PLAN_ID: plan_id}),
+        }
+    )
+
+
+def evaluate_content(arrays: ArrayRecord) -> RecordDict:
+    """Return the content of an evaluate message."""
+    return RecordDict({ARRAYS: arrays})
+
+
+def evaluate_reply_content(metrics: Mapping[str, float | int]) -> RecordDict:
+    """Return the content of a site's answer to an evaluate message."""
+    return RecordDict({METRICS: MetricRecord(dict(metrics))})

@@ -1,0 +1,142 @@
+"""Which replies are fit to be averaged, and the reason when one is not.
+
+Every reply is judged and none is trusted: one site's mistake, or malice, must cost the round
+that site's update and nothing more. The gate never raises; it returns a reason.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from numpy.typing import NDArray
+
+from strategies.averaging import Arrays, Update
+from strategies.messages import (
+    ARRAYS,
+    EVALUATE_METRICS,
+    METRICS,
+    NUM_EXAMPLES,
+    PLAN_ID,
+    REPLY,
+    TRAIN_METRICS,
+)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype that an array must have."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        """Return the form that stands in reasons, such as ``float32[10, 64]``."""
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A reply that does not count, with the site it came from and the reason."""
+
+    site: str
+    reason: str
+
+
+def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
+    """Return what a reply to this global model must look like."""
+    return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in arrays.items()}
+
+
+class _Unfit(Exception):
+    """Carries the reason out of the checks; never leaves this module."""
+
+
+def judge_train(
+    reply: Message, site: str, plan_id: str, specs: Mapping[str, ArraySpec]
+) -> Update | Rejection:
+    """Judge a train reply.
+
+    It counts only if it answers this round's plan, has exactly the arrays of the global
+    model with their shapes and dtypes, all finite, exactly the metrics of
+    `TRAIN_METRICS`, all finite, and more than 0 examples.
+    """
+    try:
+        _check_no_error(reply)
+        _check_plan_id(reply, plan_id)
+        metrics = _metrics(reply, TRAIN_METRICS)
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), specs)
+    except _Unfit as unfit:
+        return Rejection(site, str(unfit))
+    return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
+
+
+def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
+    """Judge an evaluate reply: exactly the metrics of `EVALUATE_METRICS`, examples > 0."""
+    try:
+        _check_no_error(reply)
+        return _metrics(reply, EVALUATE_METRICS)
+    except _Unfit as unfit:
+        return Rejection(site, str(unfit))
+
+
+def _check_no_error(reply: Message) -> None:
+    if reply.has_error():
+        raise _Unfit(f"the site failed: {reply.error.reason or f'code {reply.error.code}'}")
+
+
+def _check_plan_id(reply: Message, plan_id: str) -> None:
+    record = reply.content.config_records.get(REPLY)
+    got = record.get(PLAN_ID) if record is not None else None
+    if got != plan_id:
+        raise _Unfit(f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round")
+
+
+def _metrics(reply: Message, names: frozenset[str]) -> dict[str, float]:
+    record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
+    if missing := sorted(names - set(record)):
+        raise _Unfit(f"metrics: {missing[0]!r} is missing")
+    if extra := sorted(set(record) - names):
+        raise _Unfit(f"metrics: {extra[0]!r} is not among the metrics a site may send")
+    metrics: dict[str, float] = {}
+    for name in sorted(names):
+        value = record[name]
+        if isinstance(value, list):
+            raise _Unfit(f"metrics: {name!r} is a list, expected one number")
+        if not math.isfinite(value):
+            raise _Unfit(f"metrics: {name!r} is {value}")
+        metrics[name] = value
+    if metrics[NUM_EXAMPLES] < 1:
+        raise _Unfit(f"metrics: {NUM_EXAMPLES!r} is {metrics[NUM_EXAMPLES]}, expected > 0")
+    return metrics
+
+
+def _arrays(
+    record: ArrayRecord | None, specs: Mapping[str, ArraySpec]
+) -> dict[str, NDArray[np.generic]]:
+    received: ArrayRecord = record if record is not None else ArrayRecord()
+    if missing := [name for name in specs if name not in received]:
+        raise _Unfit(f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)")
+    if extra := [name for name in received if name not in specs]:
+        raise _Unfit(f"array {extra[0]!r} is not in the global model")
+    return {name: _array(name, received[name], spec) for name, spec in specs.items()}
+
+
+def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
+    # The claimed header is compared before anything is decoded, the decoded array after:
+    # a claim costs nothing to make.
+    claimed = ArraySpec(tuple(packed.shape), packed.dtype)
+    if claimed != spec:
+        raise _Unfit(f"array {name!r}: got {claimed}, expected {spec}")
+    try:
+        array = packed.numpy()
+    except (TypeError, ValueError, OSError, EOFError) as error:
+        raise _Unfit(f"array {name!r} cannot be decoded: {error}") from None
+    actual = ArraySpec(array.shape, str(array.dtype))
+    if actual != spec:
+        raise _Unfit(f"array {name!r}: got {actual}, expected {spec}")
+    if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise _Unfit(f"array {name!r}: {count} of {array.size} values are not finite")
+    return array
