@@ -1,0 +1,125 @@
+"""The ClientApp: the one adapter between Flower's messages and `SiteClient`."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from logging import ERROR
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common import log
+
+from mdc_flower import __version__
+from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
+from mdc_flower.numerics import repeatable
+from mdc_flower.site_client import SiteClient, model_arrays
+from mdc_flower.task import load_task
+from strategies.errors import ModelError
+from strategies.messages import (
+    ARRAYS,
+    NUM_EXAMPLES,
+    PLAN,
+    PLAN_ID,
+    SiteCard,
+    arrays_to_record,
+    evaluate_reply_content,
+    record_to_arrays,
+    train_reply_content,
+)
+
+RAISED = 2
+"""Flower's error code for a ClientApp that raised."""
+
+app = ClientApp()
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Say which site this is."""
+
+    def work() -> RecordDict:
+        site = read_site_config(context.node_config)
+        return SiteCard(site.name, site.num_partitions, __version__).to_content()
+
+    return _answer(message, work)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the model in the message as its round plan says."""
+
+    def work() -> RecordDict:
+        client, config = _site(context)
+        names, arrays = _model_in(message, client)
+        plan = dict(message.content.config_records[PLAN])
+        with repeatable(config.threads_per_site):
+            trained, num_examples, metrics = client.fit(arrays, plan)  # type: ignore[arg-type]
+        return train_reply_content(
+            arrays_to_record(dict(zip(names, trained, strict=True))),
+            {NUM_EXAMPLES: num_examples, **metrics},  # type: ignore[dict-item]
+            str(plan[PLAN_ID.replace("-", "_")]),
+        )
+
+    return _answer(message, work)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the model in the message on the site's validation examples."""
+
+    def work() -> RecordDict:
+        client, config = _site(context)
+        _, arrays = _model_in(message, client)
+        with repeatable(config.threads_per_site):
+            loss, num_examples, metrics = client.evaluate(arrays, {})
+        return evaluate_reply_content(
+            {NUM_EXAMPLES: num_examples, "loss": loss, "accuracy": float(metrics["accuracy"])}
+        )
+
+    return _answer(message, work)
+
+
+def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
+    """Reply with what ``work`` returns, or with what it raised: type and message, no trace.
+
+    Flower reports an exception differently on each engine, and in a deployment not at all;
+    the coordinator needs the reason to say which site failed and why.
+    """
+    try:
+        return Message(work(), reply_to=message)
+    except Exception as error:
+        log(ERROR, "%s failed", message.metadata.message_type, exc_info=error)
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(RAISED, reason), reply_to=message)
+
+
+def _site(context: Context) -> tuple[SiteClient, RunConfig]:
+    config, site = read_run_config(context.run_config), read_site_config(context.node_config)
+    return _site_client(config, site), config
+
+
+@lru_cache(maxsize=8)
+def _site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
+    """Return the site's client; a process that serves a site again does not read its data again."""
+    task = load_task(config, site.data, site.data_root, site.device)
+    return SiteClient(
+        site.name,
+        task.new_model(),
+        task.site_data(site),
+        task.settings,
+        task.pipeline,
+        task.device,
+    )
+
+
+def _model_in(message: Message, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
+    """Return names and arrays of the model in a message, if its names are the site's own."""
+    arrays = record_to_arrays(message.content.array_records[ARRAYS])
+    own = list(model_arrays(client.model))
+    if list(arrays) != own:
+        misfits = [(a, b) for a, b in zip(arrays, own, strict=False) if a != b]
+        got, expected = misfits[0] if misfits else (f"{len(arrays)} arrays", f"{len(own)}")
+        raise ModelError(
+            "the coordinator's model is not this site's", where="arrays", got=got, expected=expected
+        )
+    return list(arrays), list(arrays.values())

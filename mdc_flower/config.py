@@ -1,0 +1,226 @@
+"""`RunConfig` and `SiteConfig`: the only readers of Flower's run config and node config.
+
+Configuration has three homes. The run config is the same for everyone in a run; the node
+config belongs to one site and never leaves it; what changes from round to round travels in
+the round plan. Flower's values are int, float, bool or str, so "not set" is 0 or "".
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from strategies.averaging import WEIGHTINGS
+from strategies.errors import ConfigError
+from strategies.local_epochs import EpochController, Fixed, Horizon, IncreasedLocalEpochs, Spread
+from strategies.recipes import LrSchedule, Recipe
+from strategies.round_plan import CycleShape
+
+Scalar = bool | int | float | str
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=_kebab, validate_default=True
+    )
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return every key, spelled as in a config file."""
+        return [_kebab(name) for name in cls.model_fields]
+
+    @classmethod
+    def read(cls, values: Mapping[str, object], home: str) -> Self:
+        """Validate a mapping from keys to values.
+
+        Raises
+        ------
+        ConfigError
+            Naming the first bad key, its value, what is allowed, and the nearest known key
+            if the key is unknown.
+        """
+        for key in values:
+            if key not in cls.keys():
+                near = difflib.get_close_matches(key, cls.keys(), n=1)
+                raise ConfigError(
+                    "no such key",
+                    where=f"{home}, {key}",
+                    expected="one of: " + ", ".join(cls.keys()) if not near else "",
+                    hint=f"Did you mean {near[0]!r}?" if near else "",
+                )
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                first["msg"].removeprefix("Value error, "),
+                where=f"{home}, {key}" if key else home,
+                got=first["input"] if key else None,
+            ) from None
+
+    def to_flower(self) -> dict[str, Scalar]:
+        """Return the complete config as Flower's flat mapping, in the order of the fields."""
+        return {_kebab(name): value for name, value in self.model_dump().items()}
+
+
+class RunConfig(_Config):
+    """What is the same for everyone in a run.
+
+    ``docs/configuration.md`` describes every key for users; the comments here give units.
+    """
+
+    # Data
+    dataset: str = "digits"
+    data_root: str = ""
+    image_size: Count = 0  # pixels; 0 keeps the images' own size
+    max_train_examples: Count = 0  # 0 for all
+    max_test_examples: Count = 0
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    num_sites: Count = 0  # 0 for as many as are simulated
+    partition: Literal["iid", "dirichlet", "shards", "size-skew", "natural-id"] = "iid"
+    partition_alpha: Positive = 0.3
+    partition_shards: AtLeastOne = 2
+    partition_size_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+
+    # Model and local training
+    model: str = "small-cnn"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 5e-4
+    batch_size: AtLeastOne = 32
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: NotNegative = 0.0  # 0 for no clipping
+    augment: Literal["none", "crop", "flip", "crop-flip"] = "none"
+    precision: Literal["auto", "none", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    device: str = "auto"
+    threads_per_site: AtLeastOne = 1
+
+    # The method
+    lr_max: Positive = 0.1
+    lr_min_fraction: Fraction = 0.25
+    lr_shape: CycleShape = "exponential"
+    lr_max_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    epochs: Literal["ile", "fixed", "spread"] = "ile"
+    local_epochs: AtLeastOne = 5
+    ile_epsilon: NotNegative = 0.01
+    ile_max_epochs: AtLeastOne = 40
+    local_steps: Count = 0  # optimizer steps a round; 0 to count in epochs
+    proximal_mu: NotNegative = 0.0
+    num_rounds: Count = 0  # 0 for no limit
+    epoch_budget: Count = 60  # local epochs in all; 0 for no limit
+    weighting: Literal["examples", "uniform"] = "examples"
+
+    # The run
+    seed: Count = 1
+    site_evaluation: bool = False
+    wait_for_sites_s: Positive = 600.0
+    round_deadline_s: Positive = 86400.0
+    output_dir: str = "~/mdc-runs/{run-id}"
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Self:
+        if not (self.num_rounds or self.epoch_budget):
+            raise ValueError("one of num-rounds and epoch-budget must be set, or a run never ends")
+        if self.epochs == "spread" and not (self.num_rounds and self.epoch_budget):
+            raise ValueError("epochs = 'spread' needs both num-rounds and epoch-budget")
+        if self.epochs == "spread" and self.epoch_budget < self.num_rounds:
+            raise ValueError(
+                f"epoch-budget {self.epoch_budget} gives num-rounds {self.num_rounds} rounds "
+                "less than one epoch each"
+            )
+        if self.local_steps and not self.num_rounds:
+            raise ValueError("local-steps needs num-rounds: a budget counts in epochs")
+        if self.lr_shape == "exponential" and self.lr_min_fraction == 0:
+            raise ValueError("lr-shape 'exponential' needs lr-min-fraction above 0")
+        if self.lr_shape == "global-cosine" and self.epochs == "ile" and not self.epoch_budget:
+            raise ValueError("lr-shape 'global-cosine' with epochs = 'ile' needs epoch-budget")
+        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0")
+        return self
+
+    def recipe(self) -> Recipe:
+        """Return the method as the strategy takes it."""
+        return Recipe(
+            schedule=LrSchedule(
+                self.lr_max, self.lr_min_fraction, self.lr_shape, self.lr_max_decay
+            ),
+            controller=self._controller(),
+            horizon=Horizon(
+                self.num_rounds or None, None if self.local_steps else self.epoch_budget or None
+            ),
+            local_steps=self.local_steps,
+            weighting=WEIGHTINGS[self.weighting],
+            proximal_mu=self.proximal_mu,
+        )
+
+    def _controller(self) -> EpochController:
+        match self.epochs:
+            case "ile":
+                return IncreasedLocalEpochs(
+                    self.local_epochs, self.ile_epsilon, self.ile_max_epochs
+                )
+            case "fixed":
+                return Fixed(self.local_epochs)
+            case "spread":
+                return Spread(self.epoch_budget, self.num_rounds)
+
+
+class SiteConfig(_Config):
+    """What one site alone decides: its name and where its data are.
+
+    A real site gives ``site``, and ``data`` unless it uses the run's data set. Flower gives
+    a simulated one ``partition-id`` and ``num-partitions``.
+    """
+
+    site: str = ""
+    data: str = ""
+    data_root: str = ""
+    device: str = ""
+    partition_id: Annotated[int, Field(ge=-1)] = -1
+    num_partitions: Count = 0
+
+    @model_validator(mode="after")
+    def _names_a_site(self) -> Self:
+        if not self.site and self.partition_id < 0:
+            raise ValueError("a site needs a name: --node-config 'site=\"NAME\"'")
+        if self.partition_id >= 0 and self.partition_id >= self.num_partitions:
+            raise ValueError(
+                f"partition-id {self.partition_id} is not below num-partitions "
+                f"{self.num_partitions}"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return the site's name, by which everything calls it."""
+        return self.site or f"site-{self.partition_id}"
+
+    @property
+    def is_simulated(self) -> bool:
+        """Return whether Flower's simulation made this site."""
+        return not self.site
+
+
+def read_run_config(values: Mapping[str, Any]) -> RunConfig:
+    """Read a run config; see `_Config.read` for errors."""
+    return RunConfig.read(values, "run config")
+
+
+def read_site_config(values: Mapping[str, Any]) -> SiteConfig:
+    """Read a node config; see `_Config.read` for errors."""
+    return SiteConfig.read(values, "node config")

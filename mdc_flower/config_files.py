@@ -1,0 +1,38 @@
+"""Config as people write it: arm files, and ``key=value`` on a command line."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from strategies.errors import ConfigError
+
+
+def read_arm(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an arm file's run config, and its ``[arm]`` table.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"the file cannot be read: {error.strerror}", where=str(path)
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the file is not TOML: {error}", where=str(path)) from None
+    arm = values.pop("arm", {})
+    return values, arm
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``; the value is TOML, or else a plain string."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError("not of the form key=value", where="--set", got=text)
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value

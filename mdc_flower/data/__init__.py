@@ -1,0 +1,19 @@
+"""Data sets: what one is (`DataSet`), where each comes from, how one is cut into sites.
+
+`load_dataset` takes the name from the run config: a built-in one, ``image-folder:PATH``, or
+``module:function``.
+"""
+
+from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.registry import load_dataset
+from mdc_flower.data.splits import CoordinatorData, SiteData, coordinator_data, site_data
+
+__all__ = [
+    "CoordinatorData",
+    "DataSet",
+    "Examples",
+    "SiteData",
+    "coordinator_data",
+    "load_dataset",
+    "site_data",
+]

@@ -1,0 +1,150 @@
+"""`DataSet`: the contract between a source of examples and everything that uses them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.errors import DataError
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and labels, one row an example.
+
+    Attributes
+    ----------
+    inputs : ndarray, shape (N, ...)
+        uint8 images ``(N, C, H, W)``, which are scaled to [0, 1] and normalized when a batch
+        is made; float32 arrays, which are normalized as they are; or int64 (tokens), which
+        reach the model unchanged. May be memory-mapped.
+    labels : ndarray of int64, shape (N,)
+        Class of each example, from 0.
+    groups : ndarray of int64 or str, shape (N,), optional
+        Natural owner of each example (a speaker, a hospital), for ``partition = natural-id``.
+    """
+
+    inputs: NDArray[np.generic]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.generic] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return the examples of these rows, in this order."""
+        groups = self.groups[rows] if self.groups is not None else None
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], groups=groups)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Training and test examples of one task.
+
+    Attributes
+    ----------
+    name : str
+        Name for people; never a path.
+    train, test : Examples
+        The standard split. The test examples are never used to choose anything.
+    class_names : sequence of str
+        Name of each class; their number is the model's number of outputs.
+    mean, std : sequence of float
+        Per-channel statistics (axis 1) that inputs are normalized with: constants of the
+        data set, the same at every site, because a site's own would mean another model input
+        at each. Empty for no normalization.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    class_names: Sequence[str]
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of one example, without the batch axis."""
+        return tuple(self.train.inputs.shape[1:])
+
+    def checked(self) -> Self:
+        """Return the data set if it keeps the contract.
+
+        Raises
+        ------
+        DataError
+            Naming the part that does not, what it is and what it should be.
+        """
+        for split, examples in (("train", self.train), ("test", self.test)):
+            _check_examples(f"data set {self.name!r}, {split}", examples, self.num_classes)
+        if self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
+            raise DataError(
+                "test inputs are not of the shape of the training inputs",
+                where=f"data set {self.name!r}",
+                got=self.test.inputs.shape[1:],
+                expected=str(self.input_shape),
+            )
+        channels = self.input_shape[0] if self.input_shape else 0
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, channels):
+            raise DataError(
+                "mean and std must have one value a channel",
+                where=f"data set {self.name!r}",
+                got=(tuple(self.mean), tuple(self.std)),
+                expected=f"{channels} values each, or none",
+            )
+        return self
+
+    def limited(self, max_train: int, max_test: int) -> Self:
+        """Return the data set cut to at most so many examples; 0 keeps all."""
+        return replace(self, train=_limit(self.train, max_train), test=_limit(self.test, max_test))
+
+
+def _check_examples(where: str, examples: Examples, num_classes: int) -> None:
+    inputs, labels = examples.inputs, examples.labels
+    if inputs.dtype not in (np.uint8, np.float32, np.int64):
+        raise DataError(
+            "inputs are of an unknown kind",
+            where=where,
+            got=str(inputs.dtype),
+            expected="uint8, float32 or int64",
+        )
+    if labels.ndim != 1 or labels.dtype != np.int64 or len(labels) != len(inputs):
+        raise DataError(
+            "labels do not go with the inputs",
+            where=where,
+            got=f"{labels.dtype}{list(labels.shape)}",
+            expected=f"int64[{len(inputs)}]",
+        )
+    if len(labels) == 0:
+        raise DataError("there are no examples", where=where)
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(
+            "a label has no class name",
+            where=where,
+            got=int(labels.max() if labels.max() >= num_classes else labels.min()),
+            expected=f"0 to {num_classes - 1}",
+        )
+    if examples.groups is not None and len(examples.groups) != len(labels):
+        raise DataError(
+            "groups do not go with the labels",
+            where=where,
+            got=len(examples.groups),
+            expected=str(len(labels)),
+        )
+
+
+def _limit(examples: Examples, maximum: int) -> Examples:
+    """Return at most ``maximum`` examples, every k-th of each class, so that classes stay even."""
+    if maximum == 0 or maximum >= len(examples):
+        return examples
+    by_class = np.argsort(examples.labels, kind="stable")
+    picked = by_class[np.arange(maximum) * len(examples) // maximum]
+    return examples.take(np.sort(picked))

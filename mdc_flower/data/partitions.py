@@ -1,0 +1,162 @@
+"""Cut training examples into simulated sites, with flwr-datasets' partitioners.
+
+The cut is a function of the labels, the config and the seed alone: the same everywhere. It is
+made once and cached, because importing the partitioners costs every worker seconds.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdc_flower.data.cache import cached_arrays
+from mdc_flower.data.dataset import Examples
+from strategies.errors import ConfigError
+from strategies.seeds import derive_seed
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PartitionSpec:
+    """How to cut, and into how many sites.
+
+    Attributes
+    ----------
+    kind : str
+        ``iid``; ``dirichlet``: class shares of the sites drawn from Dirichlet(alpha) (Hsu et
+        al., 2019); ``shards``: each site gets ``shards`` runs of the examples sorted by
+        class (McMahan et al., 2017); ``size-skew``: IID with sizes in geometric progression,
+        the largest ``size_ratio`` times the smallest; ``natural-id``: one site for each
+        group of the data set.
+    """
+
+    kind: str
+    num_sites: int
+    seed: int
+    alpha: float = 0.3
+    shards: int = 2
+    size_ratio: float = 10.0
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Training rows of each site, by partition id."""
+
+    rows: tuple[Rows, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Return a digest of which rows are whose."""
+        digest = hashlib.sha256()
+        for rows in self.rows:
+            digest.update(len(rows).to_bytes(8, "big") + np.asarray(rows, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def histogram(self, labels: NDArray[np.int64], num_classes: int) -> list[list[int]]:
+        """Return the number of examples of each class (inner) at each site (outer)."""
+        return [np.bincount(labels[rows], minlength=num_classes).tolist() for rows in self.rows]
+
+
+def partition(examples: Examples, spec: PartitionSpec) -> Partition:
+    """Cut the examples into sites.
+
+    Raises
+    ------
+    ConfigError
+        If the examples cannot be cut so: fewer examples than sites, a site that would be
+        left without any, or no groups for ``natural-id``.
+    """
+    digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(examples.labels).tobytes())
+    if spec.kind == "natural-id" and examples.groups is not None:
+        digest.update("\0".join(map(str, examples.groups.tolist())).encode())
+    arrays = cached_arrays(
+        f"partition-{digest.hexdigest()[:16]}",
+        lambda: {f"{i:05d}": rows for i, rows in enumerate(_cut(examples, spec))},
+    )
+    return Partition(tuple(np.asarray(rows, dtype=np.int64) for rows in arrays.values()))
+
+
+def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
+    import datasets
+
+    if len(examples) < spec.num_sites:
+        raise ConfigError(
+            "there are more sites than training examples",
+            where="num-sites",
+            got=spec.num_sites,
+            expected=f"at most {len(examples)}",
+        )
+    # The partitioners keep the order they are given, and data sets come sorted by class.
+    order = np.random.default_rng(derive_seed(spec.seed, "partition")).permutation(len(examples))
+    columns: dict[str, Any] = {"row": order, "label": examples.labels[order]}
+    if spec.kind == "natural-id":
+        columns["group"] = _groups(examples, spec)[order]
+    partitioner = _partitioner(spec, len(examples))
+    partitioner.dataset = datasets.Dataset.from_dict(columns)
+    try:
+        parts = [
+            np.sort(np.asarray(partitioner.load_partition(site)["row"], dtype=np.int64))
+            for site in range(spec.num_sites)
+        ]
+    except ValueError as error:
+        raise ConfigError(
+            f"the examples cannot be cut so: {error}", where="partition", got=spec.kind
+        ) from None
+    if empty := [site for site, rows in enumerate(parts) if len(rows) == 0]:
+        raise ConfigError(
+            f"site {empty[0]} would have no examples",
+            where="partition",
+            got=spec.kind,
+            hint="Use fewer sites, or a less extreme skew",
+        )
+    return parts
+
+
+def _partitioner(spec: PartitionSpec, num_examples: int) -> Any:
+    from flwr_datasets import partitioner as library
+
+    seed = derive_seed(spec.seed, "partitioner") % 2**32
+    match spec.kind:
+        case "iid":
+            return library.IidPartitioner(spec.num_sites)
+        case "dirichlet":
+            return library.DirichletPartitioner(
+                spec.num_sites, "label", spec.alpha, min_partition_size=2, seed=seed
+            )
+        case "shards":
+            return library.ShardPartitioner(
+                spec.num_sites, "label", num_shards_per_partition=spec.shards, seed=seed
+            )
+        case "size-skew":
+            return library.SizePartitioner(_geometric_sizes(spec, num_examples))
+        case "natural-id":
+            return library.NaturalIdPartitioner("group")
+    raise ConfigError("no such partition", where="partition", got=spec.kind)
+
+
+def _geometric_sizes(spec: PartitionSpec, num_examples: int) -> list[int]:
+    """Return sizes that sum to ``num_examples``, the last ``size_ratio`` times the first."""
+    weights = np.geomspace(1.0, spec.size_ratio, spec.num_sites)
+    bounds = np.rint(np.cumsum(weights) / weights.sum() * num_examples).astype(int)
+    return np.diff(bounds, prepend=0).tolist()
+
+
+def _groups(examples: Examples, spec: PartitionSpec) -> NDArray[np.generic]:
+    if examples.groups is None:
+        raise ConfigError(
+            "the data set has no natural groups", where="partition", got="natural-id"
+        )
+    found = len(np.unique(examples.groups))
+    if found != spec.num_sites:
+        raise ConfigError(
+            "natural-id makes one site of each group",
+            where="num-sites",
+            got=spec.num_sites,
+            expected=f"{found}, the number of groups in the data set",
+        )
+    return examples.groups

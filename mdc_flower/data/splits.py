@@ -1,0 +1,85 @@
+"""Who sees which examples: a site its partition, the coordinator validation and test.
+
+The validation examples are cut from the training examples, site by site, so that tuning and
+the choice of the best model never touch the test set; what is left is trained on. Pooled
+training, for comparison, uses exactly the union of what the sites train on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.partitions import Partition, Rows
+from strategies.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """One site's own examples."""
+
+    train: Examples
+    validation: Examples
+
+
+@dataclass(frozen=True)
+class CoordinatorData:
+    """What the coordinator evaluates on, and what pooled training would train on."""
+
+    pooled: Examples
+    validation: Examples
+    test: Examples
+
+
+def site_data(
+    dataset: DataSet,
+    partition: Partition | None,
+    partition_id: int,
+    seed: int,
+    validation_fraction: float,
+) -> SiteData:
+    """Return a site's training and validation examples.
+
+    Parameters
+    ----------
+    dataset
+        The site's data set, or the one that all simulated sites share.
+    partition, partition_id
+        The site's part of the data set; with ``partition`` None it is all the site's.
+    seed
+        The run's seed, which decides what is held out.
+    validation_fraction
+        Share held out, in (0, 1); at least one example stays.
+    """
+    train, held = _splits(dataset, partition, seed, validation_fraction)[max(partition_id, 0)]
+    return SiteData(dataset.train.take(train), dataset.train.take(held))
+
+
+def coordinator_data(
+    dataset: DataSet, partition: Partition | None, seed: int, validation_fraction: float
+) -> CoordinatorData:
+    """Return the union of the sites' splits, and the test examples.
+
+    With ``partition`` None the sites are real and hold data of their own; the coordinator
+    then cuts its own data set as if it were one site.
+    """
+    splits = _splits(dataset, partition, seed, validation_fraction)
+    return CoordinatorData(
+        pooled=dataset.train.take(np.sort(np.concatenate([train for train, _ in splits]))),
+        validation=dataset.train.take(np.sort(np.concatenate([held for _, held in splits]))),
+        test=dataset.test,
+    )
+
+
+def _splits(
+    dataset: DataSet, partition: Partition | None, seed: int, fraction: float
+) -> list[tuple[Rows, Rows]]:
+    """Return the rows to train on and the rows held out, for each part."""
+    parts = partition.rows if partition else (np.arange(len(dataset.train)),)
+    return [_hold_out(rows, derive_seed(seed, "validation", i), fraction) for i, rows in enumerate(parts)]
+
+
+def _hold_out(rows: Rows, seed: int, fraction: float) -> tuple[Rows, Rows]:
+    order = np.random.default_rng(seed).permutation(rows)
+    held = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+    return np.sort(order[held:]), np.sort(order[:held])

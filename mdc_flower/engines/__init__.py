@@ -1,0 +1,9 @@
+"""Where a run takes place: in this process, or on Ray through a SuperLink of its own.
+
+Both run the same ServerApp and ClientApp, and give the same bits for the same config.
+"""
+
+from mdc_flower.engines.in_process import run_in_process
+from mdc_flower.engines.ray_superlink import run_on_ray
+
+__all__ = ["run_in_process", "run_on_ray"]

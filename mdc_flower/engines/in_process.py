@@ -1,0 +1,147 @@
+"""Run ServerApp and ClientApp in this process, without Ray or SuperLink: tests, notebooks."""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from mdc_flower import client_app, server_app
+from mdc_flower.config import RunConfig
+
+
+def run_in_process(
+    config: RunConfig,
+    num_sites: int,
+    server: ServerApp = server_app.app,
+    client: ClientApp = client_app.app,
+) -> None:
+    """Run a whole simulation, sites one after the other, and return when it has finished.
+
+    Parameters
+    ----------
+    config
+        The run config; ``output-dir`` must be absolute.
+    num_sites
+        Sites to simulate.
+    server, client
+        The apps; tests pass others.
+
+    Raises
+    ------
+    Exception
+        Whatever the ServerApp raises. What a ClientApp raises becomes an error reply.
+    """
+    run_id = secrets.randbits(62)
+    contexts = {
+        # Node ids are as arbitrary as Flower's, so that nothing can come to rely on them.
+        secrets.randbits(62): _context(run_id, config, {
+            PARTITION_ID_KEY: site, NUM_PARTITIONS_KEY: num_sites
+        })
+        for site in range(num_sites)
+    }
+    with _identity(run_id):
+        grid = InProcessGrid(client, contexts)
+        server(grid, _context(run_id, config, {}))
+
+
+def _context(run_id: int, config: RunConfig, node_config: dict[str, int]) -> Context:
+    return Context(
+        run_id=run_id,
+        node_id=SUPERLINK_NODE_ID,
+        node_config=dict(node_config),
+        state=RecordDict(),
+        run_config=dict(config.to_flower()),
+    )
+
+
+class InProcessGrid(Grid):
+    """Delivers each message when its reply is asked for, one at a time, in sending order.
+
+    Parameters
+    ----------
+    client : ClientApp
+        The app of every site.
+    contexts : dict
+        Each site's context, by node id.
+    """
+
+    def __init__(self, client: ClientApp, contexts: dict[int, Context]) -> None:
+        self._client = client
+        self._contexts = contexts
+        self._waiting: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=TaskIdentity.run_id)
+
+    def set_run(self, run: Run) -> None:
+        """Take over a run's information."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Return the run's information."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a new message; Flower prefers `Message` itself."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the node ids of all sites."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Keep the messages and return their ids."""
+        ids = []
+        for message in messages:
+            message_id = str(uuid4())
+            # Flower's own grids set the id so; Metadata has no setter for it.
+            message.metadata.__dict__["_message_id"] = message_id
+            self._waiting[message_id] = message
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Deliver the first of these messages and return its reply."""
+        for message_id in message_ids:
+            message = self._waiting.pop(message_id, None)
+            if message is not None:
+                return [self._deliver(message)]
+        return []
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Deliver all messages and return their replies."""
+        ids = list(self.push_messages(messages))
+        return [reply for message_id in ids for reply in self.pull_messages([message_id])]
+
+    def _deliver(self, message: Message) -> Message:
+        context = self._contexts[message.metadata.dst_node_id]
+        try:
+            return self._client(message, context)
+        except Exception as error:  # as on every engine: a ClientApp's error is a reply
+            return Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
+
+
+@contextmanager
+def _identity(run_id: int) -> Iterator[None]:
+    """Give this process the identity that Flower's `Message` stamps on what it sends."""
+    before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, SUPERLINK_NODE_ID
+    try:
+        yield
+    finally:
+        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before

@@ -1,0 +1,86 @@
+"""Rebuild a run's model from its file alone, and evaluate it on a test set."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdc_flower.batches import InputPipeline, Tensors
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.config_files import read_arm
+from mdc_flower.data import load_dataset
+from mdc_flower.models import build_model
+from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
+from mdc_flower.site_client import load_arrays
+from mdc_flower.training import evaluate
+from strategies.errors import DataError
+from strategies.journal import BEST_MODEL, CONFIG, GLOBAL_MODEL, read_model
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model in a file, in evaluation mode, and the file's metadata.
+
+    Raises
+    ------
+    RunError
+        If the file is missing or damaged.
+    ModelError
+        If the architecture it names cannot be built here.
+    """
+    arrays, metadata = read_model(path)
+    shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
+    model = build_model(metadata["model"], shape, classes, seed=0)
+    load_arrays(model, arrays)
+    return model.eval(), metadata
+
+
+def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[str, Any]:
+    """Return accuracy and loss of a run's model on the test examples of a data set.
+
+    Parameters
+    ----------
+    run_dir
+        A run directory, or a model file inside one.
+    data, data_root
+        Data set; the run's own if empty.
+    best
+        Whether to take the best model (by validation) of a run directory.
+    """
+    file = run_dir if run_dir.is_file() else run_dir / (BEST_MODEL if best else GLOBAL_MODEL)
+    model, metadata = load_model(file)
+    config = _config_beside(file)
+    dataset = load_dataset(
+        data or config.dataset, data_root or config.data_root, config.image_size
+    ).limited(0, config.max_test_examples)
+    if list(dataset.class_names) != metadata["class-names"]:
+        raise DataError(
+            "the data set's classes are not the model's",
+            where=f"data set {dataset.name!r}",
+            got=list(dataset.class_names),
+            expected=str(metadata["class-names"]),
+        )
+    device = pick_device(config.device)
+    pipeline = InputPipeline(
+        tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
+    )
+    with repeatable(config.threads_per_site), torch.no_grad():
+        result = evaluate(
+            model,
+            Tensors.of(dataset.test),
+            pipeline,
+            device,
+            pick_autocast_dtype(config.precision, device),
+        )
+    return {
+        "model": file.name,
+        "dataset": dataset.name,
+        "num-examples": result.num_examples,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+    }
+
+
+def _config_beside(file: Path) -> RunConfig:
+    path = file.parent / CONFIG
+    return read_run_config(read_arm(path)[0] if path.exists() else {})

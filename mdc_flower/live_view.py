@@ -1,0 +1,181 @@
+"""What a person sees while a run goes on, followed from its event log.
+
+The log is a file of the run directory, so the view is the same for every engine, and a view
+that dies costs the run nothing.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from strategies.journal import EVENTS
+
+
+class RunState:
+    """What the events so far add up to."""
+
+    def __init__(self) -> None:
+        self.headline = "starting"
+        self.sites: dict[str, str] = {}
+        self.plan: Mapping[str, Any] = {}
+        self.epoch_budget = 0
+        self.num_rounds = 0
+        self.epochs_done = 0
+        self.accuracy = ""
+        self.started = time.monotonic()
+        self.first_round_at: float | None = None
+
+    def apply(self, event: Mapping[str, Any]) -> str | None:
+        """Take in one event; return the line it is worth where lines are printed."""
+        match event["event"]:
+            case "waiting-for-sites":
+                expected = event["expected"] or "?"
+                self.headline = f"waiting for sites: {len(event['online'])} of {expected} online"
+            case "run-started":
+                self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
+                self.sites = dict.fromkeys(event["sites"], "ready")
+                self.headline = "running"
+                return f"{len(self.sites)} sites: {', '.join(self.sites)}"
+            case "round-started":
+                self.first_round_at = self.first_round_at or time.monotonic()
+                self.plan = event["plan"]
+                self.sites = dict.fromkeys(event["sites"], "training")
+            case "site-answered":
+                why = event["dropped"]
+                self.sites[event["site"]] = f"dropped: {why}" if why else "done"
+                return f"round {event['round']}: {event['site']} dropped: {why}" if why else None
+            case "round-finished":
+                return self._finish_round(event)
+            case "run-ended":
+                self.headline = event["status"]
+        return None
+
+    def _finish_round(self, event: Mapping[str, Any]) -> str:
+        plan, scores = event["plan"], event["evaluation"]
+        self.epochs_done += plan["local_epochs"]
+        self.accuracy = ", ".join(
+            f"{key.removesuffix('-accuracy')} {value:.4f}"
+            for key, value in scores.items()
+            if key.endswith("-accuracy")
+        )
+        outcome = "failed" if event["failed"] else f"accuracy: {self.accuracy}"
+        change = event["relative_change"]
+        return (
+            f"round {event['round']}: {len(event['participants'])} of {len(self.sites)} sites, "
+            f"{describe_work(plan)}, lr {describe_lr(plan)}, {outcome}"
+            + (f", relative change {change:.3f}" if change is not None else "")
+            + f", {event['seconds']:.1f} s{self._time_left(event['round'])}"
+        )
+
+    def _time_left(self, rounds_done: int) -> str:
+        """Return the estimate from the epochs (or rounds) done and the time they took."""
+        if self.first_round_at is None:
+            return ""
+        shares = [
+            done / total
+            for done, total in (
+                (self.epochs_done, self.epoch_budget),
+                (rounds_done, self.num_rounds),
+            )
+            if done and total
+        ]
+        if not shares or max(shares) >= 1:
+            return ""
+        spent = time.monotonic() - self.first_round_at
+        return f", about {spent * (1 / max(shares) - 1):.0f} s left"
+
+    def table(self) -> RenderableType:
+        """Return the state as a panel for a terminal."""
+        elapsed = time.monotonic() - self.started
+        lines = [Text(f"{self.headline}, {elapsed:.0f} s")]
+        if self.plan:
+            lines.append(
+                Text(
+                    f"round {self.plan['round']}: {describe_work(self.plan)}, "
+                    f"lr {describe_lr(self.plan)}   {self.accuracy}"
+                )
+            )
+        grid = Table.grid(padding=(0, 2))
+        for site, state in self.sites.items():
+            grid.add_row(Text(site), Text(state))
+        return Group(*lines, grid)
+
+
+def describe_work(plan: Mapping[str, Any]) -> str:
+    """Return a plan's local work in words."""
+    if plan["local_steps"]:
+        return f"{plan['local_steps']} steps"
+    return f"{plan['local_epochs']} epoch" + ("s" if plan["local_epochs"] != 1 else "")
+
+
+def describe_lr(plan: Mapping[str, Any]) -> str:
+    """Return a plan's range of learning rates in words."""
+    if plan["shape"] == "constant":
+        return f"{plan['lr_max']:.3g}"
+    return f"{plan['lr_max']:.3g} to {plan['lr_min']:.3g} {plan['shape']}"
+
+
+class LiveView:
+    """Follows a run directory in a thread, from entering the block to leaving it.
+
+    On a terminal a panel is redrawn; elsewhere, each round is a line.
+    """
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self._path = run_dir / EVENTS
+        self._console = console
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "LiveView":
+        """Start following."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Show what is left of the log, and stop."""
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        state, position = RunState(), 0
+        with Live(
+            get_renderable=state.table,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            auto_refresh=self._console.is_terminal,
+        ):
+            while True:
+                stopping = self._stop.is_set()
+                position = self._show_new(state, position)
+                if stopping:
+                    return
+                self._stop.wait(0.2)
+
+    def _show_new(self, state: RunState, position: int) -> int:
+        """Show the whole lines after ``position``; return where they end."""
+        if not self._path.exists():
+            return position
+        with self._path.open("rb") as file:
+            file.seek(position)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            if text := state.apply(json.loads(line)):
+                self._console.print(text, highlight=False, soft_wrap=True)
+        return position + len(whole)

@@ -1,0 +1,144 @@
+"""From the name in a config to a model whose initial weights depend on the seed alone."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
+from mdc_flower.references import load_reference
+from strategies.errors import ConfigError, MdcError, ModelError
+from strategies.seeds import derive_seed
+
+ModelFunction = Callable[[Shape, int], nn.Module]
+
+MODELS: dict[str, ModelFunction] = {
+    "mlp": mlp,
+    "small-cnn": small_cnn,
+    "resnet8": partial(resnet, blocks=1),
+    "resnet20": partial(resnet, blocks=3),
+}
+"""Built-in models; each takes the shape of one example and the number of classes."""
+
+
+def build_model(spec: str, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+    """Return a new model in float32.
+
+    Parameters
+    ----------
+    spec
+        A name in `MODELS`, ``torchvision:NAME``, ``timm:NAME``, or ``module:function``: a
+        function of ``(input_shape, num_classes)`` that returns a module.
+    input_shape
+        Shape of one example, without the batch axis.
+    num_classes
+        Number of outputs.
+    seed
+        The run's seed; the process's own random state is left as it was.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model.
+    ModelError
+        If it cannot be built for this shape.
+    """
+    make = _maker(spec)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, "model"))
+        try:
+            model = make(input_shape, num_classes)
+        except MdcError:
+            raise
+        except Exception as error:  # any library or user code may be behind the name
+            raise ModelError(
+                f"the model cannot be built: {type(error).__name__}: {error}",
+                where="model",
+                got=spec,
+                hint=f"It was asked for inputs {input_shape} and {num_classes} classes",
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            "the function did not return a module", where="model", got=type(model).__name__
+        )
+    return model.float()
+
+
+def check_fits(model: nn.Module, spec: str, example: torch.Tensor, num_classes: int) -> None:
+    """Check that a model takes a data set's inputs and gives one output a class.
+
+    Parameters
+    ----------
+    example
+        A batch of at least two examples, as training makes them.
+
+    Raises
+    ------
+    ModelError
+        If it does not, with the shapes.
+    """
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(example)
+    except Exception as error:  # any library or user code may be behind the name
+        raise ModelError(
+            f"the model does not fit the data: {type(error).__name__}: {error}",
+            where="model",
+            got=spec,
+            expected=f"a model that takes inputs {tuple(example.shape[1:])}",
+        ) from error
+    finally:
+        model.train(mode)
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != (len(example), num_classes):
+        raise ModelError(
+            "the model's output does not fit the classes",
+            where="model",
+            got=tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs),
+            expected=f"{(len(example), num_classes)}",
+        )
+
+
+def _maker(spec: str) -> ModelFunction:
+    if spec in MODELS:
+        return MODELS[spec]
+    kind, _, name = spec.partition(":")
+    if kind == "torchvision" and name:
+        return lambda shape, classes: _torchvision(name, classes)
+    if kind == "timm" and name:
+        return lambda shape, classes: _timm(name, shape, classes)
+    if name:
+        return load_reference(spec, "model")
+    near = difflib.get_close_matches(spec, MODELS, n=1)
+    raise ConfigError(
+        "no such model",
+        where="model",
+        got=spec,
+        expected="one of: "
+        + ", ".join([*MODELS, "torchvision:NAME", "timm:NAME", "module:function"]),
+        hint=f"Did you mean {near[0]!r}?" if near else "",
+    )
+
+
+def _torchvision(name: str, num_classes: int) -> nn.Module:
+    import torchvision.models
+
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes)  # type: ignore[no-any-return]
+
+
+def _timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise ConfigError(
+            "timm is not installed",
+            where="model",
+            got=f"timm:{name}",
+            hint="Install it with: pip install 'mdc-flower[timm]'",
+        ) from None
+    return timm.create_model(  # type: ignore[no-any-return]
+        name, pretrained=False, num_classes=num_classes, in_chans=input_shape[0]
+    )

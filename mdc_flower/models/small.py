@@ -1,0 +1,66 @@
+"""Small networks for small images: what two cores can train in minutes."""
+
+import math
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+Shape = tuple[int, ...]
+
+
+def mlp(input_shape: Shape, num_classes: int) -> nn.Module:
+    """Return a perceptron with one hidden layer of 64 units; any input shape."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(math.prod(input_shape), 64),
+        nn.ReLU(),
+        nn.Linear(64, num_classes),
+    )
+
+
+def small_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
+    """Return three 3x3 convolutions with BatchNorm; images (C, H, W) of at least 4x4 pixels."""
+    return nn.Sequential(
+        *_conv(input_shape[0], 32),
+        *_conv(32, 64),
+        nn.MaxPool2d(2),
+        *_conv(64, 64),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 2 * 2, num_classes),
+    )
+
+
+def resnet(input_shape: Shape, num_classes: int, blocks: int) -> nn.Module:
+    """Return a ResNet for small images, with ``6 blocks + 2`` layers.
+
+    Three stages of 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2), made of
+    torchvision's `BasicBlock`; shortcuts that change shape are 1x1 convolutions.
+    """
+    layers = list(_conv(input_shape[0], 16))
+    channels = 16
+    for width in (16, 32, 64):
+        for index in range(blocks):
+            stride = 2 if width > 16 and index == 0 else 1
+            layers.append(_block(channels, width, stride))
+            channels = width
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
+    )
+
+
+def _block(channels: int, width: int, stride: int) -> nn.Module:
+    shortcut = None
+    if stride != 1 or channels != width:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+        )
+    return BasicBlock(channels, width, stride, shortcut)
+
+
+def _conv(channels: int, width: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    )

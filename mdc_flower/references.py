@@ -1,0 +1,40 @@
+"""Resolve the ``module:function`` names by which users plug in data and models of their own."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from strategies.errors import ConfigError
+
+
+def load_reference(reference: str, key: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` names.
+
+    Parameters
+    ----------
+    reference
+        Such as ``my_lab.scans:load``; the module must be importable where this runs.
+    key
+        Config key that holds the reference, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If the module cannot be imported, or has no such function.
+    """
+    module_name, _, function_name = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"module {module_name!r} cannot be imported: {error}",
+            where=key,
+            got=reference,
+            hint="Install it, or add its folder to PYTHONPATH, at the coordinator and every site",
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ConfigError(
+            f"module {module_name!r} has no function {function_name!r}", where=key, got=reference
+        )
+    return function  # type: ignore[no-any-return]

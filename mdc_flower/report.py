@@ -1,0 +1,71 @@
+"""The picture of one run: accuracy, learning rate and relative change over local epochs."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from strategies.round_plan import RoundPlan
+
+History = Sequence[Mapping[str, Any]]
+
+POINTS_PER_CYCLE = 40
+
+
+def draw_run(history: History) -> bytes:
+    """Return a PNG of a run's history; failed rounds are drawn as gaps."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    accuracy, rate, change = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    ends = work_done(history)
+    _draw_accuracy(accuracy, history, ends)
+    _draw_learning_rate(rate, history, ends)
+    changes = [line["relative_change"] for line in history]
+    change.plot(ends, [np.nan if c is None else c for c in changes], "o-", color="0.2")
+    change.set(ylabel="relative change", xlabel=_unit(history), yscale="log")
+    for axes in (accuracy, rate, change):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def work_done(history: History) -> list[int]:
+    """Return the local epochs (or steps) behind the global model after each round."""
+    return np.cumsum(
+        [line["plan"]["local_steps"] or line["plan"]["local_epochs"] for line in history]
+    ).tolist()
+
+
+def _unit(history: History) -> str:
+    in_steps = bool(history) and history[0]["plan"]["local_steps"]
+    return "local steps" if in_steps else "local epochs"
+
+
+def _draw_accuracy(axes: Axes, history: History, ends: list[int]) -> None:
+    for name, style in (("test", "o-"), ("validation", "s--")):
+        values = [line["evaluation"].get(f"{name}-accuracy", np.nan) for line in history]
+        if not np.isnan(values).all():
+            axes.plot(ends, values, style, color="0.0" if name == "test" else "0.5", label=name)
+    sites = [
+        np.mean([m["train-accuracy"] for m in line["participants"].values()] or [np.nan])
+        for line in history
+    ]
+    axes.plot(ends, sites, ":", color="0.3", label="sites, training")
+    axes.set(ylabel="accuracy", title="Global model after each round")
+    axes.legend(frameon=False)
+
+
+def _draw_learning_rate(axes: Axes, history: History, ends: list[int]) -> None:
+    for start, end, line in zip([0, *ends], ends, history, strict=False):
+        plan = RoundPlan.model_validate({k: v for k, v in line["plan"].items() if k != "plan_id"})
+        progress = np.linspace(0, 1, POINTS_PER_CYCLE)
+        axes.plot(
+            start + progress * (end - start),
+            [plan.lr_at(float(p)) for p in progress],
+            color="0.0",
+        )
+    axes.set(ylabel="learning rate", ylim=(0, None))

@@ -1,0 +1,181 @@
+"""`SiteClient`: one site's side of a round, as a Flower `NumPyClient`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord
+from flwr.client import NumPyClient
+from flwr.common.typing import NDArrays, Scalar
+from numpy.typing import NDArray
+from torch import nn
+
+from mdc_flower.batches import InputPipeline, Tensors
+from mdc_flower.data import SiteData
+from mdc_flower.training import TrainSettings, evaluate, train
+from strategies.errors import ModelError
+from strategies.round_plan import RoundPlan
+
+
+class SiteClient(NumPyClient):
+    """Trains and evaluates on the data of one site.
+
+    It keeps nothing from one round to the next: a site that was away, or was restarted, does
+    exactly what it would have done otherwise. On failure it raises; the adapter turns that
+    into an error reply.
+
+    Parameters
+    ----------
+    site : str
+        The site's name, which its random streams depend on.
+    model : nn.Module
+        The architecture; its weights are overwritten each time.
+    data : SiteData
+        The site's own examples.
+    settings, pipeline, device
+        How to train, how to make batches, and where.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        model: nn.Module,
+        data: SiteData,
+        settings: TrainSettings,
+        pipeline: InputPipeline,
+        device: torch.device,
+    ) -> None:
+        self.site = site
+        self.model = model
+        self.data = data
+        self.settings = settings
+        self.pipeline = pipeline
+        self.device = device
+
+    def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
+        """Return the model's arrays in the order of its state dict."""
+        return list(model_arrays(self.model).values())
+
+    def fit(
+        self, parameters: NDArrays, config: dict[str, Scalar]
+    ) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        """Train from ``parameters`` as the round plan in ``config`` says.
+
+        Parameters
+        ----------
+        parameters
+            The global model's arrays in the order of the state dict.
+        config
+            The fields of a `RoundPlan`, and its id.
+
+        Returns
+        -------
+        tuple
+            The local model's arrays, the number of training examples, and the metrics of
+            `strategies.messages.TRAIN_METRICS` but ``num-examples``.
+
+        Raises
+        ------
+        PlanError
+            If the plan is not understood.
+        ModelError
+            If the arrays do not fit the model, naming the first misfit.
+        """
+        plan = RoundPlan.from_config_record(ConfigRecord(dict(config)))
+        load_arrays(self.model, parameters)
+        result = train(
+            self.model,
+            Tensors.of(self.data.train),
+            plan,
+            self.settings,
+            self.pipeline,
+            self.device,
+            self.site,
+        )
+        metrics: dict[str, Scalar] = {
+            "num-steps": result.num_steps,
+            "train-loss": result.loss,
+            "train-accuracy": result.accuracy,
+            "train-seconds": result.seconds,
+        }
+        return self.get_parameters({}), result.num_examples, metrics
+
+    def evaluate(
+        self, parameters: NDArrays, config: dict[str, Scalar]
+    ) -> tuple[float, int, dict[str, Scalar]]:
+        """Evaluate ``parameters`` on the site's validation examples.
+
+        Returns
+        -------
+        tuple
+            Mean loss, the number of validation examples, and the accuracy.
+
+        Raises
+        ------
+        ModelError
+            If the arrays do not fit the model, naming the first misfit.
+        """
+        load_arrays(self.model, parameters)
+        result = evaluate(
+            self.model,
+            Tensors.of(self.data.validation),
+            self.pipeline,
+            self.device,
+            self.settings.autocast_dtype,
+        )
+        return result.loss, result.num_examples, {"accuracy": result.accuracy}
+
+
+def model_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
+    """Return copies of a model's parameters and buffers by name, in state-dict order."""
+    return {
+        name: tensor.detach().cpu().contiguous().numpy().copy()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def load_arrays(
+    model: nn.Module, arrays: Sequence[NDArray[np.generic]] | Mapping[str, NDArray[np.generic]]
+) -> None:
+    """Overwrite a model's parameters and buffers.
+
+    Parameters
+    ----------
+    arrays
+        In state-dict order, or by name.
+
+    Raises
+    ------
+    ModelError
+        If number, names, shapes or dtypes differ, naming the first misfit; the model is then
+        unchanged.
+    """
+    state = model.state_dict()
+    named = arrays if isinstance(arrays, Mapping) else _in_order(list(state), arrays)
+    if set(named) != set(state):
+        odd = sorted(set(named) ^ set(state))[0]
+        side = "is missing" if odd in state else "is not in the model"
+        raise ModelError(f"array {odd!r} {side}", where="model", got=f"{len(named)} arrays")
+    tensors = {name: torch.from_numpy(np.array(named[name])) for name in state}
+    for name, tensor in tensors.items():
+        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
+            raise ModelError(
+                "the array does not fit the model",
+                where=f"array {name!r}",
+                got=f"{tensor.dtype}{list(tensor.shape)}",
+                expected=f"{state[name].dtype}{list(state[name].shape)}",
+            )
+    model.load_state_dict(tensors)
+
+
+def _in_order(
+    names: list[str], arrays: Sequence[NDArray[np.generic]]
+) -> dict[str, NDArray[np.generic]]:
+    if len(arrays) != len(names):
+        raise ModelError(
+            "the number of arrays is not the model's",
+            where="model",
+            got=len(arrays),
+            expected=f"{len(names)}, from {names[0]!r} to {names[-1]!r}",
+        )
+    return dict(zip(names, arrays, strict=True))

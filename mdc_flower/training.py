@@ -1,0 +1,213 @@
+"""One straight-line training loop and one evaluation loop; nothing of Flower here."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdc_flower.batches import InputPipeline, Tensors, shuffled, steps_per_epoch
+from strategies.round_plan import RoundPlan
+from strategies.seeds import derive_seed
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a site trains, the same in every round.
+
+    Attributes
+    ----------
+    optimizer : str
+        ``sgd`` or ``adamw``; a new one each round, so that a site that missed rounds is like
+        any other.
+    momentum, nesterov
+        For ``sgd``.
+    weight_decay : float
+        L2 penalty of ``sgd``; decoupled in ``adamw``.
+    batch_size : int
+        Examples a step.
+    label_smoothing : float
+        In [0, 1).
+    clip_norm : float
+        Largest norm of a step's gradient; 0 for no limit.
+    autocast_dtype : torch.dtype or None
+        Number format of forward and backward passes; None for float32.
+    compile : bool
+        Whether to use torch.compile.
+    """
+
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    autocast_dtype: torch.dtype | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What local training did; losses and accuracies are means per example over all seen."""
+
+    num_examples: int
+    num_steps: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Mean loss per example and share of right answers, over all examples."""
+
+    num_examples: int
+    loss: float
+    accuracy: float
+
+
+def train(
+    model: nn.Module,
+    data: Tensors,
+    plan: RoundPlan,
+    settings: TrainSettings,
+    pipeline: InputPipeline,
+    device: torch.device,
+    site: str,
+) -> TrainResult:
+    """Train ``model`` in place for one round.
+
+    The learning rate is set before every optimizer step from the plan, at this site's own
+    progress ``step / (steps - 1)``: the first step has the cycle's first value and the last
+    step its last, whatever amount of data the site has.
+
+    All randomness (order, augmentation, dropout) comes from the plan's seed, its round and
+    the site's name.
+    """
+    started = time.monotonic()
+    batches = torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site))
+    steps = num_local_steps(plan, len(data), settings.batch_size)
+    model.to(device).train()
+    if pipeline.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    forward = torch.compile(model) if settings.compile else model
+    optimizer = _optimizer(model, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16)
+    anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
+    # Sums stay on the device: reading one would make every step wait for it.
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    num_right = torch.zeros((), dtype=torch.int64, device=device)
+    num_seen, step = 0, 0
+
+    with _seeded(derive_seed(plan.seed, "model noise", plan.round, site), device):
+        while step < steps:
+            for rows in shuffled(len(data), settings.batch_size, batches):
+                if step == steps:
+                    break
+                _set_lr(optimizer, plan.lr_at(step / (steps - 1) if steps > 1 else 0.0))
+                inputs = pipeline(data.inputs[rows], device, batches)
+                labels = data.labels[rows].to(device)
+                with _autocast(device, settings.autocast_dtype):
+                    outputs = forward(inputs)
+                    loss = functional.cross_entropy(
+                        outputs, labels, label_smoothing=settings.label_smoothing
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                total = loss + _proximal(model, anchor, plan.proximal_mu) if anchor else loss
+                scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+                if settings.clip_norm:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                loss_sum += loss.detach().double() * len(rows)
+                num_right += (outputs.argmax(1) == labels).sum()
+                num_seen += len(rows)
+                step += 1
+
+    return TrainResult(
+        num_examples=len(data),
+        num_steps=steps,
+        loss=float(loss_sum) / num_seen,
+        accuracy=int(num_right) / num_seen,
+        seconds=time.monotonic() - started,
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    data: Tensors,
+    pipeline: InputPipeline,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None = None,
+) -> EvalResult:
+    """Evaluate ``model``, leaving its weights, statistics and mode as they were."""
+    mode = model.training
+    model.to(device).eval()
+    loss_sum, num_right = 0.0, 0
+    try:
+        with torch.no_grad(), _autocast(device, autocast_dtype):
+            for start in range(0, len(data), EVALUATION_BATCH):
+                rows = slice(start, start + EVALUATION_BATCH)
+                labels = data.labels[rows].to(device)
+                outputs = model(pipeline(data.inputs[rows], device)).float()
+                loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
+                num_right += int((outputs.argmax(1) == labels).sum())
+    finally:
+        model.train(mode)
+    count = len(data)
+    return EvalResult(count, loss_sum / count, num_right / count) if count else _NOTHING
+
+
+_NOTHING = EvalResult(0, math.nan, math.nan)
+
+
+def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
+    """Return the optimizer steps of a plan at a site with so many examples."""
+    return plan.local_steps or plan.local_epochs * steps_per_epoch(num_examples, batch_size)
+
+
+def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=0.0,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _proximal(model: nn.Module, anchor: list[Tensor], mu: float) -> Tensor:
+    """Return FedProx's ``mu / 2 * ||w - w_round||^2``."""
+    pairs = zip(model.parameters(), anchor, strict=True)
+    return 0.5 * mu * torch.stack([((p - a) ** 2).sum() for p, a in pairs]).sum()
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own random state (dropout) inside the block, and give it back after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
