@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,6 +81,7 @@ def train(
     pipeline: InputPipeline,
     device: torch.device,
     site: str,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
@@ -89,7 +90,8 @@ def train(
     step its last, whatever amount of data the site has.
 
     All randomness (order, augmentation, dropout) comes from the plan's seed, its round and
-    the site's name.
+    the site's name. ``after_epoch`` is called with the number of each finished epoch; it may
+    evaluate the model, and must not change it.
     """
     started = time.monotonic()
     batches = torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site))
@@ -104,7 +106,7 @@ def train(
     # Sums stay on the device: reading one would make every step wait for it.
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     num_right = torch.zeros((), dtype=torch.int64, device=device)
-    num_seen, step = 0, 0
+    num_seen, step, epoch = 0, 0, 0
 
     with _seeded(derive_seed(plan.seed, "model noise", plan.round, site), device):
         while step < steps:
@@ -131,6 +133,9 @@ def train(
                 num_right += (outputs.argmax(1) == labels).sum()
                 num_seen += len(rows)
                 step += 1
+            epoch += 1
+            if after_epoch is not None:
+                after_epoch(epoch)
 
     return TrainResult(
         num_examples=len(data),
