@@ -50,7 +50,9 @@ class InputPipeline:
     channels_last: bool = True
 
     @classmethod
-    def of(cls, dataset: DataSet, augment: str = "none", channels_last: bool = True) -> "InputPipeline":
+    def of(
+        cls, dataset: DataSet, augment: str = "none", channels_last: bool = True
+    ) -> "InputPipeline":
         """Return the pipeline of a data set."""
         return cls(tuple(dataset.mean), tuple(dataset.std), augment, channels_last)
 
@@ -84,7 +86,8 @@ def shuffled(num_examples: int, batch_size: int, generator: torch.Generator) -> 
     train on it.
     """
     order = torch.randperm(num_examples, generator=generator)
-    yield from order.split(batch_size)[: steps_per_epoch(num_examples, batch_size)]
+    steps = steps_per_epoch(num_examples, batch_size)
+    yield from torch.split(order, batch_size)[:steps]
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:

@@ -50,9 +50,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option(help="Run directory; new, or without a run in it.")
     ] = None,
-    cpus: Annotated[
-        int | None, typer.Option(min=1, help="Cores to use; all by default.")
-    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores to use; all by default.")] = None,
     gpus_per_site: Annotated[
         float | None,
         typer.Option(

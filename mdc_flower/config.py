@@ -50,13 +50,14 @@ class _Config(BaseModel):
             Naming the first bad key, its value, what is allowed, and the nearest known key
             if the key is unknown.
         """
+        known = cls.keys()
         for key in values:
-            if key not in cls.keys():
-                near = difflib.get_close_matches(key, cls.keys(), n=1)
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
                 raise ConfigError(
                     "no such key",
                     where=f"{home}, {key}",
-                    expected="one of: " + ", ".join(cls.keys()) if not near else "",
+                    expected="one of: " + ", ".join(known) if not near else "",
                     hint=f"Did you mean {near[0]!r}?" if near else "",
                 )
         try:

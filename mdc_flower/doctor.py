@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -61,7 +62,7 @@ def _package(name: str) -> Check:
 
 
 def _command(name: str) -> Check:
-    bin_dir = os.path.dirname(sys.executable)
+    bin_dir = str(Path(sys.executable).parent)
     path = shutil.which(name, path=os.pathsep.join([bin_dir, os.environ.get("PATH", "")]))
     return Check(name, path is not None, path or f"not found in {bin_dir} or on PATH")
 

@@ -49,7 +49,7 @@ def pick_autocast_dtype(precision: str, device: torch.device) -> torch.dtype | N
 
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     abilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 

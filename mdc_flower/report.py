@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,8 @@ def draw_run(history: History) -> bytes:
 
 def work_done(history: History) -> list[int]:
     """Return the local epochs (or steps) behind the global model after each round."""
-    return np.cumsum(
-        [line["plan"]["local_steps"] or line["plan"]["local_epochs"] for line in history]
-    ).tolist()
+    plans = [line["plan"] for line in history]
+    return list(accumulate(plan["local_steps"] or plan["local_epochs"] for plan in plans))
 
 
 def _unit(history: History) -> str:

@@ -69,8 +69,13 @@ def _run(grid: Grid, task: Task, record: RunDirectory) -> dict[str, Any]:
     _check_partitions(roster, config)
     data = task.coordinator_data(roster.num_partitions)
     facts = {"sites": list(roster.nodes), **_partition_facts(task, roster.num_partitions)}
-    record.event("run-started", recipe=repr(config.recipe()), epoch_budget=config.epoch_budget,
-                 num_rounds=config.num_rounds, **facts)
+    record.event(
+        "run-started",
+        recipe=repr(config.recipe()),
+        epoch_budget=config.epoch_budget,
+        num_rounds=config.num_rounds,
+        **facts,
+    )
     strategy = CoLearning(
         config.recipe(),
         roster,

@@ -10,7 +10,14 @@ from torch import nn
 from mdc_flower import __version__
 from mdc_flower.batches import InputPipeline
 from mdc_flower.config import RunConfig, SiteConfig
-from mdc_flower.data import CoordinatorData, DataSet, SiteData, coordinator_data, load_dataset, site_data
+from mdc_flower.data import (
+    CoordinatorData,
+    DataSet,
+    SiteData,
+    coordinator_data,
+    load_dataset,
+    site_data,
+)
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.numerics import pick_autocast_dtype, pick_device

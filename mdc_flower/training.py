@@ -98,7 +98,7 @@ def train(
     steps = num_local_steps(plan, len(data), settings.batch_size)
     model.to(device).train()
     if pipeline.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     forward = torch.compile(model) if settings.compile else model
     optimizer = _optimizer(model, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16)
@@ -182,9 +182,7 @@ def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(
         parameters,
         lr=0.0,

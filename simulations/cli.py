@@ -54,7 +54,9 @@ def _compare(
     from strategies.errors import ConfigError
 
     if split not in ("test", "validation"):
-        raise ConfigError("no such split", where="--split", got=split, expected="test or validation")
+        raise ConfigError(
+            "no such split", where="--split", got=split, expected="test or validation"
+        )
     comparison, arms = read_comparison(path)
     shared = {**comparison.config, **dict(parse_setting(text) for text in settings)}
     comparison = comparison.model_copy(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -112,14 +113,30 @@ def csv_table(rows: Sequence[Row]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        ["arm", "accuracy", "accuracy_ci95", "difference", "difference_ci95", "rounds",
-         "exchanged_megabytes", "seconds"]
+        [
+            "arm",
+            "accuracy",
+            "accuracy_ci95",
+            "difference",
+            "difference_ci95",
+            "rounds",
+            "exchanged_megabytes",
+            "seconds",
+        ]
     )
     for row in rows:
         accuracy, difference = row.accuracy, row.difference
         writer.writerow(
-            [row.arm, accuracy.mean, accuracy.half_width, difference.mean,
-             difference.half_width, row.rounds, row.megabytes, round(row.seconds, 3)]
+            [
+                row.arm,
+                accuracy.mean,
+                accuracy.half_width,
+                difference.mean,
+                difference.half_width,
+                row.rounds,
+                row.megabytes,
+                round(row.seconds, 3),
+            ]
         )
     return buffer.getvalue()
 
@@ -146,12 +163,19 @@ def draw_curves(title: str, arms: Sequence[Arm], outcomes: Outcomes, split: str)
         x, curves = _curves(outcomes[arm.key], split)
         color = f"C{index}"
         mean = curves.mean(axis=0)
-        axes.plot(x, mean, linestyle=STYLES[index % len(STYLES)],
-                  marker=MARKERS[index % len(MARKERS)], markersize=4, color=color)
+        axes.plot(
+            x,
+            mean,
+            linestyle=STYLES[index % len(STYLES)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4,
+            color=color,
+        )
         axes.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.15)
         ends.append((float(x[-1]), float(mean[-1]), arm.name, color))
     finals = [y for _, y, _, _ in ends]
-    axes.set_ylim(min(finals) - max(0.05, 1.5 * (max(finals) - min(finals))), None)
+    low = min(finals) - max(0.05, 1.5 * (max(finals) - min(finals)))
+    axes.set_ylim(max(0.0, low), min(1.005, max(finals) + 0.1))
     _label_ends(axes, ends)
     axes.set(xlabel="passes over the data (local epochs)", ylabel=f"{split} accuracy", title=title)
     axes.grid(alpha=0.3)
@@ -171,15 +195,13 @@ def _curves(by_seed: Mapping[int, Outcome], split: str) -> tuple[np.ndarray, np.
     return np.array(shared), np.array([[one[epochs] for epochs in shared] for one in series])
 
 
-def _label_ends(axes: object, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write each line's name at its end, pushed apart where lines end close together."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
     low, high = axes.get_ylim()
     gap, previous = (high - low) * 0.045, float("-inf")
     for x, y, name, color in sorted(ends, key=lambda end: end[1]):
         previous = max(y, previous + gap)
-        axes.annotate(f" {name}", (x, y), (x, previous), color=color, va="center",
-                      annotation_clip=False)
+        axes.annotate(
+            f" {name}", (x, y), (x, previous), color=color, va="center", annotation_clip=False
+        )
     axes.margins(x=0.02)

@@ -57,7 +57,9 @@ def in_site_order(updates: Iterable[Update]) -> list[Update]:
     return sorted(updates, key=lambda update: update.site)
 
 
-def weighted_mean(updates: Iterable[Update], weighting: Weighting) -> dict[str, NDArray[np.generic]]:
+def weighted_mean(
+    updates: Iterable[Update], weighting: Weighting
+) -> dict[str, NDArray[np.generic]]:
     """Fold updates into their weighted mean.
 
     Floating-point addition is not associative, so the result depends on the order of

@@ -20,7 +20,6 @@ from strategies.averaging import Arrays, Update, in_site_order, weighted_mean
 from strategies.exchange import exchange
 from strategies.local_epochs import Horizon, count_round, relative_change
 from strategies.messages import (
-    ARRAYS,
     NUM_EXAMPLES,
     arrays_to_record,
     evaluate_content,
@@ -198,7 +197,7 @@ class CoLearning(Strategy):
         arrays = weighted_mean(updates, self.recipe.weighting)
         record.participants = {update.site: dict(update.metrics) for update in updates}
         record.relative_change = relative_change(self._global, arrays, self.trainable)
-        return arrays_to_record(arrays), MetricRecord(_mean_metrics(record.participants))
+        return arrays_to_record(arrays), MetricRecord({**_mean_metrics(record.participants)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -234,7 +233,7 @@ class CoLearning(Strategy):
         if not by_site:
             return None
         record.site_evaluation = _mean_metrics(dict(sorted(by_site.items())))
-        return MetricRecord(dict(record.site_evaluation))
+        return MetricRecord({**record.site_evaluation})
 
     def start(
         self,

@@ -39,9 +39,7 @@ class MdcError(Exception):
             f"expected {expected}" if expected else "",
         ]
         detail = ", ".join(part for part in details if part)
-        super().__init__(
-            head + (f" ({detail})" if detail else "") + (f". {hint}" if hint else "")
-        )
+        super().__init__(head + (f" ({detail})" if detail else "") + (f". {hint}" if hint else ""))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling between processes with every field."""

@@ -135,9 +135,7 @@ class Horizon:
 
 def count_round(state: EpochState, epochs: int) -> EpochState:
     """Return the state with one more round of ``epochs`` local epochs behind it."""
-    return replace(
-        state, epochs_used=state.epochs_used + epochs, rounds_done=state.rounds_done + 1
-    )
+    return replace(state, epochs_used=state.epochs_used + epochs, rounds_done=state.rounds_done + 1)
 
 
 def relative_change(

@@ -49,7 +49,7 @@ def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
     return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """Carries the reason out of the checks; never leaves this module."""
 
 
@@ -67,7 +67,7 @@ def judge_train(
         _check_plan_id(reply, plan_id)
         metrics = _metrics(reply, TRAIN_METRICS)
         arrays = _arrays(reply.content.array_records.get(ARRAYS), specs)
-    except _Unfit as unfit:
+    except _UnfitError as unfit:
         return Rejection(site, str(unfit))
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
@@ -77,38 +77,38 @@ def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
     try:
         _check_no_error(reply)
         return _metrics(reply, EVALUATE_METRICS)
-    except _Unfit as unfit:
+    except _UnfitError as unfit:
         return Rejection(site, str(unfit))
 
 
 def _check_no_error(reply: Message) -> None:
     if reply.has_error():
-        raise _Unfit(f"the site failed: {reply.error.reason or f'code {reply.error.code}'}")
+        raise _UnfitError(f"the site failed: {reply.error.reason or f'code {reply.error.code}'}")
 
 
 def _check_plan_id(reply: Message, plan_id: str) -> None:
     record = reply.content.config_records.get(REPLY)
     got = record.get(PLAN_ID) if record is not None else None
     if got != plan_id:
-        raise _Unfit(f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round")
+        raise _UnfitError(f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round")
 
 
 def _metrics(reply: Message, names: frozenset[str]) -> dict[str, float]:
     record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
     if missing := sorted(names - set(record)):
-        raise _Unfit(f"metrics: {missing[0]!r} is missing")
+        raise _UnfitError(f"metrics: {missing[0]!r} is missing")
     if extra := sorted(set(record) - names):
-        raise _Unfit(f"metrics: {extra[0]!r} is not among the metrics a site may send")
+        raise _UnfitError(f"metrics: {extra[0]!r} is not among the metrics a site may send")
     metrics: dict[str, float] = {}
     for name in sorted(names):
         value = record[name]
         if isinstance(value, list):
-            raise _Unfit(f"metrics: {name!r} is a list, expected one number")
+            raise _UnfitError(f"metrics: {name!r} is a list, expected one number")
         if not math.isfinite(value):
-            raise _Unfit(f"metrics: {name!r} is {value}")
+            raise _UnfitError(f"metrics: {name!r} is {value}")
         metrics[name] = value
     if metrics[NUM_EXAMPLES] < 1:
-        raise _Unfit(f"metrics: {NUM_EXAMPLES!r} is {metrics[NUM_EXAMPLES]}, expected > 0")
+        raise _UnfitError(f"metrics: {NUM_EXAMPLES!r} is {metrics[NUM_EXAMPLES]}, expected > 0")
     return metrics
 
 
@@ -117,9 +117,9 @@ def _arrays(
 ) -> dict[str, NDArray[np.generic]]:
     received: ArrayRecord = record if record is not None else ArrayRecord()
     if missing := [name for name in specs if name not in received]:
-        raise _Unfit(f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)")
+        raise _UnfitError(f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)")
     if extra := [name for name in received if name not in specs]:
-        raise _Unfit(f"array {extra[0]!r} is not in the global model")
+        raise _UnfitError(f"array {extra[0]!r} is not in the global model")
     return {name: _array(name, received[name], spec) for name, spec in specs.items()}
 
 
@@ -128,15 +128,15 @@ def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
     # a claim costs nothing to make.
     claimed = ArraySpec(tuple(packed.shape), packed.dtype)
     if claimed != spec:
-        raise _Unfit(f"array {name!r}: got {claimed}, expected {spec}")
+        raise _UnfitError(f"array {name!r}: got {claimed}, expected {spec}")
     try:
         array = packed.numpy()
     except (TypeError, ValueError, OSError, EOFError) as error:
-        raise _Unfit(f"array {name!r} cannot be decoded: {error}") from None
+        raise _UnfitError(f"array {name!r} cannot be decoded: {error}") from None
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
-        raise _Unfit(f"array {name!r}: got {actual}, expected {spec}")
+        raise _UnfitError(f"array {name!r}: got {actual}, expected {spec}")
     if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
-        raise _Unfit(f"array {name!r}: {count} of {array.size} values are not finite")
+        raise _UnfitError(f"array {name!r}: {count} of {array.size} values are not finite")
     return array

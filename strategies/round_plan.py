@@ -101,7 +101,7 @@ class RoundPlan(BaseModel):
         high, low = self.lr_max, self.lr_min
         match self.shape:
             case "exponential":
-                return high * (low / high) ** progress
+                return high * float((low / high) ** progress)
             case "cosine":
                 return _cosine(high, low, progress)
             case "linear":

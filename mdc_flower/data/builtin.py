@@ -143,9 +143,7 @@ def _fingerprint(root: Path) -> str:
 
 
 _TORCHVISION = (
-    TorchvisionSource(
-        "fashion-mnist", "FashionMNIST", (0.286,), (0.353,), (DEBIAN_FASHION_MNIST,)
-    ),
+    TorchvisionSource("fashion-mnist", "FashionMNIST", (0.286,), (0.353,), (DEBIAN_FASHION_MNIST,)),
     TorchvisionSource("cifar10", "CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     TorchvisionSource("cifar100", "CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 )

@@ -1,4 +1,4 @@
-"""``image-folder:/abs/path``: a folder ``train/`` and a folder ``test/``, each with a folder a class."""
+"""``image-folder:/abs/path``: folders ``train/`` and ``test/``, each with a folder a class."""
 
 import hashlib
 from collections.abc import Sequence

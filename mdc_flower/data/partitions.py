@@ -143,14 +143,12 @@ def _geometric_sizes(spec: PartitionSpec, num_examples: int) -> list[int]:
     """Return sizes that sum to ``num_examples``, the last ``size_ratio`` times the first."""
     weights = np.geomspace(1.0, spec.size_ratio, spec.num_sites)
     bounds = np.rint(np.cumsum(weights) / weights.sum() * num_examples).astype(int)
-    return np.diff(bounds, prepend=0).tolist()
+    return [int(size) for size in np.diff(bounds, prepend=0)]
 
 
 def _groups(examples: Examples, spec: PartitionSpec) -> NDArray[np.generic]:
     if examples.groups is None:
-        raise ConfigError(
-            "the data set has no natural groups", where="partition", got="natural-id"
-        )
+        raise ConfigError("the data set has no natural groups", where="partition", got="natural-id")
     found = len(np.unique(examples.groups))
     if found != spec.num_sites:
         raise ConfigError(

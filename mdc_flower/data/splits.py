@@ -76,7 +76,10 @@ def _splits(
 ) -> list[tuple[Rows, Rows]]:
     """Return the rows to train on and the rows held out, for each part."""
     parts = partition.rows if partition else (np.arange(len(dataset.train)),)
-    return [_hold_out(rows, derive_seed(seed, "validation", i), fraction) for i, rows in enumerate(parts)]
+    return [
+        _hold_out(rows, derive_seed(seed, "validation", i), fraction)
+        for i, rows in enumerate(parts)
+    ]
 
 
 def _hold_out(rows: Rows, seed: int, fraction: float) -> tuple[Rows, Rows]:

@@ -30,8 +30,9 @@ def stage_app(target: Path) -> Path:
             source,
             target / source.name,
             ignore=lambda folder, names: [
-                n for n in names if not (n.endswith(".py") or (Path(folder) / n).is_dir())
-                or n == "__pycache__"
+                n
+                for n in names
+                if not (n.endswith(".py") or (Path(folder) / n).is_dir()) or n == "__pycache__"
             ],
         )
     for name in SIDE_FILES:

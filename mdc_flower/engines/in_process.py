@@ -41,9 +41,9 @@ def run_in_process(
     run_id = secrets.randbits(62)
     contexts = {
         # Node ids are as arbitrary as Flower's, so that nothing can come to rely on them.
-        secrets.randbits(62): _context(run_id, config, {
-            PARTITION_ID_KEY: site, NUM_PARTITIONS_KEY: num_sites
-        })
+        secrets.randbits(62): _context(
+            run_id, config, {PARTITION_ID_KEY: site, NUM_PARTITIONS_KEY: num_sites}
+        )
         for site in range(num_sites)
     }
     with _identity(run_id):

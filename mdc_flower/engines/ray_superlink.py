@@ -77,11 +77,22 @@ def run_on_ray(
             }
             subprocess.run(
                 [
-                    _script("flwr"), "run", str(app), CONNECTION, "--stream",
-                    "--run-config", str(run_config),
-                    "--federation-config", " ".join(f"{k}={v}" for k, v in federation.items()),
+                    _script("flwr"),
+                    "run",
+                    str(app),
+                    CONNECTION,
+                    "--stream",
+                    "--run-config",
+                    str(run_config),
+                    "--federation-config",
+                    " ".join(f"{k}={v}" for k, v in federation.items()),
                 ],
-                env=env, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False,
+                env=env,
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
             )
             status = _run_status(env, home)
     finally:
@@ -111,11 +122,20 @@ def _superlink(home: Path, log_path: Path, log: int) -> Iterator[dict[str, str]]
     )
     process = subprocess.Popen(
         [
-            _script("flower-superlink"), "--insecure", "--simulation",
-            "--host", "127.0.0.1", "--port", str(port),
+            _script("flower-superlink"),
+            "--insecure",
+            "--simulation",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
             "--disable-runtime-dependency-installation",
         ],
-        env=env, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        env=env,
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
         start_new_session=True,
     )
     try:
@@ -176,7 +196,11 @@ def _run_status(env: Mapping[str, str], cwd: Path) -> str:
     """Return the status of the one run of our SuperLink: `flwr run` exits 0 in any case."""
     done = subprocess.run(
         [_script("flwr"), "list", CONNECTION, "--format", "json"],
-        env=dict(env), cwd=cwd, capture_output=True, text=True, check=False,
+        env=dict(env),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     try:
         runs = json.loads(done.stdout)["runs"]

@@ -55,7 +55,8 @@ def _block(channels: int, width: int, stride: int) -> nn.Module:
         shortcut = nn.Sequential(
             nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
         )
-    return BasicBlock(channels, width, stride, shortcut)
+    block: nn.Module = BasicBlock(channels, width, stride, shortcut)
+    return block
 
 
 def _conv(channels: int, width: int) -> tuple[nn.Module, ...]:
