@@ -1,0 +1,1 @@
+"""Whole runs: faults, engines, real processes, the bundle, the documentation."""

@@ -1,0 +1,38 @@
+"""What whole runs share: a cache, a small config, and a way to read a run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdc_flower.config import RunConfig, read_run_config
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep derived files of all whole runs in one temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MDC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def small_config(output_dir: Path, **keys: Any) -> RunConfig:
+    """Return a config of digits that trains in seconds."""
+    values: dict[str, Any] = {
+        "dataset": "digits",
+        "model": "mlp",
+        "num-sites": 3,
+        "epochs": "fixed",
+        "local-epochs": 1,
+        "epoch-budget": 2,
+        "output-dir": str(output_dir),
+    }
+    return read_run_config({**values, **{k.replace("_", "-"): v for k, v in keys.items()}})
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """Return a run's summary."""
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return summary

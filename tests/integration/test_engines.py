@@ -1,0 +1,78 @@
+"""The same seed gives the same bits, again and on every engine."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from strategies.journal import BEST_MODEL, GLOBAL_MODEL, read_history
+
+KEYS = ["model=small-cnn", "epoch-budget=4", "local-epochs=1", "ile-epsilon=1.0", "augment=crop"]
+
+
+def mdc(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the `mdc` command as a process of its own."""
+    code = "from simulations.cli import app; app(prog_name='mdc')"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run(engine: str, output: Path, settings: Sequence[str] = KEYS, seed: int = 1) -> Path:
+    """Run through the command line, and return the run directory."""
+    options = [part for setting in settings for part in ("--set", setting)]
+    done = mdc(
+        "run", *options, "--sites", "3", "--seed", str(seed), "--engine", engine,
+        "--output", str(output), cwd=output.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output
+
+
+def sha256(run_dir: Path, name: str = GLOBAL_MODEL) -> str:
+    return hashlib.sha256((run_dir / name).read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run("in-process", tmp_path_factory.mktemp("engines") / "in-process")
+
+
+@pytest.mark.ray
+def test_ray_twice_and_in_process_give_the_same_bits(in_process: Path, tmp_path: Path) -> None:
+    first, second = run("ray", tmp_path / "first"), run("ray", tmp_path / "second")
+    assert sha256(first) == sha256(second) == sha256(in_process)
+    assert sha256(first, BEST_MODEL) == sha256(in_process, BEST_MODEL)
+    plans = [[line["plan"] for line in read_history(one)] for one in (first, in_process)]
+    assert plans[0] == plans[1]
+
+
+def test_another_seed_gives_other_bits(in_process: Path, tmp_path: Path) -> None:
+    assert sha256(run("in-process", tmp_path / "other", seed=2)) != sha256(in_process)
+
+
+def test_ile_doubles_and_the_budget_is_used_to_the_epoch(in_process: Path) -> None:
+    # 1, then doubled at every round: 2, then 4 cut to the 1 that is left of 4.
+    assert [line["plan"]["local_epochs"] for line in read_history(in_process)] == [1, 2, 1]
+
+
+@pytest.mark.ray
+def test_a_run_that_fails_on_ray_exits_with_1_and_says_why(tmp_path: Path) -> None:
+    """A learning rate that no training survives: every reply has values that are not finite."""
+    done = mdc(
+        "run", "--set", "model=mlp", "--set", "lr-max=1e30", "--sites", "2", "--set",
+        "epoch-budget=1",
+        "--output", str(tmp_path / "run"), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no round had a reply that counts" in done.stderr
+    assert "Traceback" not in done.stderr

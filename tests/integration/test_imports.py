@@ -1,0 +1,48 @@
+"""Imports point one way: notebooks -> simulations -> mdc_flower -> strategies -> libraries."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED_OWN = {
+    "strategies": {"strategies"},
+    "mdc_flower": {"strategies", "mdc_flower"},
+    "simulations": {"strategies", "mdc_flower", "simulations"},
+}
+OWN = set(ALLOWED_OWN) | {"notebooks", "tests"}
+
+
+def imported_packages(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            yield str(node.module).split(".")[0]
+
+
+@pytest.mark.parametrize("package", ALLOWED_OWN)
+def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        wrong = (set(imported_packages(file)) & OWN) - ALLOWED_OWN[package]
+        assert not wrong, f"{file} imports {wrong}"
+
+
+def test_strategies_never_imports_a_deep_learning_framework() -> None:
+    for file in (ROOT / "strategies").rglob("*.py"):
+        assert not set(imported_packages(file)) & {"torch", "torchvision", "timm", "ray"}, file
+
+
+def test_numpy_client_is_imported_in_one_file_only() -> None:
+    users = [
+        file.name
+        for package in ALLOWED_OWN
+        for file in (ROOT / package).rglob("*.py")
+        if "flwr.client " in file.read_text()
+    ]
+    assert users == ["site_client.py"]
