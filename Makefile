@@ -1,0 +1,42 @@
+# Everything a person does here, and everything CI does. Each target makes .venv if it is missing.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+OUTPUT ?= runs/$(shell date +%Y-%m-%d-%H%M%S)
+PYTEST_FLAGS ?=
+
+.PHONY: run test lint format bench build clean
+
+# Co-learning on Ray with five simulated data centers, then the comparison with training on the
+# pooled data. Ends with the table and the path of the picture.
+run: $(INSTALLED)
+	$(BIN)/mdc run simulations/arms/co-learning.toml --sites 5 --seed 1 --output $(OUTPUT)/ray
+	$(BIN)/mdc compare simulations/comparisons/digits.toml --output $(OUTPUT)/comparison
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m simulations.bench
+
+build: $(INSTALLED)
+	$(BIN)/flwr build
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
