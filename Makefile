@@ -12,7 +12,8 @@ PYTEST_FLAGS ?=
 # Co-learning on Ray with five simulated data centers, then the comparison with training on the
 # pooled data. Ends with the table and the path of the picture.
 run: $(INSTALLED)
-	$(BIN)/mdc run simulations/arms/co-learning.toml --sites 5 --seed 1 --output $(OUTPUT)/ray
+	$(BIN)/mdc run simulations/arms/co-learning.toml --sites 5 --seed 1 \
+		--set max-train-examples=500 --set batch-size=16 --output $(OUTPUT)/ray
 	$(BIN)/mdc compare simulations/comparisons/digits.toml --output $(OUTPUT)/comparison
 
 test: $(INSTALLED)

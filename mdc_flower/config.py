@@ -112,13 +112,13 @@ class RunConfig(_Config):
     threads_per_site: AtLeastOne = 1
 
     # The method
-    lr_max: Positive = 0.1
+    lr_max: Positive = 0.05
     lr_min_fraction: Fraction = 0.25
     lr_shape: CycleShape = "exponential"
     lr_max_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     epochs: Literal["ile", "fixed", "spread"] = "ile"
     local_epochs: AtLeastOne = 5
-    ile_epsilon: NotNegative = 0.01
+    ile_epsilon: NotNegative = 0.02
     ile_max_epochs: AtLeastOne = 40
     local_steps: Count = 0  # optimizer steps a round; 0 to count in epochs
     proximal_mu: NotNegative = 0.0

@@ -1,5 +1,6 @@
 """Run ServerApp and ClientApp in this process, without Ray or SuperLink: tests, notebooks."""
 
+import logging
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def run_in_process(
         )
         for site in range(num_sites)
     }
-    with _identity(run_id):
+    with _identity(run_id), _warnings_only():
         grid = InProcessGrid(client, contexts)
         server(grid, _context(run_id, config, {}))
 
@@ -145,3 +146,15 @@ def _identity(run_id: int) -> Iterator[None]:
         yield
     finally:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Keep Flower's log to warnings: the run directory says all else, and better."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,253 @@
+"""A grid in memory, and sites that do linear arithmetic: a federation without processes.
+
+The grid subclasses Flower's own, so that a change of Flower's interface breaks the tests. Time
+is counted in pulls, never in seconds.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from numpy.typing import NDArray
+
+from strategies.messages import (
+    ARRAYS,
+    NUM_EXAMPLES,
+    PLAN,
+    SiteCard,
+    arrays_to_record,
+    evaluate_reply_content,
+    record_to_arrays,
+    train_reply_content,
+)
+from strategies.round_plan import RoundPlan
+
+Handler = Callable[[Message], Message | None]
+"""What a node does with a message; None is silence."""
+
+Fault = Callable[[Message, Message], Message | None]
+"""What becomes of an honest reply: called with the request and the reply."""
+
+NODE_IDS = (
+    8_243_971_190_237_113_041,
+    1_557_302_844_917_720_986,
+    6_020_113_377_615_904_462,
+    3_918_774_055_120_638_877,
+)
+"""As Flower draws them: large, and in no order that has to do with the sites' names."""
+
+SUPERLINK_NODE = 1
+
+
+@dataclass
+class _Pending:
+    request: Message
+    reply: Message
+    due_at_pull: int
+
+
+class FakeGrid(Grid):
+    """Delivers each message to its node's handler at once, and hands replies out by pull.
+
+    Parameters
+    ----------
+    nodes
+        Handler of each online node, by node id; tests add and remove nodes as they please.
+    arrival
+        Node ids in the order in which the replies due at one pull arrive; those not listed
+        come last, in the order in which they were asked.
+    delays
+        Pulls by which a node's replies are late.
+    unsendable
+        Nodes for which the grid cannot take a message.
+    copies
+        How often each reply is handed out.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[int, Handler],
+        *,
+        arrival: Sequence[int] = (),
+        delays: Mapping[int, int] | None = None,
+        unsendable: Collection[int] = (),
+        copies: int = 1,
+    ) -> None:
+        self.nodes = dict(nodes)
+        self.arrival = list(arrival)
+        self.delays = dict(delays or {})
+        self.unsendable = set(unsendable)
+        self.copies = copies
+        self.sent: list[Message] = []
+        self.num_pulls = 0
+        self._pending: list[_Pending] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids: list[str] = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            if node in self.unsendable:
+                continue  # as Flower does: the ids come back without this message's
+            message_id = f"message-{len(self.sent)}"
+            message.metadata.__dict__["_message_id"] = message_id
+            self.sent.append(message)
+            ids.append(message_id)
+            reply = self.nodes[node](message)
+            if reply is not None:
+                due = self.num_pulls + 1 + self.delays.get(node, 0)
+                self._pending.append(_Pending(message, reply, due))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.num_pulls += 1
+        asked = set(message_ids)
+        due = [
+            pending
+            for pending in self._pending
+            if pending.due_at_pull <= self.num_pulls
+            and pending.request.metadata.message_id in asked
+        ]
+        self._pending = [pending for pending in self._pending if pending not in due]
+        due.sort(key=self._rank)
+        return [pending.reply for pending in due for _ in range(self.copies)]
+
+    def _rank(self, pending: _Pending) -> int:
+        node = pending.request.metadata.dst_node_id
+        return self.arrival.index(node) if node in self.arrival else len(self.arrival)
+
+    def sent_of_type(self, message_type: str) -> list[Message]:
+        """Return the messages of one type that went out, in order."""
+        return [m for m in self.sent if m.metadata.message_type == message_type]
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def set_run(self, run: Run) -> None:
+        raise NotImplementedError
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+@dataclass
+class LinearSite:
+    """A site whose training adds ``step`` to every float array, and 1 to every counter.
+
+    Attributes
+    ----------
+    faults
+        What becomes of the train reply of a round, by round.
+    plans, evaluated
+        The plans it was sent, and the models it was asked to evaluate.
+    """
+
+    name: str
+    step: float = 1.0
+    num_examples: int = 1
+    num_partitions: int = 0
+    train_loss: float = 0.5
+    loss: float = 1.0
+    accuracy: float = 0.0
+    faults: dict[int, Fault] = field(default_factory=dict)
+    evaluate_fault: Fault | None = None
+    plans: list[RoundPlan] = field(default_factory=list)
+    evaluated: list[dict[str, NDArray[np.generic]]] = field(default_factory=list)
+    num_hellos: int = 0
+
+    def __call__(self, message: Message) -> Message | None:
+        match message.metadata.message_type:
+            case MessageType.QUERY:
+                self.num_hellos += 1
+                card = SiteCard(self.name, self.num_partitions, version="test")
+                return Message(card.to_content(), reply_to=message)
+            case MessageType.TRAIN:
+                return self._train(message)
+            case _:
+                return self._evaluate(message)
+
+    def _train(self, message: Message) -> Message | None:
+        plan = RoundPlan.from_config_record(message.content.config_records[PLAN])
+        self.plans.append(plan)
+        received = record_to_arrays(message.content.array_records[ARRAYS])
+        metrics = train_metrics(self.num_examples, **{"train-loss": self.train_loss})
+        content = train_reply_content(
+            arrays_to_record({name: self._moved(array) for name, array in received.items()}),
+            metrics,
+            plan.plan_id,
+        )
+        reply = Message(content, reply_to=message)
+        fault = self.faults.get(plan.round)
+        return fault(message, reply) if fault else reply
+
+    def _moved(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        step = self.step if np.issubdtype(array.dtype, np.floating) else 1
+        return np.asarray(array + np.asarray(step, array.dtype))
+
+    def _evaluate(self, message: Message) -> Message | None:
+        self.evaluated.append(record_to_arrays(message.content.array_records[ARRAYS]))
+        metrics = {NUM_EXAMPLES: self.num_examples, "loss": self.loss, "accuracy": self.accuracy}
+        reply = Message(evaluate_reply_content(metrics), reply_to=message)
+        return self.evaluate_fault(message, reply) if self.evaluate_fault else reply
+
+
+def train_metrics(num_examples: int = 1, **changes: float) -> dict[str, float]:
+    """Return metrics that a train reply may carry."""
+    metrics: dict[str, float] = {
+        NUM_EXAMPLES: num_examples,
+        "num-steps": 10,
+        "train-loss": 0.5,
+        "train-accuracy": 0.25,
+        "train-seconds": 2.0,
+    }
+    return metrics | changes
+
+
+def grid_of(*sites: Handler, node_ids: Sequence[int] = NODE_IDS) -> FakeGrid:
+    """Return a grid with one node for each site."""
+    return FakeGrid(dict(zip(node_ids, sites, strict=False)))
+
+
+def silent(request: Message, reply: Message) -> Message | None:
+    """Never answer."""
+    return None
+
+
+def raises(request: Message, reply: Message) -> Message | None:
+    """Answer as Flower does for a site whose code raised."""
+    return Message(Error(2, "the disk of this site is full"), reply_to=request)
+
+
+def sends_nan(request: Message, reply: Message) -> Message | None:
+    """Spoil the first value of the first array."""
+    record: ArrayRecord = reply.content.array_records[ARRAYS]
+    name, packed = next(iter(record.items()))
+    array = packed.numpy().copy()
+    array.flat[0] = np.nan
+    record[name] = Array(array)
+    return reply
+
+
+def from_superlink(request: Message, reason: str) -> Message:
+    """Return the error with which the SuperLink answers in a node's place, as its own."""
+    reply = Message(Error(5, reason), reply_to=request)
+    reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE
+    return reply

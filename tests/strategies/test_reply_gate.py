@@ -1,0 +1,338 @@
+"""The reply gate: what counts comes through as it was sent, and nothing else comes through."""
+
+import io
+import math
+import pickle
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from strategies.averaging import Update
+from strategies.messages import (
+    ARRAYS,
+    METRICS,
+    NUM_EXAMPLES,
+    PLAN_ID,
+    REPLY,
+    arrays_to_record,
+    evaluate_reply_content,
+    train_reply_content,
+)
+from strategies.reply_gate import ArraySpec, Rejection, judge_evaluate, judge_train, specs_of
+from tests.strategies.fakes import NODE_IDS, train_metrics
+
+PLAN = "0123456789abcdef"
+GLOBAL: dict[str, NDArray[np.generic]] = {
+    "weight": np.zeros((2, 3), np.float32),
+    "bias": np.zeros((), np.float64),
+    "half": np.zeros((4,), np.float16),
+    "bn.num_batches_tracked": np.zeros((), np.int64),
+}
+SPECS = specs_of(GLOBAL)
+Spoil = Callable[[RecordDict], None]
+
+
+def request(message_type: str = MessageType.TRAIN) -> Message:
+    return Message(RecordDict(), dst_node_id=NODE_IDS[0], message_type=message_type)
+
+
+def local_arrays() -> dict[str, NDArray[np.generic]]:
+    return {
+        "weight": np.arange(6, dtype=np.float32).reshape(2, 3) / 7,
+        "bias": np.array(1 / 3),
+        "half": np.array([0.0, -1.5, 65504.0, 2.0**-24], np.float16),
+        "bn.num_batches_tracked": np.array(12),
+    }
+
+
+def good_content() -> RecordDict:
+    return train_reply_content(arrays_to_record(local_arrays()), train_metrics(40), PLAN)
+
+
+def judge(content: RecordDict) -> Update | Rejection:
+    return judge_train(Message(content, reply_to=request()), "site-b", PLAN, SPECS)
+
+
+def npy(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npz(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=array)
+    return buffer.getvalue()
+
+
+def with_header(header: str) -> bytes:
+    """Return a file of numpy's format, version 1, with this header and the data of ``weight``."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24)
+
+
+def test_a_good_reply_is_the_update_that_was_sent() -> None:
+    update = judge(good_content())
+    assert isinstance(update, Update)
+    assert (update.site, update.num_examples) == ("site-b", 40)
+    assert update.metrics == train_metrics(40)
+    sent = local_arrays()
+    assert list(update.arrays) == list(sent)
+    for name, array in update.arrays.items():
+        assert (array.dtype, array.shape) == (sent[name].dtype, sent[name].shape), name
+        assert array.tobytes() == sent[name].tobytes(), name
+
+
+def test_a_good_reply_is_still_good_after_the_wire() -> None:
+    content = good_content()
+    record = content.array_records[ARRAYS]
+    for name, array in record.items():
+        record[name] = Array.inflate(array.deflate(), array.children)
+    content.metric_records[METRICS] = MetricRecord.inflate(
+        content.metric_records[METRICS].deflate()
+    )
+    assert isinstance(judge(content), Update)
+
+
+def test_an_update_has_the_arrays_in_the_global_models_order() -> None:
+    content = good_content()
+    backwards = dict(reversed(local_arrays().items()))
+    content.array_records[ARRAYS] = arrays_to_record(backwards)
+    update = judge(content)
+    assert isinstance(update, Update)
+    assert list(update.arrays) == list(GLOBAL)
+
+
+def test_a_spec_is_written_as_a_person_would() -> None:
+    assert str(ArraySpec((10, 64), "float32")) == "float32[10, 64]"
+    assert SPECS["bias"] == ArraySpec((), "float64")
+
+
+# --- The ways in which a train reply is bad ----------------------------------------------------
+
+
+def no_reply_record(content: RecordDict) -> None:
+    del content.config_records[REPLY]
+
+
+def reply_record_without_plan_id(content: RecordDict) -> None:
+    content.config_records[REPLY] = ConfigRecord()
+
+
+def another_plan(content: RecordDict) -> None:
+    content.config_records[REPLY] = ConfigRecord({PLAN_ID: "fedcba9876543210"})
+
+
+def no_metrics(content: RecordDict) -> None:
+    del content.metric_records[METRICS]
+
+
+def no_arrays(content: RecordDict) -> None:
+    del content.array_records[ARRAYS]
+
+
+def without_metric(name: str) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        del content.metric_records[METRICS][name]
+
+    return spoil
+
+
+def with_metric(name: str, value: float | list[float]) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        content.metric_records[METRICS][name] = value
+
+    return spoil
+
+
+def without_array(name: str) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        del content.array_records[ARRAYS][name]
+
+    return spoil
+
+
+def with_array(name: str, array: NDArray[np.generic]) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        content.array_records[ARRAYS][name] = Array(np.asarray(array))
+
+    return spoil
+
+
+def with_weight_data(data: bytes, stype: str = "numpy.ndarray") -> Spoil:
+    """Claim the right header for ``weight`` over these bytes."""
+
+    def spoil(content: RecordDict) -> None:
+        content.array_records[ARRAYS]["weight"] = Array("float32", (2, 3), stype, data)
+
+    return spoil
+
+
+def one_value(value: float, dtype: str = "float32") -> NDArray[np.generic]:
+    array = np.zeros((2, 3), dtype)
+    array[1, 2] = value
+    return array
+
+
+def case(name: str, spoil: Spoil, *reason: str) -> object:
+    return pytest.param(spoil, reason, id=name)
+
+
+BAD_REPLIES = [
+    case("no reply record", no_reply_record, PLAN_ID, "got None", PLAN),
+    case("no plan id", reply_record_without_plan_id, PLAN_ID, "got None", PLAN),
+    case("another plan", another_plan, PLAN_ID, "'fedcba9876543210'", PLAN),
+    case("no metrics", no_metrics, "metrics", "missing"),
+    case("missing metric", without_metric("train-loss"), "'train-loss' is missing"),
+    case("missing examples", without_metric(NUM_EXAMPLES), "'num-examples' is missing"),
+    case("extra metric", with_metric("num-patients", 3), "'num-patients'", "may send"),
+    case("list metric", with_metric("train-loss", [0.5]), "'train-loss' is a list"),
+    case("NaN metric", with_metric("train-loss", math.nan), "'train-loss' is nan"),
+    case("infinite metric", with_metric("train-loss", -math.inf), "'train-loss' is -inf"),
+    case("infinite examples", with_metric(NUM_EXAMPLES, math.inf), "'num-examples' is inf"),
+    case("huge metric", with_metric("num-steps", 10**400), "'num-steps'"),
+    case("zero examples", with_metric(NUM_EXAMPLES, 0), "'num-examples' is 0", "> 0"),
+    case("negative examples", with_metric(NUM_EXAMPLES, -5), "'num-examples' is -5"),
+    case("half an example", with_metric(NUM_EXAMPLES, 0.5), "'num-examples' is 0.5"),
+    case("fractional examples", with_metric(NUM_EXAMPLES, 1.5), "'num-examples' is 1.5"),
+    case("absurdly many examples", with_metric(NUM_EXAMPLES, 1e308), "'num-examples' is 1e+308"),
+    case("no arrays", no_arrays, "'weight' is missing", "4 of 4"),
+    case("missing array", without_array("bias"), "'bias' is missing", "1 of 4"),
+    case("extra array", with_array("patients", np.zeros(3)), "'patients' is not in the global"),
+    case(
+        "wrong shape",
+        with_array("weight", np.zeros((3, 2), np.float32)),
+        "'weight'",
+        "got float32[3, 2]",
+        "expected float32[2, 3]",
+    ),
+    case("scalar became one element", with_array("bias", np.zeros(1)), "'bias'", "float64[1]"),
+    case(
+        "wrong dtype",
+        with_array("weight", np.zeros((2, 3), np.float64)),
+        "'weight'",
+        "got float64[2, 3]",
+        "expected float32[2, 3]",
+    ),
+    case("wrong byte order", with_array("weight", np.zeros((2, 3), ">f4")), "'weight'", ">f4"),
+    case("NaN", with_array("weight", one_value(math.nan)), "'weight': 1 of 6", "not finite"),
+    case("infinity", with_array("weight", one_value(math.inf)), "'weight': 1 of 6", "not finite"),
+    case("NaN in a scalar", with_array("bias", np.array(math.nan)), "'bias': 1 of 1"),
+    case("NaN in float16", with_array("half", np.full(4, math.nan, np.float16)), "'half': 4 of 4"),
+    case("no data", with_weight_data(b""), "'weight' cannot be decoded"),
+    case("undecodable data", with_weight_data(b"\x00" * 200), "'weight' cannot be decoded"),
+    case(
+        "cut data",
+        with_weight_data(npy(np.zeros((2, 3), np.float32))[:-1]),
+        "'weight' cannot be decoded",
+    ),
+    case("a pickle", with_weight_data(pickle.dumps([1.0])), "'weight' cannot be decoded"),
+    case(
+        "another serialization",
+        with_weight_data(npy(np.zeros((2, 3), np.float32)), stype="pickle"),
+        "'weight' cannot be decoded",
+    ),
+    case("no zip file", with_weight_data(b"PK\x03\x04" + bytes(60)), "'weight'"),
+    case("a zip file", with_weight_data(npz(np.zeros((2, 3), np.float32))), "'weight'"),
+    case("a header cut short", with_weight_data(with_header("{'descr': (")), "'weight'"),
+    case(
+        "a header that claims petabytes",
+        with_weight_data(
+            with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000000,)}")
+        ),
+        "'weight'",
+    ),
+    case(
+        "right header over another shape",
+        with_weight_data(npy(np.zeros((3, 2), np.float32))),
+        "'weight'",
+        "got float32[3, 2]",
+        "expected float32[2, 3]",
+    ),
+    case(
+        "right header over another dtype",
+        with_weight_data(npy(np.zeros((2, 3), np.int32))),
+        "'weight'",
+        "got int32[2, 3]",
+        "expected float32[2, 3]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BAD_REPLIES)
+def test_a_bad_reply_is_rejected_with_its_site_and_what_is_wrong(
+    spoil: Spoil, reason: tuple[str, ...]
+) -> None:
+    content = good_content()
+    spoil(content)
+    verdict = judge(content)
+    assert isinstance(verdict, Rejection)
+    assert verdict.site == "site-b"
+    assert [part for part in reason if part not in verdict.reason] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Error(2, "CUDA out of memory"), "the site failed: CUDA out of memory"),
+        (Error(2), "the site failed: code 2"),
+    ],
+)
+def test_a_site_that_failed_is_rejected_with_its_own_words(error: Error, reason: str) -> None:
+    for judged in (
+        judge_train(Message(error, reply_to=request()), "site-b", PLAN, SPECS),
+        judge_evaluate(Message(error, reply_to=request(MessageType.EVALUATE)), "site-b"),
+    ):
+        assert judged == Rejection("site-b", reason)
+
+
+def test_a_reply_with_nothing_in_it_is_rejected() -> None:
+    assert isinstance(judge(RecordDict()), Rejection)
+
+
+def test_whatever_the_bytes_of_an_array_the_gate_returns_a_verdict() -> None:
+    # One to six bytes of the header of a good file replaced, 400 times, always the same ones.
+    good = npy(np.zeros((2, 3), np.float32))
+    chance = random.Random(0)
+    for _ in range(400):
+        data = bytearray(good)
+        for _ in range(chance.randint(1, 6)):
+            data[chance.randrange(128)] = chance.choice(b"()',{}[]-9 \"\\\n\x00\xff")
+        content = good_content()
+        with_weight_data(bytes(data))(content)
+        assert isinstance(judge(content), Update | Rejection), bytes(data)
+
+
+# --- Evaluate replies --------------------------------------------------------------------------
+
+GOOD_EVALUATION: dict[str, float] = {NUM_EXAMPLES: 4, "loss": 0.5, "accuracy": 0.75}
+
+
+def judge_evaluation(metrics: dict[str, float]) -> dict[str, float] | Rejection:
+    asked = request(MessageType.EVALUATE)
+    return judge_evaluate(Message(evaluate_reply_content(metrics), reply_to=asked), "site-b")
+
+
+def test_a_good_evaluation_is_what_was_sent() -> None:
+    assert judge_evaluation(GOOD_EVALUATION) == GOOD_EVALUATION
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({NUM_EXAMPLES: 4, "loss": 0.5}, "'accuracy' is missing"),
+        ({**GOOD_EVALUATION, "auc": 0.9}, "'auc' is not among"),
+        ({**GOOD_EVALUATION, "loss": math.nan}, "'loss' is nan"),
+        ({**GOOD_EVALUATION, NUM_EXAMPLES: 0}, "'num-examples' is 0"),
+        ({}, "is missing"),
+    ],
+)
+def test_a_bad_evaluation_is_rejected_by_name(metrics: dict[str, float], reason: str) -> None:
+    verdict = judge_evaluation(metrics)
+    assert isinstance(verdict, Rejection)
+    assert verdict.site == "site-b"
+    assert reason in verdict.reason

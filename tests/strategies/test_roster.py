@@ -1,0 +1,235 @@
+"""The roster: who is there, under which name, and how long that is waited for."""
+
+from unittest.mock import create_autospec
+
+import pytest
+from flwr.app import Error, Message, MessageType, RecordDict
+
+from strategies import roster as roster_module
+from strategies.errors import RunError
+from strategies.exchange import exchange
+from strategies.messages import PROTOCOL_VERSION, SiteCard
+from strategies.roster import Roster, refresh, wait_for_sites
+from tests.strategies.fakes import NODE_IDS, FakeGrid, LinearSite, from_superlink, grid_of
+
+A, B, C, D = NODE_IDS
+WAIT_S = 0.2
+
+
+def says(card: SiteCard) -> LinearSite | object:
+    def node(message: Message) -> Message:
+        return Message(card.to_content(), reply_to=message)
+
+    return node
+
+
+def other_protocol(message: Message) -> Message:
+    card = SiteCard("site-x", 0, version="9.9", protocol=PROTOCOL_VERSION + 1)
+    return Message(card.to_content(), reply_to=message)
+
+
+def nameless(message: Message) -> Message:
+    return Message(SiteCard("", 0, version="test").to_content(), reply_to=message)
+
+
+def not_one_of_ours(message: Message) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
+def raises(message: Message) -> Message:
+    return Message(Error(2, "no key 'site' in the node config"), reply_to=message)
+
+
+def gone(message: Message) -> Message:
+    return from_superlink(message, "node unavailable")
+
+
+def silent(message: Message) -> None:
+    return None
+
+
+def test_sites_are_known_by_name_in_the_order_of_their_names() -> None:
+    grid = grid_of(LinearSite("site-c"), LinearSite("site-a"), LinearSite("site-b"))
+    nodes = refresh(Roster(), grid).nodes
+    assert list(nodes.items()) == [("site-a", B), ("site-b", C), ("site-c", A)]
+
+
+def test_a_card_says_what_the_site_said() -> None:
+    grid = grid_of(LinearSite("site-a", num_partitions=4))
+    assert refresh(Roster(), grid).cards == {A: SiteCard("site-a", 4, "test", PROTOCOL_VERSION)}
+
+
+def test_a_node_is_asked_who_it_is_once() -> None:
+    first, second = LinearSite("site-a"), LinearSite("site-b")
+    grid = grid_of(first)
+    known = refresh(Roster(), grid)
+    grid.nodes[B] = second
+    assert list(refresh(known, grid).nodes) == ["site-a", "site-b"]
+    assert (first.num_hellos, second.num_hellos) == (1, 1)
+
+
+def test_a_hello_carries_nothing_and_is_a_query() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    refresh(Roster(), grid)
+    (hello,) = grid.sent
+    assert hello.metadata.message_type == MessageType.QUERY
+    assert len(hello.content) == 0
+
+
+def test_a_node_that_went_offline_leaves_and_is_asked_again_when_it_is_back() -> None:
+    site = LinearSite("site-a")
+    grid = grid_of(site, LinearSite("site-b"))
+    known = refresh(Roster(), grid)
+    del grid.nodes[A]
+    without = refresh(known, grid)
+    assert list(without.nodes) == ["site-b"]
+    grid.nodes[A] = site
+    assert list(refresh(without, grid).nodes) == ["site-a", "site-b"]
+    assert site.num_hellos == 2
+
+
+@pytest.mark.parametrize(("old", "new"), [(A, B), (B, A)])
+def test_of_a_restarted_site_the_newest_node_speaks_whatever_its_id(old: int, new: int) -> None:
+    grid = FakeGrid({old: LinearSite("site-a")})
+    known = refresh(Roster(), grid)
+    grid.nodes[new] = LinearSite("site-a")  # the old one still counts as online
+    both = refresh(known, grid)
+    assert both.nodes == {"site-a": new}
+    assert refresh(both, grid).nodes == {"site-a": new}
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (other_protocol, "another protocol"),
+        (not_one_of_ours, "another protocol"),
+        (nameless, "did not give a site name"),
+        (raises, "no key 'site' in the node config"),
+        (gone, "node unavailable"),
+    ],
+)
+def test_a_node_that_cannot_take_part_is_refused_with_the_reason(
+    node: LinearSite, reason: str
+) -> None:
+    roster = refresh(Roster(), grid_of(LinearSite("site-a"), node))
+    assert roster.nodes == {"site-a": A}
+    assert list(roster.refused) == [B]
+    assert reason in roster.refused[B]
+
+
+def test_a_refused_protocol_is_named_with_the_one_that_is_spoken_here() -> None:
+    (reason,) = refresh(Roster(), grid_of(other_protocol)).refused.values()
+    assert f"got {PROTOCOL_VERSION + 1}, expected {PROTOCOL_VERSION}" in reason
+    assert "same version of mdc-flower" in reason
+
+
+def test_a_refused_node_that_went_offline_is_forgotten() -> None:
+    grid = grid_of(other_protocol)
+    known = refresh(Roster(), grid)
+    del grid.nodes[A]
+    assert refresh(known, grid) == Roster()
+
+
+def test_a_node_that_does_not_answer_holds_no_one_up_for_longer_than_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roster_module, "HELLO_DEADLINE_S", 0.05)
+    roster = refresh(Roster(), grid_of(LinearSite("site-a"), silent))
+    assert roster.nodes == {"site-a": A}
+    assert "no reply within 0.05 s" in roster.refused[B]
+
+
+def test_a_roster_that_knows_no_one_has_no_sites_and_no_partitions() -> None:
+    assert (Roster().nodes, Roster().num_partitions) == ({}, 0)
+
+
+def test_waiting_ends_when_the_expected_sites_are_there() -> None:
+    grid = grid_of(LinearSite("site-a"), LinearSite("site-b"))
+    assert list(wait_for_sites(grid, 2, WAIT_S).nodes) == ["site-a", "site-b"]
+
+
+def test_sites_that_come_while_it_waits_are_counted_and_reported_one_change_at_a_time() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    reported: list[tuple[list[str], int | None]] = []
+
+    def on_progress(roster: Roster, expected: int | None) -> None:
+        reported.append((list(roster.nodes), expected))
+        grid.nodes[B] = LinearSite("site-b")  # online from the next look on
+
+    wait_for_sites(grid, 2, 60.0, on_progress)
+    assert reported == [(["site-a"], 2), (["site-a", "site-b"], 2)]
+
+
+def test_without_a_number_all_simulated_sites_are_waited_for() -> None:
+    sites = [LinearSite(f"site-{index}", num_partitions=3) for index in range(3)]
+    grid = grid_of(sites[0])
+    expected_by_then: list[int | None] = []
+
+    def on_progress(roster: Roster, expected: int | None) -> None:
+        expected_by_then.append(expected)
+        grid.nodes.update({B: sites[1], C: sites[2]})
+
+    assert list(wait_for_sites(grid, None, 60.0, on_progress).nodes) == [s.name for s in sites]
+    assert expected_by_then == [3, 3]
+
+
+def test_a_number_goes_before_the_number_of_simulated_sites() -> None:
+    sites = [LinearSite(f"site-{index}", num_partitions=3) for index in range(2)]
+    assert len(wait_for_sites(grid_of(*sites), 2, WAIT_S).nodes) == 2
+
+
+def test_without_a_number_real_sites_are_refused_by_key() -> None:
+    with pytest.raises(RunError, match="how many real sites to wait for is not set") as caught:
+        wait_for_sites(grid_of(LinearSite("site-a")), None, 60.0)
+    assert caught.value.where == "num-sites"
+
+
+def test_when_the_time_is_over_the_error_names_the_sites_that_are_there() -> None:
+    grid = grid_of(LinearSite("lyon"), LinearSite("bern"))
+    with pytest.raises(RunError) as caught:
+        wait_for_sites(grid, 3, WAIT_S)
+    assert "only 2 of 3 sites came online within 0.2 s" in caught.value.what
+    assert caught.value.got == "bern, lyon"
+    assert "num-sites" in str(caught.value)
+    assert "wait-for-sites-s" in caught.value.hint
+
+
+def test_when_the_time_is_over_the_error_says_why_a_node_was_refused() -> None:
+    with pytest.raises(RunError) as caught:
+        wait_for_sites(grid_of(LinearSite("lyon"), other_protocol), 2, WAIT_S)
+    assert "lyon" in str(caught.value.got)
+    assert "another protocol" in str(caught.value.got)
+
+
+@pytest.mark.parametrize("num_sites", [2, None])
+def test_when_no_site_came_the_error_says_so(num_sites: int | None) -> None:
+    with pytest.raises(RunError, match="only 0 of .* came online") as caught:
+        wait_for_sites(grid_of(), num_sites, WAIT_S)
+    assert caught.value.got == "no site"
+
+
+def test_two_nodes_of_one_name_are_one_site() -> None:
+    grid = grid_of(LinearSite("site-a"), LinearSite("site-a"))
+    with pytest.raises(RunError, match="only 1 of 2"):
+        wait_for_sites(grid, 2, WAIT_S)
+
+
+def test_a_node_that_does_not_answer_does_not_stretch_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = create_autospec(exchange, return_value=iter(()))
+    monkeypatch.setattr(roster_module, "exchange", asked)
+    with pytest.raises(RunError, match="only 0 of 1"):
+        wait_for_sites(grid_of(silent), 1, WAIT_S)
+    assert asked.call_count >= 1
+    for call in asked.call_args_list:
+        bound = dict(zip(("grid", "messages", "deadline_s"), call.args, strict=False)) | call.kwargs
+        assert bound["deadline_s"] <= WAIT_S
+
+
+def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
+    # A site that reads it later would work on an answer that no one takes.
+    grid = grid_of(LinearSite("site-a"))
+    refresh(Roster(), grid)
+    (hello,) = grid.sent
+    assert hello.metadata.ttl <= roster_module.HELLO_DEADLINE_S
