@@ -100,12 +100,20 @@ def markdown_table(title: str, rows: Sequence[Row], split: str, num_seeds: int) 
             for index, row in enumerate(rows)
         ),
         "",
-        f"Mean over {num_seeds} seeds ± half the 95% interval (Student's t); differences are "
-        "paired by seed. Every arm makes the same number of passes over its data from the same "
+        f"{_over(num_seeds)}Every arm makes the same number of passes over its data from the same "
         "initial model. Exchanged: model bytes to and from all sites. Seconds: wall time of a "
         "run on one core, sites one after the other.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _over(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return "One seed, so there are no intervals. "
+    return (
+        f"Mean over {num_seeds} seeds ± half the 95% interval (Student's t); differences are "
+        "paired by seed. "
+    )
 
 
 def csv_table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,160 @@
+"""The README does what it says: every command in it is run, here or by CI."""
+
+import os
+import re
+import shlex
+import subprocess
+import sysconfig
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from mdc_flower.engines.flower_processes import environment, free_port, running, script
+from tests.integration.conftest import summary_of
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RUN_BY_CI = {"make run", "make test"}
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Return every shell command of the README."""
+    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+def shell(command: str, folder: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def user_env(home: Path) -> dict[str, str]:
+    """Return the environment of someone who has activated .venv, with Flower kept apart."""
+    env = {**environment(home), "PYTHONPATH": str(ROOT)}
+    return {**env, "PATH": os.pathsep.join([sysconfig.get_path("scripts"), env["PATH"]])}
+
+
+def test_make_commands_are_run_by_ci() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert set(commands()) >= RUN_BY_CI
+    assert all(command in ci for command in RUN_BY_CI)
+
+
+def test_no_command_is_left_out() -> None:
+    known = ("mdc ", "flwr run ", "flower-superlink ", "flower-supernode ")
+    left_out = [c for c in commands() if c not in RUN_BY_CI and not c.startswith(known)]
+    assert not left_out
+
+
+def test_the_table_is_the_committed_result() -> None:
+    table = (ROOT / "docs" / "results" / "digits" / "table.md").read_text()
+    for line in table.splitlines():
+        assert line in README
+
+
+@pytest.mark.ray
+def test_mdc_commands(tmp_path: Path) -> None:
+    """Run, in order and in one folder, every `mdc` command, with the README's own modules."""
+    env = user_env(tmp_path)
+    (tmp_path / "simulations").symlink_to(ROOT / "simulations")
+    images = tmp_path / "images"
+    _make_images(images)
+    env["IMAGES"] = str(images)
+    own_module, use_model = blocks("python")
+    (tmp_path / "my_lab.py").write_text(own_module)
+    mdc = [command for command in commands() if command.startswith("mdc ")]
+    assert len(mdc) == 6
+    for command in mdc:
+        shell(command, tmp_path, env)
+    assert summary_of(tmp_path / "runs" / "own")["final"]["test-accuracy"] > 0.9
+    (tmp_path / "use_model.py").write_text(use_model)
+    shell("python use_model.py", tmp_path, env)
+
+
+def _make_images(folder: Path) -> None:
+    """Write 8x8 images of two classes: dark and bright noise."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 5)):
+        for name, base in (("dark", 0), ("bright", 128)):
+            target = folder / split / name
+            target.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(base, base + 127, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(target / f"{index}.png")
+
+
+@pytest.mark.ray
+def test_flwr_run_command(tmp_path: Path) -> None:
+    """Run Flower's own command, with a local SuperLink on ports of our own."""
+    port = free_port()
+    env = user_env(tmp_path) | {
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
+    }
+    (command,) = [c for c in commands() if c.startswith("flwr run . --stream")]
+    try:
+        shell(command.replace("flwr run .", f"flwr run {ROOT}"), tmp_path, env)
+    finally:
+        _stop_local_superlink(port)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert summary_of(run_dir)["status"] == "finished"
+
+
+def _stop_local_superlink(port: int) -> None:
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if str(port) in line and "--simulation" in line:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.deployment
+def test_join_as_a_site(tmp_path: Path) -> None:
+    """Run the commands of coordinator and sites, on ports of our own."""
+    ports = {name: str(free_port()) for name in ("8000", "9094", "9095")}
+    env, log = user_env(tmp_path), tmp_path / "log.txt"
+
+    def ported(text: str) -> str:
+        return re.sub(r"\b(8000|9094|9095)\b", lambda match: ports[match[0]], text)
+
+    (connection,) = blocks("toml")
+    (tmp_path / "config.toml").write_text(ported(connection))
+    long_running = [c for c in commands() if c.startswith("flower-super")]
+    assert len(long_running) == 3
+    (command,) = [c for c in commands() if c.startswith("flwr run . federation")]
+    with ExitStack() as stack:
+        for line in long_running:
+            # The SuperLink's port is its default in the README; here it has to be given.
+            extra = ["--port", ports["8000"]] if line.startswith("flower-superlink") else []
+            name, *options = shlex.split(ported(line))
+            stack.enter_context(running([script(name), *options, *extra], env, tmp_path, log))
+        _wait_for_superlink(ports["8000"])
+        shell(command.replace("flwr run .", f"flwr run {ROOT}"), tmp_path, env)
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    summary = summary_of(run_dir)
+    assert summary["status"] == "finished", log.read_text()
+    assert summary["sites"] == ["berlin", "lisbon"]
+
+
+def _wait_for_superlink(port: str) -> None:
+    """Wait as a person would who starts one command after the other."""
+    import time
+    import urllib.request
+
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the SuperLink did not start")
