@@ -30,6 +30,7 @@ class RunState:
         self.epoch_budget = 0
         self.num_rounds = 0
         self.epochs_done = 0
+        self.rounds_done = 0
         self.accuracy = ""
         self.started = time.monotonic()
         self.first_round_at: float | None = None
@@ -62,6 +63,7 @@ class RunState:
     def _finish_round(self, event: Mapping[str, Any]) -> str:
         plan, scores = event["plan"], event["evaluation"]
         self.epochs_done += plan["local_epochs"]
+        self.rounds_done = event["round"]
         self.accuracy = ", ".join(
             f"{key.removesuffix('-accuracy')} {value:.4f}"
             for key, value in scores.items()
@@ -73,10 +75,10 @@ class RunState:
             f"round {event['round']}: {len(event['participants'])} of {len(self.sites)} sites, "
             f"{describe_work(plan)}, lr {describe_lr(plan)}, {outcome}"
             + (f", relative change {change:.3f}" if change is not None else "")
-            + f", {event['seconds']:.1f} s{self._time_left(event['round'])}"
+            + f", {event['seconds']:.1f} s{self._time_left()}"
         )
 
-    def _time_left(self, rounds_done: int) -> str:
+    def _time_left(self) -> str:
         """Return the estimate from the epochs (or rounds) done and the time they took."""
         if self.first_round_at is None:
             return ""
@@ -84,7 +86,7 @@ class RunState:
             done / total
             for done, total in (
                 (self.epochs_done, self.epoch_budget),
-                (rounds_done, self.num_rounds),
+                (self.rounds_done, self.num_rounds),
             )
             if done and total
         ]
@@ -96,7 +98,7 @@ class RunState:
     def table(self) -> RenderableType:
         """Return the state as a panel for a terminal."""
         elapsed = time.monotonic() - self.started
-        lines = [Text(f"{self.headline}, {elapsed:.0f} s")]
+        lines = [Text(f"{self.headline}, {elapsed:.0f} s{self._time_left()}")]
         if self.plan:
             lines.append(
                 Text(

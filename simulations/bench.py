@@ -100,26 +100,29 @@ def our_loop(model: nn.Module, data: DataSet, epochs: int, seed: int) -> float:
 
 
 def time_loop(
-    loop: Callable[[nn.Module, DataSet, int, int], float], data: DataSet, epochs: int, seed: int
+    loop: Callable[[nn.Module, DataSet, int, int], float],
+    name: str,
+    data: DataSet,
+    epochs: int,
+    seed: int,
 ) -> Loop:
     """Train a new model with a loop on one thread, and evaluate it in float32."""
-    model = build_model("small-cnn", data.input_shape, data.num_classes, seed)
+    model = build_model(name, data.input_shape, data.num_classes, seed)
     with repeatable(1):
         seconds = loop(model, data, epochs, seed)
         result = evaluate(model, Tensors.of(data.test), InputPipeline.of(data), CPU)
     return Loop(epochs * len(data.train) / seconds, result.accuracy)
 
 
-def bench_training(dataset: str, data_root: str, max_train: int, epochs: int, repeats: int) -> str:
+def bench_training(name: str, data: DataSet, epochs: int, repeats: int) -> str:
     """Compare both loops, interleaved, and return a sentence with the figures."""
-    data = load_dataset(dataset, data_root, 0, max_train, 2000)
     ours, theirs = [], []
     for seed in range(1, repeats + 1):
-        theirs.append(time_loop(quickstart_loop, data, epochs, seed))
-        ours.append(time_loop(our_loop, data, epochs, seed))
+        theirs.append(time_loop(quickstart_loop, name, data, epochs, seed))
+        ours.append(time_loop(our_loop, name, data, epochs, seed))
     ratios = [o.examples_per_s / t.examples_per_s for o, t in zip(ours, theirs, strict=True)]
     return (
-        f"training loop, {dataset}, {len(data.train)} images, small-cnn, batch {BATCH_SIZE}, "
+        f"training loop, {data.name}, {len(data.train)} images, {name}, batch {BATCH_SIZE}, "
         f"1 thread, {epochs} epochs, {repeats} interleaved repeats: "
         f"{_median(o.examples_per_s for o in ours):.0f} examples/s against "
         f"{_median(t.examples_per_s for t in theirs):.0f} of the quickstart's float32 loop, "
@@ -174,6 +177,7 @@ def _mean(values: Iterable[float]) -> float:
 def main(
     dataset: Annotated[str, typer.Option(help="Data set of the training benchmark.")] = "digits",
     data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+    model: Annotated[str, typer.Option(help="Model of the training benchmark.")] = "small-cnn",
     max_train: Annotated[int, typer.Option(help="Training images to use; 0 for all.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs of the training benchmark.")] = 20,
     repeats: Annotated[int, typer.Option(help="Interleaved repeats.")] = 5,
@@ -181,7 +185,8 @@ def main(
 ) -> None:
     """Print the benchmarks' figures, a sentence each."""
     try:
-        typer.echo(bench_training(dataset, data_root, max_train, epochs, repeats))
+        data = load_dataset(dataset, data_root, 0, max_train, 2000)
+        typer.echo(bench_training(model, data, epochs, repeats))
         typer.echo(bench_simulation(2 * cores, cores, 40, 2))
     except MdcError as error:
         typer.echo(f"error: {error}", err=True)

@@ -63,5 +63,5 @@ def _conv(channels: int, width: int) -> tuple[nn.Module, ...]:
     return (
         nn.Conv2d(channels, width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )

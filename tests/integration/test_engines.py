@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from strategies.journal import BEST_MODEL, GLOBAL_MODEL, read_history
@@ -76,3 +79,41 @@ def test_a_run_that_fails_on_ray_exits_with_1_and_says_why(tmp_path: Path) -> No
     assert done.returncode == 1, done.stdout + done.stderr
     assert "no round had a reply that counts" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_exits_with_130_and_leaves_no_process(
+    tmp_path: Path, kind: signal.Signals
+) -> None:
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from simulations.cli import app; app(prog_name='mdc')",
+         "run", "--sites", "2", "--set", "epoch-budget=100000", "--output", str(run_dir)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    _wait_for(lambda: (run_dir / "history.jsonl").exists() and read_history(run_dir), process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in family)
+
+    process.send_signal(kind)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def _wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError("the run did not get to its first round")
