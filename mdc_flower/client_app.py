@@ -19,13 +19,13 @@ from strategies.messages import (
     ARRAYS,
     NUM_EXAMPLES,
     PLAN,
-    PLAN_ID,
     SiteCard,
     arrays_to_record,
     evaluate_reply_content,
     record_to_arrays,
     train_reply_content,
 )
+from strategies.round_plan import RoundPlan
 
 RAISED = 2
 """Flower's error code for a ClientApp that raised."""
@@ -51,13 +51,13 @@ def train(message: Message, context: Context) -> Message:
     def work() -> RecordDict:
         client, config = _site(context)
         names, arrays = _model_in(message, client)
-        plan = dict(message.content.config_records[PLAN])
+        plan = message.content.config_records[PLAN]
         with repeatable(config.threads_per_site):
-            trained, num_examples, metrics = client.fit(arrays, plan)  # type: ignore[arg-type]
+            trained, num_examples, metrics = client.fit(arrays, dict(plan))  # type: ignore[arg-type]
         return train_reply_content(
             arrays_to_record(dict(zip(names, trained, strict=True))),
             {NUM_EXAMPLES: num_examples, **metrics},  # type: ignore[dict-item]
-            str(plan[PLAN_ID.replace("-", "_")]),
+            RoundPlan.from_config_record(plan).plan_id,
         )
 
     return _answer(message, work)

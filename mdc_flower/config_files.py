@@ -19,7 +19,7 @@ def read_arm(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not text, or not TOML
         raise ConfigError(f"the file is not TOML: {error}", where=str(path)) from None
     arm = values.pop("arm", {})
     return values, arm

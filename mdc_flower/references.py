@@ -25,7 +25,7 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
     module_name, _, function_name = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: no module's name
         raise ConfigError(
             f"module {module_name!r} cannot be imported: {error}",
             where=key,

@@ -14,6 +14,7 @@ from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import SiteData
 from mdc_flower.training import TrainSettings, evaluate, train
 from strategies.errors import ModelError
+from strategies.reply_gate import ArraySpec, specs_of
 from strategies.round_plan import RoundPlan
 
 
@@ -156,16 +157,17 @@ def load_arrays(
         odd = sorted(set(named) ^ set(state))[0]
         side = "is missing" if odd in state else "is not in the model"
         raise ModelError(f"array {odd!r} {side}", where="model", got=f"{len(named)} arrays")
-    tensors = {name: torch.from_numpy(np.array(named[name])) for name in state}
-    for name, tensor in tensors.items():
-        if (tensor.shape, tensor.dtype) != (state[name].shape, state[name].dtype):
+    for name, own in specs_of(model_arrays(model)).items():
+        array = named[name]
+        got = ArraySpec(array.shape, str(array.dtype))
+        if got != own:
             raise ModelError(
                 "the array does not fit the model",
                 where=f"array {name!r}",
-                got=f"{tensor.dtype}{list(tensor.shape)}",
-                expected=f"{state[name].dtype}{list(state[name].shape)}",
+                got=str(got),
+                expected=str(own),
             )
-    model.load_state_dict(tensors)
+    model.load_state_dict({name: torch.from_numpy(np.array(named[name])) for name in state})
 
 
 def _in_order(

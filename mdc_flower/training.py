@@ -133,9 +133,10 @@ def train(
                 num_right += (outputs.argmax(1) == labels).sum()
                 num_seen += len(rows)
                 step += 1
-            epoch += 1
-            if after_epoch is not None:
-                after_epoch(epoch)
+            else:
+                epoch += 1
+                if after_epoch is not None:
+                    after_epoch(epoch)
 
     return TrainResult(
         num_examples=len(data),

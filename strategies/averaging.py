@@ -62,37 +62,43 @@ def weighted_mean(
 ) -> dict[str, NDArray[np.generic]]:
     """Fold updates into their weighted mean.
 
-    Floating-point addition is not associative, so the result depends on the order of
-    ``updates``; callers pass them in site order. Float arrays, BatchNorm's running
-    statistics among them, are accumulated in float64 and returned in their own dtype.
-    Integer and boolean arrays (counters such as ``num_batches_tracked``) have no meaningful
-    mean: they are taken from the first update and keep their dtype.
+    The mean is carried along, ``mean += (array - mean) * weight / total``, so that equal
+    updates, or a single one, give that very model to the bit. Floating-point addition is not
+    associative: the result depends on the order of ``updates``, and callers pass them in site
+    order. Float arrays, BatchNorm's running statistics among them, are accumulated in float64
+    and returned in their own dtype. Integer and boolean arrays (counters such as
+    ``num_batches_tracked``) have no meaningful mean: they are taken from the first update.
 
     Raises
     ------
     ValueError
         If there is no update, or if the weights sum to zero.
     """
-    sums: dict[str, NDArray[np.float64]] = {}
     first: Update | None = None
+    means: dict[str, NDArray[np.float64]] = {}
     total = 0.0
     for update in updates:
         first = first or update
         weight = weighting(update)
         total += weight
-        for name, array in update.arrays.items():
-            if not np.issubdtype(array.dtype, np.floating):
-                continue
-            term = array.astype(np.float64) * weight
-            if name in sums:
-                sums[name] += term
-            else:
-                sums[name] = term
+        if weight > 0.0:
+            _fold(means, update.arrays, weight / total)
     if first is None:
         raise ValueError("no update to average")
     if total <= 0.0:
         raise ValueError(f"the weights of the updates sum to {total}, not to more than 0")
     return {
-        name: np.asarray(sums[name] / total, dtype=array.dtype) if name in sums else array.copy()
+        name: np.asarray(means[name], dtype=array.dtype) if name in means else array.copy()
         for name, array in first.arrays.items()
     }
+
+
+def _fold(means: dict[str, NDArray[np.float64]], arrays: Arrays, share: float) -> None:
+    """Move the means by ``share`` of the way to the arrays; start with the arrays themselves."""
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        if name in means:
+            means[name] += (array.astype(np.float64) - means[name]) * share
+        else:
+            means[name] = array.astype(np.float64)

@@ -227,7 +227,8 @@ class CoLearning(Strategy):
         for site, reply in self._by_site(replies):
             verdict = judge_evaluate(reply, site)
             if isinstance(verdict, Rejection):
-                record.dropped[site] = f"evaluation: {verdict.reason}"
+                before = f"{record.dropped[site]}; " if site in record.dropped else ""
+                record.dropped[site] = f"{before}evaluation: {verdict.reason}"
             else:
                 by_site[site] = verdict
         if not by_site:

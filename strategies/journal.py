@@ -151,7 +151,10 @@ def read_model(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, An
             where=str(path),
             expected=f"safetensors metadata with the key {METADATA_KEY!r}",
         )
-    return arrays, json.loads(metadata)
+    try:
+        return arrays, json.loads(metadata)
+    except ValueError as error:
+        raise RunError(f"the model file is damaged: metadata: {error}", where=str(path)) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

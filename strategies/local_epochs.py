@@ -81,7 +81,8 @@ class IncreasedLocalEpochs:
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
         """Double, capped, when the change is at most epsilon; a failed round changes nothing."""
-        if relative_change is None or relative_change > self.epsilon:
+        settled = relative_change is not None and relative_change <= self.epsilon
+        if not settled:
             return state
         return replace(state, local_epochs=min(2 * state.local_epochs, self.maximum))
 

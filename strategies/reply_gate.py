@@ -23,6 +23,9 @@ from strategies.messages import (
     TRAIN_METRICS,
 )
 
+MAX_COUNT = 2**53
+"""Largest count that a float64 holds exactly; weights are float64."""
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -104,11 +107,12 @@ def _metrics(reply: Message, names: frozenset[str]) -> dict[str, float]:
         value = record[name]
         if isinstance(value, list):
             raise _UnfitError(f"metrics: {name!r} is a list, expected one number")
-        if not math.isfinite(value):
+        if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= MAX_COUNT):
             raise _UnfitError(f"metrics: {name!r} is {value}")
         metrics[name] = value
-    if metrics[NUM_EXAMPLES] < 1:
-        raise _UnfitError(f"metrics: {NUM_EXAMPLES!r} is {metrics[NUM_EXAMPLES]}, expected > 0")
+    examples = metrics[NUM_EXAMPLES]
+    if not (isinstance(examples, int) and 1 <= examples <= MAX_COUNT):
+        raise _UnfitError(f"metrics: {NUM_EXAMPLES!r} is {examples}, expected a count > 0")
     return metrics
 
 
@@ -131,8 +135,10 @@ def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
         raise _UnfitError(f"array {name!r}: got {claimed}, expected {spec}")
     try:
         array = packed.numpy()
-    except (TypeError, ValueError, OSError, EOFError) as error:
+    except Exception as error:  # bytes of a stranger's choice can make the decoder raise anything
         raise _UnfitError(f"array {name!r} cannot be decoded: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise _UnfitError(f"array {name!r} cannot be decoded: it is no single array")
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
         raise _UnfitError(f"array {name!r}: got {actual}, expected {spec}")

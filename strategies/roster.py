@@ -49,16 +49,22 @@ class Roster:
         return max((card.num_partitions for card in self.cards.values()), default=0)
 
 
-def refresh(roster: Roster, grid: Grid) -> Roster:
-    """Return the roster of the nodes that are online now, asking new ones who they are."""
+def refresh(roster: Roster, grid: Grid, deadline_s: float | None = None) -> Roster:
+    """Return the roster of the nodes that are online now, asking new ones who they are.
+
+    A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is
+    refused, so that a hung one costs a run that time once and not in every round.
+    """
+    deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
     cards = {node: card for node, card in roster.cards.items() if node in online}
     refused = {node: why for node, why in roster.refused.items() if node in online}
     new = sorted(online - set(cards) - set(refused))
     hellos = [
-        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in new
+        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=deadline_s)
+        for node in new
     ]
-    for reply in exchange(grid, hellos, HELLO_DEADLINE_S):
+    for reply in exchange(grid, hellos, deadline_s):
         node = reply.metadata.src_node_id
         try:
             cards[node] = _read_card(reply)
@@ -101,7 +107,8 @@ def wait_for_sites(
     started = time.monotonic()
     roster = Roster()
     while True:
-        known, roster = roster, refresh(roster, grid)
+        left_s = max(0.1, wait_s - (time.monotonic() - started))
+        known, roster = roster, refresh(roster, grid, min(HELLO_DEADLINE_S, left_s))
         expected = num_sites or roster.num_partitions or None
         if roster != known:
             on_progress(roster, expected)

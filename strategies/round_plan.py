@@ -130,6 +130,9 @@ class RoundPlan(BaseModel):
         """
         fields = dict(record)
         claimed_id = fields.pop("plan_id", None)
+        if missing := [name for name in cls.model_fields if name not in fields]:
+            # A default would be this site's guess at what the coordinator meant.
+            raise PlanError("a required field is missing", where=f"round plan, {missing[0]}")
         try:
             plan = cls.model_validate(fields)
         except ValidationError as error:

@@ -1,6 +1,7 @@
 """Every random stream of a run, derived from the run's seed and what the stream is for."""
 
 import hashlib
+import json
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
@@ -14,5 +15,5 @@ def derive_seed(seed: int, *labels: str | int) -> int:
     >>> derive_seed(1, "site-0", 3) == derive_seed(1, "site-03")
     False
     """
-    text = "\x1f".join([str(seed), *(f"{type(label).__name__}:{label}" for label in labels)])
+    text = json.dumps([seed, *labels])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
