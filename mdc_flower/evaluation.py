@@ -60,6 +60,13 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
             got=list(dataset.class_names),
             expected=str(metadata["class-names"]),
         )
+    if list(dataset.input_shape) != metadata["input-shape"]:
+        raise DataError(
+            "the data set's examples are not of the model's shape",
+            where=f"data set {dataset.name!r}",
+            got=list(dataset.input_shape),
+            expected=str(metadata["input-shape"]),
+        )
     device = pick_device(config.device)
     pipeline = InputPipeline(
         tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last

@@ -24,8 +24,9 @@ def draw_run(history: History) -> bytes:
     _draw_accuracy(accuracy, history, ends)
     _draw_learning_rate(rate, history, ends)
     changes = [line["relative_change"] for line in history]
-    change.plot(ends, [np.nan if c is None else c for c in changes], "o-", color="0.2")
-    change.set(ylabel="relative change", xlabel=_unit(history), yscale="log")
+    # On the logarithmic axis there is no place for 0: a round that changed nothing is a gap too.
+    change.semilogy(ends, [c or np.nan for c in changes], "o-", color="0.2")
+    change.set(ylabel="relative change", xlabel=_unit(history))
     for axes in (accuracy, rate, change):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

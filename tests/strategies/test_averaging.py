@@ -22,7 +22,7 @@ from strategies.averaging import (
 FLOATS = ["float16", "float32", "float64"]
 
 
-def update(site: str, num_examples: int = 1, **arrays: Any) -> Update:
+def update(site: str, num_examples: int = 1, /, **arrays: Any) -> Update:
     return Update(site, num_examples, {name: np.asarray(a) for name, a in arrays.items()}, {})
 
 
@@ -121,7 +121,7 @@ def test_a_float_array_keeps_its_dtype_and_shape(dtype: str) -> None:
     shapes: dict[str, tuple[int, ...]] = {"scalar": (), "empty": (0, 3), "conv": (2, 1, 3, 3)}
     ones = {name: np.ones(shape, dtype) for name, shape in shapes.items()}
     threes = {name: np.full(shape, 3, dtype) for name, shape in shapes.items()}
-    mean = weighted_mean([update("a", **ones), update("b", **threes)], uniform)
+    mean = weighted_mean([update("a", 1, **ones), update("b", 1, **threes)], uniform)
     for name, shape in shapes.items():
         assert isinstance(mean[name], np.ndarray)
         assert (mean[name].dtype, mean[name].shape) == (np.dtype(dtype), shape)
@@ -172,9 +172,7 @@ def test_arrays_keep_the_order_of_the_model() -> None:
 
 @pytest.mark.parametrize("num_sites", [1, 2])
 def test_the_updates_are_left_alone_and_share_no_memory_with_the_mean(num_sites: int) -> None:
-    updates = [
-        update(f"s{i}", 2, w=np.array([1.0 + i]), n=np.array([i])) for i in range(num_sites)
-    ]
+    updates = [update(f"s{i}", 2, w=np.array([1.0 + i]), n=np.array([i])) for i in range(num_sites)]
     before = [bits(one.arrays) for one in updates]
     mean = weighted_mean(updates, by_examples)
     for one in updates:

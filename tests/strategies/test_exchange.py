@@ -1,6 +1,7 @@
 """The exchange: one reply for each message, and always a word on whose it is."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 
@@ -44,8 +45,8 @@ def source(reply: Message) -> int:
     return reply.metadata.src_node_id
 
 
-def grid(**options: object) -> FakeGrid:
-    return FakeGrid({A: answers("a"), B: answers("b"), C: answers("c")}, **options)  # type: ignore[arg-type]
+def grid(**options: Any) -> FakeGrid:
+    return FakeGrid({A: answers("a"), B: answers("b"), C: answers("c")}, **options)
 
 
 def test_each_message_gets_its_own_nodes_reply() -> None:

@@ -112,9 +112,6 @@ def test_a_spec_is_written_as_a_person_would() -> None:
     assert SPECS["bias"] == ArraySpec((), "float64")
 
 
-# --- The ways in which a train reply is bad ----------------------------------------------------
-
-
 def no_reply_record(content: RecordDict) -> None:
     del content.config_records[REPLY]
 
@@ -306,8 +303,6 @@ def test_whatever_the_bytes_of_an_array_the_gate_returns_a_verdict() -> None:
         with_weight_data(bytes(data))(content)
         assert isinstance(judge(content), Update | Rejection), bytes(data)
 
-
-# --- Evaluate replies --------------------------------------------------------------------------
 
 GOOD_EVALUATION: dict[str, float] = {NUM_EXAMPLES: 4, "loss": 0.5, "accuracy": 0.75}
 

@@ -10,17 +10,10 @@ from strategies.errors import RunError
 from strategies.exchange import exchange
 from strategies.messages import PROTOCOL_VERSION, SiteCard
 from strategies.roster import Roster, refresh, wait_for_sites
-from tests.strategies.fakes import NODE_IDS, FakeGrid, LinearSite, from_superlink, grid_of
+from tests.strategies.fakes import NODE_IDS, FakeGrid, Handler, LinearSite, from_superlink, grid_of
 
-A, B, C, D = NODE_IDS
+A, B, C, _ = NODE_IDS
 WAIT_S = 0.2
-
-
-def says(card: SiteCard) -> LinearSite | object:
-    def node(message: Message) -> Message:
-        return Message(card.to_content(), reply_to=message)
-
-    return node
 
 
 def other_protocol(message: Message) -> Message:
@@ -109,7 +102,7 @@ def test_of_a_restarted_site_the_newest_node_speaks_whatever_its_id(old: int, ne
     ],
 )
 def test_a_node_that_cannot_take_part_is_refused_with_the_reason(
-    node: LinearSite, reason: str
+    node: Handler, reason: str
 ) -> None:
     roster = refresh(Roster(), grid_of(LinearSite("site-a"), node))
     assert roster.nodes == {"site-a": A}
@@ -203,7 +196,7 @@ def test_when_the_time_is_over_the_error_says_why_a_node_was_refused() -> None:
 
 @pytest.mark.parametrize("num_sites", [2, None])
 def test_when_no_site_came_the_error_says_so(num_sites: int | None) -> None:
-    with pytest.raises(RunError, match="only 0 of .* came online") as caught:
+    with pytest.raises(RunError, match=r"only 0 of .* came online") as caught:
         wait_for_sites(grid_of(), num_sites, WAIT_S)
     assert caught.value.got == "no site"
 

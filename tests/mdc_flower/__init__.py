@@ -1,0 +1,1 @@
+"""Tests of mdc_flower, laid out as the package is."""

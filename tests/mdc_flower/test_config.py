@@ -1,0 +1,419 @@
+"""The run config and the node config: every key, every refusal, and what becomes of them."""
+
+import math
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from pydantic import ValidationError
+
+import mdc_flower
+from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
+from strategies.averaging import by_examples, uniform
+from strategies.errors import ConfigError
+from strategies.local_epochs import Fixed, Horizon, IncreasedLocalEpochs, Spread
+from strategies.recipes import LrSchedule, Recipe
+
+ROOT = Path(__file__).parents[2]
+
+OTHER_VALUES: dict[str, Any] = {
+    "dataset": "cifar10",
+    "data-root": "/data",
+    "image-size": 64,
+    "max-train-examples": 500,
+    "max-test-examples": 100,
+    "validation-fraction": 0.25,
+    "num-sites": 3,
+    "partition": "shards",
+    "partition-alpha": 1.5,
+    "partition-shards": 4,
+    "partition-size-ratio": 3.0,
+    "model": "mlp",
+    "optimizer": "adamw",
+    "momentum": 0.5,
+    "nesterov": False,
+    "weight-decay": 0.01,
+    "batch-size": 64,
+    "label-smoothing": 0.1,
+    "clip-norm": 1.0,
+    "augment": "crop-flip",
+    "precision": "bf16",
+    "channels-last": False,
+    "compile": True,
+    "device": "cpu",
+    "threads-per-site": 2,
+    "lr-max": 0.2,
+    "lr-min-fraction": 0.5,
+    "lr-shape": "cosine",
+    "lr-max-decay": 0.9,
+    "epochs": "fixed",
+    "local-epochs": 2,
+    "ile-epsilon": 0.5,
+    "ile-max-epochs": 8,
+    "local-steps": 0,  # other values need num-rounds, which has a test of its own
+    "proximal-mu": 0.1,
+    "num-rounds": 7,
+    "epoch-budget": 10,
+    "weighting": "uniform",
+    "seed": 0,
+    "site-evaluation": True,
+    "wait-for-sites-s": 5.0,
+    "round-deadline-s": 60.0,
+    "output-dir": "/runs/{run-id}",
+}
+
+
+def refusal(home: Callable[[dict[str, Any]], object], **values: Any) -> ConfigError:
+    """Return the error with which a home of config refuses these values."""
+    keys = {key.replace("_", "-"): value for key, value in values.items()}
+    with pytest.raises(ConfigError) as caught:
+        home(keys)
+    return caught.value
+
+
+def test_every_key_has_another_value_here() -> None:
+    assert list(OTHER_VALUES) == RunConfig.keys()
+
+
+@pytest.mark.parametrize("key", OTHER_VALUES)
+def test_a_key_sets_its_field_and_no_other(key: str) -> None:
+    defaults, value = RunConfig().to_flower(), OTHER_VALUES[key]
+    config = read_run_config({key: value})
+    assert getattr(config, key.replace("-", "_")) == value
+    assert config.to_flower() == {**defaults, key: value}
+
+
+def test_local_steps_are_read_beside_a_number_of_rounds() -> None:
+    assert read_run_config({"local-steps": 100, "num-rounds": 3}).local_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("lr-mx", "lr-max"),
+        ("lr_max", "lr-max"),
+        ("epoch-bugdet", "epoch-budget"),
+        ("localepochs", "local-epochs"),
+        ("Dataset", "dataset"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(unknown: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_run_config({unknown: 1})
+    assert caught.value.where == f"run config, {unknown}"
+    assert caught.value.hint == f"Did you mean {nearest!r}?"
+
+
+def test_a_key_that_is_near_to_none_is_refused_with_all_of_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_run_config({"xyzzy": 1})
+    assert caught.value.expected == "one of: " + ", ".join(RunConfig.keys())
+
+
+NOT_COUNTS = [-1, 1.5, "many"]
+NOT_FINITE = [math.nan, math.inf]
+
+BAD_VALUES: dict[str, list[Any]] = {
+    "dataset": [5],
+    "image-size": NOT_COUNTS,
+    "max-train-examples": NOT_COUNTS,
+    "max-test-examples": NOT_COUNTS,
+    "validation-fraction": [0.0, 1.0, *NOT_FINITE],
+    "num-sites": NOT_COUNTS,
+    "partition": ["random", ""],
+    "partition-alpha": [0.0, -1.0, *NOT_FINITE],
+    "partition-shards": [0, *NOT_COUNTS],
+    "partition-size-ratio": [0.5, *NOT_FINITE],
+    "optimizer": ["lbfgs"],
+    "momentum": [-0.1, 1.0, *NOT_FINITE],
+    "nesterov": ["perhaps"],
+    "weight-decay": [-1e-9, *NOT_FINITE],
+    "batch-size": [0, *NOT_COUNTS],
+    "label-smoothing": [-0.1, 1.0, *NOT_FINITE],
+    "clip-norm": [-1.0, *NOT_FINITE],
+    "augment": ["rotate"],
+    "precision": ["fp8"],
+    "threads-per-site": [0, *NOT_COUNTS],
+    "lr-max": [0.0, -0.1, *NOT_FINITE],
+    "lr-min-fraction": [-0.1, 1.1, *NOT_FINITE],
+    "lr-shape": ["zigzag"],
+    "lr-max-decay": [0.0, 1.1, *NOT_FINITE],
+    "epochs": ["many"],
+    "local-epochs": [0, *NOT_COUNTS],
+    "ile-epsilon": [-0.1, *NOT_FINITE],
+    "ile-max-epochs": [0, *NOT_COUNTS],
+    "local-steps": NOT_COUNTS,
+    "proximal-mu": [-0.1, *NOT_FINITE],
+    "num-rounds": NOT_COUNTS,
+    "epoch-budget": NOT_COUNTS,
+    "weighting": ["random"],
+    "seed": NOT_COUNTS,
+    "wait-for-sites-s": [0.0, -1.0, *NOT_FINITE],
+    "round-deadline-s": [0.0, -1.0, *NOT_FINITE],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in BAD_VALUES.items() for value in values]
+)
+def test_a_bad_value_is_refused_with_its_key(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_run_config({key: value})
+    assert caught.value.where == f"run config, {key}"
+    assert repr(caught.value.got) == repr(value)  # by repr: NaN is not equal to itself
+    assert f"got {value!r}" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("momentum", 0.999),
+        ("label-smoothing", 0.0),
+        ("lr-min-fraction", 1.0),
+        ("lr-max-decay", 1.0),
+        ("partition-size-ratio", 1.0),
+        ("ile-epsilon", 0.0),
+        ("clip-norm", 0.0),
+        ("batch-size", 1),
+        ("local-epochs", 1),
+    ],
+)
+def test_the_ends_of_a_range_belong_to_it(key: str, value: float) -> None:
+    assert read_run_config({key: value}).to_flower()[key] == value
+
+
+def test_a_refused_choice_is_answered_with_the_choices() -> None:
+    message = str(refusal(read_run_config, partition="random"))
+    for choice in ("iid", "dirichlet", "shards", "size-skew", "natural-id"):
+        assert choice in message
+
+
+# Each rule with the keys that break it, and the least change that keeps it.
+RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a run ends": (
+        {"num-rounds": 0, "epoch-budget": 0},
+        {"num-rounds": 1, "local-epochs": 1},
+        "one of num-rounds and epoch-budget",
+    ),
+    "spread needs rounds": (
+        {"epochs": "spread", "num-rounds": 0, "epoch-budget": 6},
+        {"num-rounds": 6},
+        "needs both num-rounds and epoch-budget",
+    ),
+    "spread needs a budget": (
+        {"epochs": "spread", "num-rounds": 6, "epoch-budget": 0},
+        {"epoch-budget": 6},
+        "needs both num-rounds and epoch-budget",
+    ),
+    "spread gives each round an epoch": (
+        {"epochs": "spread", "num-rounds": 7, "epoch-budget": 6},
+        {"epoch-budget": 7},
+        "epoch-budget 6 gives num-rounds 7 rounds less than one epoch each",
+    ),
+    "steps need rounds": (
+        {"local-steps": 10, "num-rounds": 0, "epoch-budget": 6},
+        {"num-rounds": 1},
+        "local-steps needs num-rounds",
+    ),
+    "an exponential does not reach zero": (
+        {"lr-shape": "exponential", "lr-min-fraction": 0.0},
+        {"lr-shape": "cosine"},
+        "'exponential' needs lr-min-fraction above 0",
+    ),
+    "a global cosine knows its end": (
+        {"lr-shape": "global-cosine", "epochs": "ile", "num-rounds": 3, "epoch-budget": 0},
+        {"epochs": "fixed"},
+        "'global-cosine' with epochs = 'ile' needs epoch-budget",
+    ),
+    "nesterov needs momentum": (
+        {"nesterov": True, "optimizer": "sgd", "momentum": 0.0},
+        {"optimizer": "adamw"},
+        "nesterov needs momentum above 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_keys_that_do_not_fit_together_are_refused(rule: str) -> None:
+    breaks, mends, named = RULES[rule]
+    with pytest.raises(ConfigError, match=re.escape(named)) as caught:
+        read_run_config(breaks)
+    assert caught.value.where == "run config"
+    read_run_config(breaks | mends)
+
+
+def test_plain_sgd_without_momentum_is_allowed() -> None:
+    assert not read_run_config({"momentum": 0.0, "nesterov": False}).nesterov
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("values", [{}, OTHER_VALUES, {"local-steps": 5, "num-rounds": 2}])
+def test_a_config_comes_back_from_flower_and_from_its_file_unchanged(
+    values: dict[str, Any],
+) -> None:
+    config = read_run_config(values)
+    flat = config.to_flower()
+    assert list(flat) == RunConfig.keys()
+    assert {type(value) for value in flat.values()} <= {bool, int, float, str}
+    assert read_run_config(flat) == config
+    assert read_run_config(tomllib.loads(tomli_w.dumps(flat))) == config
+
+
+def test_a_whole_number_is_kept_as_the_float_that_its_key_takes() -> None:
+    value = read_run_config({"lr-max": 1}).to_flower()["lr-max"]
+    assert (type(value), value) == (float, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {},
+            Recipe(
+                LrSchedule(0.05, 0.25, "exponential", 1.0),
+                IncreasedLocalEpochs(5, 0.02, 40),
+                Horizon(None, 60),
+                local_steps=0,
+                weighting=by_examples,
+                proximal_mu=0.0,
+            ),
+        ),
+        (
+            {
+                "lr-max": 0.4,
+                "lr-min-fraction": 0.5,
+                "lr-shape": "triangular",
+                "lr-max-decay": 0.9,
+                "local-epochs": 2,
+                "ile-epsilon": 0.125,
+                "ile-max-epochs": 16,
+                "num-rounds": 9,
+                "epoch-budget": 30,
+                "weighting": "uniform",
+                "proximal-mu": 0.75,
+            },
+            Recipe(
+                LrSchedule(0.4, 0.5, "triangular", 0.9),
+                IncreasedLocalEpochs(2, 0.125, 16),
+                Horizon(9, 30),
+                weighting=uniform,
+                proximal_mu=0.75,
+            ),
+        ),
+        (
+            {"epochs": "fixed", "local-epochs": 3, "num-rounds": 4, "epoch-budget": 0},
+            Recipe(
+                LrSchedule(0.05, 0.25, "exponential", 1.0),
+                Fixed(3),
+                Horizon(4, None),
+                local_steps=0,
+            ),
+        ),
+        (
+            {"epochs": "spread", "num-rounds": 4, "epoch-budget": 10},
+            Recipe(LrSchedule(0.05, 0.25, "exponential", 1.0), Spread(10, 4), Horizon(4, 10)),
+        ),
+        (  # steps are not epochs: the budget, which counts in epochs, does not end the run
+            {"local-steps": 100, "epochs": "fixed", "num-rounds": 4, "epoch-budget": 10},
+            Recipe(
+                LrSchedule(0.05, 0.25, "exponential", 1.0),
+                Fixed(5),
+                Horizon(4, None),
+                local_steps=100,
+            ),
+        ),
+    ],
+)
+def test_each_key_reaches_its_piece_of_the_recipe(values: dict[str, Any], expected: Recipe) -> None:
+    assert read_run_config(values).recipe() == expected
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def typed(values: dict[str, Any]) -> list[tuple[str, type, Any]]:
+    return [(key, type(value), value) for key, value in values.items()]
+
+
+def test_flowers_table_has_every_key_with_its_default_in_order() -> None:
+    table = pyproject()["tool"]["flwr"]["app"]["config"]
+    assert typed(table) == typed(RunConfig().to_flower())
+
+
+def test_the_version_is_the_projects() -> None:
+    assert mdc_flower.__version__ == pyproject()["project"]["version"]
+
+
+def documented(heading: str) -> list[tuple[str, Any]]:
+    """Return keys and defaults of the table under a heading of the configuration page."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z-]+)` \| `(.*?)` \|", section, re.MULTILINE)
+    return [(key, tomllib.loads(f"value = {value}")["value"]) for key, value in rows]
+
+
+def test_the_documentation_has_every_key_with_its_default_in_order() -> None:
+    assert documented("Run config") == list(RunConfig().to_flower().items())
+    # A node config is nothing without a name, so its defaults are read off one that has it.
+    defaults = SiteConfig.read({"site": "north"}, "node config").to_flower() | {"site": ""}
+    assert documented("Node config") == list(defaults.items())
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "simulated"),
+    [
+        ({"site": "north"}, "north", False),
+        (
+            {"site": "north", "data": "my_lab:load", "data-root": "/d", "device": "cpu"},
+            "north",
+            False,
+        ),
+        ({"partition-id": 0, "num-partitions": 1}, "site-0", True),
+        ({"partition-id": 11, "num-partitions": 12}, "site-11", True),
+        ({"site": "north", "partition-id": 2, "num-partitions": 3}, "north", False),
+    ],
+)
+def test_a_site_is_called_by_its_name_or_by_its_partition(
+    values: dict[str, Any], name: str, simulated: bool
+) -> None:
+    site = read_site_config(values)
+    assert site.name == name
+    assert site.is_simulated is simulated
+    assert read_site_config(site.to_flower()) == site
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "named"),
+    [
+        ({}, "node config", "a site needs a name: --node-config 'site=\"NAME\"'"),
+        ({"data": "digits"}, "node config", "a site needs a name"),
+        (
+            {"partition-id": 3, "num-partitions": 3},
+            "node config",
+            "partition-id 3 is not below num-partitions 3",
+        ),
+        ({"partition-id": 0}, "node config", "partition-id 0 is not below num-partitions 0"),
+        ({"site": "north", "partition-id": -2}, "node config, partition-id", "got -2"),
+        ({"site": "north", "num-partitions": -1}, "node config, num-partitions", "got -1"),
+        ({"site": 7}, "node config, site", "got 7"),
+        ({"sight": "north"}, "node config, sight", "Did you mean 'site'?"),
+        ({"site": "north", "lr-max": 0.1}, "node config, lr-max", "no such key"),
+    ],
+)
+def test_a_node_config_that_names_no_site_or_has_odd_values_is_refused(
+    values: dict[str, Any], where: str, named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_site_config(values)
+    assert caught.value.where == where
+    assert named in str(caught.value)

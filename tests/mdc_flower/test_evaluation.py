@@ -1,0 +1,195 @@
+"""A model is rebuilt from its file alone, and evaluated as it was in its run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+
+from mdc_flower.batches import InputPipeline, Tensors
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.data import load_dataset
+from mdc_flower.evaluation import evaluate_run, load_model
+from mdc_flower.site_client import model_arrays
+from mdc_flower.task import load_task
+from mdc_flower.training import evaluate
+from strategies.errors import ConfigError, DataError, ModelError, RunError
+from strategies.journal import BEST_MODEL, CONFIG, GLOBAL_MODEL, pack_model
+from tests.mdc_flower.examples import CPU, same_bits
+
+LAB = """
+import numpy as np
+from mdc_flower.data import DataSet, Examples
+
+def examples(count, size, classes):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 1, size, size), dtype=np.uint8)
+    return Examples(images, np.arange(count) % classes)
+
+def of(size, names, count=30):
+    part = examples(count, size, len(names))
+    return DataSet("lab", part, part, names)
+
+def same_classes():
+    return of(8, list("0123456789"))
+
+def other_names():
+    return of(8, list("abcdefghij"))
+
+def fewer_classes():
+    return of(8, list("01"))
+
+def larger_images():
+    return of(16, list("0123456789"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def evaluation_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a user's data sets where Python finds them."""
+    (tmp_path / "evaluation_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def config(**keys: Any) -> RunConfig:
+    values = {"dataset": "digits", "model": "mlp", "precision": "none"}
+    return read_run_config({**values, **{k.replace("_", "-"): v for k, v in keys.items()}})
+
+
+def run_directory(path: Path, **keys: Any) -> Path:
+    """Leave what a run leaves: its config, a last model (seed 2) and a best one (seed 1)."""
+    path.mkdir()
+    for name, seed in ((GLOBAL_MODEL, 2), (BEST_MODEL, 1)):
+        task = load_task(config(seed=seed, **keys))
+        arrays = model_arrays(task.new_model())
+        (path / name).write_bytes(pack_model(arrays, task.model_metadata()))
+    (path / CONFIG).write_text(tomli_w.dumps(config(**keys).to_flower()))
+    return path
+
+
+def accuracy_of(seed: int, **keys: Any) -> float:
+    data = load_dataset("digits").limited(0, keys.get("max_test_examples", 0))
+    model = load_task(config(seed=seed)).new_model()
+    return evaluate(model, Tensors.of(data.test), InputPipeline.of(data), CPU).accuracy
+
+
+@pytest.mark.parametrize("model", ["mlp", "small-cnn"])
+def test_a_model_is_rebuilt_to_the_bit_in_evaluation_mode(tmp_path: Path, model: str) -> None:
+    run_dir = run_directory(tmp_path / "run", model=model)
+    rebuilt, metadata = load_model(run_dir / GLOBAL_MODEL)
+    assert same_bits(rebuilt, load_task(config(model=model, seed=2)).new_model())
+    assert not rebuilt.training
+    assert metadata["model"] == model
+
+
+def test_a_model_file_needs_nothing_beside_it(tmp_path: Path) -> None:
+    file = run_directory(tmp_path / "run") / GLOBAL_MODEL
+    alone = tmp_path / "alone.safetensors"
+    file.rename(alone)
+    result = evaluate_run(alone, "digits", "", best=False)
+    assert (result["model"], result["accuracy"]) == ("alone.safetensors", accuracy_of(2))
+
+
+@pytest.mark.parametrize(
+    ("best", "name", "seed"), [(False, GLOBAL_MODEL, 2), (True, BEST_MODEL, 1)]
+)
+def test_a_runs_model_is_evaluated_on_the_test_examples_of_its_data_set(
+    tmp_path: Path, best: bool, name: str, seed: int
+) -> None:
+    result = evaluate_run(run_directory(tmp_path / "run"), "", "", best)
+    assert result.pop("loss") > 0
+    assert result == {
+        "model": name,
+        "dataset": "digits",
+        "num-examples": 355,
+        "accuracy": accuracy_of(seed),
+    }
+    assert accuracy_of(1) != accuracy_of(2)
+
+
+def test_the_runs_limit_of_test_examples_holds(tmp_path: Path) -> None:
+    run_dir = run_directory(tmp_path / "run", max_test_examples=40, max_train_examples=50)
+    result = evaluate_run(run_dir, "", "", best=False)
+    assert result["num-examples"] == 40
+    assert result["accuracy"] == accuracy_of(2, max_test_examples=40)
+
+
+def test_another_data_set_of_the_same_classes_is_normalized_as_the_models_own(
+    tmp_path: Path,
+) -> None:
+    run_dir = run_directory(tmp_path / "run")
+    result = evaluate_run(run_dir, "evaluation_lab:same_classes", "", best=False)
+    assert (result["dataset"], result["num-examples"]) == ("lab", 30)
+    test = load_dataset("evaluation_lab:same_classes").test  # it has no statistics of its own
+    model = load_task(config(seed=2)).new_model()
+    own = InputPipeline((0.305,), (0.376,))
+    assert result["loss"] == evaluate(model, Tensors.of(test), own, CPU).loss
+
+
+@pytest.mark.parametrize("data", ["other_names", "fewer_classes"])
+def test_a_data_set_of_other_classes_is_refused_with_both(tmp_path: Path, data: str) -> None:
+    run_dir = run_directory(tmp_path / "run")
+    with pytest.raises(DataError, match="classes are not the model's") as caught:
+        evaluate_run(run_dir, f"evaluation_lab:{data}", "", best=False)
+    names = load_dataset(f"evaluation_lab:{data}").class_names
+    assert (caught.value.where, caught.value.got) == ("data set 'lab'", names)
+    assert caught.value.expected == str(list("0123456789"))
+
+
+@pytest.mark.parametrize("model", ["mlp", "small-cnn"])
+def test_a_data_set_of_another_shape_is_refused_with_both(tmp_path: Path, model: str) -> None:
+    # small-cnn would take any size, and give an accuracy that means nothing.
+    run_dir = run_directory(tmp_path / "run", model=model)
+    with pytest.raises(DataError) as caught:
+        evaluate_run(run_dir, "evaluation_lab:larger_images", "", best=False)
+    assert "16" in str(caught.value)
+    assert "8" in caught.value.expected
+
+
+def test_evaluation_leaves_the_number_of_threads(tmp_path: Path) -> None:
+    run_dir = run_directory(tmp_path / "run", threads_per_site=3)
+    before = torch.get_num_threads()
+    evaluate_run(run_dir, "", "", best=False)
+    assert torch.get_num_threads() == before
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no model here") as caught:
+        evaluate_run(tmp_path, "", "", best=True)
+    assert caught.value.where == str(tmp_path / BEST_MODEL)
+
+
+def test_a_damaged_model_is_named(tmp_path: Path) -> None:
+    file = run_directory(tmp_path / "run") / GLOBAL_MODEL
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(RunError, match="damaged") as caught:
+        load_model(file)
+    assert caught.value.where == str(file)
+
+
+def changed_file(path: Path, **metadata: Any) -> Path:
+    task = load_task(config())
+    arrays = model_arrays(task.new_model())
+    path.write_bytes(pack_model(arrays, task.model_metadata() | metadata))
+    return path
+
+
+def test_a_model_that_cannot_be_built_here_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'not_installed' cannot be imported"):
+        load_model(changed_file(tmp_path / "model", model="not_installed:net"))
+
+
+def test_arrays_that_do_not_fit_the_model_of_their_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not fit the model") as caught:
+        load_model(changed_file(tmp_path / "model", **{"class-names": ["a", "b"]}))
+    assert caught.value.where == "array '3.weight'"
+
+
+def test_a_file_that_was_not_written_by_this_project_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(RunError, match="does not say how to rebuild the model"):
+        load_model(tmp_path / "other.safetensors")

@@ -1,0 +1,97 @@
+"""Device, number format and threads."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
+from strategies.errors import ConfigError
+from tests.mdc_flower.examples import CPU
+
+CUDA = torch.device("cuda")
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_a_gpu_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, available: bool, kind: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert pick_device("auto").type == kind
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "abacus", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="no such device") as caught:
+        pick_device(name)
+    assert (caught.value.where, caught.value.got) == ("device", name)
+    assert caught.value.expected == "auto, cpu, cuda or cuda:N"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("none", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_a_precision_that_is_asked_for_is_used(
+    device: torch.device, precision: str, dtype: torch.dtype | None
+) -> None:
+    assert pick_autocast_dtype(precision, device) is dtype
+
+
+@pytest.mark.parametrize(
+    ("abilities", "dtype"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": False}, None),
+        ({"avx2": True}, None),
+        ({}, None),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_computes_with_it(
+    monkeypatch: pytest.MonkeyPatch, abilities: Mapping[str, bool], dtype: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert pick_autocast_dtype("auto", CPU) is dtype
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, None)])
+def test_auto_is_bfloat16_where_the_gpu_computes_with_it_and_does_not_emulate_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype | None
+) -> None:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert pick_autocast_dtype("auto", CUDA) is dtype
+
+
+def settings() -> tuple[int, bool, bool]:
+    cudnn = torch.backends.cudnn
+    return torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_inside_threads_are_fixed_and_kernels_repeatable_and_after_all_is_as_before(
+    monkeypatch: pytest.MonkeyPatch, benchmark: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", benchmark)
+    before = settings()
+    with repeatable(3):
+        assert settings() == (3, True, False)
+        with repeatable(2):
+            assert settings() == (2, True, False)
+        assert settings() == (3, True, False)
+    assert settings() == before
+
+
+def test_the_settings_are_given_back_also_after_an_error() -> None:
+    before = settings()
+    with pytest.raises(ArithmeticError), repeatable(before[0] + 1):
+        raise ArithmeticError
+    assert settings() == before

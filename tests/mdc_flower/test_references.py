@@ -1,0 +1,55 @@
+"""``module:function``: found, or refused with what is wrong and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from mdc_flower.references import load_reference
+from strategies.errors import ConfigError
+
+SOURCE = """
+def seven():
+    return 7
+
+number = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def my_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a user's modules where Python finds them."""
+    (tmp_path / "reference_lab.py").write_text(SOURCE)
+    (tmp_path / "reference_needs.py").write_text("import a_library_that_is_not_here\n")
+    (tmp_path / "reference_pack").mkdir()
+    (tmp_path / "reference_pack" / "__init__.py").touch()
+    (tmp_path / "reference_pack" / "inner.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["reference_lab", "reference_pack.inner"])
+def test_a_function_is_found_by_its_module_and_name(module: str) -> None:
+    assert load_reference(f"{module}:seven", "dataset")() == 7
+
+
+@pytest.mark.parametrize(
+    ("reference", "named"),
+    [
+        ("reference_nowhere:load", "module 'reference_nowhere' cannot be imported"),
+        ("reference_needs:load", "No module named 'a_library_that_is_not_here'"),
+        ("reference_lab:eight", "module 'reference_lab' has no function 'eight'"),
+        ("reference_lab:number", "module 'reference_lab' has no function 'number'"),
+        ("reference_lab:", "module 'reference_lab' has no function ''"),
+        (":seven", "cannot be imported"),
+        (".reference_lab:seven", "cannot be imported"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(reference: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_reference(reference, "dataset")
+    assert named in str(caught.value)
+    assert (caught.value.where, caught.value.got) == ("dataset", reference)
+
+
+def test_a_module_that_is_not_found_is_answered_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="PYTHONPATH, at the coordinator and every site"):
+        load_reference("reference_nowhere:load", "model")

@@ -1,0 +1,1 @@
+"""Tests of simulations, laid out as the package is."""
