@@ -1,0 +1,67 @@
+"""Real data from disk: CIFAR-10 as image folders, Fashion-MNIST as Debian packages it."""
+
+import csv
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdc_flower.data import load_dataset
+from mdc_flower.data.builtin import DEBIAN_FASHION_MNIST
+from tests.integration.test_engines import mdc
+
+ROOT = Path(__file__).parents[2]
+CIFAR10 = Path(os.environ.get("MDC_TEST_DATA", "/nowhere"), "cifar10-jpeg.tar.xz")
+
+
+@pytest.fixture(scope="module")
+def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack some of CIFAR-10's image folders: 30 training and 10 test images a class."""
+    if not CIFAR10.is_file():
+        pytest.skip("MDC_TEST_DATA does not name a folder with cifar10-jpeg.tar.xz")
+    folder = tmp_path_factory.mktemp("cifar10")
+    wanted, taken = {"train": 30, "test": 10}, dict[str, int]()
+    with tarfile.open(CIFAR10) as archive:
+        for member in archive:
+            name = str(Path(member.name).parent)
+            split = name.split("/")[0]
+            if member.isfile() and taken.get(name, 0) < wanted.get(split, 0):
+                taken[name] = taken.get(name, 0) + 1
+                archive.extract(member, folder, filter="data")
+    assert len(taken) == 20, sorted(taken)
+    return folder
+
+
+def test_compare_on_image_folders_end_to_end(cifar10_folder: Path, tmp_path: Path) -> None:
+    comparison = ROOT / "simulations" / "comparisons" / "image-folder.toml"
+    done = mdc(
+        "compare", str(comparison), "--set", f"dataset=image-folder:{cifar10_folder}",
+        "--set", "epoch-budget=2", "--set", "batch-size=16", "--output", str(tmp_path / "results"),
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "results" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows] == [
+        "centralized",
+        "co-learning",
+        "FedAvg",
+        "one site alone",
+    ]
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    assert (tmp_path / "results" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fashion_mnist_is_found_where_debian_puts_it() -> None:
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    dataset = load_dataset("fashion-mnist")
+    assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
+    assert dataset.input_shape == (1, 28, 28)
+    assert dataset.class_names[9] == "Ankle boot"
+    # The customary statistics of its training images, which normalization uses.
+    pixels = np.asarray(dataset.train.inputs, dtype=np.float64) / 255
+    assert abs(float(pixels.mean()) - dataset.mean[0]) < 1e-3
+    assert abs(float(pixels.std()) - dataset.std[0]) < 1e-3
