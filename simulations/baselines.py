@@ -10,6 +10,7 @@ from mdc_flower.data import Examples
 from mdc_flower.numerics import repeatable
 from mdc_flower.task import Task, load_task
 from mdc_flower.training import evaluate, train
+from strategies.errors import ConfigError
 from strategies.round_plan import RoundPlan
 
 CURVE_POINTS = 20
@@ -56,6 +57,13 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
     kind
         ``centralized``: the union of what all sites train on; ``one-site``: site-0's part.
     """
+    if not config.epoch_budget:
+        raise ConfigError(
+            "training without exchange needs a budget",
+            where="epoch-budget",
+            got=0,
+            expected="1 or more",
+        )
     started = time.monotonic()
     task = load_task(config)
     held = task.coordinator_data(config.num_sites)

@@ -102,15 +102,18 @@ def read_comparison(path: Path) -> tuple[Comparison, list[Arm]]:
 
 def _check_arms(arms: Sequence[Arm], path: Path) -> None:
     keys = [arm.key for arm in arms]
+    with_rounds = [
+        arm.key for arm in arms if arm.table.kind == "federated" and not arm.table.rounds_of
+    ]
     for arm in arms:
         if keys.count(arm.key) > 1:
             raise ConfigError("two arms have the same file name", where=str(path), got=arm.key)
-        if arm.table.rounds_of and arm.table.rounds_of not in keys:
+        if arm.table.rounds_of and arm.table.rounds_of not in with_rounds:
             raise ConfigError(
-                "the arm whose rounds it takes is not in the comparison",
+                "the arm whose rounds it takes is not in the comparison, or has none of its own",
                 where=f"{path}, {arm.key}, rounds-of",
                 got=arm.table.rounds_of,
-                expected="one of: " + ", ".join(keys),
+                expected="one of: " + ", ".join(with_rounds),
             )
 
 
@@ -143,6 +146,7 @@ def run_comparison(
     # trained, and workers find decoded images in the cache.
     for arm in arms:
         config = arm.config(comparison.config, seed=comparison.first_seed, **_two_rounds(arm))
+        _check_budget(arm, config)
         load_task(config).new_model()
     total, done = len(arms) * comparison.num_seeds, 0
     outcomes: dict[str, dict[int, Outcome]] = {arm.key: {} for arm in arms}
@@ -156,6 +160,18 @@ def run_comparison(
                 done += 1
                 on_done(job, done, total)
     return outcomes
+
+
+def _check_budget(arm: Arm, config: RunConfig) -> None:
+    """Refuse what would leave an arm without sites to wait for, or without an equal budget."""
+    for key, value in (("num-sites", config.num_sites), ("epoch-budget", config.epoch_budget)):
+        if value == 0:
+            raise ConfigError(
+                "a comparison needs a number",
+                where=f"{arm.key}, {key}",
+                got=0,
+                expected="1 or more",
+            )
 
 
 def _two_rounds(arm: Arm) -> dict[str, int]:

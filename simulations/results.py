@@ -194,12 +194,18 @@ def draw_curves(title: str, arms: Sequence[Arm], outcomes: Outcomes, split: str)
 
 
 def _curves(by_seed: Mapping[int, Outcome], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return passes, and accuracy by seed (rows), at the points that the seeds share."""
+    """Return passes, and accuracy by seed (rows), at the points that the seeds share.
+
+    Seeds that share none, because rounds failed, are drawn by where they ended.
+    """
     series = [
         {point.epochs: getattr(point, split) for point in outcome.points}
         for _, outcome in sorted(by_seed.items())
     ]
     shared = sorted(set.intersection(*(set(one) for one in series)))
+    if not shared:
+        ends = np.array([[one[max(one)]] for one in series])
+        return np.array([max(max(one) for one in series)]), ends
     return np.array(shared), np.array([[one[epochs] for epochs in shared] for one in series])
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from logging import INFO, WARNING
 from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -162,13 +162,7 @@ class CoLearning(Strategy):
         for observer in self.observers:
             observer.round_started(plan, nodes)
         return [
-            Message(
-                train_content(arrays, plan),
-                dst_node_id=node,
-                message_type=MessageType.TRAIN,
-                group_id=str(server_round),
-                ttl=self._deadline_s,
-            )
+            self._message(node, server_round, MessageType.TRAIN, train_content(arrays, plan))
             for node in nodes.values()
         ]
 
@@ -208,13 +202,7 @@ class CoLearning(Strategy):
         nodes = self._roster.nodes
         self._open_record().sent_bytes += arrays.count_bytes() * len(nodes)
         return [
-            Message(
-                evaluate_content(arrays),
-                dst_node_id=node,
-                message_type=MessageType.EVALUATE,
-                group_id=str(server_round),
-                ttl=self._deadline_s,
-            )
+            self._message(node, server_round, MessageType.EVALUATE, evaluate_content(arrays))
             for node in nodes.values()
         ]
 
@@ -316,6 +304,16 @@ class CoLearning(Strategy):
         if server_metrics is not None:
             self._open_record().evaluation = dict(server_metrics)
             result.evaluate_metrics_serverapp[number] = server_metrics
+
+    def _message(self, node: int, server_round: int, kind: str, content: RecordDict) -> Message:
+        """Return a message that is void once its reply is no longer waited for."""
+        return Message(
+            content,
+            dst_node_id=node,
+            message_type=kind,
+            group_id=str(server_round),
+            ttl=self._deadline_s,
+        )
 
     def _judge(self, site: str, reply: Message) -> Update | Rejection:
         record, plan = self._open_record(), self._plan

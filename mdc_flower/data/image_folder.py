@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import DataSet, Examples
@@ -89,6 +89,10 @@ def _files(folder: Path, classes: Sequence[str]) -> Files:
     ]
     if not files:
         raise DataError("there are no images", where=str(folder))
+    seen = {label for _, label in files}
+    if folder.name == "train" and len(seen) < len(classes):
+        bare = next(name for label, name in enumerate(classes) if label not in seen)
+        raise DataError("the class has no images to train on", where=str(folder / bare))
     return files
 
 
@@ -128,5 +132,5 @@ def _image(file: Path) -> Image.Image:
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:  # each format's decoder raises what it likes
         raise DataError(f"the image cannot be decoded: {error}", where=str(file)) from None

@@ -96,17 +96,18 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
     columns: dict[str, Any] = {"row": order, "label": examples.labels[order]}
     if spec.kind == "natural-id":
         columns["group"] = _groups(examples, spec)[order]
-    partitioner = _partitioner(spec, len(examples))
-    partitioner.dataset = datasets.Dataset.from_dict(columns)
     try:
+        partitioner = _partitioner(spec, len(examples))
+        partitioner.dataset = datasets.Dataset.from_dict(columns)
         parts = [
             np.sort(np.asarray(partitioner.load_partition(site)["row"], dtype=np.int64))
             for site in range(spec.num_sites)
         ]
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:  # the partitioners' ways to refuse
         raise ConfigError(
             f"the examples cannot be cut so: {error}", where="partition", got=spec.kind
         ) from None
+    parts = _with_leftovers(parts, len(examples))
     if empty := [site for site, rows in enumerate(parts) if len(rows) == 0]:
         raise ConfigError(
             f"site {empty[0]} would have no examples",
@@ -115,6 +116,17 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
             hint="Use fewer sites, or a less extreme skew",
         )
     return parts
+
+
+def _with_leftovers(parts: list[Rows], num_examples: int) -> list[Rows]:
+    """Return the parts with the rows that no shard held, one each from the first site on.
+
+    Shards are of one size, so what does not divide evenly would belong to nobody.
+    """
+    left = np.setdiff1d(np.arange(num_examples), np.concatenate(parts))
+    return [
+        np.sort(np.concatenate([rows, left[site :: len(parts)]])) for site, rows in enumerate(parts)
+    ]
 
 
 def _partitioner(spec: PartitionSpec, num_examples: int) -> Any:

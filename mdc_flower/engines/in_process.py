@@ -42,20 +42,20 @@ def run_in_process(
     run_id = secrets.randbits(62)
     contexts = {
         # Node ids are as arbitrary as Flower's, so that nothing can come to rely on them.
-        secrets.randbits(62): _context(
-            run_id, config, {PARTITION_ID_KEY: site, NUM_PARTITIONS_KEY: num_sites}
+        (node := secrets.randbits(62)): _context(
+            run_id, node, config, {PARTITION_ID_KEY: site, NUM_PARTITIONS_KEY: num_sites}
         )
         for site in range(num_sites)
     }
     with _identity(run_id), _warnings_only():
         grid = InProcessGrid(client, contexts)
-        server(grid, _context(run_id, config, {}))
+        server(grid, _context(run_id, SUPERLINK_NODE_ID, config, {}))
 
 
-def _context(run_id: int, config: RunConfig, node_config: dict[str, int]) -> Context:
+def _context(run_id: int, node_id: int, config: RunConfig, node_config: dict[str, int]) -> Context:
     return Context(
         run_id=run_id,
-        node_id=SUPERLINK_NODE_ID,
+        node_id=node_id,
         node_config=dict(node_config),
         state=RecordDict(),
         run_config=dict(config.to_flower()),

@@ -42,10 +42,9 @@ def numbered(count: int, num_classes: int = 2, groups: Sequence[object] | None =
 
 def dataset_of(train: Examples, test: Examples, num_classes: int = 2, **changes: Any) -> DataSet:
     """Return a data set with classes named by their numbers."""
+    fields: dict[str, Any] = {"name": "numbers", "train": train, "test": test}
     names = [str(label) for label in range(num_classes)]
-    return DataSet(
-        **({"name": "numbers", "train": train, "test": test} | changes), class_names=names
-    )
+    return DataSet(**(fields | changes), class_names=names)
 
 
 def vectors(rows: Sequence[Sequence[float]], labels: Sequence[int]) -> Tensors:

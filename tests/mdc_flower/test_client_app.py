@@ -60,7 +60,8 @@ def client_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def context(node_config: dict[str, Any] | None = None, **run_keys: Any) -> Context:
     """Return the context of partition 0 of 2, or of another node."""
-    node = {"partition-id": 0, "num-partitions": 2} if node_config is None else node_config
+    node: dict[str, Any] = {"partition-id": 0, "num-partitions": 2}
+    node = node if node_config is None else node_config
     run = RUN | {key.replace("_", "-"): value for key, value in run_keys.items()}
     return Context(run_id=22, node_id=NODE, node_config=node, state=RecordDict(), run_config=run)
 
@@ -273,7 +274,7 @@ def test_training_and_evaluation_are_on_the_configs_threads(
         "def net(shape, classes):\n"
         "    return Net(64, classes)\n"
     )
-    keys = {"model": "client_threads:net", "threads_per_site": 3}
+    keys: dict[str, Any] = {"model": "client_threads:net", "threads_per_site": 3}
     arrays = initial(**keys)
     import client_threads  # type: ignore[import-not-found]
 

@@ -253,7 +253,7 @@ def test_plain_sgd_without_momentum_is_allowed() -> None:
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        RunConfig().seed = 2  # type: ignore[misc]
+        RunConfig().seed = 2
 
 
 @pytest.mark.parametrize("values", [{}, OTHER_VALUES, {"local-steps": 5, "num-rounds": 2}])
@@ -273,68 +273,52 @@ def test_a_whole_number_is_kept_as_the_float_that_its_key_takes() -> None:
     assert (type(value), value) == (float, 1.0)
 
 
+SCHEDULE = {"lr-max": 0.4, "lr-min-fraction": 0.5, "lr-shape": "triangular", "lr-max-decay": 0.9}
+ILE = {"epochs": "ile", "local-epochs": 2, "ile-epsilon": 0.125, "ile-max-epochs": 16}
+PIECE = LrSchedule(0.4, 0.5, "triangular", 0.9)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         (
-            {},
+            {**ILE, "num-rounds": 0, "epoch-budget": 30, "weighting": "examples"},
             Recipe(
-                LrSchedule(0.05, 0.25, "exponential", 1.0),
-                IncreasedLocalEpochs(5, 0.02, 40),
-                Horizon(None, 60),
+                PIECE,
+                IncreasedLocalEpochs(2, 0.125, 16),
+                Horizon(None, 30),
                 local_steps=0,
                 weighting=by_examples,
                 proximal_mu=0.0,
             ),
         ),
         (
-            {
-                "lr-max": 0.4,
-                "lr-min-fraction": 0.5,
-                "lr-shape": "triangular",
-                "lr-max-decay": 0.9,
-                "local-epochs": 2,
-                "ile-epsilon": 0.125,
-                "ile-max-epochs": 16,
-                "num-rounds": 9,
-                "epoch-budget": 30,
-                "weighting": "uniform",
-                "proximal-mu": 0.75,
-            },
-            Recipe(
-                LrSchedule(0.4, 0.5, "triangular", 0.9),
-                IncreasedLocalEpochs(2, 0.125, 16),
-                Horizon(9, 30),
-                weighting=uniform,
-                proximal_mu=0.75,
-            ),
+            {**ILE, "num-rounds": 9, "epoch-budget": 30, "weighting": "uniform"},
+            Recipe(PIECE, IncreasedLocalEpochs(2, 0.125, 16), Horizon(9, 30), weighting=uniform),
         ),
         (
             {"epochs": "fixed", "local-epochs": 3, "num-rounds": 4, "epoch-budget": 0},
-            Recipe(
-                LrSchedule(0.05, 0.25, "exponential", 1.0),
-                Fixed(3),
-                Horizon(4, None),
-                local_steps=0,
-            ),
+            Recipe(PIECE, Fixed(3), Horizon(4, None)),
         ),
         (
-            {"epochs": "spread", "num-rounds": 4, "epoch-budget": 10},
-            Recipe(LrSchedule(0.05, 0.25, "exponential", 1.0), Spread(10, 4), Horizon(4, 10)),
+            {"epochs": "spread", "num-rounds": 4, "epoch-budget": 10, "proximal-mu": 0.75},
+            Recipe(PIECE, Spread(10, 4), Horizon(4, 10), proximal_mu=0.75),
         ),
         (  # steps are not epochs: the budget, which counts in epochs, does not end the run
-            {"local-steps": 100, "epochs": "fixed", "num-rounds": 4, "epoch-budget": 10},
-            Recipe(
-                LrSchedule(0.05, 0.25, "exponential", 1.0),
-                Fixed(5),
-                Horizon(4, None),
-                local_steps=100,
-            ),
+            {
+                "local-steps": 100,
+                "epochs": "fixed",
+                "local-epochs": 5,
+                "num-rounds": 4,
+                "epoch-budget": 10,
+            },
+            Recipe(PIECE, Fixed(5), Horizon(4, None), local_steps=100),
         ),
     ],
+    ids=["ile", "ile-to-rounds", "fixed", "spread", "steps"],
 )
 def test_each_key_reaches_its_piece_of_the_recipe(values: dict[str, Any], expected: Recipe) -> None:
-    assert read_run_config(values).recipe() == expected
+    assert read_run_config({**SCHEDULE, **values}).recipe() == expected
 
 
 def pyproject() -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_arrays_by_name_may_come_in_any_order() -> None:
 
 
 def test_a_channels_last_weight_is_sent_in_the_order_of_its_shape() -> None:
-    layer = nn.Conv2d(2, 3, 2, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer = nn.Conv2d(2, 3, 2, bias=False).to(memory_format=torch.channels_last)
     array = model_arrays(layer)["weight"]
     assert array.flags.c_contiguous
     assert np.array_equal(array, layer.weight.detach().numpy())

@@ -311,7 +311,7 @@ def test_label_smoothing_mixes_the_label_with_all_classes() -> None:
 @pytest.mark.parametrize(
     "without_effect", [{"label_smoothing": 0.0}, {"clip_norm": 0.0}, {"clip_norm": 1e9}]
 )
-def test_settings_that_ask_for_nothing_change_no_bit(without_effect: dict[str, float]) -> None:
+def test_settings_that_ask_for_nothing_change_no_bit(without_effect: dict[str, Any]) -> None:
     data, orders = random_vectors(30), plan(local_epochs=3, lr_max=0.3, lr_min=0.1, shape="cosine")
     base = TrainSettings(weight_decay=0.01, batch_size=8)
     one, other = small_net(), small_net()

@@ -1,0 +1,263 @@
+"""Models by name: their outputs, their initial weights, and what is said when one does not fit."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mdc_flower.models import MODELS, build_model, check_fits
+from strategies.errors import ConfigError, ModelError
+from tests.mdc_flower.examples import same_bits
+
+LAB = """
+import torch
+from torch import nn
+
+def net(input_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+
+def doubles(input_shape, num_classes):
+    return net(input_shape, num_classes).double()
+
+def fails(input_shape, num_classes):
+    raise KeyError("a weight file")
+
+def no_module(input_shape, num_classes):
+    return "a model"
+
+class Pair(nn.Module):
+    def forward(self, inputs):
+        return inputs, inputs
+
+def pair(input_shape, num_classes):
+    return Pair()
+"""
+
+
+@pytest.fixture(autouse=True)
+def model_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a user's module where Python finds it."""
+    (tmp_path / "model_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def batch(*shape: int) -> Tensor:
+    return torch.zeros(2, *shape)
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_built_in_names_are_these() -> None:
+    assert list(MODELS) == ["mlp", "small-cnn", "resnet8", "resnet20"]
+
+
+@pytest.mark.parametrize("spec", MODELS)
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((1, 8, 8), 10), ((1, 28, 28), 10), ((3, 32, 32), 100), ((2, 4, 5), 2)]
+)
+def test_a_built_in_model_fits_every_size_of_image(
+    spec: str, shape: tuple[int, ...], classes: int
+) -> None:
+    model = build_model(spec, shape, classes, seed=1)
+    assert model(batch(*shape)).shape == (2, classes)
+    check_fits(model, spec, batch(*shape), classes)
+
+
+def test_the_perceptron_takes_vectors() -> None:
+    assert build_model("mlp", (7,), 3, seed=1)(batch(7)).shape == (2, 3)
+
+
+# Weights and biases, by hand.
+#   mlp for 8x8 and 10 classes: 64 * 64 + 64, 64 * 10 + 10.
+#   small-cnn for one channel: 9 * (1 * 32 + 32 * 64 + 64 * 64), BatchNorms 2 * (32 + 64 + 64),
+#     256 * 10 + 10.
+#   resnet8: convolution 9 * 16 and BatchNorm 2 * 16; stages of one block: 9 * 2 * 16^2 + 4 * 16;
+#     9 * (16 * 32 + 32^2) + 4 * 32 and a shortcut 16 * 32 + 2 * 32;
+#     9 * (32 * 64 + 64^2) + 4 * 64 and 32 * 64 + 2 * 64; 64 * 10 + 10.
+#   resnet20: each stage two blocks more, of 18 w^2 + 4 w at width w: 2 * (18 * (16^2 + 32^2 +
+#     64^2) + 4 * (16 + 32 + 64)).
+STAGES = (4608 + 64) + (13824 + 128 + 512 + 64) + (55296 + 256 + 2048 + 128)
+RESNET8 = 144 + 32 + STAGES + 650
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("mlp", 4096 + 64 + 640 + 10),
+        ("small-cnn", 9 * (32 + 2048 + 4096) + 2 * (32 + 64 + 64) + 2560 + 10),
+        ("resnet8", RESNET8),
+        ("resnet20", RESNET8 + 2 * (18 * (256 + 1024 + 4096) + 4 * 112)),
+    ],
+)
+def test_the_number_of_parameters_is_exact(spec: str, expected: int) -> None:
+    assert num_parameters(build_model(spec, (1, 8, 8), 10, seed=1)) == expected
+
+
+@pytest.mark.parametrize(("spec", "layers"), [("resnet8", 8), ("resnet20", 20)])
+def test_a_resnet_has_as_many_layers_as_its_name_says(spec: str, layers: int) -> None:
+    modules = build_model(spec, (3, 32, 32), 10, seed=1).modules()
+    weighted = [m for m in modules if isinstance(m, nn.Linear | nn.Conv2d)]
+    # The 1x1 convolutions of the two shortcuts are not counted by the name.
+    assert len(weighted) - 2 == layers
+
+
+# Initial weights
+
+SPECS = [*MODELS, "torchvision:resnet18", "model_lab:net"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_seed_alone_decides_the_initial_weights(spec: str) -> None:
+    torch.manual_seed(1)
+    one = build_model(spec, (3, 32, 32), 10, seed=3)
+    torch.manual_seed(2)
+    assert same_bits(one, build_model(spec, (3, 32, 32), 10, seed=3))
+    assert not same_bits(one, build_model(spec, (3, 32, 32), 10, seed=4))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_random_state_of_the_process_is_left_as_it_was(spec: str) -> None:
+    before = torch.get_rng_state()
+    build_model(spec, (3, 32, 32), 10, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_is_in_float32() -> None:
+    model = build_model("model_lab:doubles", (1, 8, 8), 10, seed=1)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+# Others' models
+
+
+def test_a_model_of_torchvision_fits_colour_images() -> None:
+    model = build_model("torchvision:resnet18", (3, 32, 32), 7, seed=1)
+    check_fits(model, "torchvision:resnet18", batch(3, 32, 32), 7)
+    # Its 11,689,512 parameters for 1000 classes, less 993 outputs of 512 weights and a bias.
+    assert num_parameters(model) == 11_689_512 - 993 * 513
+
+
+def test_a_users_function_is_given_shape_and_classes() -> None:
+    model = build_model("model_lab:net", (1, 4, 4), 3, seed=1)
+    assert num_parameters(model) == 16 * 3 + 3
+
+
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match="timm is not installed") as caught:
+        build_model("timm:resnet18", (3, 32, 32), 10, seed=1)
+    assert caught.value.got == "timm:resnet18"
+    assert "pip install 'mdc-flower[timm]'" in caught.value.hint
+
+
+def test_timm_is_asked_for_the_classes_and_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def create_model(name: str, **options: Any) -> nn.Module:
+        asked.append({"name": name, **options})
+        return nn.Linear(1, 1)
+
+    timm = ModuleType("timm")
+    timm.create_model = create_model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    build_model("timm:vit_tiny", (1, 28, 28), 10, seed=1)
+    assert asked == [{"name": "vit_tiny", "pretrained": False, "num_classes": 10, "in_chans": 1}]
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("small-cn", "Did you mean 'small-cnn'?"),
+        ("resnet18", "Did you mean 'resnet8'?"),
+        ("MLP", ""),
+        ("xyzzy", ""),
+        ("torchvision", ""),
+        ("torchvision:", ""),
+        ("timm:", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_and_all_of_them(spec: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="no such model") as caught:
+        build_model(spec, (1, 8, 8), 10, seed=1)
+    assert (caught.value.where, caught.value.got, caught.value.hint) == ("model", spec, hint)
+    assert caught.value.expected == (
+        "one of: mlp, small-cnn, resnet8, resnet20, torchvision:NAME, timm:NAME, module:function"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("torchvision:resnet19", "Unknown model resnet19"),
+        ("model_lab:fails", "KeyError: 'a weight file'"),
+        ("small-cnn", "IndexError"),  # no channels in the shape ()
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_with_what_it_was_asked_for(
+    spec: str, named: str
+) -> None:
+    with pytest.raises(ModelError, match="cannot be built") as caught:
+        build_model(spec, (), 10, seed=1)
+    assert named in str(caught.value)
+    assert caught.value.got == spec
+    assert caught.value.hint == "It was asked for inputs () and 10 classes"
+
+
+def test_a_module_that_is_not_there_is_refused_with_the_key() -> None:
+    with pytest.raises(ConfigError, match="cannot be imported") as caught:
+        build_model("no_such_lab:net", (1, 8, 8), 10, seed=1)
+    assert (caught.value.where, caught.value.got) == ("model", "no_such_lab:net")
+
+
+def test_a_function_that_returns_something_else_is_refused() -> None:
+    with pytest.raises(ModelError, match="did not return a module") as caught:
+        build_model("model_lab:no_module", (1, 8, 8), 10, seed=1)
+    assert caught.value.got == "str"
+
+
+def test_a_model_for_other_inputs_is_refused_with_the_shape() -> None:
+    model = build_model("torchvision:resnet18", (1, 8, 8), 10, seed=1)
+    with pytest.raises(ModelError, match="does not fit the data") as caught:
+        check_fits(model, "torchvision:resnet18", batch(1, 8, 8), 10)
+    assert caught.value.got == "torchvision:resnet18"
+    assert caught.value.expected == "a model that takes inputs (1, 8, 8)"
+
+
+@pytest.mark.parametrize(
+    ("model", "got"),
+    [
+        (nn.Flatten(), "(2, 64)"),
+        (nn.Identity(), "(2, 1, 8, 8)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), "(2, 9)"),
+        (nn.Flatten(0), "(128,)"),
+    ],
+)
+def test_a_model_of_other_outputs_is_refused_with_both_shapes(model: nn.Module, got: str) -> None:
+    with pytest.raises(ModelError, match="output does not fit the classes") as caught:
+        check_fits(model, "mine:net", batch(1, 8, 8), 10)
+    assert f"got {got}, expected (2, 10)" in str(caught.value)
+
+
+def test_a_model_that_returns_no_tensor_is_refused() -> None:
+    model = build_model("model_lab:pair", (1, 8, 8), 10, seed=1)
+    with pytest.raises(ModelError, match="output does not fit") as caught:
+        check_fits(model, "model_lab:pair", batch(1, 8, 8), 10)
+    assert "tuple" in str(caught.value)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_check_leaves_mode_and_statistics_as_they_were(training: bool) -> None:
+    model = build_model("small-cnn", (1, 8, 8), 10, seed=1).train(training)
+    check_fits(model, "small-cnn", torch.ones(2, 1, 8, 8), 10)
+    assert model.training is training
+    assert same_bits(model, build_model("small-cnn", (1, 8, 8), 10, seed=1))

@@ -1,0 +1,128 @@
+"""Arms: the ones that are shipped, those of a user, and what is said of a bad one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.arm import ARMS_DIR, Arm, ArmTable, load_arm
+from strategies.errors import ConfigError
+
+SHIPPED = sorted(path.stem for path in ARMS_DIR.glob("*.toml"))
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_the_arms_that_are_shipped_are_these() -> None:
+    assert SHIPPED == ["centralized", "co-learning", "fedavg", "one-site"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_arm_loads_and_makes_a_config(name: str, tmp_path: Path) -> None:
+    arm = load_arm(name, tmp_path, {})
+    assert arm.key == name
+    shared: dict[str, int | str] = {"num-sites": 3, "epoch-budget": 12}
+    more = {"num_rounds": 4} if arm.table.rounds_of else {}
+    config = arm.config(shared, seed=7, **more)
+    assert (config.num_sites, config.epoch_budget, config.seed) == (3, 12, 7)
+    for key, value in arm.values.items():
+        assert config.to_flower()[key] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("centralized", ArmTable(name="centralized", kind="centralized")),
+        ("co-learning", ArmTable(name="co-learning")),
+        ("fedavg", ArmTable.model_validate({"name": "FedAvg", "rounds-of": "co-learning"})),
+        ("one-site", ArmTable(name="one site alone", kind="one-site")),
+    ],
+)
+def test_each_shipped_arm_is_of_its_kind(name: str, table: ArmTable, tmp_path: Path) -> None:
+    assert load_arm(name, tmp_path, {}).table == table
+
+
+def test_yardsticks_differ_in_nothing_but_whose_data_they_have(tmp_path: Path) -> None:
+    centralized, alone = (load_arm(n, tmp_path, {}) for n in ("centralized", "one-site"))
+    assert centralized.values == alone.values
+
+
+def test_a_users_arm_is_found_by_its_path_from_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    file = written(tmp_path / "mine" / "slow.toml", 'lr-max = 0.01\n[arm]\nkind = "one-site"\n')
+    for reference, folder in (("mine/slow.toml", tmp_path), (str(file), Path("/"))):
+        arm = load_arm(reference, folder, {})
+        assert (arm.key, arm.name, arm.table.kind) == ("slow", "slow", "one-site")
+        assert arm.values == {"lr-max": 0.01}
+
+
+def test_an_arm_without_a_table_is_federated_and_called_by_its_file(tmp_path: Path) -> None:
+    arm = load_arm(str(written(tmp_path / "plain.toml", "seed = 3\n")), tmp_path, {})
+    assert arm.table.model_dump() == {"name": "", "kind": "federated", "rounds_of": ""}
+    assert arm.name == "plain"
+
+
+def test_overrides_go_before_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.toml", "lr-max = 0.1\nbatch-size = 8\n")
+    arm = load_arm(str(file), tmp_path, {"lr-max": 0.2, "seed": 9})
+    assert arm.values == {"lr-max": 0.2, "batch-size": 8, "seed": 9}
+
+
+def test_the_arms_keys_go_before_the_shared_ones_and_the_last_before_both() -> None:
+    arm = Arm(key="a", table=ArmTable(), values={"lr-max": 0.2, "batch-size": 8})
+    config = arm.config({"lr-max": 0.1, "batch-size": 4, "model": "mlp"}, batch_size=2)
+    assert (config.lr_max, config.batch_size, config.model) == (0.2, 2, "mlp")
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "named"),
+    [
+        ('kind = "federal"', "kind", "got 'federal'"),
+        ("name = 7", "name", "got 7"),
+        ('rounds_of = "x"', "rounds_of", "got 'x'"),  # it is written rounds-of
+        ('colour = "red"', "colour", "got 'red'"),
+    ],
+)
+def test_a_bad_table_is_refused_with_file_and_key(
+    tmp_path: Path, table: str, where: str, named: str
+) -> None:
+    file = written(tmp_path / "bad.toml", f"[arm]\n{table}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_arm(str(file), tmp_path, {})
+    assert caught.value.where == f"{file}, [arm], {where}"
+    assert named in str(caught.value)
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "bad.toml", "arm = 5\n")
+    with pytest.raises(ConfigError) as caught:
+        load_arm(str(file), tmp_path, {})
+    assert str(file) in caught.value.where
+    assert caught.value.got == 5
+
+
+@pytest.mark.parametrize("reference", ["fed-avg", "mine.toml", "arms/fedavg", ""])
+def test_an_arm_that_is_not_there_is_answered_with_those_that_are(
+    tmp_path: Path, reference: str
+) -> None:
+    with pytest.raises(ConfigError, match="no such arm") as caught:
+        load_arm(reference, tmp_path, {})
+    assert caught.value.got == reference
+    assert caught.value.expected == f"one of: {', '.join(SHIPPED)}; or the path of a TOML file"
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_arm(str(written(tmp_path / "bad.toml", "lr-max 0.1")), tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({"lr-mx": 0.1}, "Did you mean 'lr-max'"), ({"lr-max": -1}, "run config, lr-max")],
+)
+def test_keys_of_an_arm_are_checked_as_a_run_config(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Arm(key="a", table=ArmTable(), values=values).config({})

@@ -1,0 +1,154 @@
+"""The yardsticks: on whose data they train, for how long, and from which model."""
+
+import math
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from mdc_flower.config import RunConfig, read_run_config, read_site_config
+from mdc_flower.task import load_task
+from simulations.baselines import Outcome, train_without_exchange
+from strategies.errors import MdcError
+from tests.simulations import numbers
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """Forget what was noted before."""
+    numbers.trained_on.clear()
+    numbers.evaluated_on.clear()
+
+
+def config(**keys: Any) -> RunConfig:
+    values: dict[str, Any] = {
+        "dataset": "tests.simulations.numbers:numbers",
+        "model": "tests.simulations.numbers:recorder",
+        "precision": "none",
+        "num-sites": 3,
+        "partition": "size-skew",
+        "partition-size-ratio": 4.0,
+        "validation-fraction": 0.25,
+        "batch-size": 4,
+        "epoch-budget": 3,
+    }
+    return read_run_config({**values, **{k.replace("_", "-"): v for k, v in keys.items()}})
+
+
+def run(kind: str, **keys: Any) -> Outcome:
+    return train_without_exchange(config(**keys), kind)
+
+
+def site_rows(site: int, **keys: Any) -> list[float]:
+    node = read_site_config({"partition-id": site, "num-partitions": 3})
+    rows: list[float] = load_task(config(**keys)).site_data(node).train.inputs[:, 0].tolist()
+    return rows
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_centralized_trains_on_exactly_the_union_of_what_the_sites_train_on(seed: int) -> None:
+    run("centralized", seed=seed)
+    union = sorted(chain(*(site_rows(site, seed=seed) for site in range(3))))
+    # 80 rows with weights 1, 2 and 4 end at 80/7 = 11.4, 240/7 = 34.3 and 80: sizes 11, 23, 46,
+    # of which round(2.75) = 3, round(5.75) = 6 and round(11.5) = 12 are held out: 8, 17, 34.
+    assert len(union) == 8 + 17 + 34
+    assert sorted(set(chain(*numbers.trained_on))) == union
+
+
+def test_one_site_trains_on_exactly_what_site_0_trains_on() -> None:
+    run("one-site")
+    assert sorted(set(chain(*numbers.trained_on))) == sorted(site_rows(0))
+    assert len(site_rows(0)) == 8
+
+
+@pytest.mark.parametrize(
+    # Of 59 in batches of 4, the last has 3: 15 steps. Of 8: 2 steps.
+    ("kind", "num_examples", "steps"),
+    [("centralized", 59, 15), ("one-site", 8, 2)],
+)
+def test_every_epoch_passes_once_over_the_data(kind: str, num_examples: int, steps: int) -> None:
+    run(kind)
+    epochs = [numbers.trained_on[i : i + steps] for i in range(0, 3 * steps, steps)]
+    assert len(numbers.trained_on) == 3 * steps
+    for epoch in epochs:
+        seen = list(chain(*epoch))
+        assert len(seen) == len(set(seen)) == num_examples
+
+
+def test_both_are_evaluated_on_all_validation_and_all_test_examples() -> None:
+    held = load_task(config()).coordinator_data(3)
+    expected = {
+        tuple(held.validation.inputs[:, 0].tolist()),
+        tuple(held.test.inputs[:, 0].tolist()),
+    }
+    for kind in ("centralized", "one-site"):
+        numbers.evaluated_on.clear()
+        outcome = run(kind)
+        # The first evaluation is of two training examples: whether the model fits the data.
+        assert {tuple(batch) for batch in numbers.evaluated_on[1:]} == expected
+        assert len(numbers.evaluated_on) == 1 + 2 * len(outcome.points)
+
+
+# Twenty points at most, evenly, and always one at the end.
+@pytest.mark.parametrize(
+    ("budget", "epochs"),
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (20, list(range(1, 21))),
+        (41, [*range(2, 41, 2), 41]),
+        (60, list(range(3, 61, 3))),
+    ],
+)
+def test_the_curve_has_about_twenty_points_and_ends_with_the_budget(
+    budget: int, epochs: list[int]
+) -> None:
+    outcome = run("one-site", epoch_budget=budget)
+    assert [point.epochs for point in outcome.points] == epochs
+    assert {point.round for point in outcome.points} == {0}
+
+
+def test_nothing_is_exchanged_and_the_time_is_measured() -> None:
+    outcome = run("centralized")
+    assert (outcome.rounds, outcome.exchanged_bytes) == (0, 0)
+    assert math.isfinite(outcome.seconds)
+    assert outcome.seconds > 0
+
+
+def test_accuracies_are_shares_of_all_validation_and_all_test_examples() -> None:
+    # The model sees signs only, so all examples but 0 get one class: half of the test
+    # examples are right, and of the 21 validation examples a whole number is.
+    for point in run("centralized").points:
+        assert point.test == 0.5
+        assert point.validation * 21 == pytest.approx(round(point.validation * 21))
+
+
+@pytest.mark.parametrize("kind", ["centralized", "one-site"])
+def test_the_same_config_gives_the_same_curve_and_another_seed_another(kind: str) -> None:
+    def curve(seed: int) -> list[tuple[float, float]]:
+        keys = {"dataset": "digits", "model": "mlp", "max_train_examples": 200}
+        outcome = run(kind, partition="iid", seed=seed, **keys)
+        return [(point.validation, point.test) for point in outcome.points]
+
+    assert curve(1) == curve(1)
+    assert curve(1) != curve(2)
+
+
+def test_pooled_data_teach_more_than_one_sites() -> None:
+    keys: dict[str, Any] = {
+        "dataset": "digits",
+        "model": "mlp",
+        "partition": "iid",
+        "max_train_examples": 300,
+        "epoch_budget": 10,
+        "lr_shape": "cosine",
+    }
+    pooled, alone = (run(kind, **keys).points[-1].test for kind in ("centralized", "one-site"))
+    assert pooled > 0.85
+    assert pooled > alone + 0.02
+
+
+def test_a_budget_of_no_epochs_is_refused_and_no_crash() -> None:
+    # Rounds alone end a federated run; a yardstick has none to count.
+    with pytest.raises(MdcError, match="epoch-budget"):
+        run("centralized", epoch_budget=0, num_rounds=3)

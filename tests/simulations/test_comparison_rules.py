@@ -1,0 +1,139 @@
+"""What a comparison file may ask for, beside what `test_comparison` runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.arm import ARMS_DIR, load_arm
+from simulations.comparison import Comparison, read_comparison, run_comparison
+from strategies.errors import ConfigError
+
+COMPARISONS = sorted((ARMS_DIR.parent / "comparisons").glob("*.toml"))
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_shipped_comparison_makes_a_config_for_each_arm_and_seed(path: Path) -> None:
+    comparison, arms = read_comparison(path)
+    assert [arm.key for arm in arms] == comparison.arms
+    budgets = set()
+    for arm in arms:
+        more = {"num_rounds": 2} if arm.table.rounds_of else {}
+        for seed in comparison.seeds:
+            config = arm.config(comparison.config, seed=seed, **more)
+            assert config.num_sites > 0
+            budgets.add(config.epoch_budget)
+    assert len(budgets) == 1, "arms are compared at equal budgets"
+
+
+def test_seeds_follow_each_other_from_the_first(tmp_path: Path) -> None:
+    text = 'name = "x"\narms = ["co-learning"]\nnum-seeds = 3\nfirst-seed = 7\n'
+    comparison, _ = read_comparison(written(tmp_path / "c.toml", text))
+    assert comparison.seeds == [7, 8, 9]
+
+
+def test_a_comparison_needs_only_a_name_and_arms(tmp_path: Path) -> None:
+    text = 'name = "x"\narms = ["co-learning"]\n'
+    comparison, _ = read_comparison(written(tmp_path / "c.toml", text))
+    assert (comparison.seeds, comparison.config, comparison.arm_config) == ([1, 2, 3], {}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "got"),
+    [
+        ("num-seeds = 0", "num-seeds", 0),
+        ("first-seed = -1", "first-seed", -1),
+        ('config = "digits"', "config", "digits"),
+        ('arm-config = { co-learning = "fast" }', "arm-config.co-learning", "fast"),
+        ("colour = 1", "colour", 1),
+    ],
+)
+def test_a_bad_value_is_refused_with_file_and_key(
+    tmp_path: Path, text: str, where: str, got: object
+) -> None:
+    path = written(tmp_path / "c.toml", f'name = "x"\narms = ["co-learning"]\n{text}\n')
+    with pytest.raises(ConfigError) as caught:
+        read_comparison(path)
+    assert (caught.value.where, caught.value.got) == (f"{path}, {where}", got)
+
+
+def test_two_arms_of_one_file_name_are_refused_also_from_two_folders(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder / "mine.toml", "seed = 1\n")
+    path = written(tmp_path / "c.toml", 'name = "x"\narms = ["a/mine.toml", "b/mine.toml"]\n')
+    with pytest.raises(ConfigError, match="the same file name") as caught:
+        read_comparison(path)
+    assert (caught.value.where, caught.value.got) == (str(path), "mine")
+
+
+def test_an_arm_for_which_keys_are_given_must_be_there(tmp_path: Path) -> None:
+    text = 'name = "x"\narms = ["co-learning"]\n[arm-config.colearning]\nlr-max = 0.1\n'
+    with pytest.raises(ConfigError, match="no arm of the comparison") as caught:
+        read_comparison(written(tmp_path / "c.toml", text))
+    assert caught.value.where.endswith("arm-config.colearning")
+    assert caught.value.expected == "one of: co-learning"
+
+
+@pytest.mark.parametrize(
+    ("arms", "tables"),
+    [
+        ("'mine.toml'", {"mine": 'rounds-of = "mine"'}),
+        (
+            "'co-learning', 'mine.toml', 'other.toml'",
+            {"mine": 'rounds-of = "other"', "other": 'rounds-of = "co-learning"'},
+        ),
+        ("'centralized', 'mine.toml'", {"mine": 'rounds-of = "centralized"'}),
+    ],
+    ids=["its-own", "of-one-that-takes-them-too", "of-one-without-rounds"],
+)
+def test_rounds_can_be_taken_only_from_an_arm_that_has_its_own(
+    tmp_path: Path, arms: str, tables: dict[str, str]
+) -> None:
+    for name, table in tables.items():
+        written(tmp_path / f"{name}.toml", f'epochs = "spread"\n[arm]\n{table}\n')
+    path = written(tmp_path / "c.toml", f'name = "x"\narms = [{arms}]\n')
+    with pytest.raises(ConfigError, match="rounds"):
+        read_comparison(path)
+
+
+SMALL: dict[str, Any] = {
+    "model": "mlp",
+    "max-train-examples": 40,
+    "epoch-budget": 1,
+    "local-epochs": 1,
+    "wait-for-sites-s": 0.1,
+}
+
+
+def test_a_federated_arm_without_a_number_of_sites_is_refused(tmp_path: Path) -> None:
+    # Nobody would come: a run would wait for wait-for-sites-s, ten minutes by default.
+    comparison = Comparison(name="x", arms=["co-learning"], num_seeds=1, config=SMALL)
+    arms = [load_arm("co-learning", tmp_path, {})]
+    with pytest.raises(ConfigError, match="num-sites"):
+        run_comparison(comparison, arms, tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"lr-mx": 0.1}, "no such key"),
+        ({"dataset": "digit"}, "no such data set"),
+        ({"model": "mpl"}, "no such model"),
+        ({"model": "torchvision:resnet18"}, "does not fit the data"),
+    ],
+)
+def test_what_is_wrong_in_the_config_is_found_before_anything_is_trained(
+    tmp_path: Path, config: dict[str, Any], named: str
+) -> None:
+    values = {**SMALL, "num-sites": 2, **config}
+    comparison = Comparison(name="x", arms=["co-learning"], num_seeds=1, config=values)
+    arms = [load_arm("co-learning", tmp_path, {})]
+    with pytest.raises(Exception, match=named):
+        run_comparison(comparison, arms, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
