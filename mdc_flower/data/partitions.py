@@ -19,6 +19,9 @@ from strategies.seeds import derive_seed
 
 Rows = NDArray[np.int64]
 
+CUT_VERSION = 1
+"""To be raised with every change of the cut, or of the seeds it uses: cached cuts are then void."""
+
 
 @dataclass(frozen=True)
 class PartitionSpec:
@@ -75,7 +78,7 @@ def partition(examples: Examples, spec: PartitionSpec) -> Partition:
     if spec.kind == "natural-id" and examples.groups is not None:
         digest.update("\0".join(map(str, examples.groups.tolist())).encode())
     arrays = cached_arrays(
-        f"partition-{digest.hexdigest()[:16]}",
+        f"partition-v{CUT_VERSION}-{digest.hexdigest()[:16]}",
         lambda: {f"{i:05d}": rows for i, rows in enumerate(_cut(examples, spec))},
     )
     return Partition(tuple(np.asarray(rows, dtype=np.int64) for rows in arrays.values()))
