@@ -36,13 +36,15 @@ def exchange(grid: Grid, messages: Iterable[Message], deadline_s: float) -> Iter
             waiting[ids[0]] = message
         else:
             yield Message(Error(NO_REPLY, "the message could not be sent"), reply_to=message)
-    while waiting and time.monotonic() - started < deadline_s:
+    while waiting:
         for reply in grid.pull_messages(list(waiting)):
             asked = waiting.pop(reply.metadata.reply_to_message_id, None)
             if asked is not None:
                 yield _from_node(reply, asked)
-        if waiting:
-            time.sleep(_pause_s(time.monotonic() - started))
+        elapsed_s = time.monotonic() - started
+        if not waiting or elapsed_s >= deadline_s:
+            break
+        time.sleep(min(_pause_s(elapsed_s), deadline_s - elapsed_s))
     for message in waiting.values():
         yield Message(Error(NO_REPLY, f"no reply within {deadline_s:g} s"), reply_to=message)
 

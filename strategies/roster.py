@@ -107,8 +107,9 @@ def wait_for_sites(
     started = time.monotonic()
     roster = Roster()
     while True:
-        left_s = max(0.1, wait_s - (time.monotonic() - started))
-        known, roster = roster, refresh(roster, grid, min(HELLO_DEADLINE_S, left_s))
+        # The last look comes after the time is over: a site may have come during the one before.
+        left_s = wait_s - (time.monotonic() - started)
+        known, roster = roster, refresh(roster, grid, min(HELLO_DEADLINE_S, max(0.1, left_s)))
         expected = num_sites or roster.num_partitions or None
         if roster != known:
             on_progress(roster, expected)
@@ -121,7 +122,7 @@ def wait_for_sites(
                 got=0,
                 expected="the number of sites that take part",
             )
-        if time.monotonic() - started >= wait_s:
+        if left_s <= 0:
             raise RunError(
                 f"only {len(roster.nodes)} of {expected or 'the expected'} sites came online "
                 f"within {wait_s:g} s",
@@ -130,4 +131,4 @@ def wait_for_sites(
                 + "".join(f"; a node refused: {why}" for why in roster.refused.values()),
                 hint="Start the missing sites, or change num-sites or wait-for-sites-s",
             )
-        time.sleep(0.2)
+        time.sleep(min(0.2, max(0.0, left_s)))

@@ -159,6 +159,13 @@ def test_a_real_site_uses_its_own_data_set() -> None:
     assert reply.content.metric_records["metrics"]["num-examples"] == 36
 
 
+def test_a_real_site_looks_for_data_in_its_own_root(tmp_path: Path) -> None:
+    node = {"site": "north", "data": "cifar10", "data-root": str(tmp_path / "mine")}
+    reply = ask_to_train(context(node, data_root=str(tmp_path / "the-runs")))
+    assert str(tmp_path / "mine") in reason(reply)
+    assert str(tmp_path / "the-runs") not in reason(reply)
+
+
 def test_an_evaluate_message_is_answered_with_metrics_of_the_sites_validation_examples() -> None:
     reply = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), context())
     verdict = judge_evaluate(reply, "site-0")

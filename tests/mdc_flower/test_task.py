@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mdc_flower
 from mdc_flower.batches import InputPipeline
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
+from mdc_flower.data import DataSet, load_dataset
+from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.task import Task, load_task
 from mdc_flower.training import TrainSettings
 from strategies.errors import ConfigError, ModelError
@@ -118,6 +121,50 @@ def test_a_sites_own_device_goes_before_the_runs() -> None:
 def test_a_task_is_loaded_once_in_a_process() -> None:
     assert task() is task()
     assert task() is not task(seed=2)
+
+
+@pytest.fixture
+def data_roots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the folders in which a built-in data set is looked for."""
+    roots: list[str] = []
+
+    def load(data_root: str) -> DataSet:
+        roots.append(data_root)
+        return load_dataset("task_lab:words")
+
+    monkeypatch.setitem(BUILTIN, "cifar10", load)
+    return roots
+
+
+def test_a_sites_own_data_root_goes_before_the_runs(data_roots: list[str]) -> None:
+    one = config(dataset="cifar10", data_root="/the/runs")
+    load_task(one)
+    load_task(one, data_root="/the/sites")
+    assert data_roots == ["/the/runs", "/the/sites"]
+
+
+def test_images_of_a_folder_are_resized_to_the_runs_size(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (5, 5)).save(tmp_path / "images" / split / name / "1.png")
+    one = task(dataset=f"image-folder:{tmp_path / 'images'}", image_size=8)
+    assert one.dataset.input_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "values"),
+    [
+        ("dirichlet", "partition_alpha", (1.0, 100.0)),
+        ("shards", "partition_shards", (3, 5)),
+        ("size-skew", "partition_size_ratio", (2.0, 3.0)),
+    ],
+)
+def test_the_settings_of_a_partition_reach_it(
+    kind: str, key: str, values: tuple[float, float]
+) -> None:
+    cuts = [task(partition=kind, **{key: value}).partition(3) for value in values]
+    assert cuts[0].sha256 != cuts[1].sha256
 
 
 def test_the_partition_follows_the_keys() -> None:

@@ -320,11 +320,13 @@ def test_settings_that_ask_for_nothing_change_no_bit(without_effect: dict[str, A
     assert same_bits(one, other)
 
 
-def test_clipping_bounds_the_norm_of_a_steps_gradient() -> None:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_clipping_bounds_the_norm_of_a_steps_gradient(dtype: torch.dtype | None) -> None:
     # The gradient at equal logits is (-1/2, 1/2), of norm 1/sqrt(2); clipped to 1/10 it is
     # (-1, 1) / (10 sqrt(2)), and one step at learning rate 1 is minus that.
     model = linear([[0.0], [0.0]])
-    fit(model, vectors([[1.0]], [0]), plan(), replace(PLAIN, clip_norm=0.1))
+    settings = replace(PLAIN, clip_norm=0.1, autocast_dtype=dtype)
+    fit(model, vectors([[1.0]], [0]), plan(), settings)
     expected = 1 / (10 * math.sqrt(2))
     torch.testing.assert_close(
         model.weight, torch.tensor([[expected], [-expected]]), rtol=1e-4, atol=0
@@ -417,6 +419,20 @@ def test_dropout_alone_depends_on_seed_round_and_site(other: dict[str, Any]) -> 
 
     assert same_bits(one_example(), one_example())
     assert not same_bits(one_example(), one_example(**other))
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 2}, {"round": 2}, {"site": "south"}], ids=["seed", "round", "site"]
+)
+def test_the_order_alone_depends_on_seed_round_and_site(other: dict[str, Any]) -> None:
+    def order(site: str = "north", **changes: int) -> list[list[float]]:
+        model = Recorder()
+        data = vectors([[float(i)] for i in range(20)], [0] * 20)
+        fit(model, data, plan(**changes), replace(PLAIN, batch_size=4), site)
+        return model.batches
+
+    assert order() == order()
+    assert order() != order(**other)
 
 
 def test_the_random_state_of_the_process_is_left_as_it_was() -> None:

@@ -1,6 +1,7 @@
 """The round loop, end to end: sites that do linear arithmetic on a grid in memory."""
 
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -539,6 +540,21 @@ def test_the_record_holds_the_plan_with_the_id_that_the_sites_saw() -> None:
     (plan,) = a.plans
     assert watcher.records[0].plan == {**plan.model_dump(), "plan_id": plan.plan_id}
     assert watcher.records[0].to_dict()["plan"]["plan_id"] == plan.plan_id
+
+
+def test_the_record_says_how_long_the_round_took() -> None:
+    watcher, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1))
+    assert all(record.seconds > 0.0 for record in watcher.records)
+
+
+def test_the_method_is_logged_once_before_the_first_round(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, logger="flwr"):
+        run(grid_of(*two_sites()), co_learning(2, 0.1, 1, 0.01, 8))
+    messages = [record.getMessage() for record in caplog.records]
+    for part in ("LrSchedule(lr_max=0.1", "IncreasedLocalEpochs(initial=1", "Horizon(num_rounds"):
+        assert sum(part in message for message in messages) == 1, part
 
 
 def test_a_run_repeated_is_the_same_in_every_bit_and_every_plan() -> None:

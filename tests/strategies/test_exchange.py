@@ -1,10 +1,13 @@
 """The exchange: one reply for each message, and always a word on whose it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 
+from strategies import exchange as exchange_module
 from strategies.exchange import NO_REPLY, exchange
 from tests.strategies.fakes import NODE_IDS, FakeGrid, from_superlink
 
@@ -127,3 +130,68 @@ def test_without_messages_nothing_is_waited_for() -> None:
     empty = grid()
     assert list(exchange(empty, [], 60.0)) == []
     assert empty.num_pulls == 0
+
+
+def test_the_code_of_a_missing_reply_is_flowers_own() -> None:
+    assert NO_REPLY == ErrorCode.NODE_UNAVAILABLE
+
+
+class Clock:
+    """Stands in for the module `time`: it moves when someone sleeps, and only then."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+class TimedGrid(FakeGrid):
+    """Hands no reply out before some time."""
+
+    def __init__(self, clock: Clock, ready_after_s: float) -> None:
+        super().__init__({A: answers("a")})
+        self.clock = clock
+        self.ready_at = clock.now + ready_after_s
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return super().pull_messages(message_ids) if self.clock.now >= self.ready_at else []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(exchange_module, "time", clock)
+    return clock
+
+
+def test_it_looks_often_at_first_and_at_least_once_a_second_later(clock: Clock) -> None:
+    (reply,) = exchange(TimedGrid(clock, ready_after_s=200.0), messages(A), 300.0)
+    assert said(reply) == "a"
+    # A fiftieth of the time waited so far, but no less than 20 ms and no more than 1 s.
+    elapsed_s = 0.0
+    for pause in clock.pauses:
+        assert pause == pytest.approx(min(1.0, max(0.02, elapsed_s / 50)))
+        elapsed_s += pause
+    assert 200.0 <= elapsed_s <= 201.0
+
+
+def test_once_every_reply_is_there_it_does_not_pause(clock: Clock) -> None:
+    assert len(list(exchange(grid(), messages(A, B), 300.0))) == 2
+    assert clock.pauses == []
+
+
+def test_the_deadline_is_kept_on_the_clock(clock: Clock) -> None:
+    (reply,) = exchange(FakeGrid({A: silent}), messages(A), 10.0)
+    assert reply.error.reason == "no reply within 10 s"
+    assert sum(clock.pauses) == pytest.approx(10.0)
+
+
+def test_a_reply_that_came_just_before_the_deadline_counts(clock: Clock) -> None:
+    (reply,) = exchange(TimedGrid(clock, ready_after_s=9.999), messages(A), 10.0)
+    assert reply.has_content()

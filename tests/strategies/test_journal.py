@@ -206,6 +206,27 @@ def test_a_file_is_on_disk_before_it_has_its_name(
     assert path.read_bytes() == b"content"
 
 
+def test_a_file_has_all_its_content_when_it_is_forced_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(os.fstat(descriptor).st_size))
+    write_atomically(tmp_path / "model", b"content")
+    assert forced[0] == len(b"content")
+
+
+def test_each_line_of_a_log_is_forced_to_disk_whole(
+    journal: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: forced.append(os.fstat(descriptor).st_size))
+    sizes = []
+    for number in (1, 2):
+        journal.event("probe", number=number)
+        sizes.append((journal.path / EVENTS).stat().st_size)
+    assert forced == sizes
+
+
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside_it(
     journal: RunDirectory,
 ) -> None:

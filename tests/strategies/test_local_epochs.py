@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -63,6 +64,11 @@ def test_a_failed_round_leaves_ile_as_it_was() -> None:
 @pytest.mark.parametrize("change", [math.inf, math.nan])
 def test_a_change_that_is_not_a_number_is_not_a_settled_model(change: float) -> None:
     assert epochs_of(ILE, [change]) == [5, 5]
+
+
+def test_a_state_cannot_be_changed_behind_a_controllers_back() -> None:
+    with pytest.raises(FrozenInstanceError):
+        ILE.start().local_epochs = 80  # type: ignore[misc]
 
 
 def test_ile_changes_nothing_but_the_local_epochs() -> None:

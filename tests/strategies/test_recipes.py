@@ -68,6 +68,13 @@ def test_a_peak_that_decays_does_so_by_one_factor_a_round() -> None:
     assert [schedule.peak(rounds) for rounds in range(4)] == [1.0, 0.5, 0.25, 0.125]
 
 
+def test_unless_told_otherwise_a_cycle_falls_exponentially_to_a_quarter_of_its_peak() -> None:
+    (plan,) = plans_of(Recipe(LrSchedule(1.0), Fixed(1), Horizon(1, None)))
+    assert [plan.lr_at(progress) for progress in (0, 0.5, 1)] == [1.0, 0.5, 0.25]
+    method = co_learning(1, lr_max=1.0, initial_epochs=1, epsilon=0.01, max_epochs=8)
+    assert [cycle.lr_at(1) for cycle in plans_of(method)] == [0.25]
+
+
 def test_rounds_are_numbered_from_one() -> None:
     assert [plan.round for plan in plans_of(fedavg(3, 5, 0.1))] == [1, 2, 3]
 

@@ -98,6 +98,14 @@ def test_a_good_reply_is_still_good_after_the_wire() -> None:
     assert isinstance(judge(content), Update)
 
 
+def test_one_example_is_enough() -> None:
+    content = good_content()
+    content.metric_records[METRICS][NUM_EXAMPLES] = 1
+    update = judge(content)
+    assert isinstance(update, Update)
+    assert update.num_examples == 1
+
+
 def test_an_update_has_the_arrays_in_the_global_models_order() -> None:
     content = good_content()
     backwards = dict(reversed(local_arrays().items()))
@@ -165,6 +173,16 @@ def with_weight_data(data: bytes, stype: str = "numpy.ndarray") -> Spoil:
 
     def spoil(content: RecordDict) -> None:
         content.array_records[ARRAYS]["weight"] = Array("float32", (2, 3), stype, data)
+
+    return spoil
+
+
+def with_weight_header(dtype: str, shape: tuple[int, ...]) -> Spoil:
+    """Claim this header over the right data for ``weight``."""
+    data = npy(np.zeros((2, 3), np.float32))
+
+    def spoil(content: RecordDict) -> None:
+        content.array_records[ARRAYS]["weight"] = Array(dtype, shape, "numpy.ndarray", data)
 
     return spoil
 
@@ -257,6 +275,18 @@ BAD_REPLIES = [
         "got int32[2, 3]",
         "expected float32[2, 3]",
     ),
+    case(
+        "another shape claimed over right data",
+        with_weight_header("float32", (3, 2)),
+        "'weight'",
+        "got float32[3, 2]",
+    ),
+    case(
+        "another dtype claimed over right data",
+        with_weight_header("float64", (2, 3)),
+        "'weight'",
+        "got float64[2, 3]",
+    ),
 ]
 
 
@@ -291,6 +321,7 @@ def test_a_reply_with_nothing_in_it_is_rejected() -> None:
     assert isinstance(judge(RecordDict()), Rejection)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_whatever_the_bytes_of_an_array_the_gate_returns_a_verdict() -> None:
     # One to six bytes of the header of a good file replaced, 400 times, always the same ones.
     good = npy(np.zeros((2, 3), np.float32))

@@ -153,6 +153,26 @@ def test_sites_that_come_while_it_waits_are_counted_and_reported_one_change_at_a
     assert reported == [(["site-a"], 2), (["site-a", "site-b"], 2)]
 
 
+def test_a_look_that_finds_no_change_is_not_reported() -> None:
+    reported: list[list[str]] = []
+    with pytest.raises(RunError, match="only 1 of 2"):
+        wait_for_sites(
+            grid_of(LinearSite("site-a")),
+            2,
+            WAIT_S,
+            lambda roster, expected: reported.append(list(roster.nodes)),
+        )
+    assert reported == [["site-a"]]
+
+
+def test_a_site_that_comes_while_another_node_is_silent_is_not_overlooked() -> None:
+    def silent_while_another_comes(message: Message) -> None:
+        grid.nodes[B] = LinearSite("site-b")
+
+    grid = grid_of(silent_while_another_comes)
+    assert list(wait_for_sites(grid, 1, WAIT_S).nodes) == ["site-b"]
+
+
 def test_without_a_number_all_simulated_sites_are_waited_for() -> None:
     sites = [LinearSite(f"site-{index}", num_partitions=3) for index in range(3)]
     grid = grid_of(sites[0])

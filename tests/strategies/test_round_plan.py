@@ -241,7 +241,10 @@ def test_an_unknown_field_or_value_is_refused_by_name(name: str, value: Any) -> 
 def test_fields_that_do_not_fit_together_are_refused_by_name(
     changes: dict[str, Any], named: str
 ) -> None:
-    assert named in str(refusal(**changes))
+    error = refusal(**changes)
+    assert error.where == "round plan, as a whole"
+    assert named in str(error)
+    assert error.got is None  # the whole plan would say nothing
 
 
 @pytest.mark.parametrize(
@@ -285,6 +288,12 @@ def test_equal_plans_have_one_id_which_no_release_may_change() -> None:
         '"shape": "exponential", "version": 1}'
     )
     assert plan().plan_id == plan().plan_id == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_plan_counts_in_epochs_or_in_steps_and_the_other_is_zero() -> None:
+    common: dict[str, Any] = {"round": 1, "lr_max": 1.0, "lr_min": 0.25, "seed": 7}
+    assert RoundPlan(local_epochs=2, **common).local_steps == 0
+    assert RoundPlan(local_steps=9, **common).local_epochs == 0
 
 
 def test_a_plan_cannot_be_changed() -> None:
