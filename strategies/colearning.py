@@ -46,7 +46,7 @@ class RoundRecord:
     plan : dict
         The round plan, with its id.
     participants : dict
-        Metrics of each site whose update was averaged, and its ``received_bytes``.
+        Metrics of each site whose update was averaged.
     dropped : dict
         Reason for each site whose reply did not count.
     relative_change : float or None

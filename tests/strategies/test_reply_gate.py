@@ -98,12 +98,15 @@ def test_a_good_reply_is_still_good_after_the_wire() -> None:
     assert isinstance(judge(content), Update)
 
 
-def test_one_example_is_enough() -> None:
+@pytest.mark.parametrize("num_examples", [1, 2**53])
+def test_from_one_example_to_the_largest_exact_weight_every_count_is_good(
+    num_examples: int,
+) -> None:
     content = good_content()
-    content.metric_records[METRICS][NUM_EXAMPLES] = 1
+    content.metric_records[METRICS][NUM_EXAMPLES] = num_examples
     update = judge(content)
     assert isinstance(update, Update)
-    assert update.num_examples == 1
+    assert update.num_examples == num_examples
 
 
 def test_an_update_has_the_arrays_in_the_global_models_order() -> None:
@@ -214,6 +217,7 @@ BAD_REPLIES = [
     case("negative examples", with_metric(NUM_EXAMPLES, -5), "'num-examples' is -5"),
     case("half an example", with_metric(NUM_EXAMPLES, 0.5), "'num-examples' is 0.5"),
     case("fractional examples", with_metric(NUM_EXAMPLES, 1.5), "'num-examples' is 1.5"),
+    case("examples beyond float64", with_metric(NUM_EXAMPLES, 2**53 + 1), "'num-examples' is"),
     case("absurdly many examples", with_metric(NUM_EXAMPLES, 1e308), "'num-examples' is 1e+308"),
     case("no arrays", no_arrays, "'weight' is missing", "4 of 4"),
     case("missing array", without_array("bias"), "'bias' is missing", "1 of 4"),

@@ -292,8 +292,8 @@ def test_equal_plans_have_one_id_which_no_release_may_change() -> None:
 
 def test_a_plan_counts_in_epochs_or_in_steps_and_the_other_is_zero() -> None:
     common: dict[str, Any] = {"round": 1, "lr_max": 1.0, "lr_min": 0.25, "seed": 7}
-    assert RoundPlan(local_epochs=2, **common).local_steps == 0
-    assert RoundPlan(local_steps=9, **common).local_epochs == 0
+    assert RoundPlan(local_epochs=1, **common).local_steps == 0
+    assert RoundPlan(local_steps=1, **common).local_epochs == 0
 
 
 def test_a_plan_cannot_be_changed() -> None:
