@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from PIL import Image
 
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.data import load_dataset
+from mdc_flower.data import DataSet, load_dataset
+from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.evaluation import evaluate_run, load_model
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import load_task
@@ -114,6 +116,34 @@ def test_the_runs_limit_of_test_examples_holds(tmp_path: Path) -> None:
     result = evaluate_run(run_dir, "", "", best=False)
     assert result["num-examples"] == 40
     assert result["accuracy"] == accuracy_of(2, max_test_examples=40)
+
+
+def test_the_runs_data_root_holds_unless_another_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots: list[str] = []
+
+    def load(data_root: str) -> DataSet:
+        roots.append(data_root)
+        return load_dataset("digits")
+
+    monkeypatch.setitem(BUILTIN, "cifar10", load)
+    run_dir = run_directory(tmp_path / "run", dataset="cifar10", data_root="/the/runs")
+    load_dataset.cache_clear()
+    roots.clear()
+    evaluate_run(run_dir, "", "", best=False)
+    evaluate_run(run_dir, "", "/another", best=False)
+    assert roots == ["/the/runs", "/another"]
+
+
+def test_images_of_a_folder_are_resized_as_in_the_run(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (5, 5)).save(tmp_path / "images" / split / name / "1.png")
+    spec = f"image-folder:{tmp_path / 'images'}"
+    run_dir = run_directory(tmp_path / "run", dataset=spec, image_size=8)
+    assert evaluate_run(run_dir, "", "", best=False)["num-examples"] == 2
 
 
 def test_another_data_set_of_the_same_classes_is_normalized_as_the_models_own(

@@ -5,11 +5,14 @@ from itertools import chain
 from typing import Any
 
 import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.task import load_task
 from simulations.baselines import Outcome, train_without_exchange
 from strategies.errors import MdcError
+from strategies.round_plan import CycleShape, RoundPlan
 from tests.simulations import numbers
 
 
@@ -73,6 +76,33 @@ def test_every_epoch_passes_once_over_the_data(kind: str, num_examples: int, ste
     for epoch in epochs:
         seen = list(chain(*epoch))
         assert len(seen) == len(set(seen)) == num_examples
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear", "exponential"])
+def test_the_learning_rate_makes_one_cycle_over_the_whole_budget(shape: CycleShape) -> None:
+    rates: list[float] = []
+
+    def record(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    handle = register_optimizer_step_pre_hook(record)
+    run("one-site", lr_shape=shape, lr_max=0.5, lr_min_fraction=0.25)
+    handle.remove()
+    # Three epochs of 8 examples in batches of 4: six steps.
+    cycle = RoundPlan(round=1, local_epochs=3, lr_max=0.5, lr_min=0.125, shape=shape, seed=1)
+    assert rates == [cycle.lr_at(step / 5) for step in range(6)]
+
+
+def test_the_order_of_the_examples_depends_on_the_seed() -> None:
+    def order(seed: int) -> list[int]:
+        """Return the order of the first epoch, as places among the examples trained on."""
+        numbers.trained_on.clear()
+        run("centralized", seed=seed)
+        first = list(chain(*numbers.trained_on[:15]))
+        return [sorted(first).index(row) for row in first]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
 
 
 def test_both_are_evaluated_on_all_validation_and_all_test_examples() -> None:

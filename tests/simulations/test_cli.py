@@ -23,12 +23,12 @@ SHARED: dict[str, Any] = {"model": "mlp", "num-sites": 2, "epoch-budget": 4}
 FILE = """
 name = "two arms"
 arms = ["centralized", "fedavg", "co-learning"]
-num-seeds = 2
+num-seeds = 7
 
 [config]
 model = "mlp"
 num-sites = 2
-epoch-budget = 4
+epoch-budget = 6
 """
 
 
@@ -103,7 +103,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
         patch.setenv("MDC_CACHE_DIR", str(folder / "cache"))
         patch.chdir(folder)
         (folder / "two.toml").write_text(FILE)
-        result = mdc("compare", "two.toml", "--output", "out", "--workers", "1")
+        # The options go before the file, which has seven seeds and a budget of 6.
+        options = ["--seeds", "2", "--set", "epoch-budget=4", "--workers", "1"]
+        result = mdc("compare", "two.toml", "--output", "out", *options)
     signal.signal(signal.SIGTERM, handler)
     sys.path[:] = path
     return output, result

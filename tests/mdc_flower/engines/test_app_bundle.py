@@ -82,7 +82,9 @@ def test_from_a_wheel_the_project_files_come_out_of_the_package(
 def test_nothing_but_sources_is_taken_from_the_packages(installed: Path, tmp_path: Path) -> None:
     for name in ("pyproject.toml", "LICENSE"):
         (installed / name).write_text("beside the packages")
-    assert files_below(stage_app(tmp_path / "app")) == EXPECTED
+    target = stage_app(tmp_path / "app")
+    assert files_below(target) == EXPECTED
+    assert not list(target.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize("missing", ["pyproject.toml", "LICENSE"])

@@ -252,16 +252,19 @@ def test_the_identity_is_given_back(
 
 
 def test_what_the_server_app_raises_is_raised_and_all_is_given_back(
-    tmp_path: Path, client: ClientApp, some_identity: list[int | None]
+    tmp_path: Path,
+    client: ClientApp,
+    some_identity: list[int | None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def main(grid: Grid, context: Context) -> None:
         raise ArithmeticError("no more")
 
-    level = logging.getLogger("flwr").level
+    monkeypatch.setattr(logging.getLogger("flwr"), "level", logging.INFO)
     with pytest.raises(ArithmeticError, match="no more"):
         run_in_process(config(tmp_path), 1, server_that(main), client)
     assert identity_now() == some_identity
-    assert logging.getLogger("flwr").level == level
+    assert logging.getLogger("flwr").level == logging.INFO
 
 
 def test_an_error_of_a_site_does_not_end_the_run(tmp_path: Path, client: ClientApp) -> None:
