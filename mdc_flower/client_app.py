@@ -12,7 +12,7 @@ from flwr.common import log
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.numerics import repeatable
-from mdc_flower.site_client import SiteClient, model_arrays
+from mdc_flower.site_client import SiteClient
 from mdc_flower.task import load_task
 from strategies.errors import ModelError
 from strategies.messages import (
@@ -89,8 +89,12 @@ def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
         return Message(work(), reply_to=message)
     except Exception as error:
         log(ERROR, "%s failed", message.metadata.message_type, exc_info=error)
-        reason = f"{type(error).__name__}: {error}"
-        return Message(Error(RAISED, reason), reply_to=message)
+        return raised_reply(message, error)
+
+
+def raised_reply(message: Message, error: Exception) -> Message:
+    """Return the error reply of a ClientApp that raised: type and message, no trace."""
+    return Message(Error(RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
 
 
 def _site(context: Context) -> tuple[SiteClient, RunConfig]:
@@ -115,7 +119,7 @@ def _site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
 def _model_in(message: Message, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
     """Return names and arrays of the model in a message, if its names are the site's own."""
     arrays = record_to_arrays(message.content.array_records[ARRAYS])
-    own = list(model_arrays(client.model))
+    own = list(client.model.state_dict())
     if list(arrays) != own:
         misfits = [(a, b) for a, b in zip(arrays, own, strict=False) if a != b]
         got, expected = misfits[0] if misfits else (f"{len(arrays)} arrays", f"{len(own)}")

@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from mdc_flower import __version__
 from mdc_flower.batches import Tensors
@@ -88,7 +89,7 @@ def _run(grid: Grid, task: Task, record: RunDirectory) -> dict[str, Any]:
         grid,
         arrays_to_record(model_arrays(model)),
         timeout=config.round_deadline_s,
-        evaluate_fn=_evaluate_fn(task, data),
+        evaluate_fn=_evaluate_fn(task, model, data),
     )
     rounds = read_history(record.path)
     succeeded = [line for line in rounds if not line["failed"]]
@@ -133,9 +134,11 @@ def _partition_facts(task: Task, num_partitions: int) -> dict[str, Any]:
     }
 
 
-def _evaluate_fn(task: Task, data: CoordinatorData) -> EvaluateFn:
-    """Return the function that evaluates a global model on validation and test examples."""
-    model = task.new_model()
+def _evaluate_fn(task: Task, model: nn.Module, data: CoordinatorData) -> EvaluateFn:
+    """Return the function that evaluates a global model on validation and test examples.
+
+    ``model`` is overwritten with each global model.
+    """
     splits = {
         name: Tensors.of(examples)
         for name, examples in (("validation", data.validation), ("test", data.test))

@@ -14,7 +14,7 @@ from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import SiteData
 from mdc_flower.training import TrainSettings, evaluate, train
 from strategies.errors import ModelError
-from strategies.reply_gate import ArraySpec, specs_of
+from strategies.reply_gate import ArraySpec
 from strategies.round_plan import RoundPlan
 
 
@@ -157,9 +157,10 @@ def load_arrays(
         odd = sorted(set(named) ^ set(state))[0]
         side = "is missing" if odd in state else "is not in the model"
         raise ModelError(f"array {odd!r} {side}", where="model", got=f"{len(named)} arrays")
-    for name, own in specs_of(model_arrays(model)).items():
+    for name, tensor in state.items():
         array = named[name]
         got = ArraySpec(array.shape, str(array.dtype))
+        own = ArraySpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         if got != own:
             raise ModelError(
                 "the array does not fit the model",

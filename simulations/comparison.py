@@ -19,7 +19,7 @@ from mdc_flower.task import load_task
 from simulations.arm import Arm, load_arm
 from simulations.baselines import Outcome, Point, train_without_exchange
 from strategies.errors import ConfigError
-from strategies.journal import SUMMARY, read_history
+from strategies.journal import SUMMARY, read_history, write_atomically
 
 RESULT = "result.json"
 
@@ -215,9 +215,7 @@ def run_job(job: Job) -> Outcome:
         outcome = train_without_exchange(job.config, job.arm.table.kind)
     job.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"config": job.config.to_flower(), "outcome": asdict(outcome)})
-    temporary = job.folder / f".{RESULT}.tmp"
-    temporary.write_text(text)
-    temporary.rename(job.folder / RESULT)
+    write_atomically(job.folder / RESULT, text.encode())
     return outcome
 
 

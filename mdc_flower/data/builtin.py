@@ -22,7 +22,7 @@ def load_digits() -> DataSet:
     """Return scikit-learn's digits: 1,797 real 8x8 images, one channel, values 0 to 16.
 
     scikit-learn gives no split, so this one is fixed here: of every class, each fifth image
-    is a test image (358 in all). Values are scaled to 0 to 255.
+    is a test image (355 in all). Values are scaled to 0 to 255.
     """
     from sklearn.datasets import load_digits as read
 

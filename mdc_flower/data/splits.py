@@ -51,7 +51,7 @@ def site_data(
     validation_fraction
         Share held out, in (0, 1); at least one example stays.
     """
-    train, held = _splits(dataset, partition, seed, validation_fraction)[max(partition_id, 0)]
+    train, held = _split(dataset, partition, max(partition_id, 0), seed, validation_fraction)
     return SiteData(dataset.train.take(train), dataset.train.take(held))
 
 
@@ -63,7 +63,10 @@ def coordinator_data(
     With ``partition`` None the sites are real and hold data of their own; the coordinator
     then cuts its own data set as if it were one site.
     """
-    splits = _splits(dataset, partition, seed, validation_fraction)
+    num_parts = len(partition.rows) if partition else 1
+    splits = [
+        _split(dataset, partition, part, seed, validation_fraction) for part in range(num_parts)
+    ]
     return CoordinatorData(
         pooled=dataset.train.take(np.sort(np.concatenate([train for train, _ in splits]))),
         validation=dataset.train.take(np.sort(np.concatenate([held for _, held in splits]))),
@@ -71,15 +74,12 @@ def coordinator_data(
     )
 
 
-def _splits(
-    dataset: DataSet, partition: Partition | None, seed: int, fraction: float
-) -> list[tuple[Rows, Rows]]:
-    """Return the rows to train on and the rows held out, for each part."""
-    parts = partition.rows if partition else (np.arange(len(dataset.train)),)
-    return [
-        _hold_out(rows, derive_seed(seed, "validation", i), fraction)
-        for i, rows in enumerate(parts)
-    ]
+def _split(
+    dataset: DataSet, partition: Partition | None, part: int, seed: int, fraction: float
+) -> tuple[Rows, Rows]:
+    """Return the rows of one part to train on, and those held out."""
+    rows = partition.rows[part] if partition else np.arange(len(dataset.train))
+    return _hold_out(rows, derive_seed(seed, "validation", part), fraction)
 
 
 def _hold_out(rows: Rows, seed: int, fraction: float) -> tuple[Rows, Rows]:

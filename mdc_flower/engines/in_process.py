@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
@@ -134,7 +134,7 @@ class InProcessGrid(Grid):
         try:
             return self._client(message, context)
         except Exception as error:  # as on every engine: a ClientApp's error is a reply
-            return Message(Error(2, f"{type(error).__name__}: {error}"), reply_to=message)
+            return client_app.raised_reply(message, error)
 
 
 @contextmanager

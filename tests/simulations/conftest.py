@@ -1,42 +1,5 @@
-"""What every test of the package needs: a cache of its own, one thread, and no network."""
+"""What every test of the package needs: isolation from the machine."""
 
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NoReturn
-from urllib.error import URLError
+from tests.isolation import cache, offline, one_thread
 
-import pytest
-import torch
-
-from mdc_flower.data import load_dataset
-from mdc_flower.task import load_task
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: what is computed here is so small that more of them only wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep derived files in a folder of the test's own, and forget what was loaded before."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("MDC_CACHE_DIR", str(folder))
-    load_dataset.cache_clear()
-    load_task.cache_clear()
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse every download at once, as a machine without a network does."""
-
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise URLError("no network in tests")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+__all__ = ["cache", "offline", "one_thread"]
