@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
@@ -36,3 +37,15 @@ def summary_of(run_dir: Path) -> dict[str, Any]:
     """Return a run's summary."""
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
+
+
+def stop_local_superlink(port: int) -> None:
+    """Stop the SuperLink that `flwr run` started on this port and left behind."""
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if str(port) in line and "--simulation" in line:
+            process.terminate()
+            process.wait(30)

@@ -1,16 +1,14 @@
 """Plain `flwr run . --stream`, as Flower's documentation has it, with its own local SuperLink."""
 
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mdc_flower.engines.flower_processes import environment, free_port, script
 from strategies.journal import read_history
-from tests.integration.conftest import summary_of
+from tests.integration.conftest import stop_local_superlink, summary_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,14 +22,7 @@ def flower_env(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
         "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
     }
-    for process in psutil.process_iter():
-        try:
-            ours = str(port) in process.cmdline() and "--simulation" in process.cmdline()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if ours:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+    stop_local_superlink(port)
 
 
 @pytest.mark.ray

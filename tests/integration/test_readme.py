@@ -9,12 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
 from mdc_flower.engines.flower_processes import environment, free_port, running, script
-from tests.integration.conftest import summary_of
+from tests.integration.conftest import stop_local_superlink, summary_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -105,17 +104,9 @@ def test_flwr_run_command(tmp_path: Path) -> None:
     try:
         shell(command.replace("flwr run .", f"flwr run {ROOT}"), tmp_path, env)
     finally:
-        _stop_local_superlink(port)
+        stop_local_superlink(port)
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert summary_of(run_dir)["status"] == "finished"
-
-
-def _stop_local_superlink(port: int) -> None:
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if str(port) in line and "--simulation" in line:
-            process.terminate()
-            process.wait(30)
 
 
 @pytest.mark.deployment
