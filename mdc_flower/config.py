@@ -112,7 +112,7 @@ class RunConfig(_Config):
     threads_per_site: AtLeastOne = 1
 
     # The method
-    lr_max: Positive = 0.025
+    lr_max: Positive = 0.05
     lr_min_fraction: Fraction = 0.25
     lr_shape: CycleShape = "exponential"
     lr_max_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
