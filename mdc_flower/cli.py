@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.console import Console
 from mdc_flower.config import RunConfig, Scalar, read_run_config
 from mdc_flower.config_files import parse_setting, read_arm
 from strategies.errors import ConfigError, MdcError
+
+if TYPE_CHECKING:
+    from mdc_flower.task import Task
 
 app = typer.Typer(
     help="Train one network across several data centers.",
@@ -57,16 +60,29 @@ def run(
             min=0, help="Share of a GPU for each site; by default GPUs are shared evenly."
         ),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this directory, from its newest checkpoint."),
+    ] = None,
 ) -> None:
-    """Train across simulated sites; exit 0 finished, 1 failed, 2 bad input, 130 interrupted."""
+    """Train across simulated sites.
+
+    Exit status: 0 finished, 1 failed, 2 bad input, 3 too few sites, 130 interrupted.
+    """
     options: dict[str, Scalar | None] = {
         "num-sites": sites,
         "seed": seed,
         "output-dir": str(output.expanduser().absolute()) if output else None,
     }
-    with_exit_status(
-        lambda: _run(read_config(arm, set_ or [], options), engine, cpus, gpus_per_site)
-    )
+
+    def work() -> None:
+        if resume is None:
+            config = read_config(arm, set_ or [], options)
+        else:
+            config = resumed_config(resume, arm, set_ or [], options)
+        _run(config, engine, cpus, gpus_per_site)
+
+    with_exit_status(work)
 
 
 @app.command()
@@ -120,11 +136,17 @@ def with_exit_status(work: Callable[[], None]) -> None:
     try:
         work()
     except MdcError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, style="red")
+        _print_error(f"error: {error}", error)
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="red")
+    except KeyboardInterrupt as interrupt:
+        _print_error("interrupted", interrupt)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _print_error(text: str, error: BaseException) -> None:
+    errors.print(text, markup=False, highlight=False, style="red")
+    for note in getattr(error, "__notes__", ()):
+        errors.print(note, markup=False, highlight=False)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
@@ -153,9 +175,40 @@ def _default_output() -> str:
     return str(Path("runs", time.strftime("%Y-%m-%d-%H%M%S")).absolute())
 
 
+def resumed_config(
+    run_dir: Path, arm: Path | None, settings: list[str], options: Mapping[str, Scalar | None]
+) -> RunConfig:
+    """Return the config of the run in a directory, with the keys that are set anew.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, an arm or another directory is named, or a key may not change.
+    """
+    from mdc_flower.resume import changed_keys
+    from strategies.journal.run_directory import CONFIG, holds_run
+
+    path = run_dir.expanduser().absolute()
+    changes = dict(parse_setting(text) for text in settings)
+    changes |= {key: value for key, value in options.items() if value is not None}
+    for name, value in (
+        ("ARM", arm),
+        ("output-dir", changes.get("output-dir")),
+        ("resume", changes.get("resume")),
+    ):
+        if value is not None:
+            raise ConfigError("does not go with --resume", where=name, got=str(value))
+    if not (holds_run(path) or (path / CONFIG).is_file()):
+        raise ConfigError("there is no run to go on with", where="--resume", got=str(path))
+    values = read_arm(path / CONFIG)[0]
+    config = read_run_config({**values, **changes, "output-dir": str(path), "resume": True})
+    changed_keys(values, config)
+    return config
+
+
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
     # torch and Flower take seconds to import; a wrong key is reported before that.
-    from mdc_flower.engines import run_in_process, run_on_ray
+    from mdc_flower.engines import run_in_process, run_on_ray, supervise
     from mdc_flower.live_view import LiveView
     from mdc_flower.task import load_task
 
@@ -164,28 +217,65 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
     num_sites = config.num_sites or DEFAULT_SITES
     task.partition(num_sites)
     run_dir = Path(config.output_dir)
-    _refuse_used(run_dir)
-    console.print(f"run directory: {run_dir}", highlight=False)
-    with LiveView(run_dir, console):
+    _refuse_used(run_dir, config.resume)
+
+    def launch(config: RunConfig) -> None:
+        if config.resume:
+            _check_resumable(task, config, num_sites)
         if engine is Engine.IN_PROCESS:
             run_in_process(config, num_sites)
         else:
             cores = cpus or len(os.sched_getaffinity(0))
             share = gpus if gpus is not None else _gpu_share(num_sites, cores)
             run_on_ray(config, num_sites, cores, share)
+
+    def on_restart(error: Exception, number: int, pause_s: float) -> None:
+        text = f"the run died: {error}\nrestart {number} of {config.max_restarts} in {pause_s:g} s"
+        errors.print(text, markup=False, highlight=False, style="yellow")
+
+    console.print(f"run directory: {run_dir}", highlight=False)
+    try:
+        with LiveView(run_dir, console):
+            supervise(config, launch, on_restart)
+    except BaseException as error:
+        _close(run_dir, error)
+        raise
     console.print(f"finished; the picture is {run_dir / 'report.png'}", highlight=False)
 
 
-def _refuse_used(run_dir: Path) -> None:
-    """Refuse a directory with a run in it before an engine is started for it."""
-    from strategies.journal import HISTORY
+def _close(run_dir: Path, error: BaseException) -> None:
+    """Note on an error how to go on with its run; mark a run that was interrupted."""
+    from strategies.journal.files import DamagedError
+    from strategies.journal.lock import LockedError
+    from strategies.journal.run_directory import CHECKPOINTS, mark_interrupted
 
-    if (run_dir / HISTORY).exists():
+    if isinstance(error, KeyboardInterrupt):
+        mark_interrupted(run_dir)
+    hopeless = isinstance(error, ConfigError | DamagedError | LockedError)
+    if (run_dir / CHECKPOINTS).is_dir() and not hopeless:
+        error.add_note(f"to go on: mdc run --resume {run_dir}")
+
+
+def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:
+    """Refuse here what the ServerApp would refuse, before an engine is started for it."""
+    from mdc_flower.resume import check_resumable
+    from strategies.journal.run_directory import run_directory
+
+    with run_directory(Path(config.output_dir), {}, resume=True) as record:
+        if record.checkpoint is not None:
+            check_resumable(record.checkpoint.run, config, task.partition(num_sites).sha256)
+
+
+def _refuse_used(run_dir: Path, resume: bool) -> None:
+    """Refuse a directory with a run in it before an engine is started for it."""
+    from strategies.journal.run_directory import holds_run
+
+    if holds_run(run_dir) and not resume:
         raise ConfigError(
             "the directory holds a run already",
             where="--output",
             got=str(run_dir),
-            hint="Name another directory, or move the old run away",
+            hint=f"Name another directory, or go on with that run: mdc run --resume {run_dir}",
         )
 
 

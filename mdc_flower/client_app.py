@@ -1,5 +1,6 @@
 """The ClientApp: the one adapter between Flower's messages and `SiteClient`."""
 
+import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from logging import ERROR
@@ -8,19 +9,23 @@ import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
+from flwr.common.typing import Scalar
 
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.numerics import repeatable
 from mdc_flower.site_client import SiteClient
 from mdc_flower.task import load_task
-from strategies.errors import ModelError
+from strategies.errors import MdcError, ModelError
+from strategies.fault_points import reach
 from strategies.messages import (
     ARRAYS,
+    DEADLINE,
     NUM_EXAMPLES,
     PLAN,
     SiteCard,
     arrays_to_record,
+    deadline_of,
     evaluate_reply_content,
     record_to_arrays,
     train_reply_content,
@@ -29,6 +34,9 @@ from strategies.round_plan import RoundPlan
 
 RAISED = 2
 """Flower's error code for a ClientApp that raised."""
+
+TRACE_LINES = 6
+"""Lines of the trace in an error reply: the last two or three calls."""
 
 app = ClientApp()
 
@@ -52,8 +60,10 @@ def train(message: Message, context: Context) -> Message:
         client, config = _site(context)
         names, arrays = _model_in(message, client)
         plan = message.content.config_records[PLAN]
+        orders: dict[str, Scalar] = {**plan, DEADLINE: deadline_of(message.content)}  # type: ignore[dict-item]
+        reach("training", round=int(plan["round"]), site=client.site)  # type: ignore[arg-type]
         with repeatable(config.threads_per_site):
-            trained, num_examples, metrics = client.fit(arrays, dict(plan))  # type: ignore[arg-type]
+            trained, num_examples, metrics = client.fit(arrays, orders)
         return train_reply_content(
             arrays_to_record(dict(zip(names, trained, strict=True))),
             {NUM_EXAMPLES: num_examples, **metrics},  # type: ignore[dict-item]
@@ -80,7 +90,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
-    """Reply with what ``work`` returns, or with what it raised: type and message, no trace.
+    """Reply with what ``work`` returns, or with what it raised.
 
     Flower reports an exception differently on each engine, and in a deployment not at all;
     the coordinator needs the reason to say which site failed and why.
@@ -93,8 +103,16 @@ def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
 
 
 def raised_reply(message: Message, error: Exception) -> Message:
-    """Return the error reply of a ClientApp that raised: type and message, no trace."""
-    return Message(Error(RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+    """Return the error reply of a ClientApp: type, message, and the trace's last lines.
+
+    The lines name files and functions of the code, never a value of the data.
+    """
+    reason = f"{type(error).__name__}: {error}"
+    if not isinstance(error, MdcError):
+        # An error raised on purpose says what is wrong; any other needs its place.
+        lines = "".join(traceback.format_tb(error.__traceback__)).splitlines()
+        reason = "\n".join([reason, *lines[-TRACE_LINES:]])
+    return Message(Error(RAISED, reason), reply_to=message)
 
 
 def _site(context: Context) -> tuple[SiteClient, RunConfig]:

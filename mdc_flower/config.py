@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from strategies.averaging import WEIGHTINGS
+from strategies.deadline import Deadline
 from strategies.errors import ConfigError
 from strategies.local_epochs import EpochController, Fixed, Horizon, IncreasedLocalEpochs, Spread
 from strategies.recipes import LrSchedule, Recipe
@@ -129,9 +130,17 @@ class RunConfig(_Config):
     # The run
     seed: Count = 1
     site_evaluation: bool = False
+    min_sites: Count = 0  # 0 for more than half of num-sites
+    max_round_retries: Count = 2
     wait_for_sites_s: Positive = 600.0
-    round_deadline_s: Positive = 86400.0
+    round_deadline_s: NotNegative = 0.0  # 0 to learn it from the sites
+    deadline_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
+    longest_round_s: Positive = 86400.0
     output_dir: str = "~/mdc-runs/{run-id}"
+    resume: bool = False
+    max_restarts: Count = 3
+    keep_checkpoints: AtLeastOne = 2
+    keep_updates: bool = False
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
@@ -150,9 +159,19 @@ class RunConfig(_Config):
             raise ValueError("lr-shape 'exponential' needs lr-min-fraction above 0")
         if self.lr_shape == "global-cosine" and self.epochs == "ile" and not self.epoch_budget:
             raise ValueError("lr-shape 'global-cosine' with epochs = 'ile' needs epoch-budget")
+        if self.num_sites and self.min_sites > self.num_sites:
+            raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         return self
+
+    def quorum(self, num_sites: int) -> int:
+        """Return the updates that a round needs: ``min-sites``, or more than half the sites."""
+        return self.min_sites or num_sites // 2 + 1
+
+    def deadline(self) -> Deadline:
+        """Return the rule for the rounds' deadlines as the strategy takes it."""
+        return Deadline(self.round_deadline_s, self.deadline_factor, self.longest_round_s)
 
     def recipe(self) -> Recipe:
         """Return the method as the strategy takes it."""

@@ -15,7 +15,8 @@ from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
 from mdc_flower.site_client import load_arrays
 from mdc_flower.training import evaluate
 from strategies.errors import DataError
-from strategies.journal import BEST_MODEL, CONFIG, GLOBAL_MODEL, read_model
+from strategies.journal.model_files import read_model
+from strategies.journal.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:

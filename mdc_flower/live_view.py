@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from strategies.journal import EVENTS
+from strategies.journal.run_directory import EVENTS
 
 
 class RunState:
@@ -29,8 +29,8 @@ class RunState:
         self.plan: Mapping[str, Any] = {}
         self.epoch_budget = 0
         self.num_rounds = 0
-        self.epochs_done = 0
-        self.rounds_done = 0
+        self.epochs_done = self.epochs_at_start = 0
+        self.rounds_done = self.rounds_at_start = 0
         self.accuracy = ""
         self.started = time.monotonic()
         self.first_round_at: float | None = None
@@ -46,10 +46,19 @@ class RunState:
                 self.sites = dict.fromkeys(event["sites"], "ready")
                 self.headline = "running"
                 return f"{len(self.sites)} sites: {', '.join(self.sites)}"
+            case "run-resumed":
+                self.rounds_done, self.epochs_done = event["rounds_done"], event["epochs_used"]
+                self.epochs_at_start, self.rounds_at_start = self.epochs_done, self.rounds_done
+                self.first_round_at = None
+                return f"going on after round {self.rounds_done}" + _changes(event["changed"])
+            case "round-retried":
+                count = len(event["participants"])
+                return f"round {event['round']}: {count} updates, {event['quorum']} needed: again"
             case "round-started":
                 self.first_round_at = self.first_round_at or time.monotonic()
                 self.plan = event["plan"]
-                self.sites = dict.fromkeys(event["sites"], "training")
+                self.sites = dict.fromkeys(event["kept"], "done")
+                self.sites |= dict.fromkeys(event["sites"], "training")
             case "site-answered":
                 why = event["dropped"]
                 self.sites[event["site"]] = f"dropped: {why}" if why else "done"
@@ -83,12 +92,12 @@ class RunState:
         if self.first_round_at is None:
             return ""
         shares = [
-            done / total
-            for done, total in (
-                (self.epochs_done, self.epoch_budget),
-                (self.rounds_done, self.num_rounds),
+            (done - start) / (total - start)
+            for done, start, total in (
+                (self.epochs_done, self.epochs_at_start, self.epoch_budget),
+                (self.rounds_done, self.rounds_at_start, self.num_rounds),
             )
-            if done and total
+            if start < done and start < total
         ]
         if not shares or max(shares) >= 1:
             return ""
@@ -112,6 +121,11 @@ class RunState:
         return Group(*lines, grid)
 
 
+def _changes(changed: Mapping[str, Any]) -> str:
+    texts = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]
+    return f" with {', '.join(texts)}" if texts else ""
+
+
 def describe_work(plan: Mapping[str, Any]) -> str:
     """Return a plan's local work in words."""
     if plan["local_steps"]:
@@ -129,11 +143,14 @@ def describe_lr(plan: Mapping[str, Any]) -> str:
 class LiveView:
     """Follows a run directory in a thread, from entering the block to leaving it.
 
-    On a terminal a panel is redrawn; elsewhere, each round is a line.
+    On a terminal a panel is redrawn; elsewhere, each round is a line. What an earlier process
+    logged is not shown again.
     """
 
     def __init__(self, run_dir: Path, console: Console) -> None:
         self._path = run_dir / EVENTS
+        log = self._path.read_bytes() if self._path.is_file() else b""
+        self._start = log.rfind(b"\n") + 1
         self._console = console
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -154,7 +171,7 @@ class LiveView:
         self._thread.join()
 
     def _follow(self) -> None:
-        state, position = RunState(), 0
+        state, position = RunState(), self._start
         with Live(
             get_renderable=state.table,
             console=self._console,

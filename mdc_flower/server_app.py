@@ -2,11 +2,14 @@
 
 import json
 import time
+from collections.abc import Mapping
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
@@ -16,13 +19,23 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import CoordinatorData
 from mdc_flower.numerics import repeatable
 from mdc_flower.report import draw_run
+from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_client import load_arrays, model_arrays
 from mdc_flower.task import Task, load_task
 from mdc_flower.training import evaluate
 from strategies.colearning import CoLearning, EvaluateFn
-from strategies.errors import RunError
-from strategies.journal import CONFIG, SUMMARY, RunDirectory, read_history
+from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
+from strategies.journal.files import StorageError
+from strategies.journal.run_directory import (
+    CONFIG,
+    SUMMARY,
+    RunDirectory,
+    read_events,
+    read_history,
+    run_directory,
+)
 from strategies.messages import arrays_to_record, record_to_arrays
+from strategies.position import Position
 from strategies.roster import Roster, wait_for_sites
 
 app = ServerApp()
@@ -30,39 +43,92 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run one federation's training from beginning to end."""
+    """Run one federation's training from its beginning, or from its newest checkpoint."""
     config = read_run_config(context.run_config)
-    run_dir = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
+    path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
     task = load_task(config)
-    record = RunDirectory(run_dir, task.model_metadata())
-    record.write_text(CONFIG, tomli_w.dumps(config.to_flower()))
+    with run_directory(
+        path,
+        task.model_metadata(),
+        resume=config.resume,
+        keep_checkpoints=config.keep_checkpoints,
+        keep_updates=config.keep_updates,
+    ) as record:
+        _lead(grid, task, record)
+
+
+def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
+    """Run, and leave a summary that says how it ended, whatever happens."""
     started = time.time()
     summary: dict[str, Any] = {
         "status": "running",
         "version": __version__,
-        "seed": config.seed,
+        "seed": task.config.seed,
         "started": started,
     }
+    if record.checkpoint is None:
+        _write_beginning(record, task.config, summary)
     try:
-        summary |= _run(grid, task, record)
-        summary |= {"status": "finished", "seconds": round(time.time() - started, 3)}
-        (run_dir / "report.png").write_bytes(draw_run(read_history(run_dir)))
+        summary |= _run(grid, task, record, summary)
+        summary |= {"status": "finished", "exit-status": 0}
+        (record.path / "report.png").write_bytes(draw_run(read_history(record.path)))
     except BaseException as error:
-        summary |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        summary |= _ending(error)
         raise
     finally:
-        record.write_text(SUMMARY, json.dumps(summary, indent=2) + "\n")
+        summary["seconds"] = round(record.seconds_before + time.time() - started, 3)
+        refused = record.checkpoint is not None and not record.begun
+        if not (refused and summary["exit-status"] == ConfigError.exit_code):
+            _write_ending(record, summary)
+
+
+def _write_beginning(record: RunDirectory, config: RunConfig, summary: Mapping[str, Any]) -> None:
+    # Started again from this file, a run is a new one.
+    values = config.model_copy(update={"resume": False}).to_flower()
+    record.write_text(CONFIG, tomli_w.dumps(values))
+    record.write_text(SUMMARY, _json(summary))
+
+
+def _ending(error: BaseException) -> dict[str, Any]:
+    """Return how a run ended that did not finish; ``restart``: whether trying again may help."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return {"status": "interrupted", "exit-status": 130, "restart": False}
+    told = isinstance(error, MdcError)
+    return {
+        "status": "stopped" if isinstance(error, QuorumError) else "failed",
+        "exit-status": error.exit_code if isinstance(error, MdcError) else 1,
+        "restart": isinstance(error, EngineError) or not told,
+        "error": str(error) if told else f"{type(error).__name__}: {error}",
+    }
+
+
+def _write_ending(record: RunDirectory, summary: dict[str, Any]) -> None:
+    try:
+        record.write_text(SUMMARY, _json(summary))
         record.event("run-ended", status=summary["status"], error=summary.get("error"))
+    except StorageError as error:
+        # The reason for which the run ends may be this very disk; it must not be hidden.
+        log(ERROR, "the summary is not written: %s", error)
 
 
-def _run(grid: Grid, task: Task, record: RunDirectory) -> dict[str, Any]:
+def _json(summary: Mapping[str, Any]) -> str:
+    return json.dumps(summary, indent=2) + "\n"
+
+
+def _run(
+    grid: Grid, task: Task, record: RunDirectory, beginning: Mapping[str, Any]
+) -> dict[str, Any]:
     """Train, and return what belongs into the summary."""
     config = task.config
+    changed: dict[str, list[Any]] = {}
+    if record.checkpoint is not None:
+        changed_keys(record.checkpoint.run["config"], config)  # refuse before sites are waited for
     model = task.new_model()
     roster = wait_for_sites(
         grid,
         config.num_sites or None,
         config.wait_for_sites_s,
+        config.quorum(config.num_sites) if config.num_sites else None,
         lambda roster, expected: record.event(
             "waiting-for-sites", online=list(roster.nodes), expected=expected
         ),
@@ -70,49 +136,74 @@ def _run(grid: Grid, task: Task, record: RunDirectory) -> dict[str, Any]:
     _check_partitions(roster, config)
     data = task.coordinator_data(roster.num_partitions)
     facts = {"sites": list(roster.nodes), **_partition_facts(task, roster.num_partitions)}
+    recipe = config.recipe()
+    run = {"config": config.to_flower(), "version": __version__, "partition": _sha256(facts)}
+    if record.checkpoint is not None:
+        changed = check_resumable(record.checkpoint.run, config, _sha256(facts))
+        _write_beginning(record, config, beginning)
+    initial = model_arrays(model)
+    position = record.begin(initial, Position(initial, recipe.controller.start()), run)
     record.event(
         "run-started",
-        recipe=repr(config.recipe()),
+        recipe=repr(recipe),
         epoch_budget=config.epoch_budget,
         num_rounds=config.num_rounds,
         **facts,
     )
+    if record.checkpoint is not None:
+        record.event(
+            "run-resumed",
+            rounds_done=position.epochs.rounds_done,
+            epochs_used=position.epochs.epochs_used,
+            changed=changed,
+            version=[record.checkpoint.run["version"], __version__],
+        )
     strategy = CoLearning(
-        config.recipe(),
+        recipe,
         roster,
         seed=config.seed,
         trainable=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
         observers=[record],
+        updates=record.updates,
+        position=position,
         site_evaluation=config.site_evaluation,
+        min_sites=config.quorum(config.num_sites or roster.num_partitions),
+        max_round_retries=config.max_round_retries,
+        wait_s=config.wait_for_sites_s,
+        deadline=config.deadline(),
     )
     strategy.start(
-        grid,
-        arrays_to_record(model_arrays(model)),
-        timeout=config.round_deadline_s,
-        evaluate_fn=_evaluate_fn(task, model, data),
+        grid, arrays_to_record(position.arrays), evaluate_fn=_evaluate_fn(task, model, data)
     )
     rounds = read_history(record.path)
-    succeeded = [line for line in rounds if not line["failed"]]
-    if not succeeded:
-        raise RunError(
-            "no round had a reply that counts",
-            where=f"all {len(rounds)} rounds",
-            got=rounds[-1]["dropped"] if rounds else None,
-        )
     return {
         **facts,
         "rounds": len(rounds),
-        "rounds-failed": len(rounds) - len(succeeded),
         "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
         "sent-bytes": sum(line["sent_bytes"] for line in rounds),
         "received-bytes": sum(line["received_bytes"] for line in rounds),
-        "final": succeeded[-1]["evaluation"],
+        "final": rounds[-1]["evaluation"] if rounds else {},
+        "resumes": [
+            {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
+            for event in read_events(record.path, "run-resumed")
+        ],
     }
+
+
+def _sha256(facts: Mapping[str, Any]) -> str | None:
+    return facts["partition"]["sha256"] if "partition" in facts else None
 
 
 def _check_partitions(roster: Roster, config: RunConfig) -> None:
     """Refuse a run whose simulated sites are fewer, or more, than the config says."""
     simulated = roster.num_partitions
+    if simulated and config.min_sites > simulated:
+        raise ConfigError(
+            "there are fewer sites than the quorum",
+            where="min-sites",
+            got=config.min_sites,
+            expected=f"{simulated} or less, the num-supernodes of the federation",
+        )
     if simulated and config.num_sites and simulated != config.num_sites:
         raise RunError(
             "the simulation has another number of sites",

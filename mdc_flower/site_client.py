@@ -1,5 +1,7 @@
 """`SiteClient`: one site's side of a round, as a Flower `NumPyClient`."""
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +16,7 @@ from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import SiteData
 from mdc_flower.training import TrainSettings, evaluate, train
 from strategies.errors import ModelError
+from strategies.messages import DEADLINE
 from strategies.reply_gate import ArraySpec
 from strategies.round_plan import RoundPlan
 
@@ -67,7 +70,8 @@ class SiteClient(NumPyClient):
         parameters
             The global model's arrays in the order of the state dict.
         config
-            The fields of a `RoundPlan`, and its id.
+            The fields of a `RoundPlan`, and its id; ``deadline-s``, the seconds after which
+            the coordinator waits no longer, may be beside them.
 
         Returns
         -------
@@ -79,10 +83,15 @@ class SiteClient(NumPyClient):
         ------
         PlanError
             If the plan is not understood.
+        DeadlineError
+            If the training is not done within the deadline.
         ModelError
             If the arrays do not fit the model, naming the first misfit.
         """
-        plan = RoundPlan.from_config_record(ConfigRecord(dict(config)))
+        orders = {**config}
+        deadline_s = float(orders.pop(DEADLINE, math.inf))
+        stop_at = time.monotonic() + deadline_s
+        plan = RoundPlan.from_config_record(ConfigRecord({**orders}))
         load_arrays(self.model, parameters)
         result = train(
             self.model,
@@ -92,6 +101,7 @@ class SiteClient(NumPyClient):
             self.pipeline,
             self.device,
             self.site,
+            stop_at=stop_at,
         )
         metrics: dict[str, Scalar] = {
             "num-steps": result.num_steps,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdc_flower.batches import InputPipeline, Tensors, shuffled, steps_per_epoch
+from strategies.errors import DeadlineError
 from strategies.round_plan import RoundPlan
 from strategies.seeds import derive_seed
 
@@ -82,6 +83,7 @@ def train(
     device: torch.device,
     site: str,
     after_epoch: Callable[[int], None] | None = None,
+    stop_at: float = math.inf,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
@@ -92,6 +94,11 @@ def train(
     All randomness (order, augmentation, dropout) comes from the plan's seed, its round and
     the site's name. ``after_epoch`` is called with the number of each finished epoch; it may
     evaluate the model, and must not change it.
+
+    Raises
+    ------
+    DeadlineError
+        If ``stop_at``, a time of `time.monotonic`, has come: nobody waits for the result.
     """
     started = time.monotonic()
     batches = torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site))
@@ -113,6 +120,12 @@ def train(
             for rows in shuffled(len(data), settings.batch_size, batches):
                 if step == steps:
                     break
+                if time.monotonic() >= stop_at:
+                    raise DeadlineError(
+                        "the deadline has come before the training was done",
+                        where=f"round {plan.round}",
+                        got=f"{step} of {steps} steps in {time.monotonic() - started:.0f} s",
+                    )
                 _set_lr(optimizer, plan.lr_at(step / (steps - 1) if steps > 1 else 0.0))
                 inputs = pipeline(data.inputs[rows], device, batches)
                 labels = data.labels[rows].to(device)

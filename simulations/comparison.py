@@ -19,7 +19,8 @@ from mdc_flower.task import load_task
 from simulations.arm import Arm, load_arm
 from simulations.baselines import Outcome, Point, train_without_exchange
 from strategies.errors import ConfigError
-from strategies.journal import SUMMARY, read_history, write_atomically
+from strategies.journal.files import write_atomically
+from strategies.journal.run_directory import CONFIG, SUMMARY, holds_run, read_history
 
 RESULT = "result.json"
 
@@ -224,19 +225,25 @@ def _read_result(job: Job) -> Outcome | None:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
-    if stored["config"] != job.config.to_flower():
+    _check_same(stored["config"], job)
+    outcome = stored["outcome"]
+    return Outcome(**{**outcome, "points": [Point(**point) for point in outcome["points"]]})
+
+
+def _check_same(config: Mapping[str, Any], job: Job) -> None:
+    if config != job.config.to_flower():
         raise ConfigError(
             "the folder holds a result of another config",
             where=str(job.folder),
             hint="Name another --output, or remove the old results",
         )
-    outcome = stored["outcome"]
-    return Outcome(**{**outcome, "points": [Point(**point) for point in outcome["points"]]})
 
 
 def _run_federated(job: Job) -> Outcome:
-    _discard_unfinished(job.folder)
-    run_in_process(job.config, job.config.num_sites)
+    # A run that an interrupted comparison left goes on from its checkpoint.
+    if holds_run(job.folder):
+        _check_same(read_arm(job.folder / CONFIG)[0], job)
+    run_in_process(job.config.model_copy(update={"resume": True}), job.config.num_sites)
     history = read_history(job.folder)
     summary = json.loads((job.folder / SUMMARY).read_text())
     points = [
@@ -247,13 +254,6 @@ def _run_federated(job: Job) -> Outcome:
             line["evaluation"]["test-accuracy"],
         )
         for line, epochs in zip(history, work_done(history), strict=True)
-        if not line["failed"]
     ]
     exchanged = summary["sent-bytes"] + summary["received-bytes"]
     return Outcome(points, len(history), exchanged, summary["seconds"])
-
-
-def _discard_unfinished(folder: Path) -> None:
-    """Remove what an interrupted job left: a run directory takes one run."""
-    for path in folder.glob("*") if folder.is_dir() else ():
-        path.unlink()

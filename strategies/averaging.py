@@ -1,11 +1,11 @@
-"""Many updates to one model, in site order, one update in memory at a time.
+"""Many updates to one model, in site order, one array in memory at a time.
 
 The sign convention of the whole project: an update's ``delta = local - global``. Averaging
 models and averaging deltas are the same thing when the weights sum to one; this module
 averages models.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +58,9 @@ def in_site_order(updates: Iterable[Update]) -> list[Update]:
 
 
 def weighted_mean(
-    updates: Iterable[Update], weighting: Weighting
+    updates: Sequence[Update], weighting: Weighting, names: Iterable[str] | None = None
 ) -> dict[str, NDArray[np.generic]]:
-    """Fold updates into their weighted mean.
+    """Fold updates into their weighted mean, one array of one update in memory at a time.
 
     The mean is carried along, ``mean += (array - mean) * weight / total``, so that equal
     updates, or a single one, give that very model to the bit. Floating-point addition is not
@@ -69,36 +69,43 @@ def weighted_mean(
     and returned in their own dtype. Integer and boolean arrays (counters such as
     ``num_batches_tracked``) have no meaningful mean: they are taken from the first update.
 
+    Parameters
+    ----------
+    updates
+        All with the same arrays.
+    weighting
+        Weight of each.
+    names
+        The arrays to average, in the order of the result; all of the first update's by default.
+
     Raises
     ------
     ValueError
         If there is no update, or if the weights sum to zero.
     """
-    first: Update | None = None
-    means: dict[str, NDArray[np.float64]] = {}
-    total = 0.0
-    for update in updates:
-        first = first or update
-        weight = weighting(update)
-        total += weight
-        if weight > 0.0:
-            _fold(means, update.arrays, weight / total)
-    if first is None:
+    if not updates:
         raise ValueError("no update to average")
+    weights = [weighting(update) for update in updates]
+    total = sum(weights)
     if total <= 0.0:
         raise ValueError(f"the weights of the updates sum to {total}, not to more than 0")
-    return {
-        name: np.asarray(means[name], dtype=array.dtype) if name in means else array.copy()
-        for name, array in first.arrays.items()
-    }
+    order = updates[0].arrays if names is None else names
+    return {name: _mean(name, updates, weights) for name in order}
 
 
-def _fold(means: dict[str, NDArray[np.float64]], arrays: Arrays, share: float) -> None:
-    """Move the means by ``share`` of the way to the arrays; start with the arrays themselves."""
-    for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
+def _mean(name: str, updates: Sequence[Update], weights: Sequence[float]) -> NDArray[np.generic]:
+    first = updates[0].arrays[name]
+    if not np.issubdtype(first.dtype, np.floating):
+        return first.copy()
+    mean: NDArray[np.float64] | None = None
+    total = 0.0
+    for update, weight in zip(updates, weights, strict=True):
+        total += weight
+        if weight <= 0.0:
             continue
-        if name in means:
-            means[name] += (array.astype(np.float64) - means[name]) * share
+        array = update.arrays[name].astype(np.float64)
+        if mean is None:
+            mean = array
         else:
-            means[name] = array.astype(np.float64)
+            mean += (array - mean) * (weight / total)
+    return np.asarray(mean, dtype=first.dtype)

@@ -1,23 +1,30 @@
 """`CoLearning`: the round loop, and the only class that knows Flower's strategy hooks.
 
-On failure: a reply that is unfit, late or missing costs its round that site's update; the
-site is named in the record. A round without any fit reply is recorded as failed and leaves
-the global model as it was. Only an error on the coordinator itself ends the run.
+On failure: a site whose reply is unfit or missing is asked once more while there is time; what
+does not count then costs the round that site's update, and the site is named in the record. A
+round with fewer updates than the quorum is repeated, asking only the sites that are missing;
+after that the run stops. Updates are kept in a store before they count, so that a coordinator
+that dies asks only the sites whose updates it did not have.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from logging import INFO, WARNING
-from typing import Any, Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from strategies.averaging import Arrays, Update, in_site_order, weighted_mean
-from strategies.exchange import exchange
+from strategies.asks import Asks
+from strategies.averaging import weighted_mean
+from strategies.deadline import Deadline
+from strategies.errors import EngineError, QuorumError
+from strategies.exchange import Exchange
+from strategies.fault_points import reach
+from strategies.journal.updates import MemoryUpdates, UpdateStore
 from strategies.local_epochs import Horizon, count_round, relative_change
 from strategies.messages import (
     NUM_EXAMPLES,
@@ -26,74 +33,23 @@ from strategies.messages import (
     record_to_arrays,
     train_content,
 )
+from strategies.position import Position
 from strategies.recipes import Recipe
-from strategies.reply_gate import Rejection, judge_evaluate, judge_train, specs_of
-from strategies.roster import Roster, refresh
+from strategies.reply_gate import (
+    Rejection,
+    engine_died,
+    judge_evaluate,
+    judge_train,
+    specs_of,
+)
+from strategies.roster import HELLO_DEADLINE_S, Roster, refresh, wait_until_online
 from strategies.round_plan import RoundPlan
+from strategies.round_record import RoundRecord, RunObserver
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 SELECTION_METRIC = "validation-accuracy"
 """Metric by which the best model is chosen: never one of the test set."""
-
-
-@dataclass
-class RoundRecord:
-    """What happened in one round: a line of ``history.jsonl``.
-
-    Attributes
-    ----------
-    plan : dict
-        The round plan, with its id.
-    participants : dict
-        Metrics of each site whose update was averaged.
-    dropped : dict
-        Reason for each site whose reply did not count.
-    relative_change : float or None
-        ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
-    failed : bool
-        Whether the global model stayed because no reply was fit.
-    evaluation : dict
-        Metrics of the new global model at the coordinator.
-    site_evaluation : dict
-        Metrics of the new global model over the sites' validation data.
-    sent_bytes, received_bytes : int
-        Model bytes to and from the sites, dropped replies included.
-    seconds : float
-        Wall time of the round.
-    """
-
-    round: int
-    plan: dict[str, Any]
-    participants: dict[str, dict[str, float]] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    relative_change: float | None = None
-    failed: bool = False
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    site_evaluation: dict[str, float] = field(default_factory=dict)
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain data."""
-        return asdict(self)
-
-
-class RunObserver(Protocol):
-    """Is told what happens in a run, when it happens."""
-
-    def round_started(self, plan: RoundPlan, sites: Iterable[str]) -> None:
-        """Take note that the plan goes out to these sites."""
-        ...
-
-    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
-        """Take note of a site's reply; ``reason`` says why it does not count, if so."""
-        ...
-
-    def round_finished(self, record: RoundRecord, arrays: Arrays, is_best: bool) -> None:
-        """Take note of a finished round and its global model."""
-        ...
 
 
 class CoLearning(Strategy):
@@ -111,8 +67,20 @@ class CoLearning(Strategy):
         Names of the trainable float parameters, for the relative change.
     observers : iterable of RunObserver
         Told of every round.
+    updates : UpdateStore
+        Where accepted updates are kept until their round is over.
+    position : Position or None
+        Where to go on; None for the beginning.
     site_evaluation : bool
         Whether the sites evaluate each round's new global model, in a second exchange.
+    min_sites : int
+        Updates without which a round is repeated, >= 1.
+    max_round_retries : int
+        How often a round is repeated before the run stops.
+    wait_s : float
+        Longest wait, in seconds, for sites that have gone: at the start of a round, and in it.
+    deadline : Deadline
+        How long a round's replies are waited for.
     """
 
     def __init__(
@@ -123,19 +91,31 @@ class CoLearning(Strategy):
         seed: int,
         trainable: frozenset[str],
         observers: Iterable[RunObserver] = (),
+        updates: UpdateStore | None = None,
+        position: Position | None = None,
         site_evaluation: bool = False,
+        min_sites: int = 1,
+        max_round_retries: int = 2,
+        wait_s: float = 600.0,
+        deadline: Deadline | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
         self.trainable = trainable
         self.observers = tuple(observers)
+        self.updates = updates if updates is not None else MemoryUpdates()
         self.site_evaluation = site_evaluation
+        self.min_sites = min_sites
+        self.max_round_retries = max_round_retries
+        self.wait_s = wait_s
+        self.deadline = deadline or Deadline()
         self._roster = roster
-        self._state = recipe.controller.start()
-        self._deadline_s = 3600.0
+        self._absent: frozenset[str] = frozenset()
+        self._position = position or Position({}, recipe.controller.start())
         self._plan: RoundPlan | None = None
         self._record: RoundRecord | None = None
-        self._global: Arrays = {}
+        self._asks: Asks | None = None
+        self._times: Counter[str] = Counter()
 
     def summary(self) -> None:
         """Log the method in one line each for schedule, epochs and horizon."""
@@ -146,51 +126,92 @@ class CoLearning(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Open a round: return one message for each site, with the model and the plan.
+        """Open a round, or try it again: return a message for each site that is to be asked.
 
-        ``config`` is neither read nor changed: all that a site is told stands in the plan.
+        Sites that have gone are waited for first. Those whose updates are kept already, by an
+        earlier attempt or an earlier process, are not asked again. ``config`` is neither read
+        nor changed: all that a site is told stands in the plan.
         """
-        self._roster = refresh(self._roster, grid)
-        nodes = self._roster.nodes
-        self._global = record_to_arrays(arrays)
-        self._plan = plan = self.recipe.plan(self._state, self.seed)
-        self._record = RoundRecord(
-            plan.round,
-            plan=plan.model_dump() | {"plan_id": plan.plan_id},
-            sent_bytes=arrays.count_bytes() * len(nodes),
+        plan = self.recipe.plan(self._position.epochs, self.seed)
+        if self._record is None or self._plan != plan:
+            self._position = replace(self._position, arrays=record_to_arrays(arrays))
+            self._times = Counter()
+            self._record = RoundRecord(
+                plan.round, plan=plan.model_dump() | {"plan_id": plan.plan_id}
+            )
+        else:
+            self._record.attempts += 1
+        self._plan = plan
+        self.updates.open(plan.plan_id)
+        record = self._record
+        record.deadline_s = self.deadline.seconds(
+            self._position.pace, plan.local_steps or plan.local_epochs
         )
+        self._wait_for_missing(grid, record.deadline_s)
+        record.missing = self._roster.missing
+        kept = self.updates.sites()
+        self._asks = asks = Asks(
+            grid,
+            self._roster,
+            plan.round,
+            lambda left_s: train_content(arrays, plan, left_s),
+            deadline_s=record.deadline_s,
+            wait_s=self.wait_s,
+            kept=kept,
+        )
+        asked = [site for site in self._roster.nodes if site not in kept]
         for observer in self.observers:
-            observer.round_started(plan, nodes)
-        return [
-            self._message(node, server_round, MessageType.TRAIN, train_content(arrays, plan))
-            for node in nodes.values()
-        ]
+            observer.round_started(plan, asked, kept)
+        reach("sending", round=plan.round)
+        return asks.first()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Judge replies as they come, and average those that count, in site order.
+        """Judge replies as they come, keep those that count, and average them in site order.
 
         Returns
         -------
         tuple
-            The new global model and the mean training metrics, or ``(None, None)`` if no
-            reply counts; the round's record then says that it failed.
+            The new global model and the mean training metrics, or ``(None, None)`` if fewer
+            updates than the quorum count; the round's record then says that it failed.
+
+        Raises
+        ------
+        EngineError
+            If a reply says that the simulation's worker died.
         """
         record = self._open_record()
-        updates = [
-            verdict
-            for site, reply in self._by_site(replies)
-            if isinstance(verdict := self._judge(site, reply), Update)
-        ]
-        if not updates:
-            record.failed = True
-            log(WARNING, "round %d failed: no reply counts %s", server_round, record.dropped)
-            return None, None
-        updates = in_site_order(updates)
-        arrays = weighted_mean(updates, self.recipe.weighting)
+        for reply in replies:
+            if reply.metadata.message_type == MessageType.QUERY:
+                self._asked().introduce(reply)
+            else:
+                self._take(reply)
+            del reply  # before the next one comes: it holds a whole model
+        asks = self._asked()
+        self._roster = asks.roster
+        self._times += asks.times
+        record.asked_again = sorted(site for site, times in self._times.items() if times > 1)
+        record.missing = sorted(set(record.missing) - set(asks.times))
+        updates = self.updates.updates()
+        reach("folding", round=server_round)
+        for site in sorted(asks.accepted - {update.site for update in updates}):
+            record.dropped[site] = "its update was damaged on the coordinator's disk"
+        record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
-        record.relative_change = relative_change(self._global, arrays, self.trainable)
+        if record.failed:
+            log(
+                WARNING,
+                "round %d: %d updates count, the quorum is %d; dropped: %s",
+                server_round,
+                len(updates),
+                self.min_sites,
+                record.dropped or "none",
+            )
+            return None, None
+        before = self._position.arrays
+        arrays = weighted_mean(updates, self.recipe.weighting, before)
+        record.relative_change = relative_change(before, arrays, self.trainable)
         return arrays_to_record(arrays), MetricRecord({**_mean_metrics(record.participants)})
 
     def configure_evaluate(
@@ -199,20 +220,22 @@ class CoLearning(Strategy):
         """Return one message for each site with the new model, if sites evaluate at all."""
         if not self.site_evaluation:
             return []
-        nodes = self._roster.nodes
-        self._open_record().sent_bytes += arrays.count_bytes() * len(nodes)
+        asks, deadline_s = self._asked(), self._open_record().deadline_s
         return [
-            self._message(node, server_round, MessageType.EVALUATE, evaluate_content(arrays))
-            for node in nodes.values()
+            asks.message(site, node, MessageType.EVALUATE, evaluate_content(arrays), deadline_s)
+            for site, node in self._roster.nodes.items()
         ]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
-        record = self._open_record()
+        record, asks = self._open_record(), self._asked()
         by_site: dict[str, Mapping[str, float]] = {}
-        for site, reply in self._by_site(replies):
+        for reply in replies:
+            site = asks.site_of(reply)
+            if site is None or site in by_site:
+                continue
             verdict = judge_evaluate(reply, site)
             if isinstance(verdict, Rejection):
                 before = f"{record.dropped[site]}; " if site in record.dropped else ""
@@ -229,26 +252,27 @@ class CoLearning(Strategy):
         grid: Grid,
         initial_arrays: ArrayRecord,
         num_rounds: int = 0,
-        timeout: float = 3600,
+        timeout: float = 0.0,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
         """Run rounds until the recipe's horizon.
 
-        Flower's own loop runs a fixed number of rounds; here local epochs may double, a
-        budget may end the run, and each round is recorded, so the loop is written out.
+        Flower's own loop runs a fixed number of rounds from the first; here local epochs may
+        double, a budget may end the run, a run may go on where another process left it, and
+        each round is recorded, so the loop is written out.
 
         Parameters
         ----------
         grid
             Flower's message transport.
         initial_arrays
-            The model that round 1 starts from.
+            The model that round 1 starts from; unused where the strategy has a position.
         num_rounds
             Upper bound on the rounds beside the recipe's horizon; 0 for none.
         timeout
-            Seconds to wait for the replies of one exchange.
+            Seconds to wait for the replies of one exchange; 0 for the strategy's deadline.
         train_config, evaluate_config
             Accepted for Flower's sake and never changed; the round plan carries it all.
         evaluate_fn
@@ -258,34 +282,66 @@ class CoLearning(Strategy):
         -------
         Result
             Flower's result: final arrays and the metrics of each round.
+
+        Raises
+        ------
+        QuorumError
+            If a round had too few updates as often as it may be tried.
+        EngineError
+            If the simulation's worker died.
         """
-        self._deadline_s = timeout
+        if timeout:
+            self.deadline = Deadline(fixed_s=timeout)
         result = Result()
-        result.arrays = arrays = initial_arrays
-        best = float("-inf")
+        arrays = initial_arrays
+        if self._position.arrays:
+            arrays = arrays_to_record(self._position.arrays)
         caller = Horizon(num_rounds or None, None)
+        exchange = Exchange(grid)
         self.summary()
-        while not (self.recipe.horizon.finished(self._state) or caller.finished(self._state)):
+        while not (
+            self.recipe.horizon.finished(self._position.epochs)
+            or caller.finished(self._position.epochs)
+        ):
             started = time.monotonic()
-            number = self._state.rounds_done + 1
-            messages = self.configure_train(number, arrays, train_config or ConfigRecord(), grid)
-            replies = exchange(grid, messages, timeout)
-            averaged, train_metrics = self.aggregate_train(number, replies)
-            record = self._open_record()
-            if averaged is not None and train_metrics is not None:
-                result.arrays = arrays = averaged
-                result.train_metrics_clientapp[number] = train_metrics
-                self._evaluate(number, arrays, evaluate_config, grid, evaluate_fn, result)
-            record.seconds = time.monotonic() - started
-            score = record.evaluation.get(SELECTION_METRIC)
-            is_best = score is not None and score > best
-            best = score if is_best and score is not None else best
-            for observer in self.observers:
-                observer.round_finished(record, record_to_arrays(arrays), is_best)
-            self._state = self.recipe.controller.after_round(
-                count_round(self._state, self.recipe.epochs(self._state)), record.relative_change
-            )
+            number = self._position.epochs.rounds_done + 1
+            arrays, train_metrics = self._train(number, arrays, train_config, grid, exchange)
+            result.train_metrics_clientapp[number] = train_metrics
+            self._evaluate(number, arrays, evaluate_config, grid, exchange, evaluate_fn, result)
+            self._finish(arrays, exchange, time.monotonic() - started)
+        result.arrays = arrays
         return result
+
+    def _train(
+        self,
+        number: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord | None,
+        grid: Grid,
+        exchange: Exchange,
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Try a round until enough updates count; return the new global model."""
+        while True:
+            messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
+            record, asks = self._open_record(), self._asked()
+            replies = exchange.replies(messages, record.deadline_s, asks)
+            averaged, metrics = self.aggregate_train(number, replies)
+            self._absent |= asks.gone()
+            record.sent_bytes += arrays.count_bytes() * asks.num_sent
+            if averaged is not None and metrics is not None:
+                return averaged, metrics
+            if record.attempts > self.max_round_retries:
+                for observer in self.observers:
+                    observer.round_failed(record)
+                raise QuorumError(
+                    f"round {number} has too few updates, after {record.attempts} attempts",
+                    where="min-sites",
+                    got=len(record.participants),
+                    expected=f"{self.min_sites} or more",
+                    hint=_reasons(record),
+                )
+            for observer in self.observers:
+                observer.round_retried(record, self.min_sites)
 
     def _evaluate(
         self,
@@ -293,56 +349,117 @@ class CoLearning(Strategy):
         arrays: ArrayRecord,
         config: ConfigRecord | None,
         grid: Grid,
+        exchange: Exchange,
         evaluate_fn: EvaluateFn | None,
         result: Result,
     ) -> None:
-        messages = self.configure_evaluate(number, arrays, config or ConfigRecord(), grid)
-        sites_metrics = self.aggregate_evaluate(number, exchange(grid, messages, self._deadline_s))
+        record = self._open_record()
+        messages = list(self.configure_evaluate(number, arrays, config or ConfigRecord(), grid))
+        record.sent_bytes += arrays.count_bytes() * len(messages)
+        replies = exchange.replies(messages, record.deadline_s)
+        sites_metrics = self.aggregate_evaluate(number, replies)
         if sites_metrics is not None:
             result.evaluate_metrics_clientapp[number] = sites_metrics
         server_metrics = evaluate_fn(number, arrays) if evaluate_fn else None
         if server_metrics is not None:
-            self._open_record().evaluation = dict(server_metrics)
+            record.evaluation = dict(server_metrics)
             result.evaluate_metrics_serverapp[number] = server_metrics
 
-    def _message(self, node: int, server_round: int, kind: str, content: RecordDict) -> Message:
-        """Return a message that is void once its reply is no longer waited for."""
-        return Message(
-            content,
-            dst_node_id=node,
-            message_type=kind,
-            group_id=str(server_round),
-            ttl=self._deadline_s,
+    def _finish(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> None:
+        """Close the round: move to the position after it, and tell the observers."""
+        record, before = self._open_record(), self._position
+        for asked in exchange.late():
+            site = self._asked().name_of(asked.dst_node_id)
+            record.late[site] = int(asked.group_id)
+            log(WARNING, "%s answered round %s too late", site, asked.group_id)
+        record.seconds = seconds
+        score = record.evaluation.get(SELECTION_METRIC)
+        is_best = score is not None and score > before.best_score
+        counted = count_round(before.epochs, self.recipe.epochs(before.epochs))
+        self._position = Position(
+            arrays=record_to_arrays(arrays),
+            epochs=self.recipe.controller.after_round(counted, record.relative_change),
+            best_round=record.round if is_best else before.best_round,
+            best_score=score if is_best and score is not None else before.best_score,
+            pace={**before.pace, **self._asked().pace},
         )
+        for observer in self.observers:
+            observer.round_finished(record, self._position)
+        self.updates.close(record.round)
+        self._record = None
 
-    def _judge(self, site: str, reply: Message) -> Update | Rejection:
-        record, plan = self._open_record(), self._plan
+    def _wait_for_missing(self, grid: Grid, deadline_s: float) -> None:
+        """Wait for sites that have gone: once for each, and for any while the quorum lacks.
+
+        A site that did not come back in time is not waited for again, and takes part again as
+        soon as it is there.
+        """
+        wait_s = min(self.wait_s, deadline_s)
+        self._roster = refresh(self._roster, grid, min(HELLO_DEADLINE_S, wait_s))
+        kept = set(self.updates.sites())
+        expected = set(self._roster.missing) - self._absent - kept
+        if expected:
+            log(WARNING, "waiting up to %g s for %s", wait_s, ", ".join(sorted(expected)))
+            self._roster = wait_until_online(
+                self._roster, grid, lambda online: expected <= set(online), wait_s
+            )
+        if len(kept | set(self._roster.nodes)) < self.min_sites:
+            missing = ", ".join(self._roster.missing)
+            log(WARNING, "below the quorum: waiting up to %g s for %s", wait_s, missing)
+            self._roster = wait_until_online(
+                self._roster, grid, lambda online: len(kept | set(online)) >= self.min_sites, wait_s
+            )
+        self._absent = (self._absent | expected) & frozenset(self._roster.missing)
+
+    def _take(self, reply: Message) -> None:
+        """Judge one reply; keep its update if it counts."""
+        record, plan, asks = self._open_record(), self._plan, self._asked()
         assert plan is not None  # set with the record
-        verdict = judge_train(reply, site, plan.plan_id, specs_of(self._global))
+        if engine_died(reply):
+            raise EngineError(
+                "a worker of the simulation died",
+                where=f"round {plan.round}, {asks.site_of(reply)}",
+                got=(reply.error.reason or "").splitlines()[0],
+            )
+        site = asks.site_of(reply)
+        if site is None or site in asks.accepted:
+            log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
+            return
+        verdict = judge_train(reply, site, plan.plan_id, specs_of(self._position.arrays))
         if reply.has_content():
             record.received_bytes += sum(
                 arrays.count_bytes() for arrays in reply.content.array_records.values()
             )
-        reason = verdict.reason if isinstance(verdict, Rejection) else None
-        if reason is not None:
-            record.dropped[site] = reason
-            log(WARNING, "round %d: %s does not count: %s", plan.round, site, reason)
+        if isinstance(verdict, Rejection):
+            record.dropped[site] = verdict.reason
+            if verdict.detail:
+                record.errors[site] = verdict.detail
+            log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
+            asks.reject(site)
+        else:
+            self.updates.add(verdict)
+            record.dropped.pop(site, None)
+            asks.accept(site, plan.local_steps or plan.local_epochs)
+            reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
         for observer in self.observers:
-            observer.site_answered(plan.round, site, reason)
-        return verdict
-
-    def _by_site(self, replies: Iterable[Message]) -> Iterable[tuple[str, Message]]:
-        """Yield replies with the name of their site; unknown nodes and repeats are left out."""
-        names = {node: site for site, node in self._roster.nodes.items()}
-        for reply in replies:
-            site = names.pop(reply.metadata.src_node_id, None)
-            if site is not None:
-                yield site, reply
+            observer.site_answered(plan.round, site, record.dropped.get(site))
 
     def _open_record(self) -> RoundRecord:
         if self._record is None:
             raise RuntimeError("no round is open: configure_train opens one")
         return self._record
+
+    def _asked(self) -> Asks:
+        if self._asks is None:
+            raise RuntimeError("no round is open: configure_train opens one")
+        return self._asks
+
+
+def _reasons(record: RoundRecord) -> str:
+    """Return what became of the sites without an update."""
+    parts = [f"{site}: {reason}" for site, reason in record.dropped.items()]
+    parts += [f"{site}: not online" for site in record.missing if site not in record.dropped]
+    return "; ".join(parts)
 
 
 def _mean_metrics(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -74,5 +74,19 @@ class PlanError(MdcError):
     """A site was sent a round plan that it does not understand."""
 
 
+class DeadlineError(MdcError):
+    """A site stopped its training, because nobody waits for the result any more."""
+
+
 class RunError(MdcError):
     """The run could not go on: no sites, an engine that died, a directory in use."""
+
+
+class QuorumError(RunError):
+    """Too few sites are there, or gave an update; the run can go on when they are back."""
+
+    exit_code = 3
+
+
+class EngineError(RunError):
+    """What carries the run has died: a process of Flower's or Ray's. A restart may mend it."""

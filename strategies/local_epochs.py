@@ -21,9 +21,9 @@ class EpochState:
     local_epochs : int
         Epochs the controller wants for the coming round, before the budget is applied.
     epochs_used : int
-        Local epochs of all finished rounds, failed ones included: the work was done.
+        Local epochs of all finished rounds.
     rounds_done : int
-        Finished rounds, failed ones included.
+        Finished rounds.
     """
 
     local_epochs: int
@@ -42,7 +42,7 @@ class EpochController(Protocol):
         """Return the state for the next round.
 
         ``state`` has the finished round counted already; ``relative_change`` is None when
-        that round failed and the global model stayed as it was.
+        it is not known.
         """
         ...
 
@@ -80,7 +80,7 @@ class IncreasedLocalEpochs:
         return EpochState(min(self.initial, self.maximum))
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
-        """Double, capped, when the change is at most epsilon; a failed round changes nothing."""
+        """Double, capped, when the change is known to be at most epsilon."""
         settled = relative_change is not None and relative_change <= self.epsilon
         if not settled:
             return state
@@ -91,8 +91,9 @@ class IncreasedLocalEpochs:
 class Spread:
     """A budget of epochs spread evenly over a given number of rounds.
 
-    Round ``i`` of ``R`` (from 0) gets ``floor(E (i + 1) / R) - floor(E i / R)`` epochs, so
-    that the rounds differ by at most one epoch and sum to ``E`` exactly.
+    With ``e`` of ``E`` epochs and ``r`` of ``R`` rounds done, the next round gets
+    ``floor((E - e) / (R - r))``, so that the rounds differ by at most one epoch and sum to
+    ``E`` exactly, also where budget or rounds were changed on the way.
     """
 
     epoch_budget: int
@@ -100,15 +101,14 @@ class Spread:
 
     def start(self) -> EpochState:
         """Return the state before round 1."""
-        return EpochState(self._epochs_of(0))
+        return EpochState(self.epoch_budget // self.num_rounds)
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
-        """Move to the next share of the budget."""
-        return replace(state, local_epochs=self._epochs_of(state.rounds_done))
-
-    def _epochs_of(self, index: int) -> int:
-        budget, rounds = self.epoch_budget, self.num_rounds
-        return budget * (index + 1) // rounds - budget * index // rounds
+        """Move to the next share of what is left of the budget."""
+        rounds_left = self.num_rounds - state.rounds_done
+        if rounds_left <= 0:
+            return state
+        return replace(state, local_epochs=(self.epoch_budget - state.epochs_used) // rounds_left)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from strategies.errors import RunError
+from strategies.errors import PlanError, RunError
 from strategies.round_plan import RoundPlan
 
 PROTOCOL_VERSION = 1
 
 ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site"
-NUM_EXAMPLES, PLAN_ID = "num-examples", "plan-id"
+TIMING = "timing"
+NUM_EXAMPLES, PLAN_ID, DEADLINE = "num-examples", "plan-id", "deadline-s"
 
 TRAIN_METRICS = frozenset(
     {NUM_EXAMPLES, "num-steps", "train-loss", "train-accuracy", "train-seconds"}
@@ -89,9 +90,30 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def train_content(arrays: ArrayRecord, plan: RoundPlan) -> RecordDict:
-    """Return the content of a train message."""
-    return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record()})
+def train_content(arrays: ArrayRecord, plan: RoundPlan, deadline_s: float) -> RecordDict:
+    """Return the content of a train message.
+
+    The deadline is no part of the plan: a round that is repeated with another deadline is the
+    same round, with the same plan id.
+    """
+    timing = ConfigRecord({DEADLINE: float(deadline_s)})
+    return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record(), TIMING: timing})
+
+
+def deadline_of(content: RecordDict) -> float:
+    """Return the seconds within which a train message is to be answered.
+
+    Raises
+    ------
+    PlanError
+        If they are missing, or no number above 0.
+    """
+    value = content.config_records.get(TIMING, ConfigRecord()).get(DEADLINE)
+    if not (isinstance(value, float) and value > 0):
+        raise PlanError(
+            "the deadline is missing or not understood", where=f"{TIMING}, {DEADLINE}", got=value
+        )
+    return value
 
 
 def train_reply_content(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Arrays, Update
@@ -41,10 +42,21 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A reply that does not count, with the site it came from and the reason."""
+    """A reply that does not count.
+
+    Attributes
+    ----------
+    site : str
+        The site it came from.
+    reason : str
+        Why, in one line.
+    detail : str
+        What the site said of its error: type, message, last lines of the trace.
+    """
 
     site: str
     reason: str
+    detail: str = ""
 
 
 def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
@@ -71,7 +83,7 @@ def judge_train(
         metrics = _metrics(reply, TRAIN_METRICS)
         arrays = _arrays(reply.content.array_records.get(ARRAYS), specs)
     except _UnfitError as unfit:
-        return Rejection(site, str(unfit))
+        return Rejection(site, str(unfit), _detail(reply))
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
 
@@ -81,12 +93,28 @@ def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
         _check_no_error(reply)
         return _metrics(reply, EVALUATE_METRICS)
     except _UnfitError as unfit:
-        return Rejection(site, str(unfit))
+        return Rejection(site, str(unfit), _detail(reply))
+
+
+def engine_died(reply: Message) -> bool:
+    """Return whether a reply says that the simulation's worker died, and not that a site failed.
+
+    Flower's pool of Ray actors hands out a dead actor again and again: from then on the sites
+    that get it fail, whichever they are.
+    """
+    if not reply.has_error() or reply.error.code != ErrorCode.UNKNOWN:
+        return False
+    return (reply.error.reason or "").startswith("<class 'ray.exceptions.")
+
+
+def _detail(reply: Message) -> str:
+    return (reply.error.reason or "") if reply.has_error() else ""
 
 
 def _check_no_error(reply: Message) -> None:
     if reply.has_error():
-        raise _UnfitError(f"the site failed: {reply.error.reason or f'code {reply.error.code}'}")
+        reason = reply.error.reason or f"code {reply.error.code}"
+        raise _UnfitError(f"the site failed: {reason.splitlines()[0]}")
 
 
 def _check_plan_id(reply: Message, plan_id: str) -> None:

@@ -5,17 +5,32 @@ on only its site name is used: in plans, random streams, records and error messa
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from logging import WARNING
 
 from flwr.app import Message, MessageType, RecordDict
+from flwr.common import log
 from flwr.serverapp import Grid
 
-from strategies.errors import MdcError, RunError
-from strategies.exchange import exchange
+from strategies.errors import ConfigError, MdcError, QuorumError, RunError
+from strategies.exchange import NO_REPLY, exchange
 from strategies.messages import SiteCard
 
 HELLO_DEADLINE_S = 120.0
+
+PAUSE_FACTOR = 4
+"""First pause before a silent node is asked again, in hello deadlines; it doubles each time."""
+
+PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Silence:
+    """How often a node left a hello unanswered, and when it is asked again (monotonic time)."""
+
+    times: int
+    ask_at: float
 
 
 @dataclass(frozen=True)
@@ -25,23 +40,34 @@ class Roster:
     Attributes
     ----------
     cards : Mapping[int, SiteCard]
-        What each node said of itself, by node id.
+        What each node that is online said of itself, by node id.
     refused : Mapping[int, str]
         Nodes that take no part, with the reason, by node id.
+    names : frozenset of str
+        Every site that has been online in this run.
+    silent : Mapping[int, Silence]
+        Nodes that did not say who they are, by node id.
     """
 
     cards: Mapping[int, SiteCard] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    silent: Mapping[int, "Silence"] = field(default_factory=dict)
 
     @property
     def nodes(self) -> dict[str, int]:
-        """Return the node id of each site, in site order.
+        """Return the node id of each site that is online, in site order.
 
         A site that was restarted comes back as a new node while its old one still counts as
         online; the node heard last is the one that speaks for the name.
         """
         latest = {card.name: node for node, card in self.cards.items()}
         return dict(sorted(latest.items()))
+
+    @property
+    def missing(self) -> list[str]:
+        """Return the sites that have been online and are not now, in site order."""
+        return sorted(self.names - set(self.nodes))
 
     @property
     def num_partitions(self) -> int:
@@ -53,24 +79,59 @@ def refresh(roster: Roster, grid: Grid, deadline_s: float | None = None) -> Rost
     """Return the roster of the nodes that are online now, asking new ones who they are.
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is
-    refused, so that a hung one costs a run that time once and not in every round.
+    not in it, and is asked again after a pause that grows, so that a hung one costs a small
+    part of the time; one that refuses, or cannot say who it is, is not asked again while it
+    stays online.
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
-    cards = {node: card for node, card in roster.cards.items() if node in online}
-    refused = {node: why for node, why in roster.refused.items() if node in online}
-    new = sorted(online - set(cards) - set(refused))
-    hellos = [
+    roster = without_gone(roster, online)
+    for reply in exchange(grid, hellos(roster, online, deadline_s), deadline_s):
+        roster = introduced(roster, reply, deadline_s)
+    return roster
+
+
+def without_gone(roster: Roster, online: Collection[int]) -> Roster:
+    """Return the roster without the nodes that are not online; the names of sites stay."""
+    return replace(
+        roster,
+        cards={node: card for node, card in roster.cards.items() if node in online},
+        refused={node: why for node, why in roster.refused.items() if node in online},
+        silent={node: silence for node, silence in roster.silent.items() if node in online},
+    )
+
+
+def hellos(roster: Roster, online: Collection[int], deadline_s: float) -> list[Message]:
+    """Return a question for each node that is online and not known; see `refresh`."""
+    now = time.monotonic()
+    waiting = {node for node, silence in roster.silent.items() if now < silence.ask_at}
+    new = set(online) - set(roster.cards) - set(roster.refused) - waiting
+    return [
         Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=deadline_s)
-        for node in new
+        for node in sorted(new)
     ]
-    for reply in exchange(grid, hellos, deadline_s):
-        node = reply.metadata.src_node_id
+
+
+def introduced(roster: Roster, reply: Message, deadline_s: float) -> Roster:
+    """Return the roster with what a node said of itself, or with its silence."""
+    node = reply.metadata.src_node_id
+    cards, refused, silent = dict(roster.cards), dict(roster.refused), dict(roster.silent)
+    before = silent.pop(node, None)
+    if reply.has_error() and reply.error.code == NO_REPLY:
+        times = before.times + 1 if before else 1
+        pause_s = PAUSE_FACTOR * deadline_s * 2 ** (times - 1)
+        silent[node] = Silence(times, time.monotonic() + pause_s)
+        log(WARNING, "node %d did not say who it is within %g s", node, deadline_s)
+    else:
         try:
+            # The node heard last comes last: it is the one that speaks for its site.
+            cards.pop(node, None)
             cards[node] = _read_card(reply)
         except MdcError as error:
             refused[node] = str(error)
-    return Roster(cards, refused)
+            log(WARNING, "node %d takes no part: %s", node, error)
+    names = roster.names | {card.name for card in cards.values()}
+    return Roster(cards, refused, names, silent)
 
 
 def _read_card(reply: Message) -> SiteCard:
@@ -83,6 +144,7 @@ def wait_for_sites(
     grid: Grid,
     num_sites: int | None,
     wait_s: float,
+    min_sites: int | None = None,
     on_progress: Callable[[Roster, int | None], None] = lambda roster, expected: None,
 ) -> Roster:
     """Wait, for a bounded time, until every expected site is online.
@@ -95,14 +157,17 @@ def wait_for_sites(
         Sites to wait for; None takes the number of simulated sites there are.
     wait_s
         Longest wait, in seconds.
+    min_sites
+        With so many, the run goes on when the time is over; None for all that are expected.
     on_progress
         Called with the roster and the number expected (None while unknown) on each change.
 
     Raises
     ------
-    RunError
-        If fewer sites are online when the time is over, naming those that are; or if
-        ``num_sites`` is None and the sites are real.
+    QuorumError
+        If fewer sites are online when the time is over, naming those that are.
+    ConfigError
+        If ``num_sites`` is None and the sites are real.
     """
     started = time.monotonic()
     roster = Roster()
@@ -116,19 +181,37 @@ def wait_for_sites(
         if expected is not None and len(roster.nodes) >= expected:
             return roster
         if num_sites is None and roster.cards and roster.num_partitions == 0:
-            raise RunError(
+            raise ConfigError(
                 "how many real sites to wait for is not set",
                 where="num-sites",
                 got=0,
                 expected="the number of sites that take part",
             )
         if left_s <= 0:
-            raise RunError(
-                f"only {len(roster.nodes)} of {expected or 'the expected'} sites came online "
-                f"within {wait_s:g} s",
-                where="num-sites",
-                got=f"{', '.join(roster.nodes) or 'no site'}"
-                + "".join(f"; a node refused: {why}" for why in roster.refused.values()),
-                hint="Start the missing sites, or change num-sites or wait-for-sites-s",
-            )
-        time.sleep(min(0.2, max(0.0, left_s)))
+            break
+        time.sleep(min(PAUSE_S, left_s))
+    online = ", ".join(roster.nodes) or "no site"
+    if expected is None or len(roster.nodes) < (min_sites or expected):
+        raise QuorumError(
+            f"only {len(roster.nodes)} of {expected or 'the expected'} sites came online "
+            f"within {wait_s:g} s",
+            where="num-sites",
+            got=online + "".join(f"; a node refused: {why}" for why in roster.refused.values()),
+            expected=f"{min_sites} or more" if min_sites else "",
+            hint="Start the missing sites, or change num-sites, min-sites or wait-for-sites-s",
+        )
+    log(WARNING, "going on with %d of %d sites: %s", len(roster.nodes), expected, online)
+    return roster
+
+
+def wait_until_online(
+    roster: Roster, grid: Grid, enough: Callable[[Collection[str]], bool], wait_s: float
+) -> Roster:
+    """Wait, for a bounded time, until enough sites are online; return who is online then."""
+    started = time.monotonic()
+    while True:
+        left_s = wait_s - (time.monotonic() - started)
+        roster = refresh(roster, grid, min(HELLO_DEADLINE_S, max(0.1, left_s)))
+        if left_s <= 0 or enough(roster.nodes):
+            return roster
+        time.sleep(min(1.0, left_s))

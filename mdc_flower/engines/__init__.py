@@ -5,5 +5,6 @@ Both run the same ServerApp and ClientApp, and give the same bits for the same c
 
 from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.engines.ray_superlink import run_on_ray
+from mdc_flower.engines.supervisor import supervise
 
-__all__ = ["run_in_process", "run_on_ray"]
+__all__ = ["run_in_process", "run_on_ray", "supervise"]

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import tomli_w
@@ -31,9 +32,18 @@ START_TIMEOUT_S = 60.0
 COMPLETED = "finished:completed"
 
 
+class SuperLink(NamedTuple):
+    """A SuperLink that runs: its port on the loopback interface, and its process."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+
 @contextmanager
-def superlink(home: Path, log_path: Path, options: Sequence[str] = ()) -> Iterator[int]:
-    """Run a SuperLink on a free port of the loopback interface; yield the port.
+def superlink(
+    home: Path, log_path: Path, options: Sequence[str] = (), port: int = 0
+) -> Iterator[SuperLink]:
+    """Run a SuperLink on the loopback interface; stop it and all that came of it after the block.
 
     Parameters
     ----------
@@ -43,21 +53,26 @@ def superlink(home: Path, log_path: Path, options: Sequence[str] = ()) -> Iterat
         File that its output is appended to.
     options
         More options, such as ``--simulation``.
+    port
+        Its port; 0 for a free one.
 
     Raises
     ------
     RunError
         If it does not answer within `START_TIMEOUT_S` seconds.
     """
-    port = free_port()
+    port = port or free_port()
     connection = {"address": f"127.0.0.1:{port}", "insecure": True}
     config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
     (home / "config.toml").write_text(tomli_w.dumps(config))
     command = [script("flower-superlink"), "--insecure", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--disable-runtime-dependency-installation", *options]
-    with running(command, environment(home), home, log_path) as process:
-        _wait_until_healthy(process, port, log_path)
-        yield port
+    try:
+        with running(command, environment(home), home, log_path) as process:
+            _wait_until_healthy(process, port, log_path)
+            yield SuperLink(port, process)
+    finally:
+        _stop_strays(home)
 
 
 @contextmanager
@@ -155,6 +170,24 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log_path:
             time.sleep(0.1)
     state = "did not answer" if process.poll() is None else f"exited with {process.returncode}"
     raise RunError(f"the SuperLink {state}", where=f"port {port}", hint=f"The log is {log_path}")
+
+
+def _stop_strays(home: Path) -> None:
+    """Kill what still runs with this FLWR_HOME: children whose parent was killed before them."""
+    strays = [process for process in psutil.process_iter() if _home_of(process) == str(home)]
+    for stray in strays:
+        try:
+            stray.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(strays, timeout=10.0)
+
+
+def _home_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("FLWR_HOME")
+    except (psutil.Error, OSError):  # ended meanwhile, or another user's
+        return None
 
 
 def _stop_tree(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:

@@ -2,11 +2,12 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
@@ -15,6 +16,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig
+from strategies.exchange import NO_REPLY
+from strategies.messages import deadline_of
 
 
 def run_in_process(
@@ -132,9 +135,16 @@ class InProcessGrid(Grid):
     def _deliver(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
         try:
+            if message.metadata.message_type == MessageType.TRAIN and _is_overdue(message):
+                # A site that would begin when nobody waits any more does not begin.
+                return Message(Error(NO_REPLY, "the deadline has come"), reply_to=message)
             return self._client(message, context)
         except Exception as error:  # as on every engine: a ClientApp's error is a reply
             return client_app.raised_reply(message, error)
+
+
+def _is_overdue(message: Message) -> bool:
+    return time.time() >= message.metadata.created_at + deadline_of(message.content)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mdc_flower.engines.flower_processes import (
     script,
     superlink,
 )
-from strategies.journal import read_history
+from strategies.journal.run_directory import read_history
 from tests.integration.conftest import summary_of
 
 
@@ -32,7 +32,7 @@ def test_two_real_sites_train_digits_together(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     env = environment(home)
     with ExitStack() as stack:
-        port = stack.enter_context(superlink(home, log))
+        port = stack.enter_context(superlink(home, log)).port
         for index, site in enumerate(("berlin", "lisbon")):
             command = [script("flower-supernode"), "--insecure"]
             command += ["--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]

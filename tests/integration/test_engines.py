@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from strategies.journal import BEST_MODEL, GLOBAL_MODEL, read_history
+from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
 
 KEYS = ["model=small-cnn", "epoch-budget=4", "local-epochs=1", "ile-epsilon=1.0", "augment=crop"]
 

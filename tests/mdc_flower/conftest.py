@@ -4,8 +4,9 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
 from tests.isolation import cache, offline, one_thread
+from tests.mdc_flower.commands import no_pause, process_state
 
-__all__ = ["cache", "identity", "offline", "one_thread"]
+__all__ = ["cache", "identity", "no_pause", "offline", "one_thread", "process_state"]
 
 
 @pytest.fixture

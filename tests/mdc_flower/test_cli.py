@@ -6,9 +6,8 @@ import shutil
 import signal
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import typer
@@ -17,16 +16,22 @@ from typer.testing import CliRunner
 
 from mdc_flower.cli import app, read_config, with_exit_status
 from mdc_flower.config import RunConfig
-from strategies.errors import ConfigError, DataError, RunError
-from strategies.journal import (
+from strategies.colearning import CoLearning
+from strategies.errors import ConfigError, DataError, EngineError, QuorumError, RunError
+from strategies.journal.lock import LOCK, coordinator_lock
+from strategies.journal.run_directory import (
     BEST_MODEL,
+    CHECKPOINTS,
     CONFIG,
     EVENTS,
     GLOBAL_MODEL,
     HISTORY,
+    OPEN_ROUND,
     SUMMARY,
+    read_events,
     read_history,
 )
+from tests.mdc_flower.commands import files_below, mdc, run_small
 
 LAB = """
 import numpy as np
@@ -39,32 +44,14 @@ def letters():
 
 
 @pytest.fixture(autouse=True)
-def process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Work in a folder of the test's own, and give back what a command changes in its process."""
+def cli_lab(process_state: None, tmp_path: Path) -> None:
+    """Put a user's own module into the folder that a command works in."""
     (tmp_path / "cli_lab.py").write_text(LAB)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
-def mdc(*arguments: str | Path) -> Result:
-    """Run the command; whatever it raises beside an exit status is a failure of the test."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert "Traceback" not in result.output
-    return result
 
 
 def written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
-
-
-def files_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
 # Bad input
@@ -139,6 +126,8 @@ def test_without_a_command_the_commands_are_listed() -> None:
         (ConfigError("no", where="key"), 2, "error: key: no"),
         (DataError("no [red]markup[/red]"), 2, "error: no [red]markup[/red]"),
         (RunError("no"), 1, "error: no"),
+        (QuorumError("no"), 3, "error: no"),
+        (EngineError("no"), 1, "error: no"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -148,11 +137,12 @@ def test_what_a_command_raises_becomes_a_message_and_a_status(
     def work() -> None:
         raise raised
 
+    raised.add_note("to go on: [do] this")
     with pytest.raises(typer.Exit) as caught:
         with_exit_status(work)
     assert caught.value.exit_code == status
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", f"{message}\n")
+    assert (printed.out, printed.err) == ("", f"{message}\nto go on: [do] this\n")
 
 
 def test_a_command_that_is_terminated_ends_as_interrupted() -> None:
@@ -258,9 +248,13 @@ def test_a_run_ends_with_status_0_and_says_where_everything_is(
 
 
 def test_a_run_leaves_its_files_and_no_others(finished_run: tuple[Path, Result]) -> None:
-    names = {path.name for path in finished_run[0].iterdir()}
-    files = {CONFIG, HISTORY, EVENTS, SUMMARY, GLOBAL_MODEL, BEST_MODEL, "report.png"}
-    assert names == files
+    run_dir, _ = finished_run
+    files = {CONFIG, HISTORY, EVENTS, SUMMARY, GLOBAL_MODEL, BEST_MODEL, "report.png", LOCK}
+    assert {path.name for path in run_dir.iterdir()} == {*files, CHECKPOINTS, OPEN_ROUND}
+    # Of the rounds 0, 1 and 2 the two newest, each a model and its description.
+    numbers = [path.name.split(".")[0] for path in (run_dir / CHECKPOINTS).iterdir()]
+    assert sorted(numbers) == ["000001", "000001", "000002", "000002"]
+    assert list((run_dir / OPEN_ROUND).iterdir()) == []
 
 
 def test_a_runs_config_is_complete_and_effective_and_can_be_run_again(
@@ -271,7 +265,7 @@ def test_a_runs_config_is_complete_and_effective_and_can_be_run_again(
     assert list(values) == RunConfig.keys()
     chosen = {key: values[key] for key in ("model", "batch-size", "seed", "num-sites")}
     assert chosen == {"model": "mlp", "batch-size": 8, "seed": 3, "num-sites": 2}
-    assert values["output-dir"] == str(run_dir)
+    assert (values["output-dir"], values["resume"]) == (str(run_dir), False)
     assert read_config(run_dir / CONFIG, [], {}).to_flower() == values
 
 
@@ -282,7 +276,8 @@ def test_a_runs_history_and_summary_agree(finished_run: tuple[Path, Result]) -> 
     # A budget of 2 epochs at 1 a round, which no change of 0 doubles.
     assert [line["plan"]["local_epochs"] for line in history] == [1, 1]
     assert [sorted(line["participants"]) for line in history] == [["site-0", "site-1"]] * 2
-    assert (summary["status"], summary["rounds"], summary["epochs"]) == ("finished", 2, 2)
+    assert (summary["status"], summary["exit-status"]) == ("finished", 0)
+    assert (summary["rounds"], summary["epochs"], summary["resumes"]) == (2, 2, [])
     assert summary["final"] == history[-1]["evaluation"]
     # 120 examples at two sites: of each 60, 6 are held out.
     counts = {p["num-examples"] for line in history for p in line["participants"].values()}
@@ -335,23 +330,134 @@ def test_evaluate_without_a_run_has_status_1(tmp_path: Path) -> None:
 
 def test_a_used_directory_is_refused_and_left_as_it_was(finished_run: tuple[Path, Result]) -> None:
     run_dir, _ = finished_run
-    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    before = files_below(run_dir)
     result = mdc("run", run_dir / CONFIG, "--engine", "in-process")
     assert result.exit_code == 2
-    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+    assert f"mdc run --resume {run_dir}" in result.stderr
+    assert files_below(run_dir) == before
 
 
-def test_a_run_that_fails_has_status_1_and_says_why(tmp_path: Path) -> None:
+def test_a_run_with_too_few_updates_has_status_3_and_says_why_and_how_to_go_on(
+    tmp_path: Path,
+) -> None:
     # A learning rate that no weights survive: every reply has values that are not finite.
-    result = mdc(
-        "run", "--engine", "in-process", "--sites", "2", "--output", "out", "--set", "model=mlp",
-        "--set", "epoch-budget=1", "--set", "lr-max=1e30", "--set", "batch-size=4",
-    )  # fmt: skip
-    assert result.exit_code == 1
-    assert "no round had a reply that counts" in result.stderr
+    options = ["--set", "lr-max=1e30", "--set", "num-rounds=1", "--set", "max-round-retries=1"]
+    result = run_small("--output", "out", *options)
+    assert result.exit_code == 3
+    reason, advice = result.stderr.splitlines()
+    assert advice == f"to go on: mdc run --resume {tmp_path / 'out'}"
+    assert reason.startswith("error: min-sites: round 1 has too few updates, after 2 attempts ")
+    assert "got 0, expected 2 or more" in reason
+    assert "site-0: " in reason
+    assert "site-1: " in reason
     summary = json.loads((tmp_path / "out" / SUMMARY).read_text())
-    assert summary["status"] == "failed"
-    assert summary["error"].startswith("RunError: ")
+    assert (summary["status"], summary["exit-status"]) == ("stopped", 3)
+    assert f"error: {summary['error']}" == reason
+    assert len(read_events(tmp_path / "out", "round-retried")) == 1
+    assert "round 1: 0 updates, 2 needed: again" in result.stdout
+    (line,) = read_history(tmp_path / "out")
+    assert (line["failed"], line["attempts"]) == (True, 2)
+    assert line["asked_again"] == ["site-0", "site-1"]
+
+
+def test_a_run_in_use_is_refused_with_status_1_and_not_tried_again(
+    tmp_path: Path, no_pause: list[float]
+) -> None:
+    assert run_small("--output", "out", "--set", "num-rounds=1").exit_code == 0
+    before = files_below(tmp_path / "out")
+    with coordinator_lock(tmp_path / "out"):
+        held = files_below(tmp_path / "out")
+        result = mdc("run", "--resume", "out", "--engine", "in-process")
+        assert files_below(tmp_path / "out") == held
+    assert result.exit_code == 1
+    assert "another coordinator works in this run directory" in result.stderr
+    assert "to go on" not in result.stderr
+    assert no_pause == []
+    assert files_below(tmp_path / "out") == before
+
+
+def test_a_run_without_an_intact_checkpoint_has_status_1_and_no_advice_to_go_on(
+    tmp_path: Path, no_pause: list[float]
+) -> None:
+    assert run_small("--output", "out", "--set", "num-rounds=1").exit_code == 0
+    for description in (tmp_path / "out" / CHECKPOINTS).glob("*.json"):
+        written(description, "")
+    result = mdc("run", "--resume", "out", "--engine", "in-process")
+    assert result.exit_code == 1
+    assert "no checkpoint is intact" in result.stderr
+    assert "to go on" not in result.stderr
+    assert no_pause == []
+
+
+def test_a_run_that_is_interrupted_has_status_130_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*args: object, **kwargs: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CoLearning, "start", start)
+    result = run_small("--output", "out", "--set", "num-rounds=1")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        "interrupted",
+        f"to go on: mdc run --resume {tmp_path / 'out'}",
+    ]
+    assert json.loads((tmp_path / "out" / SUMMARY).read_text())["status"] == "interrupted"
+
+
+# An engine that dies, without an engine
+
+
+def ray_does(monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | None) -> list[RunConfig]:
+    """Let each start on Ray end so; return the list of the configs it was started with."""
+    started: list[RunConfig] = []
+
+    def run_on_ray(config: RunConfig, num_sites: int, num_cpus: int, share: float) -> None:
+        started.append(config)
+        outcome = outcomes[len(started) - 1]
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr("mdc_flower.engines.run_on_ray", run_on_ray)
+    return started
+
+
+def test_an_engine_that_dies_is_started_again_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_pause: list[float]
+) -> None:
+    started = ray_does(monkeypatch, EngineError("the SuperLink died"), None)
+    result = mdc("run", "--set", "model=mlp", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert [config.resume for config in started] == [False, True]
+    assert result.stderr.splitlines() == [
+        "the run died: the SuperLink died",
+        "restart 1 of 3 in 1 s",
+    ]
+    assert no_pause == [1.0]
+    assert result.stdout.splitlines()[-1].startswith("finished")
+
+
+def test_an_engine_that_dies_too_often_has_status_1(
+    monkeypatch: pytest.MonkeyPatch, no_pause: list[float]
+) -> None:
+    started = ray_does(monkeypatch, *[EngineError("no")] * 2)
+    result = mdc("run", "--set", "model=mlp", "--set", "max-restarts=1")
+    assert result.exit_code == 1
+    assert "max-restarts: the run died 2 times: no (got 1)" in result.stderr
+    assert "to go on" not in result.stderr  # it never began
+    assert len(started) == 2
+
+
+def test_a_run_interrupted_before_its_coordinator_could_say_so_is_marked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    written(tmp_path / "out" / SUMMARY, '{"status": "running", "seed": 1}')
+    ray_does(monkeypatch, KeyboardInterrupt())
+    assert mdc("run", "--set", "model=mlp", "--output", "out").exit_code == 130
+    assert json.loads((tmp_path / "out" / SUMMARY).read_text()) == {
+        "status": "interrupted", "seed": 1, "exit-status": 130, "restart": False
+    }  # fmt: skip
 
 
 def test_a_users_own_module_is_found_in_the_current_folder() -> None:

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
 import mdc_flower
-from mdc_flower.client_app import app
+from mdc_flower.client_app import TRACE_LINES, app
 from mdc_flower.config import read_run_config
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import load_task
@@ -17,6 +17,7 @@ from strategies.averaging import Update
 from strategies.messages import (
     ARRAYS,
     PLAN,
+    TIMING,
     SiteCard,
     arrays_to_record,
     evaluate_content,
@@ -82,10 +83,17 @@ def initial(**run_keys: Any) -> dict[str, NDArray[np.generic]]:
 
 
 def ask_to_train(
-    where: Context, orders: RoundPlan = ORDERS, arrays: dict[str, NDArray[Any]] | None = None
+    where: Context,
+    orders: RoundPlan = ORDERS,
+    arrays: dict[str, NDArray[Any]] | None = None,
+    deadline_s: float = 600.0,
 ) -> Message:
     model = initial() if arrays is None else arrays
-    return ask(MessageType.TRAIN, train_content(arrays_to_record(model), orders), where)
+    return ask(MessageType.TRAIN, train_content(arrays_to_record(model), orders, deadline_s), where)
+
+
+def train_message() -> RecordDict:
+    return train_content(arrays_to_record(initial()), ORDERS, 600.0)
 
 
 def trained(reply: Message) -> dict[str, bytes]:
@@ -197,13 +205,27 @@ def test_what_a_site_cannot_do_becomes_an_error_reply_with_type_and_message(
     assert named in reason(ask_to_train(where()))
 
 
+def test_an_error_that_nobody_foresaw_is_answered_with_the_place_in_the_code() -> None:
+    where = context({"site": "north", "data": "client_lab:broken"})
+    message, *trace = reason(ask_to_train(where)).splitlines()
+    assert message == "OSError: the scanner is off"
+    assert len(trace) == TRACE_LINES
+    assert "client_lab.py" in trace[-2]
+    assert "in broken" in trace[-2]
+    assert trace[-1].strip() == 'raise OSError("the scanner is off")'
+
+
+def test_an_error_raised_on_purpose_is_answered_with_its_one_line() -> None:
+    assert len(reason(ask_to_train(context(dataset="digit"))).splitlines()) == 1
+
+
 def test_a_hello_without_a_name_becomes_an_error_reply() -> None:
     reply = ask(MessageType.QUERY, RecordDict(), context({}))
     assert reason(reply).startswith("ConfigError: node config: a site needs a name")
 
 
 def test_an_unknown_field_of_the_plan_is_refused_by_name() -> None:
-    content = train_content(arrays_to_record(initial()), ORDERS)
+    content = train_message()
     content.config_records[PLAN]["momentum"] = 0.9
     named = reason(ask(MessageType.TRAIN, content, context()))
     assert named.startswith("PlanError: round plan, momentum")
@@ -211,14 +233,14 @@ def test_an_unknown_field_of_the_plan_is_refused_by_name() -> None:
 
 
 def test_a_plan_that_was_changed_on_its_way_is_refused() -> None:
-    content = train_content(arrays_to_record(initial()), ORDERS)
+    content = train_message()
     content.config_records[PLAN]["lr_max"] = 0.2
     assert "plan_id" in reason(ask(MessageType.TRAIN, content, context()))
 
 
-@pytest.mark.parametrize("missing", [ARRAYS, PLAN])
+@pytest.mark.parametrize("missing", [ARRAYS, PLAN, TIMING])
 def test_a_message_without_a_record_is_answered_with_its_name(missing: str) -> None:
-    content = train_content(arrays_to_record(initial()), ORDERS)
+    content = train_message()
     del content[missing]
     assert missing in reason(ask(MessageType.TRAIN, content, context()))
 
@@ -259,8 +281,23 @@ def test_a_site_that_failed_once_trains_the_next_time() -> None:
     assert trained(ask_to_train(where)) == expected
 
 
+def test_a_site_stops_at_the_deadline_and_trains_the_next_time() -> None:
+    where = context()
+    expected = trained(ask_to_train(where))
+    named = reason(ask_to_train(where, deadline_s=1e-9))
+    assert named.startswith("DeadlineError: round 1: the deadline has come")
+    assert "got '0 of 2 steps" in named
+    assert trained(ask_to_train(where)) == expected
+
+
+def test_the_deadline_changes_no_bit() -> None:
+    where = context()
+    first = trained(ask_to_train(where, deadline_s=60.0))
+    assert trained(ask_to_train(where, deadline_s=7200.0)) == first
+
+
 def test_the_message_is_left_as_it_was() -> None:
-    content = train_content(arrays_to_record(initial()), ORDERS)
+    content = train_message()
     before = {name: array.tobytes() for name, array in initial().items()}
     ask(MessageType.TRAIN, content, context())
     after = record_to_arrays(content.array_records[ARRAYS])

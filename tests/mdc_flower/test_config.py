@@ -14,6 +14,7 @@ from pydantic import ValidationError
 import mdc_flower
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from strategies.averaging import by_examples, uniform
+from strategies.deadline import Deadline
 from strategies.errors import ConfigError
 from strategies.local_epochs import Fixed, Horizon, IncreasedLocalEpochs, Spread
 from strategies.recipes import LrSchedule, Recipe
@@ -61,9 +62,17 @@ OTHER_VALUES: dict[str, Any] = {
     "weighting": "uniform",
     "seed": 0,
     "site-evaluation": True,
+    "min-sites": 2,
+    "max-round-retries": 0,
     "wait-for-sites-s": 5.0,
     "round-deadline-s": 60.0,
+    "deadline-factor": 1.5,
+    "longest-round-s": 600.0,
     "output-dir": "/runs/{run-id}",
+    "resume": True,
+    "max-restarts": 0,
+    "keep-checkpoints": 5,
+    "keep-updates": True,
 }
 
 
@@ -152,8 +161,16 @@ BAD_VALUES: dict[str, list[Any]] = {
     "epoch-budget": NOT_COUNTS,
     "weighting": ["random"],
     "seed": NOT_COUNTS,
+    "min-sites": NOT_COUNTS,
+    "max-round-retries": NOT_COUNTS,
     "wait-for-sites-s": [0.0, -1.0, *NOT_FINITE],
-    "round-deadline-s": [0.0, -1.0, *NOT_FINITE],
+    "round-deadline-s": [-1.0, *NOT_FINITE],
+    "deadline-factor": [0.9, *NOT_FINITE],
+    "longest-round-s": [0.0, -1.0, *NOT_FINITE],
+    "resume": ["perhaps"],
+    "max-restarts": NOT_COUNTS,
+    "keep-checkpoints": [0, *NOT_COUNTS],
+    "keep-updates": ["perhaps"],
 }
 
 
@@ -181,6 +198,9 @@ def test_a_bad_value_is_refused_with_its_key(key: str, value: Any) -> None:
         ("clip-norm", 0.0),
         ("batch-size", 1),
         ("local-epochs", 1),
+        ("round-deadline-s", 0.0),
+        ("deadline-factor", 1.0),
+        ("keep-checkpoints", 1),
     ],
 )
 def test_the_ends_of_a_range_belong_to_it(key: str, value: float) -> None:
@@ -230,6 +250,11 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"epochs": "fixed"},
         "'global-cosine' with epochs = 'ile' needs epoch-budget",
     ),
+    "a quorum is of the sites there are": (
+        {"num-sites": 3, "min-sites": 4},
+        {"min-sites": 3},
+        "min-sites 4 is above num-sites 3",
+    ),
     "nesterov needs momentum": (
         {"nesterov": True, "optimizer": "sgd", "momentum": 0.0},
         {"optimizer": "adamw"},
@@ -249,6 +274,21 @@ def test_keys_that_do_not_fit_together_are_refused(rule: str) -> None:
 
 def test_plain_sgd_without_momentum_is_allowed() -> None:
     assert not read_run_config({"momentum": 0.0, "nesterov": False}).nesterov
+
+
+@pytest.mark.parametrize(
+    ("min_sites", "num_sites", "quorum"),
+    [(0, 1, 1), (0, 2, 2), (0, 3, 2), (0, 4, 3), (0, 5, 3), (1, 5, 1), (5, 5, 5)],
+)
+def test_a_quorum_is_what_is_set_or_more_than_half_of_the_sites(
+    min_sites: int, num_sites: int, quorum: int
+) -> None:
+    assert read_run_config({"min-sites": min_sites}).quorum(num_sites) == quorum
+
+
+def test_each_key_of_the_deadline_reaches_it() -> None:
+    values = {"round-deadline-s": 5, "deadline-factor": 2, "longest-round-s": 700}
+    assert read_run_config(values).deadline() == Deadline(5.0, 2.0, 700.0)
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -18,7 +18,8 @@ from mdc_flower.site_client import model_arrays
 from mdc_flower.task import load_task
 from mdc_flower.training import evaluate
 from strategies.errors import ConfigError, DataError, ModelError, RunError
-from strategies.journal import BEST_MODEL, CONFIG, GLOBAL_MODEL, pack_model
+from strategies.journal.model_files import pack_model
+from strategies.journal.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 from tests.mdc_flower.examples import CPU, same_bits
 
 LAB = """

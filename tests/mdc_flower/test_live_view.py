@@ -11,12 +11,19 @@ import pytest
 from rich.console import Console
 
 from mdc_flower.live_view import LiveView, RunState, describe_lr, describe_work
-from strategies.journal import EVENTS
+from strategies.journal.run_directory import EVENTS
 from tests.mdc_flower.examples import plan
 
 ORDERS = plan(local_epochs=2, lr_max=0.1, lr_min=0.025, shape="exponential").model_dump()
 STARTED = {"event": "run-started", "sites": ["north", "south"], "epoch_budget": 8, "num_rounds": 0}
-ROUND = {"event": "round-started", "plan": ORDERS, "sites": ["north", "south"]}
+ROUND = {"event": "round-started", "plan": ORDERS, "sites": ["north", "south"], "kept": []}
+RESUMED = {
+    "event": "run-resumed",
+    "rounds_done": 3,
+    "epochs_used": 6,
+    "changed": {},
+    "version": ["0.1", "0.1"],
+}
 
 
 def answered(site: str, dropped: str | None = None) -> dict[str, Any]:
@@ -69,6 +76,25 @@ def test_a_failed_round_says_so() -> None:
     assert "relative change" not in line
 
 
+def test_a_repeated_round_is_a_line_with_what_came_and_what_it_needs() -> None:
+    event = finished(event="round-retried", participants={"north": {}}, quorum=2)
+    assert lines_of(STARTED, ROUND, event)[1:] == ["round 1: 1 updates, 2 needed: again"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "going on after round 3"),
+        (
+            {"epoch-budget": [8, 12], "min-sites": [0, 1]},
+            "going on after round 3 with epoch-budget 8 -> 12, min-sites 0 -> 1",
+        ),
+    ],
+)
+def test_a_run_that_goes_on_says_where_and_with_what(changed: dict[str, Any], line: str) -> None:
+    assert lines_of(STARTED, RESUMED | {"changed": changed})[1:] == [line]
+
+
 @pytest.mark.parametrize(
     ("event", "headline"),
     [
@@ -107,6 +133,13 @@ def test_each_sites_state_is_followed() -> None:
     ]
 
 
+def test_a_site_whose_update_is_here_already_is_done_when_the_round_starts() -> None:
+    state = RunState()
+    state.apply(STARTED)
+    state.apply(ROUND | {"sites": ["south"], "kept": ["north"]})
+    assert state.sites == {"north": "done", "south": "training"}
+
+
 def at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: seconds)
 
@@ -134,6 +167,44 @@ def test_the_time_left_is_estimated_from_the_work_that_is_done(
     line = state.apply(finished())
     assert line is not None
     assert line.endswith(f"1.3 s{left}")
+
+
+# The run goes on after 6 epochs of 10, in 3 rounds of 6. Two more epochs, in one round, took
+# 30 s: the two epochs that are left take 30 s, the two rounds 60 s. Counted from the beginning,
+# 8 of 10 epochs would have taken 30 s, and 7.5 s would be left.
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"epoch_budget": 10, "num_rounds": 0}, ", about 30 s left"),
+        ({"epoch_budget": 0, "num_rounds": 6}, ", about 60 s left"),
+        ({"epoch_budget": 10, "num_rounds": 6}, ", about 30 s left"),
+        ({"epoch_budget": 8, "num_rounds": 6}, ""),
+    ],
+)
+def test_the_time_left_of_a_run_that_goes_on_counts_from_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], left: str
+) -> None:
+    state = RunState()
+    at(monkeypatch, 100.0)
+    for event in (STARTED | limits, RESUMED, ROUND):
+        state.apply(event)
+    at(monkeypatch, 130.0)
+    line = state.apply(finished(round=4))
+    assert line is not None
+    assert line.endswith(f"1.3 s{left}")
+
+
+def test_after_a_restart_only_the_time_since_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two epochs took 30 s before; after a long pause, two took 60 s, and four of ten are left.
+    state, times = RunState(), [100.0, 130.0, 1000.0, 1060.0]
+    started = STARTED | {"epoch_budget": 10}
+    resumed = RESUMED | {"rounds_done": 2, "epochs_used": 4}
+    lines = []
+    for event in (started, ROUND, finished(round=2), started, resumed, ROUND, finished(round=3)):
+        if event["event"] in ("round-started", "round-finished"):
+            at(monkeypatch, times.pop(0))
+        lines.append(state.apply(event))
+    assert str(lines[-1]).endswith("1.3 s, about 120 s left")
 
 
 @pytest.mark.parametrize(
@@ -204,6 +275,14 @@ def test_lines_appear_while_the_run_goes_on(tmp_path: Path) -> None:
         write(tmp_path / EVENTS, ROUND, finished())
         wait_until(lambda: "round 1" in text.getvalue())
     assert len(text.getvalue().splitlines()) == 2
+
+
+def test_what_an_earlier_process_logged_is_not_shown_again(tmp_path: Path) -> None:
+    console, text = plain_console()
+    write(tmp_path / EVENTS, STARTED, ROUND, finished())
+    with LiveView(tmp_path, console):
+        write(tmp_path / EVENTS, STARTED, RESUMED)
+    assert text.getvalue().splitlines() == ["2 sites: north, south", "going on after round 3"]
 
 
 def test_a_half_written_line_is_read_when_it_is_whole(tmp_path: Path) -> None:

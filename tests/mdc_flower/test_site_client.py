@@ -1,6 +1,8 @@
 """A site's side of a round: arrays in and out, training as planned, evaluation on its own data."""
 
+import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from torch import nn
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import Examples, SiteData
 from mdc_flower.site_client import SiteClient, load_arrays, model_arrays
-from mdc_flower.training import TrainSettings, evaluate, train
-from strategies.errors import ModelError, PlanError
-from strategies.messages import NUM_EXAMPLES, TRAIN_METRICS
+from mdc_flower.training import TrainResult, TrainSettings, evaluate, train
+from strategies.errors import DeadlineError, ModelError, PlanError
+from strategies.messages import DEADLINE, NUM_EXAMPLES, TRAIN_METRICS
 from strategies.round_plan import RoundPlan
 from tests.mdc_flower.examples import CPU, linear, numbered, plan, same_bits, state_of
 
@@ -253,6 +255,28 @@ def test_fit_refuses_a_plan_that_it_does_not_understand_before_it_touches_the_mo
         one.fit(arrays_in_order(network(2)), {**config_of(plan()), "momentum": 0.9})
     assert caught.value.where == "round plan, momentum"
     assert same_bits(one.model, network())
+
+
+def test_fit_stops_at_the_deadline_beside_the_plan() -> None:
+    orders = {**config_of(plan(round=3, local_epochs=2)), DEADLINE: 1e-9}
+    with pytest.raises(DeadlineError, match="0 of 6 steps") as caught:
+        client().fit(arrays_in_order(network()), orders)
+    assert caught.value.where == "round 3"
+
+
+def test_the_deadline_is_counted_from_when_fit_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def note(*args: Any, stop_at: float) -> TrainResult:
+        seen.append(stop_at)
+        return TrainResult(10, 3, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr("mdc_flower.site_client.train", note)
+    monkeypatch.setattr("mdc_flower.site_client.time", SimpleNamespace(monotonic=lambda: 1000.0))
+    start, orders = arrays_in_order(network()), config_of(plan())
+    client().fit(start, {**orders, DEADLINE: 60.0})
+    client().fit(start, orders)
+    assert seen == [1060.0, math.inf]
 
 
 def test_fit_and_evaluate_refuse_arrays_that_do_not_fit() -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -23,6 +24,7 @@ from mdc_flower.training import (
     num_local_steps,
     train,
 )
+from strategies.errors import DeadlineError
 from strategies.round_plan import CycleShape, RoundPlan
 from tests.mdc_flower.examples import CPU, linear, plan, same_bits, state_of, vectors
 
@@ -513,6 +515,33 @@ def test_after_epoch_is_not_called_for_an_epoch_that_was_not_finished() -> None:
     model = linear([[0.0] * 3] * 2)
     fit(model, random_vectors(10), plan(local_steps=8), settings, after_epoch=finished.append)
     assert finished == [1]
+
+
+# The deadline
+
+
+def test_training_stops_between_two_steps_when_its_time_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, orders = random_vectors(20), plan(local_epochs=4, lr_max=0.1, lr_min=0.1)
+    settings = replace(PLAIN, batch_size=8)  # 3 steps an epoch, 12 in all
+    stopped, whole = small_net(), small_net()
+    fit(whole, data, plan(local_steps=5, lr_max=0.1, lr_min=0.1), settings)
+    # The clock is read at the start, at 100 s, then once before each step: 101 s, 102 s, ...
+    clock = SimpleNamespace(monotonic=iter(range(100, 120)).__next__)
+    monkeypatch.setattr("mdc_flower.training.time", clock)
+    with pytest.raises(DeadlineError) as caught:
+        train(stopped, data, orders, settings, RAW, CPU, "north", stop_at=106)
+    assert caught.value.where == "round 1"
+    assert str(caught.value.got).startswith("5 of 12 steps in ")
+    assert same_bits(stopped, whole)
+
+
+def test_a_time_that_has_come_before_lets_no_step_happen() -> None:
+    model = small_net()
+    with pytest.raises(DeadlineError, match="0 of 1 steps"):
+        train(model, random_vectors(8), plan(), PLAIN, RAW, CPU, "north", stop_at=0.0)
+    assert same_bits(model, small_net())
 
 
 # Number formats

@@ -1,8 +1,9 @@
 """Comparisons: equal budgets, the same examples, nothing computed twice, nothing mixed up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -11,9 +12,19 @@ from mdc_flower.config import read_site_config
 from mdc_flower.task import load_task
 from simulations.arm import ARMS_DIR, load_arm
 from simulations.baselines import Outcome, train_without_exchange
-from simulations.comparison import RESULT, Comparison, Job, read_comparison, run_comparison
-from strategies.errors import ConfigError
-from strategies.journal import read_history
+from simulations.comparison import (
+    RESULT,
+    Comparison,
+    Job,
+    read_comparison,
+    run_comparison,
+    run_job,
+)
+from strategies.colearning import CoLearning
+from strategies.errors import ConfigError, QuorumError
+from strategies.journal.run_directory import SUMMARY, RunDirectory, read_events, read_history
+from strategies.position import Position
+from strategies.round_record import RoundRecord
 
 SMALL: dict[str, Any] = {
     "dataset": "digits",
@@ -106,22 +117,80 @@ def test_a_second_call_reads_the_results_and_trains_nothing(
     assert [(number, total) for _, number, total in done] == [(i, 8) for i in range(1, 9)]
 
 
+def job_in(folder: Path, **changes: Any) -> Job:
+    """Return co-learning with seed 1 in a folder: three rounds, of 1, 2 and 1 epochs."""
+    arm = load_arm("co-learning", ARMS_DIR, {})
+    config = arm.config({**SMALL, **changes}, seed=1, output_dir=str(folder))
+    return Job(arm, 1, config, folder)
+
+
 def test_results_of_another_config_are_refused(
     finished: tuple[Path, dict[str, dict[int, Outcome]]],
 ) -> None:
-    output, _ = finished
-    comparison = small_comparison(config={**SMALL, "lr-max": 0.01})
+    output, outcomes = finished
+    folder = output / "co-learning" / "seed-1"
+    assert run_job(job_in(folder)) == outcomes["co-learning"][1]
     with pytest.raises(ConfigError, match="another config"):
-        run_comparison(comparison, arms_of(comparison), output, workers=1)
+        run_job(job_in(folder, **{"lr-max": 0.01}))
 
 
-def test_an_interrupted_job_starts_again(tmp_path: Path, cache: None) -> None:
-    folder = tmp_path / "co-learning" / "seed-1"
-    folder.mkdir(parents=True)
-    (folder / "history.jsonl").write_text('{"half": ')
-    comparison = small_comparison(arms=["co-learning"], num_seeds=1)
-    outcomes = run_comparison(comparison, arms_of(comparison), tmp_path, workers=1)
-    assert outcomes["co-learning"][1].rounds == 3
+def test_an_interrupted_job_goes_on_and_gives_what_it_would_have_given(
+    finished: tuple[Path, dict[str, dict[int, Outcome]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record_round = RunDirectory.round_finished
+
+    def interrupt(self: RunDirectory, record: RoundRecord, position: Position) -> None:
+        record_round(self, record, position)
+        if record.round == 2:
+            raise KeyboardInterrupt
+
+    job = job_in(tmp_path / "job")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "round_finished", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job)
+    assert not (job.folder / RESULT).exists()
+    outcome = run_job(job)
+    whole = finished[1]["co-learning"][1]
+    assert outcome == replace(whole, seconds=outcome.seconds)
+    assert read_events(job.folder, "run-resumed")[0]["rounds_done"] == 2
+    plans = [event["plan"]["round"] for event in read_events(job.folder, "round-started")]
+    assert plans == [1, 2, 3], "no round is trained again"
+
+
+def interrupt(*args: object, **kwargs: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"), [(RunDirectory, "begin"), (CoLearning, "start")], ids=["begin", "start"]
+)
+def test_a_job_that_died_before_its_first_round_starts_again(
+    tmp_path: Path, cache: None, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
+) -> None:
+    job = job_in(tmp_path / "job")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job)
+    assert run_job(job).rounds == 3
+
+
+@pytest.mark.parametrize("key", ["lr-max", "epoch-budget"])  # a single run may go on with the last
+def test_an_interrupted_job_of_another_config_is_refused_and_left_as_it_is(
+    tmp_path: Path, cache: None, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(CoLearning, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job_in(tmp_path / "job"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="the folder holds a result of another config"):
+        run_job(job_in(tmp_path / "job", **{key: 2}))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_pooled_training_is_on_exactly_what_the_sites_train_on(cache: None) -> None:
@@ -186,6 +255,7 @@ def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> No
     comparison = small_comparison(
         arms=["co-learning"], num_seeds=1, config={**SMALL, "lr-max": 1e30}
     )
-    with pytest.raises(Exception, match="no round had a reply that counts"):
+    with pytest.raises(QuorumError, match="round 1 has too few updates"):
         run_comparison(comparison, arms_of(comparison), tmp_path, workers=1)
-    assert json.loads((tmp_path / "co-learning/seed-1/summary.json").read_text())["error"]
+    summary = json.loads((tmp_path / "co-learning/seed-1" / SUMMARY).read_text())
+    assert summary["status"] == "stopped"

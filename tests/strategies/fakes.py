@@ -1,11 +1,12 @@
 """A grid in memory, and sites that do linear arithmetic: a federation without processes.
 
 The grid subclasses Flower's own, so that a change of Flower's interface breaks the tests. Time
-is counted in pulls, never in seconds.
+is a clock that moves when someone sleeps: no test waits, and a round of a day takes no time.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MessageType, RecordDict
@@ -42,50 +43,86 @@ NODE_IDS = (
 SUPERLINK_NODE = 1
 
 
+class Clock:
+    """Stands in for the module `time`: it moves when someone sleeps, and only then."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses: list[float] = []
+        self._later: list[tuple[float, Callable[[], object]]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        assert len(self.pauses) < 100_000, "this wait never ends"
+        # A pause too short for the sum to show it would never end.
+        self.now += max(seconds, 1e-6)
+        due = [later for later in self._later if later[0] <= self.now]
+        self._later = [later for later in self._later if later not in due]
+        for _, action in sorted(due, key=lambda later: later[0]):
+            action()
+
+    def after(self, seconds: float, action: Callable[[], object]) -> None:
+        """Do something when the clock has moved on so far."""
+        self._later.append((self.now + seconds, action))
+
+
 @dataclass
 class _Pending:
     request: Message
     reply: Message
-    due_at_pull: int
+    due_at: float
 
 
 class FakeGrid(Grid):
-    """Delivers each message to its node's handler at once, and hands replies out by pull.
+    """Delivers each message to its node's handler at once, and hands replies out when due.
+
+    A hello is answered at once, unless ``hello_delays`` says otherwise.
 
     Parameters
     ----------
     nodes
         Handler of each online node, by node id; tests add and remove nodes as they please.
     arrival
-        Node ids in the order in which the replies due at one pull arrive; those not listed
-        come last, in the order in which they were asked.
+        Node ids in the order in which their replies come, a second after one another; those
+        not listed come last.
     delays
-        Pulls by which a node's replies are late.
+        Seconds by which a node's replies are late.
+    hello_delays
+        Seconds by which a node's reply to a hello is late.
     unsendable
         Nodes for which the grid cannot take a message.
     copies
         How often each reply is handed out.
     """
 
+    clock: ClassVar[Clock] = Clock()
+
     def __init__(
         self,
         nodes: Mapping[int, Handler],
         *,
         arrival: Sequence[int] = (),
-        delays: Mapping[int, int] | None = None,
+        delays: Mapping[int, float] | None = None,
+        hello_delays: Mapping[int, float] | None = None,
         unsendable: Collection[int] = (),
         copies: int = 1,
     ) -> None:
         self.nodes = dict(nodes)
         self.arrival = list(arrival)
         self.delays = dict(delays or {})
+        self.hello_delays = dict(hello_delays or {})
         self.unsendable = set(unsendable)
         self.copies = copies
         self.sent: list[Message] = []
+        self.num_looks = 0
         self.num_pulls = 0
         self._pending: list[_Pending] = []
 
     def get_node_ids(self) -> Iterable[int]:
+        self.num_looks += 1
         return list(self.nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -98,10 +135,10 @@ class FakeGrid(Grid):
             message.metadata.__dict__["_message_id"] = message_id
             self.sent.append(message)
             ids.append(message_id)
-            reply = self.nodes[node](message)
+            handler = self.nodes.get(node)
+            reply = handler(message) if handler else from_superlink(message, "node unavailable")
             if reply is not None:
-                due = self.num_pulls + 1 + self.delays.get(node, 0)
-                self._pending.append(_Pending(message, reply, due))
+                self._pending.append(_Pending(message, reply, self.clock.now + self._late(message)))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -110,16 +147,25 @@ class FakeGrid(Grid):
         due = [
             pending
             for pending in self._pending
-            if pending.due_at_pull <= self.num_pulls
-            and pending.request.metadata.message_id in asked
+            if pending.due_at <= self.clock.now and pending.request.metadata.message_id in asked
         ]
         self._pending = [pending for pending in self._pending if pending not in due]
-        due.sort(key=self._rank)
         return [pending.reply for pending in due for _ in range(self.copies)]
 
-    def _rank(self, pending: _Pending) -> int:
-        node = pending.request.metadata.dst_node_id
-        return self.arrival.index(node) if node in self.arrival else len(self.arrival)
+    def stop(self, node: int) -> None:
+        """Take a node off, as when its process is killed: the SuperLink answers in its place."""
+        del self.nodes[node]
+        for pending in self._pending:
+            if pending.request.metadata.dst_node_id == node:
+                pending.reply = from_superlink(pending.request, "node unavailable")
+                pending.due_at = self.clock.now
+
+    def _late(self, message: Message) -> float:
+        node = message.metadata.dst_node_id
+        if message.metadata.message_type == MessageType.QUERY:
+            return self.hello_delays.get(node, 0.0)
+        rank = self.arrival.index(node) if node in self.arrival else len(self.arrival)
+        return rank + self.delays.get(node, 0.0)
 
     def sent_of_type(self, message_type: str) -> list[Message]:
         """Return the messages of one type that went out, in order."""
@@ -234,6 +280,17 @@ def silent(request: Message, reply: Message) -> Message | None:
 def raises(request: Message, reply: Message) -> Message | None:
     """Answer as Flower does for a site whose code raised."""
     return Message(Error(2, "the disk of this site is full"), reply_to=request)
+
+
+def times(number: int, fault: Fault) -> Fault:
+    """Let a fault happen so many times, and then no more."""
+    left = [number]
+
+    def sometimes(request: Message, reply: Message) -> Message | None:
+        left[0] -= 1
+        return fault(request, reply) if left[0] >= 0 else reply
+
+    return sometimes
 
 
 def sends_nan(request: Message, reply: Message) -> Message | None:

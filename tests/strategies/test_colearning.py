@@ -1,33 +1,54 @@
 """The round loop, end to end: sites that do linear arithmetic on a grid in memory."""
 
+import copy
 import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import Result
 from numpy.typing import NDArray
 
-from strategies.averaging import Arrays, uniform
-from strategies.colearning import CoLearning, RoundRecord
-from strategies.local_epochs import Fixed, Horizon
+from strategies.asks import LATE_WINDOW_S
+from strategies.averaging import Update, uniform
+from strategies.colearning import CoLearning
+from strategies.deadline import Deadline
+from strategies.errors import EngineError, QuorumError
+from strategies.journal.files import StorageError
+from strategies.journal.model_files import StoredArrays
+from strategies.journal.updates import MemoryUpdates, UpdateJournal
+from strategies.local_epochs import EpochState, Fixed, Horizon
 from strategies.messages import (
     METRICS,
     NUM_EXAMPLES,
     arrays_to_record,
+    deadline_of,
     record_to_arrays,
     train_reply_content,
 )
+from strategies.position import Position
 from strategies.recipes import LrSchedule, Recipe, co_learning, fedavg
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
+from strategies.round_record import RoundRecord
 from tests.strategies.fakes import (
     NODE_IDS,
+    Clock,
     FakeGrid,
     Fault,
     LinearSite,
@@ -35,11 +56,12 @@ from tests.strategies.fakes import (
     raises,
     sends_nan,
     silent,
+    times,
     train_metrics,
 )
 
-A, B, C, _ = NODE_IDS
-TIMEOUT_S = 0.05
+A, B, C, D = NODE_IDS
+TIMEOUT_S = 10.0
 
 
 @dataclass
@@ -49,20 +71,42 @@ class Watcher:
     name: str = "watcher"
     told: list[tuple[Any, ...]] = field(default_factory=list)
     records: list[RoundRecord] = field(default_factory=list)
-    models: list[dict[str, NDArray[np.generic]]] = field(default_factory=list)
-    best: list[bool] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
+    retried: list[RoundRecord] = field(default_factory=list)
+    failed: list[RoundRecord] = field(default_factory=list)
 
-    def round_started(self, plan: RoundPlan, sites: Iterable[str]) -> None:
-        self.told.append((self.name, "started", plan.round, list(sites)))
+    def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
+        self.told.append((self.name, "started", plan.round, list(sites), list(kept)))
 
     def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
         self.told.append((self.name, "answered", round_number, site, reason is None))
 
-    def round_finished(self, record: RoundRecord, arrays: Arrays, is_best: bool) -> None:
+    def round_retried(self, record: RoundRecord, quorum: int) -> None:
+        self.told.append((self.name, "retried", record.round, quorum))
+        self.retried.append(copy.deepcopy(record))
+
+    def round_finished(self, record: RoundRecord, position: Position) -> None:
         self.told.append((self.name, "finished", record.round))
         self.records.append(record)
-        self.models.append({name: array.copy() for name, array in arrays.items()})
-        self.best.append(is_best)
+        self.positions.append(position)
+
+    def round_failed(self, record: RoundRecord) -> None:
+        self.told.append((self.name, "failed", record.round))
+        self.failed.append(record)
+
+    @property
+    def models(self) -> list[Mapping[str, NDArray[np.generic]]]:
+        """Return the global model after each round."""
+        return [position.arrays for position in self.positions]
+
+    @property
+    def best(self) -> list[bool]:
+        """Return whether each round was the best so far."""
+        return [position.best_round == position.epochs.rounds_done for position in self.positions]
+
+    def started(self) -> list[tuple[list[str], list[str]]]:
+        """Return who was asked, and whose update was there already, at every attempt."""
+        return [(event[3], event[4]) for event in self.told if event[1] == "started"]
 
     def values(self, name: str = "w") -> list[Any]:
         """Return one array of the global model after each round."""
@@ -83,13 +127,22 @@ def run(
     grid: FakeGrid, recipe: Recipe, initial: ArrayRecord | None = None, **options: Any
 ) -> tuple[Watcher, Result]:
     """Run to the end of the recipe, and return what an observer saw, and the result."""
-    watcher = Watcher()
-    start_options = {
-        name: options.pop(name) for name in ("num_rounds", "evaluate_fn") & options.keys()
+    watcher = options.pop("watcher", None) or Watcher()
+    started = {"timeout": TIMEOUT_S} | {
+        name: options.pop(name)
+        for name in ("num_rounds", "evaluate_fn", "timeout")
+        if name in options
     }
-    strategy = strategy_of(recipe, watcher, **options)
-    result = strategy.start(grid, initial or model(), timeout=TIMEOUT_S, **start_options)
+    result = strategy_of(recipe, watcher, **options).start(grid, initial or model(), **started)
     return watcher, result
+
+
+def stopped(grid: FakeGrid, recipe: Recipe, **options: Any) -> tuple[Watcher, QuorumError]:
+    """Run until the run stops for lack of updates, and return what was seen, and the error."""
+    watcher = Watcher()
+    with pytest.raises(QuorumError) as caught:
+        run(grid, recipe, watcher=watcher, **options)
+    return watcher, caught.value
 
 
 def two_sites() -> tuple[LinearSite, LinearSite]:
@@ -123,14 +176,19 @@ def test_one_site_gets_its_own_model_back() -> None:
     assert watcher.values() == [[0.5], [1.0], [1.5]]
 
 
-def test_a_model_with_scalars_counters_and_several_dtypes_keeps_them() -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_model_with_scalars_counters_and_several_dtypes_keeps_them_and_their_order(
+    tmp_path: Path, on_disk: bool
+) -> None:
     initial: dict[str, NDArray[np.generic]] = {
         "w": np.zeros((2, 3), np.float32),
         "scale": np.zeros((), np.float16),
         "bn.running_mean": np.zeros(4, np.float64),
         "bn.num_batches_tracked": np.array(10),
     }
-    watcher, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1), arrays_to_record(initial))
+    store = UpdateJournal(tmp_path) if on_disk else MemoryUpdates()
+    start = arrays_to_record(initial)
+    watcher, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1), start, updates=store)
     last = watcher.models[-1]
     assert {name: (a.dtype, a.shape) for name, a in last.items()} == {
         name: (a.dtype, a.shape) for name, a in initial.items()
@@ -169,7 +227,9 @@ def test_every_site_is_sent_the_same_model_and_the_same_plan() -> None:
     sent = grid.sent_of_type(MessageType.TRAIN)
     assert {message.metadata.group_id for message in sent[:3]} == {"1"}
     assert {message.metadata.group_id for message in sent[3:]} == {"2"}
-    assert {message.metadata.ttl for message in sent} == {TIMEOUT_S}
+    # Longer than it is waited for, so that a late reply is seen as late.
+    assert {message.metadata.ttl for message in sent} == {TIMEOUT_S + LATE_WINDOW_S}
+    assert {deadline_of(message.content) for message in sent} == {TIMEOUT_S}
 
 
 def test_one_bad_site_a_round_is_dropped_by_name_and_the_others_are_averaged_exactly() -> None:
@@ -182,7 +242,7 @@ def test_one_bad_site_a_round_is_dropped_by_name_and_the_others_are_averaged_exa
     assert [list(reasons) for reasons in dropped] == [["a"], ["b"], ["c"], []]
     assert "'w': 1 of 1 values are not finite" in dropped[0]["a"]
     assert "the disk of this site is full" in dropped[1]["b"]
-    assert "no reply within 0.05 s" in dropped[2]["c"]
+    assert "no reply within 10 s" in dropped[2]["c"]
     took_part = [list(record.participants) for record in watcher.records]
     assert took_part == [["b", "c"], ["a", "c"], ["a", "b"], ["a", "b", "c"]]
     assert not any(record.failed for record in watcher.records)
@@ -203,43 +263,6 @@ def test_a_reply_to_the_plan_of_another_round_is_dropped() -> None:
     watcher, _ = run(grid_of(a, b), fedavg(2, 1, 0.1))
     assert watcher.values() == [[2.5], [3.5]]  # a alone adds 1
     assert "plan-id" in watcher.records[1].dropped["b"]
-
-
-def test_a_round_without_a_fit_reply_fails_and_the_run_goes_on_from_the_same_model() -> None:
-    a, b = two_sites()
-    a.faults, b.faults = {2: sends_nan}, {2: raises}
-    evaluated: list[int] = []
-
-    def evaluate(round_number: int, arrays: ArrayRecord) -> MetricRecord:
-        evaluated.append(round_number)
-        return MetricRecord({"validation-accuracy": float(round_number)})
-
-    watcher, result = run(grid_of(a, b), fedavg(3, 1, 0.1), evaluate_fn=evaluate)
-    assert watcher.values() == [[2.5], [2.5], [5.0]]
-    failed = watcher.records[1]
-    assert [record.failed for record in watcher.records] == [False, True, False]
-    assert (failed.relative_change, failed.participants, failed.evaluation) == (None, {}, {})
-    assert sorted(failed.dropped) == ["a", "b"]
-    assert evaluated == [1, 3]
-    assert watcher.best == [True, False, True]
-    assert sorted(result.train_metrics_clientapp) == [1, 3]
-
-
-def test_a_run_in_which_every_round_fails_ends_with_the_model_it_began_with() -> None:
-    always: dict[int, Fault] = dict.fromkeys(range(1, 4), sends_nan)
-    watcher, result = run(grid_of(LinearSite("a", faults=always)), fedavg(3, 1, 0.1), model(2.0))
-    assert [record.failed for record in watcher.records] == [True, True, True]
-    assert record_to_arrays(result.arrays)["w"].tolist() == [2.0]
-
-
-def test_a_failed_round_uses_its_epochs_and_does_not_double_them() -> None:
-    site = LinearSite("a", step=0.0, faults={2: sends_nan})
-    recipe = co_learning(14, 0.1, initial_epochs=2, epsilon=0.01, max_epochs=8)
-    watcher, _ = run(grid_of(site), recipe, model(1.0))
-    # The model does not move, so each round that counts doubles: 2, 4 (fails), 4 again, then 8,
-    # of which 14 - 2 - 4 - 4 = 4 are left.
-    assert [plan.local_epochs for plan in site.plans] == [2, 4, 4, 4]
-    assert [record.relative_change for record in watcher.records] == [0.0, None, 0.0, 0.0]
 
 
 def test_local_epochs_double_in_the_plans_once_the_model_has_settled() -> None:
@@ -374,18 +397,18 @@ def test_a_site_that_fails_twice_in_a_round_keeps_both_reasons() -> None:
 
 def test_observers_are_told_in_order_each_event_to_all_before_the_next() -> None:
     a, b = two_sites()
-    b.faults = {1: raises}
-    grid = grid_of(a, b)
-    grid.arrival = [B, A]
+    b.faults = {1: times(1, raises)}
+    grid = FakeGrid({A: a, B: b}, delays={A: 1.0, B: 0.5})
     told: list[tuple[Any, ...]] = []
     first, second = Watcher("first", told), Watcher("second", told)
     strategy_of(fedavg(2, 1, 0.1), first, second).start(grid, model(), timeout=TIMEOUT_S)
     events = [
-        ("started", 1, ["a", "b"]),
+        ("started", 1, ["a", "b"], []),
         ("answered", 1, "b", False),
         ("answered", 1, "a", True),
+        ("answered", 1, "b", True),
         ("finished", 1),
-        ("started", 2, ["a", "b"]),
+        ("started", 2, ["a", "b"], []),
         ("answered", 2, "b", True),
         ("answered", 2, "a", True),
         ("finished", 2),
@@ -521,6 +544,8 @@ def test_a_site_that_goes_offline_is_not_asked_and_is_back_when_it_is_back() -> 
         ["a"],
         ["a", "b"],
     ]
+    assert [record.missing for record in watcher.records] == [[], ["b"], []]
+    assert [record.dropped for record in watcher.records] == [{}, {}, {}]
 
 
 def test_the_record_counts_the_bytes_of_every_model_sent_and_received() -> None:
@@ -528,10 +553,10 @@ def test_the_record_counts_the_bytes_of_every_model_sent_and_received() -> None:
     b.faults = {1: sends_nan, 2: raises}
     one = model().count_bytes()
     watcher, _ = run(grid_of(a, b), fedavg(2, 1, 0.1), site_evaluation=True)
-    # Sent: to two sites, to train and to evaluate. Received: both models, also the one that was
-    # dropped, and only one where the other site sent an error.
-    assert [record.sent_bytes for record in watcher.records] == [4 * one, 4 * one]
-    assert [record.received_bytes for record in watcher.records] == [2 * one, one]
+    # Sent: to two sites, to train and to evaluate, and to train once more to the one that failed.
+    # Received: both models, and the one that was dropped; only one where there were errors.
+    assert [record.sent_bytes for record in watcher.records] == [5 * one, 5 * one]
+    assert [record.received_bytes for record in watcher.records] == [3 * one, one]
 
 
 def test_the_record_holds_the_plan_with_the_id_that_the_sites_saw() -> None:
@@ -543,8 +568,9 @@ def test_the_record_holds_the_plan_with_the_id_that_the_sites_saw() -> None:
 
 
 def test_the_record_says_how_long_the_round_took() -> None:
-    watcher, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1))
-    assert all(record.seconds > 0.0 for record in watcher.records)
+    a, b = two_sites()
+    watcher, _ = run(FakeGrid({A: a, B: b}, delays={B: 3.0}), fedavg(2, 1, 0.1))
+    assert [record.seconds for record in watcher.records] == pytest.approx([3, 3], abs=0.1)
 
 
 def test_the_method_is_logged_once_before_the_first_round(
@@ -568,3 +594,485 @@ def test_a_run_repeated_is_the_same_in_every_bit_and_every_plan() -> None:
         return models, [plan.plan_id for plan in sites[0].plans], records
 
     assert once() == once()
+
+
+def test_a_site_whose_reply_is_unfit_is_asked_once_more_and_may_still_count() -> None:
+    a, b = two_sites()
+    b.faults = {1: times(1, raises)}
+    watcher, _ = run(grid_of(a, b), fedavg(1, 1, 0.1))
+    (record,) = watcher.records
+    assert watcher.values() == [[2.5]]
+    assert (record.dropped, record.asked_again, record.attempts) == ({}, ["b"], 1)
+    assert record.errors == {"b": "the disk of this site is full"}
+    assert b.plans[0] == b.plans[1]
+    assert len(a.plans) == 1
+
+
+def test_a_site_that_fails_twice_is_not_asked_a_third_time() -> None:
+    a, b = two_sites()
+    b.faults = {1: raises}
+    watcher, _ = run(grid_of(a, b), fedavg(1, 1, 0.1))
+    assert (len(a.plans), len(b.plans)) == (1, 2)
+    assert list(watcher.records[0].dropped) == ["b"]
+
+
+def test_a_site_that_is_restarted_in_a_round_is_asked_under_its_new_node(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b}, delays={A: 1.0, B: 8.0})
+    again = LinearSite("b", step=3.0, num_examples=3)
+    clock.after(2.0, lambda: grid.stop(B))
+    clock.after(4.0, lambda: grid.nodes.update({C: again}))
+    watcher, _ = run(grid, fedavg(1, 1, 0.1))
+    (record,) = watcher.records
+    assert watcher.values() == [[2.5]]
+    assert (record.dropped, record.asked_again) == ({}, ["b"])
+    assert len(again.plans) == 1
+    assert record.seconds < TIMEOUT_S  # it came back at 4 s, and was found at the next look
+
+
+@pytest.mark.parametrize(("old_s", "new_s"), [(9.0, 50.0), (50.0, 4.0)])
+def test_where_a_site_is_there_twice_its_first_reply_ends_the_wait_for_it(
+    clock: Clock, old_s: float, new_s: float
+) -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b}, delays={A: 1.0, B: old_s, C: new_s})
+    again = LinearSite("b", step=3.0, num_examples=3)
+    clock.after(2.0, lambda: grid.nodes.update({C: again}))
+    watcher, _ = run(grid, fedavg(1, 1, 0.1), timeout=100.0)
+    (record,) = watcher.records
+    assert watcher.values() == [[2.5]]
+    assert (record.dropped, record.late, record.asked_again) == ({}, {}, ["b"])
+    assert record.seconds == pytest.approx(9.0, abs=0.5)  # the new one is found at 5 s
+    assert watcher.told.count(("watcher", "answered", 1, "b", True)) == 1
+
+
+def test_a_site_that_is_asked_again_is_told_only_what_is_left_of_the_deadline() -> None:
+    a, b = two_sites()
+    b.faults = {1: times(1, raises)}
+    grid = FakeGrid({A: a, B: b}, delays={B: 4.0})
+    run(grid, fedavg(1, 1, 0.1))
+    told = [deadline_of(message.content) for message in grid.sent_of_type(MessageType.TRAIN)]
+    assert told == pytest.approx([TIMEOUT_S, TIMEOUT_S, TIMEOUT_S - 4.0], abs=0.2)
+
+
+def test_once_in_each_attempt_is_asked_again_too_and_a_new_round_counts_anew() -> None:
+    a, b, c = three_sites(c={1: times(1, silent)})
+    watcher, _ = run(grid_of(a, b, c), fedavg(2, 1, 0.1), min_sites=3)
+    assert [plan.round for plan in c.plans] == [1, 1, 2]
+    assert [record.asked_again for record in watcher.records] == [["c"], []]
+
+
+def test_a_site_that_comes_for_the_first_time_in_a_round_takes_part_in_it(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a}, delays={A: 8.0})
+    clock.after(2.0, lambda: grid.nodes.update({B: b}))
+    watcher, _ = run(grid, fedavg(1, 1, 0.1))
+    assert watcher.values() == [[2.5]]
+    assert watcher.records[0].asked_again == []
+
+
+def test_below_the_quorum_the_round_is_repeated_with_only_the_sites_that_are_missing() -> None:
+    a, b, c = three_sites(a={1: times(1, raises)}, c={1: times(3, raises)})
+    watcher, _ = run(grid_of(a, b, c), fedavg(2, 1, 0.1), min_sites=3)
+    assert watcher.values() == [[3.0], [6.0]]  # all three: (1 + 9 + 5) / 5 = 3
+    assert watcher.started() == [
+        (["a", "b", "c"], []),
+        (["c"], ["a", "b"]),
+        (["a", "b", "c"], []),
+    ]
+    # Twice in the first attempt, twice in the second; and then round 2.
+    assert [plan.round for plan in c.plans] == [1, 1, 1, 1, 2]
+    assert len({plan.plan_id for plan in c.plans}) == 2
+    assert [len(site.plans) for site in (a, b)] == [3, 2]
+    (retried,) = watcher.retried
+    assert (retried.failed, list(retried.participants)) == (True, ["a", "b"])
+    assert list(retried.dropped) == ["c"]
+    record = watcher.records[0]
+    assert (record.attempts, record.failed, record.dropped) == (2, False, {})
+    assert record.asked_again == ["a", "c"]
+    assert list(record.participants) == ["a", "b", "c"]
+    assert [event[1:] for event in watcher.told if event[1] == "retried"] == [("retried", 1, 3)]
+
+
+def test_a_repeated_round_costs_no_epochs_of_the_budget() -> None:
+    site = LinearSite("a", step=0.0, faults={2: times(3, sends_nan)})
+    recipe = co_learning(14, 0.1, initial_epochs=2, epsilon=0.01, max_epochs=8)
+    watcher, _ = run(grid_of(site), recipe, model(1.0))
+    # The model does not move, so each round doubles: 2, 4, then 8, all of the 14.
+    assert [plan.local_epochs for plan in site.plans] == [2, 4, 4, 4, 4, 8]
+    assert [record.plan["local_epochs"] for record in watcher.records] == [2, 4, 8]
+    assert watcher.positions[-1].epochs == EpochState(8, epochs_used=14, rounds_done=3)
+
+
+def test_a_round_that_fails_as_often_as_it_may_be_tried_stops_the_run() -> None:
+    sites = three_sites(c={2: raises})
+    watcher, error = stopped(grid_of(*sites), fedavg(3, 1, 0.1), min_sites=3, max_round_retries=1)
+    assert error.exit_code == 3
+    assert (error.where, error.got, error.expected) == ("min-sites", 2, "3 or more")
+    assert "round 2 has too few updates, after 2 attempts" in str(error)
+    assert "c: the site failed: the disk of this site is full" in error.hint
+    assert watcher.values() == [[3.0]]  # of round 1
+    assert [event[1:3] for event in watcher.told][-1] == ("failed", 2)
+    (failed,) = watcher.failed
+    assert (failed.failed, failed.attempts, failed.relative_change) == (True, 2, None)
+    assert list(failed.participants) == ["a", "b"]
+    assert len(watcher.retried) == 1
+    assert len(sites[2].plans) == 1 + 2 * 2
+
+
+def test_without_retries_the_first_failed_attempt_stops_the_run() -> None:
+    a, b = two_sites()
+    b.faults = {1: raises}
+    watcher, error = stopped(grid_of(a, b), fedavg(3, 1, 0.1), min_sites=2, max_round_retries=0)
+    assert "after 1 attempts" in str(error)
+    assert watcher.retried == []
+    assert len(watcher.failed) == 1
+
+
+def test_a_failed_round_is_not_evaluated() -> None:
+    a, b = two_sites()
+    b.faults = {2: times(2, raises)}
+    evaluated: list[int] = []
+
+    def evaluate(round_number: int, arrays: ArrayRecord) -> MetricRecord:
+        evaluated.append(round_number)
+        return MetricRecord({"validation-accuracy": 0.5})
+
+    run(grid_of(a, b), fedavg(2, 1, 0.1), evaluate_fn=evaluate, min_sites=2, site_evaluation=True)
+    assert evaluated == [1, 2]
+    assert [arrays["w"].tolist() for arrays in a.evaluated] == [[2.5], [5.0]]
+
+
+RAY_DIED = Error(ErrorCode.UNKNOWN, "<class 'ray.exceptions.ActorDiedError'>:<'The actor died'>\n")
+
+
+def test_when_a_worker_of_the_simulation_died_the_run_ends_with_what_it_has() -> None:
+    def dies(request: Message, reply: Message) -> Message:
+        return Message(RAY_DIED, reply_to=request)
+
+    store, watcher = MemoryUpdates(), Watcher()
+    grid = grid_of(*three_sites(b={1: dies}))
+    grid.arrival = [A, B, C]
+    with pytest.raises(EngineError, match="a worker of the simulation died") as caught:
+        run(grid, fedavg(1, 1, 0.1), watcher=watcher, updates=store)
+    assert caught.value.where == "round 1, b"
+    assert "ActorDiedError" in str(caught.value.got)
+    assert store.sites() == ["a"]
+    assert watcher.records == watcher.failed == []
+
+
+class FullDisk(MemoryUpdates):
+    def add(self, update: Update) -> None:
+        if update.site == "b":
+            raise StorageError("cannot be written", where="here")
+        super().add(update)
+
+
+def test_an_update_that_cannot_be_kept_does_not_count_and_ends_the_run() -> None:
+    store, watcher = FullDisk(), Watcher()
+    with pytest.raises(StorageError):
+        run(grid_of(*two_sites()), fedavg(1, 1, 0.1), watcher=watcher, updates=store)
+    assert [event[1:] for event in watcher.told[1:]] == [("answered", 1, "a", True)]
+    assert store.sites() == ["a"]
+
+
+def test_an_update_is_kept_before_it_is_told_of_and_until_its_round_is_told_of() -> None:
+    class Nosy(Watcher):
+        def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
+            kept.append(store.sites())
+
+        def round_finished(self, record: RoundRecord, position: Position) -> None:
+            kept.append(store.sites())
+
+    store = MemoryUpdates()
+    kept: list[list[str]] = []
+    run(grid_of(*two_sites()), fedavg(1, 1, 0.1), watcher=Nosy(), updates=store)
+    assert kept == [["a"], ["a", "b"], ["a", "b"]]
+    assert store.sites() == []
+
+
+@dataclass
+class Spoiler(Watcher):
+    """Cuts the update of site b on the disk when it is told of it for the first time."""
+
+    folder: Path = Path()
+
+    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
+        for path in self.folder.glob("*.safetensors"):
+            if StoredArrays(path).metadata["site"] == site == "b" and not self.retried:
+                path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(("quorum", "value"), [(1, 1.0), (2, 2.5)])
+def test_an_update_that_is_damaged_on_disk_is_not_averaged_and_asked_for_again_if_needed(
+    tmp_path: Path, quorum: int, value: float
+) -> None:
+    a, b = two_sites()
+    watcher = Spoiler(folder=tmp_path)
+    run(
+        grid_of(a, b),
+        fedavg(1, 1, 0.1),
+        watcher=watcher,
+        updates=UpdateJournal(tmp_path),
+        min_sites=quorum,
+    )
+    assert watcher.values() == [[value]]
+    (record,) = watcher.retried or watcher.records
+    assert record.dropped == {"b": "its update was damaged on the coordinator's disk"}
+    assert len(b.plans) == quorum
+    assert len(a.plans) == 1
+
+
+class DiedError(Exception):
+    """Stands for the end of the coordinator's process."""
+
+
+@dataclass
+class Mortal(Watcher):
+    """Dies when told of so many answers."""
+
+    lives: int = 0
+
+    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
+        super().site_answered(round_number, site, reason)
+        self.lives -= 1
+        if self.lives == 0:
+            raise DiedError
+
+
+@pytest.mark.parametrize("answers", [1, 2, 3])
+def test_a_resumed_run_asks_only_the_missing_sites_and_ends_with_the_same_bits(
+    tmp_path: Path, answers: int
+) -> None:
+    def federation() -> tuple[list[LinearSite], FakeGrid]:
+        sites = [LinearSite("a", 0.1, 3), LinearSite("b", 0.2, 5), LinearSite("c", 0.3, 7)]
+        return sites, FakeGrid(dict(zip(NODE_IDS, sites, strict=False)), arrival=[C, A, B])
+
+    recipe = co_learning(15, 0.1, initial_epochs=1, epsilon=10.0, max_epochs=8)
+    initial = arrays_to_record({"w": np.linspace(-1, 1, 33, dtype=np.float32) / 3})
+    whole, result = run(federation()[1], recipe, initial)
+
+    before = Mortal(lives=3 + answers)
+    with pytest.raises(DiedError):
+        run(federation()[1], recipe, initial, watcher=before, updates=UpdateJournal(tmp_path))
+    sites, grid = federation()
+    after, resumed = run(
+        grid,
+        recipe,
+        model(99.0),  # of no account: the position has the model
+        updates=UpdateJournal(tmp_path),
+        position=before.positions[-1],
+    )
+    kept = sorted(["c", "a", "b"][:answers])
+    assert after.started()[0] == (sorted({"a", "b", "c"} - set(kept)), kept)
+    assert [plan.round for plan in sites[1].plans] == ([3, 4] if answers == 3 else [2, 3, 4])
+    ids = [record.plan["plan_id"] for record in whole.records]
+    assert [record.plan["plan_id"] for record in before.records + after.records] == ids
+    models = [position.arrays["w"].tobytes() for position in before.positions + after.positions]
+    assert models == [position.arrays["w"].tobytes() for position in whole.positions]
+    assert record_to_arrays(resumed.arrays)["w"].tobytes() == models[-1]
+    assert record_to_arrays(result.arrays)["w"].tobytes() == models[-1]
+    assert list(after.records[0].participants) == ["a", "b", "c"]
+
+
+def test_a_run_that_had_finished_goes_on_to_no_further_round() -> None:
+    watcher, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1))
+    grid = grid_of(*two_sites())
+    again, result = run(grid, fedavg(2, 1, 0.1), position=watcher.positions[-1])
+    assert again.told == []
+    assert grid.sent == []
+    assert record_to_arrays(result.arrays)["w"].tolist() == [5.0]
+
+
+def test_the_best_round_so_far_is_carried_over_a_resume() -> None:
+    def evaluate(round_number: int, arrays: ArrayRecord) -> MetricRecord:
+        return MetricRecord({"validation-accuracy": [0.7, 0.6, 0.8][round_number - 1]})
+
+    first, _ = run(grid_of(*two_sites()), fedavg(1, 1, 0.1), evaluate_fn=evaluate)
+    position = first.positions[-1]
+    assert (position.best_round, position.best_score) == (1, 0.7)
+    second, _ = run(
+        grid_of(*two_sites()), fedavg(3, 1, 0.1), evaluate_fn=evaluate, position=position
+    )
+    assert [position.best_round for position in second.positions] == [1, 3]
+
+
+def leaves(grid: FakeGrid, node: int) -> Fault:
+    """Return the fault of a site whose reply is its last word."""
+
+    def leave(request: Message, reply: Message) -> Message:
+        del grid.nodes[node]
+        return reply
+
+    return leave
+
+
+def test_a_site_that_is_gone_is_waited_for_once() -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    b.faults = {1: leaves(grid, B)}
+    watcher, _ = run(grid, fedavg(4, 1, 0.1), wait_s=7.0)
+    assert [record.seconds for record in watcher.records] == pytest.approx([0, 7, 0, 0], abs=0.1)
+    assert [record.missing for record in watcher.records] == [[], ["b"], ["b"], ["b"]]
+
+
+def test_it_is_waited_for_again_when_it_came_back_meanwhile() -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+
+    def come_back(request: Message, reply: Message) -> Message:
+        grid.nodes[B] = b
+        return reply
+
+    b.faults = {1: leaves(grid, B), 4: leaves(grid, B)}
+    a.faults = {3: come_back}
+    watcher, _ = run(grid, fedavg(5, 1, 0.1), wait_s=7.0)
+    assert [record.seconds for record in watcher.records] == pytest.approx([0, 7, 0, 0, 7], abs=0.1)
+
+
+def test_no_wait_for_a_site_is_longer_than_the_rounds_deadline() -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    b.faults = {1: leaves(grid, B)}
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), wait_s=600.0)
+    assert watcher.records[1].seconds == pytest.approx(TIMEOUT_S, abs=0.1)
+
+
+def test_a_round_begins_as_soon_as_the_site_that_was_gone_is_back(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    b.faults = {1: leaves(grid, B)}
+    clock.after(3.0, lambda: grid.nodes.update({C: LinearSite("b", step=3.0, num_examples=3)}))
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), wait_s=7.0)
+    assert watcher.values() == [[2.5], [5.0]]
+    assert watcher.records[1].missing == []
+    assert watcher.records[1].seconds == pytest.approx(3.0, abs=1.1)
+
+
+def test_a_site_that_failed_and_went_is_hoped_for_in_its_round_and_not_again_after_it() -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+
+    def crash(request: Message, reply: Message) -> Message | None:
+        del grid.nodes[B]
+        return raises(request, reply)
+
+    b.faults = {1: crash}
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), wait_s=7.0)
+    assert [record.seconds for record in watcher.records] == pytest.approx([7, 0], abs=0.2)
+    assert list(watcher.records[0].dropped) == ["b"]
+    assert watcher.records[1].missing == ["b"]
+
+
+def test_below_the_quorum_gone_sites_are_waited_for_at_every_attempt(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    b.faults = {1: leaves(grid, B)}
+    watcher, error = stopped(grid, fedavg(2, 1, 0.1), min_sites=2, wait_s=7.0)
+    # As one that has just gone, and, at each of three attempts, as one the quorum lacks.
+    assert clock.now == pytest.approx(4 * 7.0, abs=0.2)
+    assert error.hint == "b: not online"
+    assert (error.got, watcher.failed[0].missing) == (1, ["b"])
+    assert len(a.plans) == 2  # its update of round 2 was kept
+
+
+def test_a_site_whose_update_is_kept_is_not_lacking_for_the_quorum_when_it_is_gone() -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    a.faults, b.faults = {1: leaves(grid, A)}, {1: times(2, raises)}
+    watcher, _ = run(grid, fedavg(1, 1, 0.1), min_sites=2, wait_s=7.0)
+    assert watcher.values() == [[2.5]]
+    assert watcher.started() == [(["a", "b"], []), (["b"], ["a"])]
+    assert watcher.records[0].seconds == pytest.approx(0.0, abs=0.1)  # nor is it waited for
+    assert (watcher.records[0].missing, list(watcher.records[0].participants)) == (
+        ["a"],
+        ["a", "b"],
+    )
+
+
+def test_below_the_quorum_the_wait_ends_as_soon_as_the_quorum_is_there(clock: Clock) -> None:
+    a, b, c = three_sites()
+    grid = grid_of(a, b, c)
+    b.faults, c.faults = {1: leaves(grid, B)}, {1: leaves(grid, C)}
+    clock.after(8.0, lambda: grid.nodes.update({D: LinearSite("b", 3.0, 3)}))
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), min_sites=2, wait_s=7.0)
+    # 7 s for the two that have gone, and then until one of them is back.
+    assert watcher.records[1].seconds == pytest.approx(8.0, abs=1.1)
+    assert watcher.records[1].missing == ["c"]
+
+
+def test_a_site_that_comes_back_in_the_round_is_not_missing_in_it(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b}, delays={A: 9.0})
+    b.faults = {1: leaves(grid, B)}
+    # Gone in round 2, which begins at 9 s, and back after the 2 s that it is waited for.
+    clock.after(14.0, lambda: grid.nodes.update({C: LinearSite("b", 3.0, 3)}))
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), wait_s=2.0)
+    assert watcher.values() == [[2.5], [5.0]]
+    assert watcher.records[1].missing == []
+    assert watcher.records[1].asked_again == []
+
+
+def test_a_node_that_hangs_holds_no_round_up_for_longer_than_the_wait_and_then_no_more() -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b, C: lambda message: None}, delays={A: 2.0, B: 3.0})
+    watcher, _ = run(grid, fedavg(4, 1, 0.1), wait_s=7.0)
+    # Once the hello is waited for, for 7 s, and then not for 28 s.
+    seconds = [record.seconds for record in watcher.records]
+    assert seconds == pytest.approx([10.0, 3.0, 3.0, 3.0], abs=0.2)
+    assert watcher.values()[-1] == [10.0]
+
+
+def test_a_site_that_comes_back_between_two_attempts_completes_the_round(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    b.faults = {1: leaves(grid, B)}
+    clock.after(18.0, lambda: grid.nodes.update({C: LinearSite("b", step=3.0, num_examples=3)}))
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), min_sites=2, wait_s=7.0)
+    assert watcher.values() == [[2.5], [5.0]]
+    assert (watcher.records[1].attempts, watcher.records[1].missing) == (2, [])
+
+
+def test_a_reply_that_comes_too_late_is_recorded_where_it_came_with_the_round_it_was_for() -> None:
+    a, b = two_sites()
+    b.faults = {3: silent}
+    grid = FakeGrid({A: a, B: b}, delays={B: 15.0})
+    watcher, _ = run(grid, fedavg(3, 1, 0.1))
+    # Each round takes the 10 s that b is waited for: what was asked at 0 s comes at 15 s.
+    assert [record.late for record in watcher.records] == [{}, {"b": 1}, {"b": 2}]
+    assert watcher.values() == [[1.0], [2.0], [3.0]]
+    assert [list(record.dropped) for record in watcher.records] == [["b"]] * 3
+
+
+def test_the_deadline_is_learned_from_the_slowest_site_and_told_to_all() -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b}, delays={A: 100.0, B: 40.0})
+    recipe = co_learning(6, 0.1, initial_epochs=2, epsilon=10.0, max_epochs=4)
+    deadline = Deadline(factor=3.0, longest_s=1000.0)
+    watcher, _ = run(grid, recipe, model(1.0), timeout=0.0, deadline=deadline)
+    # Two epochs in 100 s: 50 s each, and 3 * 50 * 4 for the four of round 2.
+    assert watcher.positions[0].pace == pytest.approx({"a": 50.0, "b": 20.0}, abs=0.6)
+    found = [record.deadline_s for record in watcher.records]
+    assert found == pytest.approx([1000.0, 600.0], abs=8)
+    assert [deadline_of(m.content) for m in grid.sent_of_type(MessageType.TRAIN)] == [
+        found[0],
+        found[0],
+        found[1],
+        found[1],
+    ]
+
+
+def test_a_pace_is_kept_while_its_site_does_not_answer_and_over_a_resume() -> None:
+    a, b = two_sites()
+    b.faults = {2: raises}
+    grid = FakeGrid({A: a, B: b}, delays={A: 2.0, B: 4.0})
+    watcher, _ = run(grid, fedavg(2, 1, 0.1))
+    assert watcher.positions[1].pace["b"] == watcher.positions[0].pace["b"]
+    resumed, _ = run(
+        grid_of(LinearSite("a")),
+        fedavg(3, 1, 0.1),
+        timeout=0.0,
+        deadline=Deadline(factor=100.0),
+        position=watcher.positions[1],
+    )
+    assert resumed.records[0].deadline_s == pytest.approx(400.0, abs=10)

@@ -4,9 +4,34 @@ import pickle
 
 import pytest
 
-from strategies.errors import ConfigError, DataError, MdcError, ModelError, PlanError, RunError
+from strategies.errors import (
+    ConfigError,
+    DataError,
+    DeadlineError,
+    EngineError,
+    MdcError,
+    ModelError,
+    PlanError,
+    QuorumError,
+    RunError,
+)
+from strategies.journal.files import DamagedError, StorageError
+from strategies.journal.lock import LockedError
 
-KINDS = [ConfigError, DataError, MdcError, ModelError, PlanError, RunError]
+KINDS = [
+    ConfigError,
+    DamagedError,
+    DataError,
+    DeadlineError,
+    EngineError,
+    LockedError,
+    MdcError,
+    ModelError,
+    PlanError,
+    QuorumError,
+    RunError,
+    StorageError,
+]
 
 
 def test_a_message_says_where_what_got_expected_and_what_to_do() -> None:
@@ -56,9 +81,16 @@ def test_one_clause_catches_every_error_of_the_project(kind: type[MdcError]) -> 
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(ConfigError, 2), (DataError, 2), (ModelError, 2), (PlanError, 1), (RunError, 1)],
+    [
+        (ConfigError, 2),
+        (DataError, 2),
+        (ModelError, 2),
+        (QuorumError, 3),
+        *((kind, 1) for kind in (PlanError, DeadlineError, RunError, EngineError)),
+        *((kind, 1) for kind in (StorageError, DamagedError, LockedError)),
+    ],
 )
-def test_what_the_user_can_mend_beforehand_exits_with_2_and_the_rest_with_1(
+def test_what_can_be_mended_beforehand_exits_with_2_too_few_sites_with_3_the_rest_with_1(
     kind: type[MdcError], code: int
 ) -> None:
     assert kind("what").exit_code == code

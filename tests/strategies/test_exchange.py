@@ -1,18 +1,18 @@
 """The exchange: one reply for each message, and always a word on whose it is."""
 
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
-from strategies import exchange as exchange_module
-from strategies.exchange import NO_REPLY, exchange
-from tests.strategies.fakes import NODE_IDS, FakeGrid, from_superlink
+from strategies.exchange import NO_REPLY, Exchange, exchange
+from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, from_superlink
 
 A, B, C, _ = NODE_IDS
-DEADLINE_S = 0.05
+DEADLINE_S = 10.0
 
 
 def messages(*nodes: int) -> list[Message]:
@@ -63,12 +63,29 @@ def test_replies_are_yielded_in_the_order_in_which_they_arrive() -> None:
     assert [said(reply) for reply in replies] == ["c", "a", "b"]
 
 
-def test_a_reply_is_yielded_while_others_are_still_waited_for() -> None:
-    late = grid(delays={A: 1, C: 1})
-    replies = exchange(late, messages(A, B, C), 60.0)
+def test_a_reply_is_yielded_while_others_are_still_waited_for(clock: Clock) -> None:
+    replies = exchange(grid(delays={A: 1.0, C: 2.0}), messages(A, B, C), DEADLINE_S)
     assert said(next(replies)) == "b"
-    assert late.num_pulls == 1
-    assert {said(reply) for reply in replies} == {"a", "c"}
+    assert clock.pauses == []
+    assert [said(reply) for reply in replies] == ["a", "c"]
+
+
+def test_replies_are_pulled_one_by_one_and_none_is_kept(clock: Clock) -> None:
+    # A reply holds a whole model: one at a time may be in memory, however many there are.
+    pulled: list[list[str]] = []
+
+    class Watched(FakeGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            pulled.append(list(message_ids))
+            return super().pull_messages(pulled[-1])
+
+    nodes = Watched({A: answers("a"), B: answers("b"), C: answers("c")})
+    seen: list[weakref.ref[Message]] = []
+    for reply in exchange(nodes, messages(A, B, C), DEADLINE_S):
+        assert [reference for reference in seen if reference() is not None] == []
+        seen.append(weakref.ref(reply))
+        del reply
+    assert pulled == [["message-0"], ["message-1"], ["message-2"]]
 
 
 def test_a_node_that_does_not_answer_gets_an_error_when_the_time_is_over() -> None:
@@ -76,7 +93,7 @@ def test_a_node_that_does_not_answer_gets_an_error_when_the_time_is_over() -> No
     *others, last = exchange(nodes, messages(A, B, C), DEADLINE_S)
     assert [said(reply) for reply in others] == ["a", "c"]
     assert source(last) == B
-    assert (last.error.code, last.error.reason) == (NO_REPLY, "no reply within 0.05 s")
+    assert (last.error.code, last.error.reason) == (NO_REPLY, "no reply within 10 s")
 
 
 def test_every_silent_node_is_accounted_for() -> None:
@@ -136,38 +153,15 @@ def test_the_code_of_a_missing_reply_is_flowers_own() -> None:
     assert NO_REPLY == ErrorCode.NODE_UNAVAILABLE
 
 
-class Clock:
-    """Stands in for the module `time`: it moves when someone sleeps, and only then."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.pauses: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
-
-
 class TimedGrid(FakeGrid):
     """Hands no reply out before some time."""
 
     def __init__(self, clock: Clock, ready_after_s: float) -> None:
         super().__init__({A: answers("a")})
-        self.clock = clock
         self.ready_at = clock.now + ready_after_s
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return super().pull_messages(message_ids) if self.clock.now >= self.ready_at else []
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(exchange_module, "time", clock)
-    return clock
 
 
 def test_it_looks_often_at_first_and_at_least_once_a_second_later(clock: Clock) -> None:
@@ -195,3 +189,106 @@ def test_the_deadline_is_kept_on_the_clock(clock: Clock) -> None:
 def test_a_reply_that_came_just_before_the_deadline_counts(clock: Clock) -> None:
     (reply,) = exchange(TimedGrid(clock, ready_after_s=9.999), messages(A), 10.0)
     assert reply.has_content()
+
+
+class Repeater:
+    """An `Asker`: sends more messages at given times, hopes until some time, and gives up nodes."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        more: dict[float, Message],
+        hopes_until_s: float = 0,
+        settled_at: Mapping[int, float] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.more = more
+        self.hopes_until_s = hopes_until_s
+        self.settled_at = settled_at or {}
+
+    def due(self) -> Iterable[Message]:
+        return [self.more.pop(at) for at in list(self.more) if at <= self.clock.now]
+
+    def settled(self) -> Collection[int]:
+        return {node for node, at in self.settled_at.items() if at <= self.clock.now}
+
+    def hopes(self) -> bool:
+        return self.clock.now < self.hopes_until_s
+
+
+def exchange_with(nodes: FakeGrid, first: list[Message], asker: Repeater) -> list[Message]:
+    return list(Exchange(nodes).replies(first, DEADLINE_S, asker))
+
+
+def test_what_an_asker_finds_due_meanwhile_is_sent_and_answered_too(clock: Clock) -> None:
+    first, second = messages(A, B)
+    slow = grid(delays={A: 5.0})
+    replies = exchange_with(slow, [first], Repeater(clock, {2.0: second}))
+    assert [said(reply) for reply in replies] == ["b", "a"]
+
+
+def test_while_an_asker_hopes_the_exchange_goes_on_and_ends_when_it_hopes_no_more(
+    clock: Clock,
+) -> None:
+    (second,) = messages(B)
+    replies = exchange_with(grid(), messages(A), Repeater(clock, {4.0: second}, hopes_until_s=5.0))
+    assert [said(reply) for reply in replies] == ["a", "b"]
+    assert clock.now == pytest.approx(5.0, abs=0.2)
+
+
+def test_no_hope_outlasts_the_deadline(clock: Clock) -> None:
+    assert len(exchange_with(grid(), messages(A), Repeater(clock, {}, hopes_until_s=99.0))) == 1
+    assert clock.now == pytest.approx(DEADLINE_S)
+
+
+def test_what_falls_due_with_the_deadline_is_not_sent_any_more(clock: Clock) -> None:
+    (second,) = messages(B)
+    nodes = grid()
+    asker = Repeater(clock, {DEADLINE_S: second}, hopes_until_s=99.0)
+    assert [said(reply) for reply in exchange_with(nodes, messages(A), asker)] == ["a"]
+    assert len(nodes.sent) == 1
+
+
+def test_what_was_sent_to_a_node_that_is_settled_is_not_waited_for_and_gets_no_error(
+    clock: Clock,
+) -> None:
+    talk = Exchange(grid(delays={B: 8.0, C: 9.0}))
+    asker = Repeater(clock, {}, settled_at={A: 0.0, B: 3.0, C: 3.0})
+    replies = list(talk.replies(messages(A, B, C), DEADLINE_S, asker))
+    assert [said(reply) for reply in replies] == ["a"]
+    assert clock.now == pytest.approx(3.0, abs=0.1)
+    clock.sleep(5.5)
+    assert [metadata.dst_node_id for metadata in talk.late()] == [B]
+
+
+def test_others_are_waited_for_while_a_node_is_settled(clock: Clock) -> None:
+    asker = Repeater(clock, {}, settled_at={B: 0.0})
+    replies = exchange_with(grid(delays={A: 4.0, B: 2.0}), messages(A, B), asker)
+    assert [said(reply) for reply in replies] == ["a"]
+
+
+def test_a_reply_that_came_too_late_is_told_of_once(clock: Clock) -> None:
+    talk = Exchange(grid(delays={B: 15.0}))
+    asked = messages(A, B)
+    assert [reply.has_error() for reply in talk.replies(asked, DEADLINE_S)] == [False, True]
+    assert list(talk.late()) == []
+    clock.sleep(6.0)
+    assert [metadata.dst_node_id for metadata in talk.late()] == [B]
+    assert list(talk.late()) == []
+
+
+def test_a_message_that_the_superlink_gave_up_is_no_late_reply_and_is_forgotten(
+    clock: Clock,
+) -> None:
+    def expires(message: Message) -> Message:
+        return Message(Error(NO_REPLY, "its time to live is over"), reply_to=message)
+
+    nodes = FakeGrid({A: answers("a"), B: expires}, delays={A: 99.0, B: 15.0})
+    talk = Exchange(nodes)
+    list(talk.replies(messages(A, B), DEADLINE_S))
+    nodes.stop(A)
+    clock.sleep(6.0)
+    assert list(talk.late()) == []
+    pulls = nodes.num_pulls
+    assert list(talk.late()) == []
+    assert nodes.num_pulls == pulls

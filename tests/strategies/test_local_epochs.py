@@ -77,8 +77,8 @@ def test_ile_changes_nothing_but_the_local_epochs() -> None:
 
 
 def test_spread_gives_the_rounds_by_hand() -> None:
-    # 10 epochs over 4 rounds: floor(10 i / 4) = 0, 2, 5, 7, 10; the steps between them.
-    assert epochs_of(Spread(10, 4), [0.5, 0.0, None]) == [2, 3, 2, 3]
+    # 10 over 4 rounds: floor(10 / 4) = 2, floor(8 / 3) = 2, floor(6 / 2) = 3, and 3 are left.
+    assert epochs_of(Spread(10, 4), [0.5, 0.0, None]) == [2, 2, 3, 3]
 
 
 @pytest.mark.parametrize(("budget", "rounds"), [(10, 4), (60, 7), (7, 7), (100, 1), (41, 40)])
@@ -90,6 +90,32 @@ def test_spread_sums_exactly_to_its_budget_in_rounds_that_differ_by_one_at_most(
     assert sum(epochs) == budget
     assert max(epochs) - min(epochs) <= 1
     assert min(epochs) >= 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounds", "epochs"),
+    [
+        (10, 4, [3, 3]),  # as it was begun: 4 of 10 used in 2 of 4 rounds
+        (30, 4, [13, 13]),  # (30 - 4) / 2
+        (10, 6, [1, 1, 2, 2]),  # 6 / 4, 5 / 3, 4 / 2, 2
+        (10, 3, [6]),
+    ],
+)
+def test_spread_uses_its_budget_up_where_it_or_the_rounds_were_changed_on_the_way(
+    budget: int, rounds: int, epochs: list[int]
+) -> None:
+    controller, found = Spread(budget, rounds), []
+    state = controller.after_round(EpochState(2, epochs_used=4, rounds_done=2), 0.5)
+    while state.rounds_done < rounds:
+        found.append(state.local_epochs)
+        state = controller.after_round(count_round(state, state.local_epochs), 0.5)
+    assert found == epochs
+    assert state.epochs_used == budget
+
+
+def test_spread_has_nothing_to_say_after_its_last_round() -> None:
+    state = EpochState(3, epochs_used=10, rounds_done=4)
+    assert Spread(10, 4).after_round(state, 0.5) == state
 
 
 def test_a_counted_round_adds_its_epochs_and_leaves_the_controllers_wish() -> None:

@@ -98,7 +98,7 @@ def test_a_method_in_steps_sends_steps_and_no_epochs() -> None:
         (recipe(Fixed(4), Horizon(None, 10)), [0, 4 / 10, 8 / 10, 1]),
         # 3 + 6 + 7 of 16.
         (recipe(IncreasedLocalEpochs(3, 1.0, 99), Horizon(None, 16)), [0, 3 / 16, 9 / 16, 1]),
-        (recipe(Spread(10, 4), Horizon(4, 10)), [0, 2 / 10, 5 / 10, 7 / 10, 1]),
+        (recipe(Spread(10, 4), Horizon(4, 10)), [0, 2 / 10, 4 / 10, 7 / 10, 1]),
         # Fixed epochs under both limits: the rounds end it after 8 of the 100 epochs,
         (recipe(Fixed(4), Horizon(2, 100)), [0, 1 / 2, 1]),
         # or the budget after 10 of the 40.

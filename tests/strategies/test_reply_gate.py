@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from flwr.app import Array, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Update
@@ -22,7 +23,14 @@ from strategies.messages import (
     evaluate_reply_content,
     train_reply_content,
 )
-from strategies.reply_gate import ArraySpec, Rejection, judge_evaluate, judge_train, specs_of
+from strategies.reply_gate import (
+    ArraySpec,
+    Rejection,
+    engine_died,
+    judge_evaluate,
+    judge_train,
+    specs_of,
+)
 from tests.strategies.fakes import NODE_IDS, train_metrics
 
 PLAN = "0123456789abcdef"
@@ -310,15 +318,47 @@ def test_a_bad_reply_is_rejected_with_its_site_and_what_is_wrong(
     ("error", "reason"),
     [
         (Error(2, "CUDA out of memory"), "the site failed: CUDA out of memory"),
+        (Error(2, "OSError: full\n  in save()"), "the site failed: OSError: full"),
         (Error(2), "the site failed: code 2"),
     ],
 )
-def test_a_site_that_failed_is_rejected_with_its_own_words(error: Error, reason: str) -> None:
+def test_a_site_that_failed_is_rejected_with_its_own_words_all_of_them_in_the_detail(
+    error: Error, reason: str
+) -> None:
     for judged in (
         judge_train(Message(error, reply_to=request()), "site-b", PLAN, SPECS),
         judge_evaluate(Message(error, reply_to=request(MessageType.EVALUATE)), "site-b"),
     ):
-        assert judged == Rejection("site-b", reason)
+        assert judged == Rejection("site-b", reason, error.reason or "")
+
+
+def test_what_is_wrong_with_a_reply_that_is_no_error_needs_no_detail() -> None:
+    assert judge(RecordDict()) == Rejection(
+        "site-b", f"{PLAN_ID}: got None, expected {PLAN!r}, the plan of this round"
+    )
+
+
+RAY = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly'>"
+
+
+@pytest.mark.parametrize(
+    ("error", "died"),
+    [
+        (Error(ErrorCode.UNKNOWN, RAY), True),
+        (Error(ErrorCode.UNKNOWN, "<class 'ray.exceptions.OutOfMemoryError'>:<'...'>"), True),
+        (Error(ErrorCode.UNKNOWN, "<class 'ValueError'>:<'ray.exceptions.'>"), False),
+        (Error(ErrorCode.UNKNOWN), False),
+        # A site's own code cannot end the run by what it raises.
+        (Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, RAY), False),
+        (Error(ErrorCode.NODE_UNAVAILABLE, RAY), False),
+    ],
+)
+def test_only_an_error_of_rays_own_says_that_the_engine_died(error: Error, died: bool) -> None:
+    assert engine_died(Message(error, reply_to=request())) is died
+
+
+def test_a_reply_with_content_never_says_that_the_engine_died() -> None:
+    assert not engine_died(Message(good_content(), reply_to=request()))
 
 
 def test_a_reply_with_nothing_in_it_is_rejected() -> None:

@@ -1,19 +1,33 @@
 """The roster: who is there, under which name, and how long that is waited for."""
 
-from unittest.mock import create_autospec
+import logging
 
 import pytest
 from flwr.app import Error, Message, MessageType, RecordDict
 
 from strategies import roster as roster_module
-from strategies.errors import RunError
-from strategies.exchange import exchange
+from strategies.errors import ConfigError, QuorumError, RunError
 from strategies.messages import PROTOCOL_VERSION, SiteCard
-from strategies.roster import Roster, refresh, wait_for_sites
-from tests.strategies.fakes import NODE_IDS, FakeGrid, Handler, LinearSite, from_superlink, grid_of
+from strategies.roster import (
+    PAUSE_FACTOR,
+    Roster,
+    Silence,
+    refresh,
+    wait_for_sites,
+    wait_until_online,
+)
+from tests.strategies.fakes import (
+    NODE_IDS,
+    Clock,
+    FakeGrid,
+    Handler,
+    LinearSite,
+    from_superlink,
+    grid_of,
+)
 
 A, B, C, _ = NODE_IDS
-WAIT_S = 0.2
+WAIT_S = 20.0
 
 
 def other_protocol(message: Message) -> Message:
@@ -98,7 +112,6 @@ def test_of_a_restarted_site_the_newest_node_speaks_whatever_its_id(old: int, ne
         (not_one_of_ours, "another protocol"),
         (nameless, "did not give a site name"),
         (raises, "no key 'site' in the node config"),
-        (gone, "node unavailable"),
     ],
 )
 def test_a_node_that_cannot_take_part_is_refused_with_the_reason(
@@ -124,12 +137,91 @@ def test_a_refused_node_that_went_offline_is_forgotten() -> None:
 
 
 def test_a_node_that_does_not_answer_holds_no_one_up_for_longer_than_the_deadline(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
 ) -> None:
-    monkeypatch.setattr(roster_module, "HELLO_DEADLINE_S", 0.05)
-    roster = refresh(Roster(), grid_of(LinearSite("site-a"), silent))
+    roster = refresh(Roster(), grid_of(LinearSite("site-a"), silent), 3.0)
     assert roster.nodes == {"site-a": A}
-    assert "no reply within 0.05 s" in roster.refused[B]
+    assert clock.now == pytest.approx(3.0)
+    refresh(Roster(), grid_of(LinearSite("site-a"), silent))
+    assert clock.now == pytest.approx(3.0 + roster_module.HELLO_DEADLINE_S)
+
+
+@pytest.mark.parametrize("node", [silent, gone])
+def test_a_node_that_does_not_answer_is_not_refused_but_asked_again_after_a_pause(
+    node: Handler, clock: Clock
+) -> None:
+    grid = grid_of(node)
+    roster = refresh(Roster(), grid, 1.0)
+    assert roster == Roster(silent={A: Silence(1, clock.now + PAUSE_FACTOR)})
+    grid.nodes[A] = LinearSite("site-a")
+    assert refresh(roster, grid, 1.0) == roster
+    clock.sleep(PAUSE_FACTOR)
+    assert refresh(roster, grid, 1.0).nodes == {"site-a": A}
+    assert refresh(roster, grid, 1.0).silent == {}
+
+
+def test_a_node_that_hangs_costs_a_small_part_of_the_time_however_often_one_looks(
+    clock: Clock,
+) -> None:
+    grid, roster = grid_of(LinearSite("site-a"), silent), Roster()
+    pauses: list[float] = []
+    while len(pauses) < 4:
+        before = clock.now
+        roster = refresh(roster, grid, 3.0)
+        if clock.now > before:  # asked, and waited for
+            pauses.append(roster.silent[B].ask_at - clock.now)
+        clock.sleep(1.0)
+    assert pauses == pytest.approx([12.0, 24.0, 48.0, 96.0])
+    assert roster.silent[B].times == 4
+    assert roster.nodes == {"site-a": A}
+
+
+def test_a_silent_node_is_forgotten_when_it_goes_and_asked_at_once_when_it_is_back() -> None:
+    grid = grid_of(silent)
+    known = refresh(Roster(), grid, 1.0)
+    del grid.nodes[A]
+    known = refresh(known, grid, 1.0)
+    assert known == Roster()
+    grid.nodes[A] = LinearSite("site-a")
+    assert refresh(known, grid, 1.0).nodes == {"site-a": A}
+
+
+def test_a_node_that_refused_is_not_asked_again() -> None:
+    grid = grid_of(other_protocol)
+    known = refresh(Roster(), grid)
+    assert refresh(known, grid) == known
+    assert len(grid.sent) == 1
+
+
+def test_a_site_that_has_gone_is_missing_until_it_is_back() -> None:
+    grid = grid_of(LinearSite("b"), LinearSite("a"), LinearSite("c"))
+    roster = refresh(Roster(), grid)
+    assert roster.missing == []
+    grid.stop(A)
+    grid.stop(C)
+    roster = refresh(roster, grid)
+    assert roster.missing == ["b", "c"]
+    assert roster.names == {"a", "b", "c"}
+    grid.nodes[C] = LinearSite("b")
+    assert refresh(roster, grid).missing == ["c"]
+
+
+def test_sites_are_waited_for_until_enough_are_online(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    roster = refresh(Roster(), grid)
+    grid.stop(B)
+    clock.after(7.0, lambda: grid.nodes.update({C: LinearSite("b")}))
+    roster = wait_until_online(roster, grid, lambda online: "b" in online, WAIT_S)
+    assert roster.nodes == {"a": A, "b": C}
+    assert clock.now == pytest.approx(7.0, abs=1.1)
+
+
+def test_sites_are_waited_for_no_longer_than_that(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    roster = refresh(Roster(), grid)
+    grid.stop(B)
+    assert wait_until_online(roster, grid, lambda online: False, WAIT_S).missing == ["b"]
+    assert clock.now == pytest.approx(WAIT_S)
 
 
 def test_a_roster_that_knows_no_one_has_no_sites_and_no_partitions() -> None:
@@ -149,7 +241,7 @@ def test_sites_that_come_while_it_waits_are_counted_and_reported_one_change_at_a
         reported.append((list(roster.nodes), expected))
         grid.nodes[B] = LinearSite("site-b")  # online from the next look on
 
-    wait_for_sites(grid, 2, 60.0, on_progress)
+    wait_for_sites(grid, 2, 60.0, on_progress=on_progress)
     assert reported == [(["site-a"], 2), (["site-a", "site-b"], 2)]
 
 
@@ -160,7 +252,7 @@ def test_a_look_that_finds_no_change_is_not_reported() -> None:
             grid_of(LinearSite("site-a")),
             2,
             WAIT_S,
-            lambda roster, expected: reported.append(list(roster.nodes)),
+            on_progress=lambda roster, expected: reported.append(list(roster.nodes)),
         )
     assert reported == [["site-a"]]
 
@@ -182,7 +274,9 @@ def test_without_a_number_all_simulated_sites_are_waited_for() -> None:
         expected_by_then.append(expected)
         grid.nodes.update({B: sites[1], C: sites[2]})
 
-    assert list(wait_for_sites(grid, None, 60.0, on_progress).nodes) == [s.name for s in sites]
+    assert list(wait_for_sites(grid, None, 60.0, on_progress=on_progress).nodes) == [
+        s.name for s in sites
+    ]
     assert expected_by_then == [3, 3]
 
 
@@ -192,16 +286,16 @@ def test_a_number_goes_before_the_number_of_simulated_sites() -> None:
 
 
 def test_without_a_number_real_sites_are_refused_by_key() -> None:
-    with pytest.raises(RunError, match="how many real sites to wait for is not set") as caught:
+    with pytest.raises(ConfigError, match="how many real sites to wait for is not set") as caught:
         wait_for_sites(grid_of(LinearSite("site-a")), None, 60.0)
     assert caught.value.where == "num-sites"
 
 
 def test_when_the_time_is_over_the_error_names_the_sites_that_are_there() -> None:
     grid = grid_of(LinearSite("lyon"), LinearSite("bern"))
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(QuorumError) as caught:
         wait_for_sites(grid, 3, WAIT_S)
-    assert "only 2 of 3 sites came online within 0.2 s" in caught.value.what
+    assert "only 2 of 3 sites came online within 20 s" in caught.value.what
     assert caught.value.got == "bern, lyon"
     assert "num-sites" in str(caught.value)
     assert "wait-for-sites-s" in caught.value.hint
@@ -227,17 +321,30 @@ def test_two_nodes_of_one_name_are_one_site() -> None:
         wait_for_sites(grid, 2, WAIT_S)
 
 
-def test_a_node_that_does_not_answer_does_not_stretch_the_wait(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("min_sites", "online"), [(2, 2), (1, 2), (2, 3)])
+def test_when_the_time_is_over_the_quorum_is_enough_and_it_says_so(
+    min_sites: int, online: int, caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
-    asked = create_autospec(exchange, return_value=iter(()))
-    monkeypatch.setattr(roster_module, "exchange", asked)
-    with pytest.raises(RunError, match="only 0 of 1"):
+    grid = grid_of(*(LinearSite(f"site-{index}") for index in range(online)))
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        roster = wait_for_sites(grid, 4, WAIT_S, min_sites)
+    assert len(roster.nodes) == online
+    assert clock.now == pytest.approx(WAIT_S)  # the quorum ends no wait before its time
+    assert f"going on with {online} of 4 sites" in caplog.text
+
+
+def test_below_the_quorum_the_run_stops_and_can_be_taken_up_again() -> None:
+    with pytest.raises(QuorumError, match="only 1 of 4") as caught:
+        wait_for_sites(grid_of(LinearSite("site-a")), 4, WAIT_S, min_sites=2)
+    assert caught.value.expected == "2 or more"
+    assert caught.value.exit_code == 3
+    assert "min-sites" in caught.value.hint
+
+
+def test_a_node_that_does_not_answer_does_not_stretch_the_wait(clock: Clock) -> None:
+    with pytest.raises(QuorumError, match="only 0 of 1"):
         wait_for_sites(grid_of(silent), 1, WAIT_S)
-    assert asked.call_count >= 1
-    for call in asked.call_args_list:
-        bound = dict(zip(("grid", "messages", "deadline_s"), call.args, strict=False)) | call.kwargs
-        assert bound["deadline_s"] <= WAIT_S
+    assert clock.now == pytest.approx(WAIT_S, abs=0.5)
 
 
 def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:

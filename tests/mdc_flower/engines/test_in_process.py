@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -15,6 +15,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from mdc_flower.config import read_run_config
 from mdc_flower.engines import run_in_process
 from mdc_flower.engines.in_process import InProcessGrid
+from strategies.exchange import NO_REPLY
+from strategies.messages import train_content
+from tests.mdc_flower.examples import plan
 
 NODES = [8_243_971_190_237_113_041, 1_557_302_844_917_720_986, 6_020_113_377_615_904_462]
 
@@ -40,6 +43,7 @@ def client(asked: list[int]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        asked.append(context.node_id)
         raise FileNotFoundError("the disk is gone")
 
     return app
@@ -56,6 +60,11 @@ def grid(identity: None, client: ClientApp) -> InProcessGrid:
 
 def message(node: int, kind: str = MessageType.QUERY) -> Message:
     return Message(RecordDict(), dst_node_id=node, message_type=kind)
+
+
+def train_message(node: int, deadline_s: float = 60.0) -> Message:
+    content = train_content(ArrayRecord(), plan(), deadline_s)
+    return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
 
 def answers(replies: Any) -> list[tuple[int, int]]:
@@ -131,7 +140,7 @@ def test_send_and_receive_leaves_other_messages_waiting(grid: InProcessGrid) -> 
 
 
 def test_a_client_app_that_raises_becomes_an_error_reply(grid: InProcessGrid) -> None:
-    broken = message(NODES[0], MessageType.TRAIN)
+    broken = train_message(NODES[0])
     reply, well = grid.send_and_receive([broken, message(NODES[1])])
     assert reply.has_error()
     assert reply.error.code == 2
@@ -140,6 +149,26 @@ def test_a_client_app_that_raises_becomes_an_error_reply(grid: InProcessGrid) ->
     assert "the disk is gone" in reason
     assert reply.metadata.src_node_id == NODES[0]
     assert not well.has_error()
+
+
+def test_a_site_does_not_begin_what_nobody_waits_for_any_more(
+    grid: InProcessGrid, asked: list[int]
+) -> None:
+    overdue, in_time = grid.send_and_receive([train_message(NODES[0], 1e-9), message(NODES[1])])
+    assert overdue.has_error()
+    assert overdue.error.code == NO_REPLY
+    assert overdue.metadata.src_node_id == NODES[0]
+    assert not in_time.has_error()
+    assert asked == [NODES[1]]
+
+
+def test_a_train_message_without_a_deadline_becomes_an_error_reply(
+    grid: InProcessGrid, asked: list[int]
+) -> None:
+    (reply,) = grid.send_and_receive([message(NODES[0], MessageType.TRAIN)])
+    assert reply.has_error()
+    assert "the deadline is missing" in str(reply.error.reason)
+    assert asked == []
 
 
 def test_a_kind_of_message_that_the_app_does_not_know_becomes_an_error_reply(
@@ -272,7 +301,7 @@ def test_an_error_of_a_site_does_not_end_the_run(tmp_path: Path, client: ClientA
 
     def main(grid: Grid, context: Context) -> None:
         nodes = list(grid.get_node_ids())
-        replies.extend(grid.send_and_receive([message(nodes[0], MessageType.TRAIN)]))
+        replies.extend(grid.send_and_receive([train_message(nodes[0])]))
         replies.extend(grid.send_and_receive([message(nodes[1])]))
 
     run_in_process(config(tmp_path), 2, server_that(main), client)

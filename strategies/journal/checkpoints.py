@@ -1,0 +1,193 @@
+"""All that the next round depends on, after every round.
+
+A checkpoint is two sealed files: the model, and a description that names the model file. The
+description comes last, so that a checkpoint exists when, and only when, its model does.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+from flwr.common import log
+
+from strategies.fault_points import reach
+from strategies.journal.files import (
+    DamagedError,
+    check_seal,
+    finite,
+    remove_temporary,
+    seal,
+    sealed_files,
+)
+from strategies.journal.model_files import StoredArrays, pack_model
+from strategies.local_epochs import EpochState
+from strategies.position import Position
+
+DESCRIPTION, MODEL = ".json", ".safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A position, and what ties it to its run.
+
+    Attributes
+    ----------
+    position : Position
+        Where the run stands.
+    run : Mapping
+        What the run was started with: config, partition, version. Compared on resume.
+    history_bytes : int
+        Length of the history before this round's line.
+    record : Mapping or None
+        This round's line; None before round 1.
+    """
+
+    position: Position
+    run: Mapping[str, Any]
+    history_bytes: int
+    record: Mapping[str, Any] | None
+
+
+class Checkpoints:
+    """The checkpoints of a run directory.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if missing.
+    keep : int
+        How many of the newest are kept, >= 1; the models of their best rounds are kept too.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._best: Path | None = None
+        self._newest: Path | None = None
+
+    @property
+    def newest_model(self) -> Path | None:
+        """Return the file of the newest model."""
+        return self._newest
+
+    @property
+    def best_model(self) -> Path | None:
+        """Return the file of the best model so far."""
+        return self._best
+
+    def save(self, checkpoint: Checkpoint, model_metadata: Mapping[str, Any]) -> None:
+        """Write a checkpoint, and remove what is older than those kept.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; those before it are intact.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        remove_temporary(self._folder)
+        position = checkpoint.position
+        number = position.epochs.rounds_done
+        model = seal(
+            self._folder, _stem(number), MODEL, pack_model(position.arrays, model_metadata)
+        )
+        reach("checkpoint-model-written", round=number)
+        if position.best_round == number > 0:
+            self._best = model
+        description = {
+            "model": model.name,
+            "best-model": self._best.name if self._best else None,
+            "best-round": position.best_round,
+            "best-score": position.best_score if position.best_round else None,
+            "epochs": asdict(position.epochs),
+            "pace": dict(position.pace),
+            "history-bytes": checkpoint.history_bytes,
+            "record": checkpoint.record,
+            "run": dict(checkpoint.run),
+        }
+        content = json.dumps(finite(description), indent=1, allow_nan=False).encode()
+        seal(self._folder, _stem(number), DESCRIPTION, content)
+        self._newest = model
+        self._prune()
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest intact checkpoint; None if none was ever written.
+
+        A damaged one is set aside, loudly, and the one before is taken.
+
+        Raises
+        ------
+        DamagedError
+            If there are checkpoints and none is intact.
+        """
+        damaged = 0
+        for path in reversed(self._descriptions()):
+            try:
+                return self._read(path)
+            except DamagedError as error:
+                log(WARNING, "%s. The checkpoint before it is used", error)
+                path.rename(path.with_name(f"{path.name}.damaged"))
+                damaged += 1
+        # A model without a description is a checkpoint that never was: its writer died.
+        if damaged or list(self._folder.glob("*.damaged")):
+            raise DamagedError(
+                "no checkpoint is intact",
+                where=str(self._folder),
+                hint="The run cannot be resumed; start it anew in another directory",
+            )
+        return None
+
+    def _read(self, path: Path) -> Checkpoint:
+        check_seal(path)
+        told = json.loads(path.read_text(encoding="utf-8"))
+        model = self._folder / told["model"]
+        check_seal(model)
+        self._newest = model
+        best_round, best_score = told["best-round"], told["best-score"]
+        self._best = self._intact(told["best-model"])
+        if self._best is None:
+            best_round, best_score = 0, None
+        position = Position(
+            arrays=StoredArrays(model),
+            epochs=EpochState(**told["epochs"]),
+            best_round=best_round,
+            best_score=float("-inf") if best_score is None else best_score,
+            pace=told["pace"],
+        )
+        return Checkpoint(position, told["run"], told["history-bytes"], told["record"])
+
+    def _intact(self, name: str | None) -> Path | None:
+        if name is None:
+            return None
+        try:
+            check_seal(self._folder / name)
+        except DamagedError as error:
+            log(WARNING, "%s. The best model so far is lost; the run goes on without it", error)
+            return None
+        return self._folder / name
+
+    def _prune(self) -> None:
+        kept = self._descriptions()[-self._keep :]
+        for path in self._descriptions()[: -self._keep]:
+            path.unlink(missing_ok=True)
+        try:
+            for path in kept:
+                check_seal(path)
+        except DamagedError as error:
+            # Reading it tells how to mend that; until then nothing is thrown away.
+            log(WARNING, "%s. All models are kept", error)
+            return
+        told = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
+        names = {one[key] for one in told for key in ("model", "best-model")}
+        for path in list(sealed_files(self._folder, MODEL)):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    def _descriptions(self) -> list[Path]:
+        return list(sealed_files(self._folder, DESCRIPTION))
+
+
+def _stem(rounds_done: int) -> str:
+    return f"{rounds_done:06d}"

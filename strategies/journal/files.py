@@ -1,0 +1,197 @@
+"""Files that appear whole or not at all, and sealed files, which tell when they are damaged.
+
+A sealed file carries the SHA-256 of its content in its name, ``STEM.<digest>.SUFFIX``, so that
+content and checksum come into being in one rename.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from strategies.errors import RunError
+from strategies.fault_points import reach
+
+DIGEST_CHARS = 32
+"""Hex digits of the SHA-256 in a sealed file's name: 128 bits."""
+
+
+class StorageError(RunError):
+    """A file could not be written: the disk is full, read-only, or not ours."""
+
+
+class DamagedError(RunError):
+    """A file is not what was once written under its name."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, force it to disk, and rename it into place.
+
+    Raises
+    ------
+    StorageError
+        If that fails; what stood under the name before is untouched, and no temporary file
+        is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            reach("file-written", path=str(path))
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def link_atomically(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what stood there; a copy where links are unknown.
+
+    Raises
+    ------
+    StorageError
+        If neither can be written.
+    DamagedError
+        If the source cannot be read.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.link.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        temporary.replace(target)
+        sync_folder(target.parent)
+    except OSError:
+        write_atomically(target, _content(source))
+    finally:
+        # Renaming over another name of the same file does nothing, and leaves both.
+        temporary.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def append_line(path: Path, fields: Mapping[str, Any]) -> None:
+    """Append one JSON line and force it to disk; what JSON cannot hold becomes null.
+
+    Raises
+    ------
+    StorageError
+        If that fails; a part of the line may have been written.
+    """
+    line = json.dumps(finite(fields), allow_nan=False)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cut(path: Path, size: int) -> None:
+    """Cut a file to its first ``size`` bytes, and force that to disk."""
+    try:
+        with path.open("ab") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove what follows the last line end: a line that was being written when all stopped."""
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            cut(path, whole)
+
+
+def seal(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write a sealed file and return its path.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    digest = hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
+    path = folder / f"{stem}.{digest}{suffix}"
+    write_atomically(path, content)
+    return path
+
+
+def check_seal(path: Path) -> None:
+    """Check that a sealed file is what was written under its name.
+
+    Raises
+    ------
+    DamagedError
+        If it is missing, truncated or changed.
+    """
+    expected = path.name.split(".")[-2]
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_CHARS]
+    except OSError as error:
+        raise DamagedError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if actual != expected:
+        raise DamagedError(
+            "the file is damaged: its content does not have the checksum in its name",
+            where=str(path),
+            got=f"{actual}, {path.stat().st_size} bytes",
+            expected=expected,
+        )
+
+
+def sealed_files(folder: Path, suffix: str) -> Iterator[Path]:
+    """Yield the sealed files of a folder in the order of their names; temporary ones are not."""
+    for path in sorted(folder.glob(f"*{suffix}")):
+        if not path.name.startswith("."):
+            yield path
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what writers that died left under temporary names."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> StorageError:
+    """Return the error for a path that could not be written."""
+    return StorageError(
+        f"cannot be written: {error.strerror or error}",
+        where=str(path),
+        hint="The last checkpoint is intact. Make room or make it writable, then resume the run",
+    )
+
+
+def finite(value: Any) -> Any:
+    """Return the value with what JSON cannot hold (NaN and infinities) made null."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

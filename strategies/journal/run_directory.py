@@ -1,0 +1,252 @@
+"""The run directory as a whole: what a run leaves behind, and what others watch meanwhile."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from strategies.averaging import Arrays
+from strategies.errors import RunError
+from strategies.fault_points import reach
+from strategies.journal.checkpoints import Checkpoint, Checkpoints
+from strategies.journal.files import (
+    append_line,
+    cannot_write,
+    cut,
+    cut_torn_line,
+    link_atomically,
+    write_atomically,
+)
+from strategies.journal.lock import LockedError, coordinator_lock
+from strategies.journal.updates import UpdateJournal
+from strategies.position import Position
+from strategies.round_plan import RoundPlan
+from strategies.round_record import RoundRecord
+
+CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl", "summary.json"
+GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
+CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
+
+
+@contextmanager
+def run_directory(
+    path: Path,
+    model_metadata: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    keep_checkpoints: int = 2,
+    keep_updates: bool = False,
+) -> Iterator["RunDirectory"]:
+    """Hold a run directory: nobody else coordinates a run in it inside the block.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute path; created if missing.
+    model_metadata : Mapping
+        Plain data that suffices to rebuild and use the model; stored in the model files.
+        It must not differ between two equal runs: no times, no paths.
+    resume : bool
+        Whether to go on with the run that is there; without one, a new run begins.
+    keep_checkpoints : int
+        How many of the newest checkpoints are kept.
+    keep_updates : bool
+        Whether the sites' updates are kept after their round.
+
+    Raises
+    ------
+    RunError
+        If the path is not absolute, holds a run already and ``resume`` is not set, is in use,
+        cannot be written, or has no intact checkpoint.
+    """
+    if not path.is_absolute():
+        raise RunError(
+            "the run directory's path is not absolute",
+            where="output-dir",
+            got=str(path),
+            expected="an absolute path",
+            hint="Relative paths would resolve against wherever the SuperLink was started",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / EVENTS).touch()
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with coordinator_lock(path):
+        if holds_run(path) and not resume:
+            raise RunError(
+                "the directory holds a run already",
+                where="output-dir",
+                got=str(path),
+                hint=f"Name another directory, or go on with that run: mdc run --resume {path}",
+            )
+        cut_torn_line(path / EVENTS)
+        yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates)
+
+
+class RunDirectory:
+    """Records one run; a `RunObserver`. Made by `run_directory`, which holds its lock."""
+
+    def __init__(
+        self,
+        path: Path,
+        model_metadata: Mapping[str, Any],
+        keep_checkpoints: int = 2,
+        keep_updates: bool = False,
+    ) -> None:
+        self.path = path
+        self.updates = UpdateJournal(path / OPEN_ROUND, path / UPDATES if keep_updates else None)
+        self._metadata = dict(model_metadata)
+        self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints)
+        self._run: dict[str, Any] = {}
+        self.checkpoint = self._checkpoints.newest()
+        # Wall time of the rounds that earlier processes finished.
+        self.seconds_before = 0.0
+        self.begun = False
+
+    def begin(self, initial: Arrays, start: Position, run: Mapping[str, Any]) -> Position:
+        """Begin the run, or go back to where its newest checkpoint is; return the position.
+
+        Parameters
+        ----------
+        initial
+            The initial model; its names give the order of the arrays.
+        start
+            The position before round 1.
+        run
+            What the run is started with, kept in every checkpoint.
+        """
+        self._run = dict(run)
+        self.begun = True
+        if self.checkpoint is None:
+            self._save(start, 0, None)
+            write_atomically(self.path / HISTORY, b"")
+            return start
+        position = self.checkpoint.position
+        history = self.path / HISTORY
+        history.touch()
+        if history.stat().st_size < self.checkpoint.history_bytes:
+            raise RunError(
+                "the history is shorter than its checkpoint says",
+                where=str(history),
+                got=f"{history.stat().st_size} bytes",
+                expected=f"{self.checkpoint.history_bytes} or more",
+                hint="Lines were removed; put them back, or start the run anew",
+            )
+        # The line of the checkpoint's round may have been lost, or be followed by later ones.
+        cut(history, self.checkpoint.history_bytes)
+        if self.checkpoint.record is not None:
+            append_line(history, self.checkpoint.record)
+        self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
+        self._link_models()
+        return replace(position, arrays={name: position.arrays[name] for name in initial})
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small text file whole."""
+        write_atomically(self.path / name, text.encode())
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to the event log, which live views follow."""
+        append_line(self.path / EVENTS, {"event": kind, "time": round(time.time(), 3), **fields})
+
+    def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
+        """Log the plan, whom it goes to, and whose updates are here already."""
+        self.event("round-started", plan=plan.model_dump(), sites=list(sites), kept=list(kept))
+
+    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
+        """Log one site's reply."""
+        self.event("site-answered", round=round_number, site=site, dropped=reason)
+
+    def round_retried(self, record: RoundRecord, quorum: int) -> None:
+        """Log that a round is repeated, because too few sites gave an update."""
+        self.event("round-retried", quorum=quorum, **record.to_dict())
+
+    def round_finished(self, record: RoundRecord, position: Position) -> None:
+        """Save a checkpoint, then the round's line: a line's model is always on disk."""
+        line = record.to_dict()
+        self._save(position, (self.path / HISTORY).stat().st_size, line)
+        reach("checkpoint-written", round=record.round)
+        append_line(self.path / HISTORY, line)
+        self.event("round-finished", **line)
+        reach("round-finished", round=record.round)
+
+    def round_failed(self, record: RoundRecord) -> None:
+        """Record a round that ended the run; going on with the run takes its line back."""
+        append_line(self.path / HISTORY, record.to_dict())
+        self.event("round-finished", **record.to_dict())
+
+    def _save(
+        self, position: Position, history_bytes: int, record: Mapping[str, Any] | None
+    ) -> None:
+        checkpoint = Checkpoint(position, self._run, history_bytes, record)
+        self._checkpoints.save(checkpoint, self._metadata)
+        self._link_models()
+
+    def _link_models(self) -> None:
+        for model, name in (
+            (self._checkpoints.newest_model, GLOBAL_MODEL),
+            (self._checkpoints.best_model, BEST_MODEL),
+        ):
+            if model is not None:
+                link_atomically(model, self.path / name)
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Return whether a run was begun in a directory."""
+    return any((run_dir / name).exists() for name in (CHECKPOINTS, HISTORY))
+
+
+def mark_interrupted(run_dir: Path) -> None:
+    """Write into the summary that a run was interrupted, if its coordinator could not.
+
+    Does nothing while a coordinator is at work.
+    """
+    path = run_dir / SUMMARY
+    if not path.is_file():
+        return
+    try:
+        with coordinator_lock(run_dir):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if summary["status"] == "running":
+                summary |= {"status": "interrupted", "exit-status": 130, "restart": False}
+                write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+    except LockedError:
+        return
+
+
+def read_history(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the rounds recorded in a run directory.
+
+    Raises
+    ------
+    RunError
+        If there is no history, or a line of it is not JSON, with the line's number.
+    """
+    path = run_dir / HISTORY
+    if not path.is_file():
+        raise RunError("there is no run here", where=str(run_dir), expected=f"a file {HISTORY}")
+    return list(read_lines(path))
+
+
+def read_events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the events of one kind; see `read_history` for errors."""
+    return [event for event in read_lines(run_dir / EVENTS) if event["event"] == kind]
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines.
+
+    Raises
+    ------
+    RunError
+        If a line is not JSON, with its number.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise RunError(f"not JSON: {error}", where=f"{path}, line {number}") from None

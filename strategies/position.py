@@ -1,0 +1,32 @@
+"""Where a run stands between two rounds: all that the next round depends on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from strategies.averaging import Arrays
+from strategies.local_epochs import EpochState
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands between two rounds: the round loop's whole state.
+
+    Attributes
+    ----------
+    arrays : Arrays
+        The global model.
+    epochs : EpochState
+        The controller's state, with rounds and epochs done.
+    best_round : int
+        Round after which the model scored best so far; 0 for none.
+    best_score : float
+        Its score; minus infinity for none.
+    pace : Mapping[str, float]
+        Seconds each site took for a unit of local work when it last answered.
+    """
+
+    arrays: Arrays
+    epochs: EpochState
+    best_round: int = 0
+    best_score: float = float("-inf")
+    pace: Mapping[str, float] = field(default_factory=dict)

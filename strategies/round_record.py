@@ -1,0 +1,96 @@
+"""What happened in one round, and who is told of it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from strategies.position import Position
+from strategies.round_plan import RoundPlan
+
+
+@dataclass
+class RoundRecord:
+    """What happened in one round: a line of ``history.jsonl``.
+
+    What a coordinator that died had sent, received and dropped in the round is not in it; the
+    event log has that.
+
+    Attributes
+    ----------
+    plan : dict
+        The round plan, with its id.
+    participants : dict
+        Metrics of each site whose update was averaged.
+    dropped : dict
+        Reason for each site whose reply did not count, or did not come.
+    errors : dict
+        Type, message and last lines of the trace of each site that failed.
+    missing : list
+        Sites known to the run that were not asked, because they were not online.
+    asked_again : list
+        Sites that were asked more than once.
+    late : dict
+        Sites whose reply to a message came after it had been given up, with the round of it.
+    attempts : int
+        How often the round was tried: more than 1 where too few sites gave an update.
+    deadline_s : float
+        Seconds after which a reply was not waited for.
+    relative_change : float or None
+        ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
+    failed : bool
+        Whether the global model stayed because too few replies were fit; the run ends then.
+    evaluation : dict
+        Metrics of the new global model at the coordinator.
+    site_evaluation : dict
+        Metrics of the new global model over the sites' validation data.
+    sent_bytes, received_bytes : int
+        Model bytes to and from the sites, dropped replies included.
+    seconds : float
+        Wall time of the round.
+    """
+
+    round: int
+    plan: dict[str, Any]
+    participants: dict[str, dict[str, float]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    asked_again: list[str] = field(default_factory=list)
+    late: dict[str, int] = field(default_factory=dict)
+    attempts: int = 1
+    deadline_s: float = 0.0
+    relative_change: float | None = None
+    failed: bool = False
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    site_evaluation: dict[str, float] = field(default_factory=dict)
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain data."""
+        return asdict(self)
+
+
+class RunObserver(Protocol):
+    """Is told what happens in a run, when it happens."""
+
+    def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
+        """Take note that the plan goes out to ``sites``; updates of ``kept`` are here already."""
+        ...
+
+    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
+        """Take note of a site's reply; ``reason`` says why it does not count, if so."""
+        ...
+
+    def round_retried(self, record: RoundRecord, quorum: int) -> None:
+        """Take note that a round is repeated, because fewer than ``quorum`` updates came."""
+        ...
+
+    def round_finished(self, record: RoundRecord, position: Position) -> None:
+        """Take note of a finished round and of all that the next one depends on."""
+        ...
+
+    def round_failed(self, record: RoundRecord) -> None:
+        """Take note of a round that ended the run."""
+        ...

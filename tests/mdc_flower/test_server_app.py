@@ -1,0 +1,208 @@
+"""The ServerApp: whatever ends a run, its summary says how, and nothing hides the reason."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from mdc_flower import __version__
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.engines import run_in_process
+from strategies.colearning import CoLearning
+from strategies.errors import ConfigError, EngineError, QuorumError, RunError
+from strategies.journal.files import StorageError
+from strategies.journal.lock import OWNER
+from strategies.journal.run_directory import (
+    CONFIG,
+    HISTORY,
+    SUMMARY,
+    RunDirectory,
+    read_events,
+    read_history,
+)
+from strategies.round_record import RoundRecord
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return read_run_config(
+        {
+            "model": "mlp",
+            "max-train-examples": 100,
+            "num-sites": 2,
+            "num-rounds": 1,
+            "epochs": "fixed",
+            "local-epochs": 1,
+            "output-dir": str(tmp_path / "run"),
+        }
+    )
+
+
+def summary_of(config: RunConfig) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((Path(config.output_dir) / SUMMARY).read_text())
+    return summary
+
+
+def test_a_run_that_finished_says_so_and_what_it_took(config: RunConfig) -> None:
+    run_in_process(config, 2)
+    summary, run_dir = summary_of(config), Path(config.output_dir)
+    assert (summary["status"], summary["exit-status"]) == ("finished", 0)
+    assert "error" not in summary
+    assert (summary["version"], summary["seed"], summary["resumes"]) == (__version__, 1, [])
+    assert summary["sites"] == ["site-0", "site-1"]
+    assert (summary["rounds"], summary["epochs"]) == (1, 1)
+    assert (run_dir / "report.png").is_file()
+    assert [event["status"] for event in read_events(run_dir, "run-ended")] == ["finished"]
+    assert not (run_dir / OWNER).exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "ending"),
+    [
+        (
+            EngineError("a worker died"),
+            {"status": "failed", "exit-status": 1, "restart": True, "error": "a worker died"},
+        ),
+        (
+            ZeroDivisionError("odd"),
+            {
+                "status": "failed",
+                "exit-status": 1,
+                "restart": True,
+                "error": "ZeroDivisionError: odd",
+            },
+        ),
+        (
+            RunError("no more", where="here"),
+            {"status": "failed", "exit-status": 1, "restart": False, "error": "here: no more"},
+        ),
+        (
+            ConfigError("odd key"),
+            {"status": "failed", "exit-status": 2, "restart": False, "error": "odd key"},
+        ),
+        (
+            QuorumError("too few"),
+            {"status": "stopped", "exit-status": 3, "restart": False, "error": "too few"},
+        ),
+        (
+            KeyboardInterrupt(),
+            {"status": "interrupted", "exit-status": 130, "restart": False, "error": None},
+        ),
+        (
+            SystemExit(1),
+            {"status": "interrupted", "exit-status": 130, "restart": False, "error": None},
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_a_run_that_did_not_finish_says_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+    config: RunConfig,
+    raised: BaseException,
+    ending: dict[str, Any],
+) -> None:
+    before: list[str] = []
+
+    def start(*args: object, **kwargs: object) -> NoReturn:
+        before.append(summary_of(config)["status"])
+        raise raised
+
+    monkeypatch.setattr(CoLearning, "start", start)
+    with pytest.raises(type(raised)) as caught:
+        run_in_process(config, 2)
+    assert caught.value is raised
+    assert before == ["running"]
+    summary, run_dir = summary_of(config), Path(config.output_dir)
+    assert {key: summary.get(key) for key in ending} == ending
+    assert summary["seconds"] >= 0
+    (event,) = read_events(run_dir, "run-ended")
+    assert (event["status"], event["error"]) == (ending["status"], ending["error"])
+    assert not (run_dir / OWNER).exists()
+
+
+def test_too_few_sites_at_the_start_stop_the_run(config: RunConfig) -> None:
+    waiting = config.model_copy(update={"num_sites": 3, "wait_for_sites_s": 0.05})
+    with pytest.raises(QuorumError, match="only 1 of 3 sites"):
+        run_in_process(waiting, 1)
+    assert (summary_of(config)["status"], summary_of(config)["exit-status"]) == ("stopped", 3)
+    assert not (Path(config.output_dir) / HISTORY).exists()
+
+
+def test_a_quorum_that_the_simulated_sites_cannot_reach_is_refused(config: RunConfig) -> None:
+    below = config.model_copy(
+        update={"num_sites": 0, "min_sites": 3, "wait_for_sites_s": 1.0, "max_round_retries": 0}
+    )
+    with pytest.raises(ConfigError, match="fewer sites than the quorum") as caught:
+        run_in_process(below, 2)
+    assert (caught.value.where, caught.value.got) == ("min-sites", 3)
+    assert caught.value.expected.startswith("2 or less")
+    assert (summary_of(below)["status"], summary_of(below)["exit-status"]) == ("failed", 2)
+    assert not (Path(below.output_dir) / HISTORY).exists()
+    run_in_process(below.model_copy(update={"min_sites": 2}), 2)
+    assert summary_of(below)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_sites", "named", "waits"),
+    [
+        ({"lr_max": 0.5}, 2, "run config, lr-max: a run that goes on cannot change this", 0),
+        ({"min_sites": 3}, 2, "min-sites: there are fewer sites than the quorum", 1),
+        ({}, 3, "partition: the data, or their cut into sites, are not the run's own", 1),
+    ],
+)
+def test_a_run_that_is_refused_to_go_on_is_left_as_it_ended(
+    config: RunConfig, changes: dict[str, Any], num_sites: int, named: str, waits: int
+) -> None:
+    config = config.model_copy(update={"num_sites": 0, "wait_for_sites_s": 1.0})
+    run_in_process(config, 2)
+    run_dir = Path(config.output_dir)
+    before = [(run_dir / name).read_text() for name in (SUMMARY, CONFIG)]
+    waited = len(read_events(run_dir, "waiting-for-sites"))
+    with pytest.raises(ConfigError) as caught:
+        run_in_process(config.model_copy(update={**changes, "resume": True}), num_sites)
+    assert str(caught.value).startswith(named)
+    assert [(run_dir / name).read_text() for name in (SUMMARY, CONFIG)] == before
+    assert len(read_events(run_dir, "run-ended")) == 1
+    # What can be told without the sites is told before they are waited for.
+    assert len(read_events(run_dir, "waiting-for-sites")) == waited + waits
+
+
+def test_a_run_that_was_to_go_on_and_had_too_few_sites_says_so_and_keeps_its_config(
+    config: RunConfig,
+) -> None:
+    run_in_process(config, 2)
+    before = (Path(config.output_dir) / CONFIG).read_text()
+    changes = {"resume": True, "num_rounds": 2, "wait_for_sites_s": 0.05}
+    with pytest.raises(QuorumError):
+        run_in_process(config.model_copy(update=changes), 1)
+    assert (summary_of(config)["status"], summary_of(config)["exit-status"]) == ("stopped", 3)
+    assert (Path(config.output_dir) / CONFIG).read_text() == before
+
+
+def test_a_disk_that_takes_no_summary_does_not_hide_why_the_run_ends(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise StorageError("the summary cannot be written")
+
+    def start(*args: object, **kwargs: object) -> NoReturn:
+        monkeypatch.setattr(RunDirectory, "write_text", refuse)
+        raise StorageError("the update cannot be written")
+
+    monkeypatch.setattr(CoLearning, "start", start)
+    with pytest.raises(StorageError, match="the update cannot"):
+        run_in_process(config, 2)
+
+
+def test_the_time_of_a_run_that_went_on_is_that_of_its_rounds_and_of_now(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig
+) -> None:
+    as_it_is = RoundRecord.to_dict
+    with monkeypatch.context() as patch:
+        # As if the first round had taken an hour.
+        patch.setattr(RoundRecord, "to_dict", lambda record: as_it_is(record) | {"seconds": 3600.0})
+        run_in_process(config, 2)
+    run_in_process(config.model_copy(update={"resume": True, "num_rounds": 2}), 2)
+    assert 3600 < summary_of(config)["seconds"] < 3660
+    assert [entry["round"] for entry in read_history(Path(config.output_dir))] == [1, 2]
