@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 OUTPUT ?= runs/$(shell date +%Y-%m-%d-%H%M%S)
 PYTEST_FLAGS ?=
 
-.PHONY: run test lint format bench build clean
+.PHONY: run test faults chaos lint format bench build clean
 
 # Co-learning on Ray with five simulated data centers, then the comparison with training on the
 # pooled data. Ends with the table and the path of the picture.
@@ -18,6 +18,14 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# All that can go wrong, slow ones with real processes included; some need root.
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults tests/faults $(PYTEST_FLAGS)
+
+# Twenty-five kills of the coordinator at random moments.
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.faults.chaos
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,0 +1,20 @@
+"""What the fault tests share: the fault-free run that every other must equal."""
+
+from pathlib import Path
+
+import pytest
+
+from mdc_flower.engines import run_in_process
+from tests.faults.runs import NUM_SITES, config_in, sha256
+from tests.integration.conftest import shared_cache
+from tests.isolation import one_thread
+
+__all__ = ["one_thread", "shared_cache"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> str:
+    """Return the digest of the model that nothing has disturbed."""
+    run_dir: Path = tmp_path_factory.mktemp("undisturbed") / "run"
+    run_in_process(config_in(run_dir), NUM_SITES)
+    return sha256(run_dir)

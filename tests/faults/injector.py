@@ -1,0 +1,96 @@
+"""The injector: lets a fault happen at a point of a run, in whatever process reaches it.
+
+It is the function behind the test hook of `strategies.fault_points`, and must import nothing
+of the project: in a process of Flower's the project comes out of an app bundle. The faults are
+in a JSON file; each happens once, however many processes come by, unless it is repeated.
+"""
+
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+HOOK = "tests.faults.injector:hook"
+HOOK_VARIABLE = "MDC_FLOWER_TEST_FAULT_HOOK"
+PLAN_VARIABLE = "MDC_FLOWER_TEST_FAULT_PLAN"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes
+    ----------
+    point : str
+        Name of the point, see the calls of `strategies.fault_points.reach`.
+    kind : str
+        ``kill``, ``exit``, ``raise``, ``hang`` or ``disk-full``.
+    where : dict
+        What must be known at the point; a text fits if it is contained.
+    seconds : float
+        How long a hang lasts.
+    repeat : bool
+        Whether it happens each time.
+    """
+
+    point: str
+    kind: str
+    where: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 3600.0
+    repeat: bool = False
+
+
+def plan(folder: Path, faults: Sequence[Fault]) -> dict[str, str]:
+    """Write a fault plan; return the environment that lets it happen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "faults.json"
+    path.write_text(json.dumps([asdict(fault) for fault in faults]))
+    return {HOOK_VARIABLE: HOOK, PLAN_VARIABLE: str(path)}
+
+
+def hook(point: str, **where: Any) -> None:
+    """Let the first fault that fits happen."""
+    path = Path(os.environ[PLAN_VARIABLE])
+    for number, fields in enumerate(json.loads(path.read_text())):
+        fault = Fault(**fields)
+        if fault.point != point or not _fits(fault.where, where):
+            continue
+        if not fault.repeat and not _first(path.with_suffix(f".{number}.happened")):
+            continue
+        _happen(fault)
+
+
+def _fits(wanted: dict[str, Any], known: dict[str, Any]) -> bool:
+    return all(
+        value in known[key] if isinstance(value, str) else value == known[key]
+        for key, value in wanted.items()
+    )
+
+
+def _first(marker: Path) -> bool:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _happen(fault: Fault) -> None:
+    match fault.kind:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(1)
+        case "raise":
+            raise RuntimeError("injected")
+        case "hang":
+            time.sleep(fault.seconds)
+        case "disk-full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case _:
+            raise ValueError(f"no such fault: {fault.kind}")

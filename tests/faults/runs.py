@@ -1,0 +1,86 @@
+"""Whole runs to let go wrong: in this process, or in a child that may be killed."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.engines import run_in_process
+from strategies.errors import RunError
+from strategies.journal.run_directory import GLOBAL_MODEL
+from tests.faults import injector
+from tests.integration.conftest import small_config
+
+NUM_SITES = 3
+NUM_ROUNDS = 4
+
+# A server from which children are forked: it has imported what takes seconds, and has no
+# threads that a fork could cut off.
+_children = get_context("forkserver")
+_children.set_forkserver_preload(["mdc_flower.engines", "tests.faults.injector"])
+
+
+def config_in(run_dir: Path, **keys: Any) -> RunConfig:
+    """Return a config of four short rounds of three sites."""
+    return small_config(run_dir, **{"epoch_budget": NUM_ROUNDS, "num_sites": NUM_SITES, **keys})
+
+
+def sha256(run_dir: Path) -> str:
+    """Return the digest of a run's global model file."""
+    return hashlib.sha256((run_dir / GLOBAL_MODEL).read_bytes()).hexdigest()
+
+
+def resumed(config: RunConfig, **keys: Any) -> RunConfig:
+    """Return the config with which the run goes on."""
+    return config.model_copy(update={"resume": True, **keys})
+
+
+def run_child(
+    config: RunConfig, faults: Sequence[injector.Fault] = (), num_sites: int = NUM_SITES
+) -> int:
+    """Run in a child process; return its exit status, negative for a signal."""
+    with child(config, faults, num_sites) as process:
+        process.join(120)
+        assert process.exitcode is not None, "the child hangs"
+        return process.exitcode
+
+
+@contextmanager
+def child(
+    config: RunConfig, faults: Sequence[injector.Fault] = (), num_sites: int = NUM_SITES
+) -> Iterator[BaseProcess]:
+    """Run in a child process meanwhile; kill it at the end of the block."""
+    folder = Path(config.output_dir).parent / "faults"
+    variables = injector.plan(folder, faults) if faults else {}
+    variables["MDC_CACHE_DIR"] = os.environ["MDC_CACHE_DIR"]
+    process = _children.Process(target=_run, args=(config.to_flower(), num_sites, variables))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def wait_until(condition: Callable[[], object], patience_s: float = 60.0) -> None:
+    """Wait until something is so; what is asked may not be there yet."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            if condition():
+                return
+        except (OSError, RunError):
+            pass
+        time.sleep(0.05)
+    raise AssertionError("it has not come to that")
+
+
+def _run(values: Mapping[str, Any], num_sites: int, variables: Mapping[str, str]) -> None:
+    os.environ.update(variables)
+    run_in_process(read_run_config(values), num_sites)

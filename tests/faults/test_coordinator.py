@@ -1,0 +1,204 @@
+"""The coordinator dies, or fails, at any point: the run goes on where it was."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mdc_flower.config import RunConfig
+from mdc_flower.engines import run_in_process, supervise
+from strategies.errors import EngineError
+from strategies.journal.lock import LockedError, read_owner
+from strategies.journal.run_directory import EVENTS, OPEN_ROUND, read_events, read_history
+from tests.faults import injector
+from tests.faults.catalog import fault
+from tests.faults.injector import Fault
+from tests.faults.runs import (
+    NUM_ROUNDS,
+    NUM_SITES,
+    child,
+    config_in,
+    resumed,
+    run_child,
+    sha256,
+    wait_until,
+)
+from tests.integration.conftest import summary_of
+
+KILLED = -9
+RESUME = "resumed from the newest checkpoint"
+KILLS = [
+    pytest.param(
+        Fault("file-written", "kill", {"path": "000000."}), 0,
+        marks=fault(
+            "coordinator killed before the first checkpoint", "the run begins anew"
+        ),
+        id="first-checkpoint",
+    ),
+    pytest.param(
+        Fault("sending", "kill", {"round": 2}), 0,
+        marks=fault("coordinator killed before it sends a round", RESUME),
+        id="before-sending",
+    ),
+    pytest.param(
+        Fault("update-accepted", "kill", {"round": 2, "count": 1}), 1,
+        marks=fault(
+            "coordinator killed while it waits, with one update in",
+            f"{RESUME}; only the sites without an update on disk are asked",
+        ),
+        id="one-update-in",
+    ),
+    pytest.param(
+        Fault("file-written", "kill", {"path": "open-round"}), 0,
+        marks=fault(
+            "coordinator killed while it writes an update", f"{RESUME}; that site is asked again"
+        ),
+        id="writing-an-update",
+    ),
+    pytest.param(
+        Fault("folding", "kill", {"round": 2}), 3,
+        marks=fault(
+            "coordinator killed before it folds, with all updates in",
+            f"{RESUME}; no site is asked",
+        ),
+        id="before-folding",
+    ),
+    pytest.param(
+        Fault("array-read", "kill", {"path": "open-round"}), 3,
+        marks=fault("coordinator killed while it folds", f"{RESUME}; the updates are folded anew"),
+        id="folding",
+    ),
+    pytest.param(
+        Fault("file-written", "kill", {"path": "000002."}), 3,
+        marks=fault(
+            "coordinator killed while it writes a checkpoint's model",
+            "resumed from the checkpoint before",
+        ),
+        id="checkpoint-model",
+    ),
+    pytest.param(
+        Fault("checkpoint-model-written", "kill", {"round": 2}), 3,
+        marks=fault(
+            "coordinator killed between a checkpoint's model and its description",
+            "resumed from the checkpoint before",
+        ),
+        id="checkpoint-description",
+    ),
+    pytest.param(
+        Fault("checkpoint-written", "kill", {"round": 2}), 0,
+        marks=fault(
+            "coordinator killed between checkpoint and history line",
+            f"{RESUME}, which has the line",
+        ),
+        id="history-line",
+    ),
+    pytest.param(
+        Fault("round-finished", "kill", {"round": 2}), 0,
+        marks=fault("coordinator killed between two rounds", RESUME),
+        id="between-rounds",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("killed_at", "updates_kept"), KILLS)
+def test_a_killed_coordinator_is_resumed_to_the_same_bits(
+    tmp_path: Path, undisturbed: str, killed_at: Fault, updates_kept: int
+) -> None:
+    config = config_in(tmp_path / "run")
+    assert run_child(config, [killed_at]) == KILLED
+    assert summary_of(tmp_path / "run")["status"] == "running"
+
+    run_in_process(resumed(config), NUM_SITES)
+
+    assert sha256(tmp_path / "run") == undisturbed
+    lines = read_history(tmp_path / "run")
+    assert [line["round"] for line in lines] == list(range(1, NUM_ROUNDS + 1))
+    assert all(sorted(line["participants"]) == ["site-0", "site-1", "site-2"] for line in lines)
+    assert summary_of(tmp_path / "run")["status"] == "finished"
+    assert list((tmp_path / "run" / OPEN_ROUND).iterdir()) == []
+    begun_again = read_events(tmp_path / "run", "run-started")[-1]
+    asked = [
+        event
+        for event in read_events(tmp_path / "run", "round-started")
+        if event["time"] >= begun_again["time"]
+    ]
+    assert len(asked[0]["kept"]) == updates_kept
+    assert len(asked[0]["sites"]) == NUM_SITES - updates_kept
+
+
+@fault(
+    "an exception in the ServerApp",
+    "restarted from the newest checkpoint, at most `max-restarts` times",
+)
+def test_an_exception_in_the_server_app_restarts_the_run(
+    tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts = _supervise(
+        config_in(tmp_path / "run"),
+        tmp_path,
+        [Fault("folding", "raise", {"round": 2})],
+        monkeypatch,
+    )
+    assert restarts == ["injected"]
+    assert sha256(tmp_path / "run") == undisturbed
+    (resume,) = summary_of(tmp_path / "run")["resumes"]
+    assert resume["rounds_done"] == 1
+
+
+@fault(
+    "an exception in the ServerApp, every time",
+    "given up after `max-restarts` restarts, exit status 1, and the command to resume",
+    "nothing but the rounds that are missing",
+)
+def test_a_run_that_fails_each_time_is_given_up(
+    tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_in(tmp_path / "run", max_restarts=2)
+    always = Fault("folding", "raise", {"round": 3}, repeat=True)
+    with pytest.raises(EngineError, match="died 3 times: injected"):
+        _supervise(config, tmp_path, [always], monkeypatch)
+    assert summary_of(tmp_path / "run")["status"] == "failed"
+    monkeypatch.undo()
+    run_in_process(resumed(config), NUM_SITES)
+    assert sha256(tmp_path / "run") == undisturbed
+
+
+@fault(
+    "a second coordinator in the same run directory",
+    "refused, naming the first one's process; the first goes on",
+)
+def test_a_second_coordinator_is_refused(tmp_path: Path, undisturbed: str) -> None:
+    config = config_in(tmp_path / "run")
+    with child(config, [Fault("sending", "hang", {"round": 3})]) as first:
+        wait_until(lambda: len(read_history(tmp_path / "run")) == 2)
+        with pytest.raises(LockedError, match=f"process {first.pid} on "):
+            run_in_process(resumed(config), NUM_SITES)
+        assert read_owner(tmp_path / "run")["pid"] == first.pid
+    run_in_process(resumed(config), NUM_SITES)
+    assert sha256(tmp_path / "run") == undisturbed
+
+
+def test_the_events_say_of_every_process_what_it_did(tmp_path: Path) -> None:
+    config = config_in(tmp_path / "run")
+    run_child(config, [Fault("round-finished", "kill", {"round": 2})])
+    run_in_process(resumed(config), NUM_SITES)
+    kinds = [
+        json.loads(line)["event"] for line in (tmp_path / "run" / EVENTS).read_text().splitlines()
+    ]
+    assert kinds.count("run-started") == 2
+    assert kinds.count("run-resumed") == 1
+    assert kinds.count("run-ended") == 1
+
+
+def _supervise(
+    config: RunConfig, folder: Path, faults: list[Fault], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Run under supervision with faults in this process; return what each restart was for."""
+    for name, value in injector.plan(folder / "faults", faults).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("mdc_flower.engines.supervisor.FIRST_PAUSE_S", 0.0)
+    restarts: list[str] = []
+    launch: Callable[[RunConfig], None] = lambda config: run_in_process(config, NUM_SITES)  # noqa: E731
+    supervise(config, launch, lambda error, number, pause_s: restarts.append(str(error)))
+    return restarts

@@ -1,0 +1,148 @@
+"""Real processes die, come back and are cut off; a real SuperLink and real SuperNodes."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from strategies.journal.run_directory import read_events, read_history
+from tests.faults.catalog import fault
+from tests.faults.federation import federation, kill
+from tests.faults.injector import Fault
+from tests.faults.runs import NUM_SITES, config_in, resumed, sha256, wait_until
+from tests.integration.conftest import summary_of
+
+pytestmark = [pytest.mark.deployment, pytest.mark.slow]
+
+COMPLETED = "finished:completed"
+ALL = ["site-0", "site-1", "site-2"]
+
+
+@fault(
+    "SuperLink killed and started again on its `--database`",
+    "Flower ends the run; submitted again with `resume`, it goes on inside the open round",
+)
+def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
+    config = config_in(tmp_path / "run", round_deadline_s=120.0)
+    # One site is slow, so that the others' updates are in when the SuperLink dies.
+    slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=15.0)
+    with federation(tmp_path, faults=[slow]) as flower:
+        link, _ = flower.start_all()
+        flower.submit(config)
+        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 120)
+        link.kill()
+        link.wait()
+        flower.start_superlink()
+        assert flower.wait_for_end() == "finished:failed"
+        flower.submit(resumed(config))
+        assert flower.wait_for_end() == COMPLETED
+
+    assert sha256(tmp_path / "run") == undisturbed
+    again = read_events(tmp_path / "run", "round-started")[2]
+    assert (again["sites"], again["kept"]) == (["site-1"], ["site-0", "site-2"])
+
+
+@fault(
+    "SuperNode killed while it trains, and started again",
+    "asked again as soon as it is back, under whatever node id",
+)
+def test_a_killed_supernode_that_comes_back(tmp_path: Path, undisturbed: str) -> None:
+    config = config_in(tmp_path / "run", round_deadline_s=180.0)
+    training = Fault("training", "hang", {"round": 2, "site": "site-1"})
+    with federation(tmp_path, faults=[training]) as flower:
+        _, sites = flower.start_all()
+        flower.submit(config)
+        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 120)
+        kill(sites[1])
+        flower.start_site(1)
+        assert flower.wait_for_end() == COMPLETED
+
+    assert sha256(tmp_path / "run") == undisturbed
+    lines = read_history(tmp_path / "run")
+    assert lines[1]["asked_again"] == ["site-1"]
+    assert all(sorted(line["participants"]) == ALL for line in lines)
+
+
+@fault(
+    "SuperNode killed for good",
+    "the others go on if the quorum holds; every round names the missing site, and none waits "
+    "longer than its deadline",
+    "that site's updates from then on",
+)
+def test_a_killed_supernode_that_stays_away(tmp_path: Path) -> None:
+    deadline_s = 60.0
+    config = config_in(
+        tmp_path / "run", round_deadline_s=deadline_s, min_sites=2, wait_for_sites_s=30.0
+    )
+    training = Fault("training", "hang", {"round": 2, "site": "site-1"})
+    with federation(tmp_path, faults=[training]) as flower:
+        _, sites = flower.start_all()
+        flower.submit(config)
+        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 120)
+        kill(sites[1])
+        assert flower.wait_for_end(400) == COMPLETED
+
+    first, *others = read_history(tmp_path / "run")
+    assert sorted(first["participants"]) == ALL
+    assert len(others) == 3
+    for line in others:
+        assert sorted(line["participants"]) == ["site-0", "site-2"]
+        assert "site-1" in [*line["dropped"], *line["missing"]]
+        # Two waits are possible, before the sending and after; each has its own bound.
+        assert line["seconds"] < 2 * deadline_s
+    assert summary_of(tmp_path / "run")["exit-status"] == 0
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Return a network namespace and the address at which it reaches this host."""
+    name, here, there = "mdc-faults", "10.231.77.1", "10.231.77.2"
+    commands = [
+        f"ip netns add {name}",
+        f"ip link add mdc-here type veth peer name mdc-there netns {name}",
+        f"ip addr add {here}/24 dev mdc-here",
+        "ip link set mdc-here up",
+        f"ip netns exec {name} ip addr add {there}/24 dev mdc-there",
+        f"ip netns exec {name} ip link set mdc-there up",
+        f"ip netns exec {name} ip link set lo up",
+    ]
+    try:
+        for command in commands:
+            done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"network namespaces need root: {command}: {done.stderr.strip()}")
+        yield name, here
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", "mdc-here"], capture_output=True, check=False)
+
+
+@fault(
+    "network cut for 30 s between a SuperNode and the SuperLink",
+    "both go on by themselves when it is back",
+)
+def test_a_cut_network(tmp_path: Path, undisturbed: str, cut_off: tuple[str, str]) -> None:
+    namespace, address = cut_off
+    config = config_in(tmp_path / "run", round_deadline_s=180.0)
+    with federation(tmp_path, host=address) as flower:
+        flower.start_superlink()
+        for number in range(NUM_SITES):
+            inside = ["ip", "netns", "exec", namespace] if number == 1 else []
+            flower.start_site(number, inside)
+        flower.submit(config)
+        wait_until(lambda: len(read_history(tmp_path / "run")) == 1, 120)
+        subprocess.run(["ip", "link", "set", "mdc-here", "down"], check=True)
+        time.sleep(30)
+        subprocess.run(["ip", "link", "set", "mdc-here", "up"], check=True)
+        assert flower.wait_for_end() == COMPLETED
+
+    assert sha256(tmp_path / "run") == undisturbed
+    assert all(sorted(line["participants"]) == ALL for line in read_history(tmp_path / "run"))
+
+
+def updates_in(run_dir: Path, round_number: int) -> list[str]:
+    """Return the sites whose updates have come in, in a round that is open."""
+    answered = read_events(run_dir, "site-answered")
+    return [e["site"] for e in answered if e["round"] == round_number and not e["dropped"]]
