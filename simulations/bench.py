@@ -24,8 +24,9 @@ from mdc_flower.engines import run_on_ray
 from mdc_flower.models import build_model
 from mdc_flower.numerics import pick_autocast_dtype, repeatable
 from mdc_flower.training import TrainSettings, evaluate, train
+from simulations.coordinator_cost import bench_memory, bench_safety
 from strategies.errors import MdcError
-from strategies.journal import read_history
+from strategies.journal.run_directory import read_history
 from strategies.round_plan import RoundPlan
 
 BATCH_SIZE = 64
@@ -188,6 +189,9 @@ def main(
         data = load_dataset(dataset, data_root, 0, max_train, 2000)
         typer.echo(bench_training(model, data, epochs, repeats))
         typer.echo(bench_simulation(2 * cores, cores, 40, 2))
+        typer.echo(bench_safety(50, 4, 3, repeats))
+        for sentence in bench_memory(100, (4, 16), 32, cores):
+            typer.echo(sentence)
     except MdcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
