@@ -28,6 +28,7 @@ from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, R
 from strategies.journal.files import StorageError
 from strategies.journal.run_directory import (
     CONFIG,
+    REFUSED,
     SUMMARY,
     RunDirectory,
     read_events,
@@ -77,8 +78,11 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
         raise
     finally:
         summary["seconds"] = round(record.seconds_before + time.time() - started, 3)
-        refused = record.checkpoint is not None and not record.begun
-        if not (refused and summary["exit-status"] == ConfigError.exit_code):
+        unbegun = record.checkpoint is not None and not record.begun
+        if unbegun and summary["exit-status"] == ConfigError.exit_code:
+            # The run is as it was before it was to go on.
+            record.event(REFUSED, error=summary["error"])
+        else:
             _write_ending(record, summary)
 
 

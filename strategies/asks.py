@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from strategies.exchange import NO_REPLY
 from strategies.roster import HELLO_DEADLINE_S, Roster, hellos, introduced, without_gone
 
 MAX_ASKS = 2
@@ -87,9 +88,13 @@ class Asks:
                 yield self._train(site, node)
 
     def introduce(self, reply: Message) -> None:
-        """Take in what a node that came while the round goes on says of itself."""
-        self._greeted.discard(reply.metadata.src_node_id)
-        self.roster = introduced(self.roster, reply, HELLO_DEADLINE_S)
+        """Take in what a node that came while the round goes on says of itself.
+
+        One that did not come to it before the round was over is asked again in the next.
+        """
+        if not (reply.has_error() and reply.error.code == NO_REPLY):
+            self._greeted.discard(reply.metadata.src_node_id)
+            self.roster = introduced(self.roster, reply, HELLO_DEADLINE_S)
 
     def settled(self) -> set[int]:
         """Return the nodes of sites whose updates are here, all that were asked.
@@ -130,7 +135,8 @@ class Asks:
         return self._site_of.get(node) or (card.name if card else f"node {node}")
 
     def gone(self) -> frozenset[str]:
-        """Return the sites that failed and are not online any more."""
+        """Look who is online, and return the sites that failed and are not."""
+        self.roster = without_gone(self.roster, set(self._grid.get_node_ids()))
         return frozenset(self._failed_at) - frozenset(self.roster.nodes)
 
     def message(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
-from flwr.app import Error, Message, Metadata
+from flwr.app import Error, Message, MessageType, Metadata
 from flwr.serverapp import Grid
 
 NO_REPLY = 5
@@ -94,7 +94,9 @@ class Exchange:
         """Wait no more for what was sent to these nodes; keep no content: it is a whole model."""
         for message_id, message in list(waiting.items()):
             if message.metadata.dst_node_id in nodes:
-                self._overdue[message_id] = waiting.pop(message_id).metadata
+                del waiting[message_id]
+                if message.metadata.message_type != MessageType.QUERY:  # that is asked again
+                    self._overdue[message_id] = message.metadata
 
     def _send(self, messages: Iterable[Message], waiting: dict[str, Message]) -> Iterator[Message]:
         for message in messages:

@@ -19,9 +19,6 @@ from strategies.messages import SiteCard
 
 HELLO_DEADLINE_S = 120.0
 
-PAUSE_FACTOR = 4
-"""First pause before a silent node is asked again, in hello deadlines; it doubles each time."""
-
 PAUSE_S = 0.2
 
 
@@ -79,9 +76,9 @@ def refresh(roster: Roster, grid: Grid, deadline_s: float | None = None) -> Rost
     """Return the roster of the nodes that are online now, asking new ones who they are.
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is
-    not in it, and is asked again after a pause that grows, so that a hung one costs a small
-    part of the time; one that refuses, or cannot say who it is, is not asked again while it
-    stays online.
+    not in it, and is asked again: at once after the first time, then after pauses that grow, so
+    that a hung one costs a small part of the time. One that refuses, or cannot say who it is,
+    is not asked again while it stays online.
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
@@ -119,7 +116,7 @@ def introduced(roster: Roster, reply: Message, deadline_s: float) -> Roster:
     before = silent.pop(node, None)
     if reply.has_error() and reply.error.code == NO_REPLY:
         times = before.times + 1 if before else 1
-        pause_s = PAUSE_FACTOR * deadline_s * 2 ** (times - 1)
+        pause_s = deadline_s * (2 ** (times - 1) - 1)
         silent[node] = Silence(times, time.monotonic() + pause_s)
         log(WARNING, "node %d did not say who it is within %g s", node, deadline_s)
     else:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def link_atomically(source: Path, target: Path) -> None:
         write_atomically(target, _content(source))
     finally:
         # Renaming over another name of the same file does nothing, and leaves both.
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before says more
+            temporary.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> bytes:

@@ -5,14 +5,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from logging import WARNING
 from pathlib import Path
 from typing import Any
+
+from flwr.common import log
 
 from strategies.averaging import Arrays
 from strategies.errors import RunError
 from strategies.fault_points import reach
 from strategies.journal.checkpoints import Checkpoint, Checkpoints
 from strategies.journal.files import (
+    StorageError,
     append_line,
     cannot_write,
     cut,
@@ -28,6 +32,9 @@ from strategies.round_record import RoundRecord
 
 CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl", "summary.json"
 GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
+REFUSED = "run-refused"
+"""The event of a run that may not go on as it was asked to."""
+
 CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
 
 
@@ -202,7 +209,8 @@ def holds_run(run_dir: Path) -> bool:
 def mark_interrupted(run_dir: Path) -> None:
     """Write into the summary that a run was interrupted, if its coordinator could not.
 
-    Does nothing while a coordinator is at work.
+    Does nothing while a coordinator is at work, nor where the summary cannot be read or written:
+    the run is about to end, and how it ends must not depend on this.
     """
     path = run_dir / SUMMARY
     if not path.is_file():
@@ -213,8 +221,8 @@ def mark_interrupted(run_dir: Path) -> None:
             if summary["status"] == "running":
                 summary |= {"status": "interrupted", "exit-status": 130, "restart": False}
                 write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
-    except LockedError:
-        return
+    except (LockedError, StorageError, ValueError, KeyError) as error:
+        log(WARNING, "%s does not say that the run was interrupted: %s", path, error)
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:

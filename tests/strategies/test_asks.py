@@ -1,11 +1,13 @@
 """Whom a round asks: everyone once, who failed once more, and who came back at once."""
 
+from dataclasses import replace
+
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 
 from strategies.asks import LATE_WINDOW_S, LOOK_S, MAX_ASKS, Asks
 from strategies.messages import DEADLINE, TIMING, SiteCard, deadline_of
-from strategies.roster import HELLO_DEADLINE_S, Roster, refresh
+from strategies.roster import HELLO_DEADLINE_S, Roster, Silence, refresh
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, LinearSite, grid_of
 
 A, B, C, D = NODE_IDS
@@ -213,6 +215,7 @@ def test_a_node_that_did_not_say_who_it_is_is_not_asked_so_at_every_look(clock: 
     grid = three()
     grid.nodes[D] = lambda message: None
     asks = asked(asks_of(grid))
+    asks.roster = replace(asks.roster, silent={D: Silence(2, clock.now + 11 * LOOK_S)})
     before = clock.now
     for _ in range(10):
         clock.sleep(LOOK_S)

@@ -655,6 +655,25 @@ def test_a_site_that_is_asked_again_is_told_only_what_is_left_of_the_deadline() 
     assert told == pytest.approx([TIMEOUT_S, TIMEOUT_S, TIMEOUT_S - 4.0], abs=0.2)
 
 
+def test_the_time_that_training_took_is_not_taken_from_evaluation() -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b}, delays={B: 9.0})
+    run(grid, fedavg(1, 1, 0.1), site_evaluation=True)
+    lives = {message.metadata.ttl for message in grid.sent_of_type(MessageType.EVALUATE)}
+    assert lives == {TIMEOUT_S + LATE_WINDOW_S}
+
+
+def test_a_restarted_site_whose_app_is_slow_to_start_is_asked_in_the_round(clock: Clock) -> None:
+    a, b = two_sites()
+    grid = FakeGrid({A: a, B: b}, delays={A: 80.0, B: 90.0}, hello_delays={C: 20.0})
+    clock.after(10.0, lambda: grid.stop(B))
+    clock.after(12.0, lambda: grid.nodes.update({C: LinearSite("b", 3.0, 3)}))
+    watcher, _ = run(grid, fedavg(1, 1, 0.1), timeout=100.0)
+    assert watcher.values() == [[2.5]]
+    assert watcher.records[0].asked_again == ["b"]
+    assert watcher.records[0].seconds == pytest.approx(80.0, abs=1.1)
+
+
 def test_once_in_each_attempt_is_asked_again_too_and_a_new_round_counts_anew() -> None:
     a, b, c = three_sites(c={1: times(1, silent)})
     watcher, _ = run(grid_of(a, b, c), fedavg(2, 1, 0.1), min_sites=3)
@@ -1017,9 +1036,9 @@ def test_a_node_that_hangs_holds_no_round_up_for_longer_than_the_wait_and_then_n
     a, b = two_sites()
     grid = FakeGrid({A: a, B: b, C: lambda message: None}, delays={A: 2.0, B: 3.0})
     watcher, _ = run(grid, fedavg(4, 1, 0.1), wait_s=7.0)
-    # Once the hello is waited for, for 7 s, and then not for 28 s.
+    # Twice the hello is waited for, for 7 s, and then not for as long.
     seconds = [record.seconds for record in watcher.records]
-    assert seconds == pytest.approx([10.0, 3.0, 3.0, 3.0], abs=0.2)
+    assert seconds == pytest.approx([10.0, 10.0, 3.0, 3.0], abs=0.2)
     assert watcher.values()[-1] == [10.0]
 
 
