@@ -132,7 +132,8 @@ def with_exit_status(work: Callable[[], None]) -> None:
     """Do the work of a command; turn what it raises into a message and an exit status."""
     # So that a user's own module:function is found, as with other tools that import by name.
     sys.path.append(str(Path.cwd()))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, _interrupt)
     try:
         work()
     except MdcError as error:

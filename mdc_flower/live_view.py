@@ -4,7 +4,6 @@ The log is a file of the run directory, so the view is the same for every engine
 that dies costs the run nothing.
 """
 
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from strategies.journal.run_directory import EVENTS
+from strategies.journal.run_directory import EVENTS, read_event
 
 
 class RunState:
@@ -195,6 +194,7 @@ class LiveView:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         for line in whole.splitlines():
-            if text := state.apply(json.loads(line)):
+            event = read_event(line)
+            if event and (text := state.apply(event)):
                 self._console.print(text, highlight=False, soft_wrap=True)
         return position + len(whole)

@@ -25,7 +25,7 @@ from mdc_flower.task import Task, load_task
 from mdc_flower.training import evaluate
 from strategies.colearning import CoLearning, EvaluateFn
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
-from strategies.journal.files import StorageError
+from strategies.journal.files import StorageError, write_atomically
 from strategies.journal.run_directory import (
     CONFIG,
     REFUSED,
@@ -72,7 +72,6 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
     try:
         summary |= _run(grid, task, record, summary)
         summary |= {"status": "finished", "exit-status": 0}
-        (record.path / "report.png").write_bytes(draw_run(read_history(record.path)))
     except BaseException as error:
         summary |= _ending(error)
         raise
@@ -84,6 +83,15 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
             record.event(REFUSED, error=summary["error"])
         else:
             _write_ending(record, summary)
+    _draw(record)
+
+
+def _draw(record: RunDirectory) -> None:
+    """Draw the report; the run has finished, and no picture may change that."""
+    try:
+        write_atomically(record.path / "report.png", draw_run(read_history(record.path)))
+    except Exception as error:
+        log(ERROR, "the report is not drawn: %s", error)
 
 
 def _write_beginning(record: RunDirectory, config: RunConfig, summary: Mapping[str, Any]) -> None:

@@ -56,7 +56,6 @@ class Asks:
     ) -> None:
         self.roster = roster
         self.accepted = set(kept)
-        self.pace: dict[str, float] = {}
         self.num_sent = 0
         self.times: Counter[str] = Counter()
         self._grid = grid
@@ -113,12 +112,14 @@ class Asks:
             for site, since in self._failed_at.items()
         )
 
-    def accept(self, site: str, work: int) -> None:
-        """Take note that a site's update counts, and of its pace."""
+    def accept(self, site: str) -> None:
+        """Take note that a site's update counts."""
         self.accepted.add(site)
         self._failed_at.pop(site, None)
-        if site in self._sent_at:
-            self.pace[site] = (time.monotonic() - self._sent_at[site]) / work
+
+    def seconds_of(self, site: str) -> float:
+        """Return how long ago a site was asked, in seconds; 0 if it was not."""
+        return time.monotonic() - self._sent_at[site] if site in self._sent_at else 0.0
 
     def reject(self, site: str) -> None:
         """Take note that a site's reply does not count; whether it is online is looked up."""

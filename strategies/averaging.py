@@ -28,12 +28,16 @@ class Update:
         The site's model after its local training, by parameter or buffer name.
     metrics : Mapping[str, float]
         What the site reported about its training.
+    pace : float
+        Seconds from the sending of the model to the reply's arrival, for a unit of local work;
+        0 where that was not measured.
     """
 
     site: str
     num_examples: int
     arrays: Arrays
     metrics: Mapping[str, float]
+    pace: float = 0.0
 
 
 Weighting = Callable[[Update], float]

@@ -109,13 +109,16 @@ class CoLearning(Strategy):
         self.max_round_retries = max_round_retries
         self.wait_s = wait_s
         self.deadline = deadline or Deadline()
-        self._roster = roster
+        # Sites that an earlier process knew are missed, too.
+        known = position.pace if position else ()
+        self._roster = replace(roster, names=roster.names | set(known))
         self._absent: frozenset[str] = frozenset()
         self._position = position or Position({}, recipe.controller.start())
         self._plan: RoundPlan | None = None
         self._record: RoundRecord | None = None
         self._asks: Asks | None = None
         self._times: Counter[str] = Counter()
+        self._pace: dict[str, float] = {}
 
     def summary(self) -> None:
         """Log the method in one line each for schedule, epochs and horizon."""
@@ -145,11 +148,11 @@ class CoLearning(Strategy):
         self.updates.open(plan.plan_id)
         record = self._record
         record.deadline_s = self.deadline.seconds(
-            self._position.pace, plan.local_steps or plan.local_epochs
+            self._position.pace, plan.local_steps or plan.local_epochs, record.attempts
         )
         self._wait_for_missing(grid, record.deadline_s)
-        record.missing = self._roster.missing
         kept = self.updates.sites()
+        record.missing = sorted(set(self._roster.missing) - set(kept) - set(self._times))
         self._asks = asks = Asks(
             grid,
             self._roster,
@@ -197,6 +200,7 @@ class CoLearning(Strategy):
         reach("folding", round=server_round)
         for site in sorted(asks.accepted - {update.site for update in updates}):
             record.dropped[site] = "its update was damaged on the coordinator's disk"
+        self._pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
         if record.failed:
@@ -338,7 +342,8 @@ class CoLearning(Strategy):
                     where="min-sites",
                     got=len(record.participants),
                     expected=f"{self.min_sites} or more",
-                    hint=_reasons(record),
+                    hint=f"{_reasons(record)}. Each was waited for {record.deadline_s:g} s: "
+                    "if that is too short, set round-deadline-s",
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
@@ -381,7 +386,7 @@ class CoLearning(Strategy):
             epochs=self.recipe.controller.after_round(counted, record.relative_change),
             best_round=record.round if is_best else before.best_round,
             best_score=score if is_best and score is not None else before.best_score,
-            pace={**before.pace, **self._asked().pace},
+            pace={**before.pace, **self._pace},
         )
         for observer in self.observers:
             observer.round_finished(record, self._position)
@@ -415,16 +420,16 @@ class CoLearning(Strategy):
         """Judge one reply; keep its update if it counts."""
         record, plan, asks = self._open_record(), self._plan, self._asked()
         assert plan is not None  # set with the record
-        if engine_died(reply):
-            raise EngineError(
-                "a worker of the simulation died",
-                where=f"round {plan.round}, {asks.site_of(reply)}",
-                got=(reply.error.reason or "").splitlines()[0],
-            )
         site = asks.site_of(reply)
         if site is None or site in asks.accepted:
             log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
             return
+        if engine_died(reply):
+            raise EngineError(
+                "a worker of the simulation died",
+                where=f"round {plan.round}, {site}",
+                got=(reply.error.reason or "").splitlines()[0],
+            )
         verdict = judge_train(reply, site, plan.plan_id, specs_of(self._position.arrays))
         if reply.has_content():
             record.received_bytes += sum(
@@ -437,9 +442,10 @@ class CoLearning(Strategy):
             log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
             asks.reject(site)
         else:
-            self.updates.add(verdict)
+            pace = asks.seconds_of(site) / (plan.local_steps or plan.local_epochs)
+            self.updates.add(replace(verdict, pace=pace))
             record.dropped.pop(site, None)
-            asks.accept(site, plan.local_steps or plan.local_epochs)
+            asks.accept(site)
             reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))

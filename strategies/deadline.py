@@ -25,7 +25,7 @@ class Deadline:
     factor: float = 3.0
     longest_s: float = 86400.0
 
-    def seconds(self, pace: Mapping[str, float], work: int) -> float:
+    def seconds(self, pace: Mapping[str, float], work: int, attempt: int = 1) -> float:
         """Return the deadline of a round, in seconds.
 
         Parameters
@@ -36,9 +36,13 @@ class Deadline:
             a simulation the wait for a free core.
         work
             The round's local epochs, or steps.
+        attempt
+            The how manieth try of the round this is, from 1. A round that had too few updates
+            may have had too little time: its learned deadline doubles with each try.
         """
         if self.fixed_s:
             return self.fixed_s
         if not pace:
             return self.longest_s
-        return min(self.longest_s, max(SHORTEST_S, self.factor * max(pace.values()) * work))
+        usual_s = max(SHORTEST_S, self.factor * max(pace.values()) * work)
+        return min(self.longest_s, usual_s * float(2 ** (attempt - 1)))

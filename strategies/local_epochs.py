@@ -108,7 +108,8 @@ class Spread:
         rounds_left = self.num_rounds - state.rounds_done
         if rounds_left <= 0:
             return state
-        return replace(state, local_epochs=(self.epoch_budget - state.epochs_used) // rounds_left)
+        share = (self.epoch_budget - state.epochs_used) // rounds_left
+        return replace(state, local_epochs=max(1, share))
 
 
 @dataclass(frozen=True)

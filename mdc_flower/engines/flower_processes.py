@@ -146,14 +146,18 @@ def last_run_status(home: Path) -> str:
 
     `flwr run --stream` exits with 0 also when the run failed; this is where the truth is.
     """
-    done = subprocess.run(
-        [script("flwr"), "list", CONNECTION, "--format", "json"],
-        env=environment(home),
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [script("flwr"), "list", CONNECTION, "--format", "json"],
+            env=environment(home),
+            cwd=home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return "unknown: the SuperLink does not answer"
     try:
         return str(json.loads(done.stdout)["runs"][0]["status"])
     except (ValueError, KeyError, IndexError):

@@ -21,6 +21,7 @@ from strategies.journal.files import (
     remove_temporary,
     seal,
     sealed_files,
+    writing,
 )
 from strategies.journal.model_files import StoredArrays, pack_model
 from strategies.local_epochs import EpochState
@@ -86,8 +87,9 @@ class Checkpoints:
         StorageError
             If it cannot be written; those before it are intact.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        remove_temporary(self._folder)
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_temporary(self._folder)
         position = checkpoint.position
         number = position.epochs.rounds_done
         model = seal(
@@ -110,7 +112,8 @@ class Checkpoints:
         content = json.dumps(finite(description), indent=1, allow_nan=False).encode()
         seal(self._folder, _stem(number), DESCRIPTION, content)
         self._newest = model
-        self._prune()
+        with writing(self._folder):
+            self._prune()
 
     def newest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint; None if none was ever written.

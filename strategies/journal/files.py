@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +91,18 @@ def append_line(path: Path, fields: Mapping[str, Any]) -> None:
     Raises
     ------
     StorageError
-        If that fails; a part of the line may have been written.
+        If that fails; the file is as it was, as far as the disk allows.
     """
     line = json.dumps(finite(fields), allow_nan=False)
+    size = path.stat().st_size if path.is_file() else 0
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
         raise cannot_write(path, error) from None
 
 
@@ -179,6 +182,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses inside the block into a `StorageError` about a path."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def cannot_write(path: Path, error: OSError) -> StorageError:

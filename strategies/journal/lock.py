@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def coordinator_lock(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / OWNER).unlink(missing_ok=True)
+            with suppress(OSError):  # what ended the block says more
+                (folder / OWNER).unlink(missing_ok=True)
     finally:
         lock.release()
 

@@ -16,12 +16,14 @@ from strategies.errors import RunError
 from strategies.fault_points import reach
 from strategies.journal.checkpoints import Checkpoint, Checkpoints
 from strategies.journal.files import (
+    DamagedError,
     StorageError,
     append_line,
     cannot_write,
     cut,
     cut_torn_line,
     link_atomically,
+    remove_temporary,
     write_atomically,
 )
 from strategies.journal.lock import LockedError, coordinator_lock
@@ -90,6 +92,7 @@ def run_directory(
                 got=str(path),
                 hint=f"Name another directory, or go on with that run: mdc run --resume {path}",
             )
+        remove_temporary(path)
         cut_torn_line(path / EVENTS)
         yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates)
 
@@ -110,6 +113,12 @@ class RunDirectory:
         self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints)
         self._run: dict[str, Any] = {}
         self.checkpoint = self._checkpoints.newest()
+        if self.checkpoint is None and _size(path / HISTORY):
+            raise DamagedError(
+                "the run's checkpoints are missing",
+                where=str(path / CHECKPOINTS),
+                hint="Put them back, or start the run anew in another directory",
+            )
         # Wall time of the rounds that earlier processes finished.
         self.seconds_before = 0.0
         self.begun = False
@@ -201,6 +210,10 @@ class RunDirectory:
                 link_atomically(model, self.path / name)
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 def holds_run(run_dir: Path) -> bool:
     """Return whether a run was begun in a directory."""
     return any((run_dir / name).exists() for name in (CHECKPOINTS, HISTORY))
@@ -240,8 +253,18 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the events of one kind; see `read_history` for errors."""
-    return [event for event in read_lines(run_dir / EVENTS) if event["event"] == kind]
+    """Return the events of one kind; a line that was never finished is none."""
+    path = run_dir / EVENTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [event for line in lines if (event := read_event(line)).get("event") == kind]
+
+
+def read_event(line: str | bytes) -> dict[str, Any]:
+    """Return one event; empty where the line is not whole, as on a disk that was full."""
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError):
+        return {}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

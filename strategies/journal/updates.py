@@ -18,6 +18,7 @@ from strategies.journal.files import (
     remove_temporary,
     seal,
     sealed_files,
+    writing,
 )
 from strategies.journal.model_files import StoredArrays, pack_model
 
@@ -97,14 +98,15 @@ class UpdateJournal:
 
     def open(self, plan_id: str) -> None:
         """Find the updates of this plan that an earlier process accepted; remove all others."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        remove_temporary(self._folder)
         self._plan_id, self._files = plan_id, {}
-        for path in list(sealed_files(self._folder, SUFFIX)):
-            if path.name.split(".")[0] != plan_id:
-                path.unlink()
-            elif update := self._readable(path):
-                self._files[update.site] = path
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_temporary(self._folder)
+            for path in list(sealed_files(self._folder, SUFFIX)):
+                if path.name.split(".")[0] != plan_id:
+                    path.unlink()
+                elif update := self._readable(path):
+                    self._files[update.site] = path
 
     def add(self, update: Update) -> None:
         """Write an update to disk.
@@ -118,6 +120,7 @@ class UpdateJournal:
             "site": update.site,
             "num-examples": update.num_examples,
             "metrics": dict(update.metrics),
+            "pace": update.pace,
         }
         stem = f"{self._plan_id}.{hashlib.sha256(update.site.encode()).hexdigest()[:12]}"
         path = seal(self._folder, stem, SUFFIX, pack_model(update.arrays, about))
@@ -135,13 +138,14 @@ class UpdateJournal:
 
     def close(self, round_number: int) -> None:
         """Delete the updates, or move them to the archive."""
-        for path in self._files.values():
-            if self._archive is None:
-                path.unlink(missing_ok=True)
-            else:
-                target = self._archive / f"round-{round_number:05d}"
-                target.mkdir(parents=True, exist_ok=True)
-                path.rename(target / path.name)
+        with writing(self._folder):
+            for path in self._files.values():
+                if self._archive is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    target = self._archive / f"round-{round_number:05d}"
+                    target.mkdir(parents=True, exist_ok=True)
+                    path.rename(target / path.name)
         self._files = {}
 
     def _readable(self, path: Path) -> Update | None:
@@ -149,7 +153,9 @@ class UpdateJournal:
             check_seal(path)
             stored = StoredArrays(path)
             about = stored.metadata
-            return Update(about["site"], about["num-examples"], stored, about["metrics"])
+            return Update(
+                about["site"], about["num-examples"], stored, about["metrics"], about["pace"]
+            )
         except DamagedError as error:
             log(WARNING, "%s. It is set aside and does not count", error)
             path.rename(path.with_name(f"{path.name}.damaged"))

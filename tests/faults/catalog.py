@@ -4,6 +4,7 @@
 """
 
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass
 
@@ -12,11 +13,12 @@ import pytest
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: what goes wrong, what happens then, what is lost."""
+    """A row: what goes wrong, what happens then, what is lost; the module that holds it."""
 
     fault: str
     happens: str
     lost: str
+    module: str
 
 
 CATALOG: list[Entry] = []
@@ -26,7 +28,7 @@ SAME = "nothing: same bits as without the fault"
 
 def fault(name: str, happens: str, lost: str = SAME) -> pytest.MarkDecorator:
     """Enter a fault into the table; return the mark of its test."""
-    entry = Entry(name, happens, lost)
+    entry = Entry(name, happens, lost, inspect.stack()[1].frame.f_globals["__name__"])
     if entry not in CATALOG:
         CATALOG.append(entry)
     return pytest.mark.faults
@@ -38,7 +40,9 @@ def table() -> str:
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
         if module.name.startswith("test_"):
             importlib.import_module(f"tests.faults.{module.name}")
-    rows = [f"| {entry.fault} | {entry.happens} | {entry.lost} |" for entry in CATALOG]
+    # Whichever module was imported first.
+    entries = sorted(CATALOG, key=lambda entry: entry.module)
+    rows = [f"| {entry.fault} | {entry.happens} | {entry.lost} |" for entry in entries]
     return "\n".join(["| what goes wrong | what happens | what is lost |", "|---|---|---|", *rows])
 
 

@@ -78,6 +78,7 @@ def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
     hangs = Fault("training", "hang", {"round": 2, "site": "site-1"})
     line = _run_without_one(tmp_path, hangs)
     assert line["late"] == {}
+    assert all("site-1" in line["participants"] for line in read_history(tmp_path / "run")[2:])
 
 
 @fault(

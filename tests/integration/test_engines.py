@@ -69,15 +69,15 @@ def test_ile_doubles_and_the_budget_is_used_to_the_epoch(in_process: Path) -> No
 
 
 @pytest.mark.ray
-def test_a_run_that_fails_on_ray_exits_with_1_and_says_why(tmp_path: Path) -> None:
+def test_a_run_without_a_quorum_on_ray_exits_with_3_and_says_why(tmp_path: Path) -> None:
     """A learning rate that no training survives: every reply has values that are not finite."""
     done = mdc(
         "run", "--set", "model=mlp", "--set", "lr-max=1e30", "--sites", "2", "--set",
-        "epoch-budget=1",
-        "--output", str(tmp_path / "run"), cwd=tmp_path,
+        "epoch-budget=1", "--output", str(tmp_path / "run"), cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "no round had a reply that counts" in done.stderr
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "round 1 has too few updates, after 3 attempts" in done.stderr
+    assert f"to go on: mdc run --resume {tmp_path / 'run'}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

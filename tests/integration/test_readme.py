@@ -72,7 +72,7 @@ def test_mdc_commands(tmp_path: Path) -> None:
     own_module, use_model = blocks("python")
     (tmp_path / "my_lab.py").write_text(own_module)
     mdc = [command for command in commands() if command.startswith("mdc ")]
-    assert len(mdc) == 6
+    assert len(mdc) == 7
     for command in mdc:
         shell(command, tmp_path, env)
     assert summary_of(tmp_path / "runs" / "own")["final"]["test-accuracy"] > 0.9

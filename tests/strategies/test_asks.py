@@ -110,20 +110,20 @@ def test_all_nodes_that_were_asked_under_a_name_whose_update_is_here_are_settled
     grid = three()
     asks = asked(asks_of(grid, "a"))
     assert asks.settled() == set()  # a was not asked
-    asks.accept("c", work=1)
+    asks.accept("c")
     assert asks.settled() == {C}
     grid.nodes[D] = LinearSite("b")
     clock.sleep(LOOK_S)
     assert due(asks, grid) == [D]
     assert asks.settled() == {C}
-    asks.accept("b", work=1)
+    asks.accept("b")
     assert asks.settled() == {B, C, D}
 
 
 def test_a_site_whose_second_reply_counts_is_done_with() -> None:
     asks = asked(asks_of(three()))
     asks.reject("b")
-    asks.accept("b", work=1)
+    asks.accept("b")
     assert due(asks) == []
     assert asks.accepted == {"b"}
 
@@ -191,7 +191,7 @@ def test_a_stranger_is_waited_for_only_while_an_update_is(clock: Clock) -> None:
     grid.nodes[D] = lambda message: None
     clock.sleep(LOOK_S)
     assert due(asks, grid) == []
-    asks.accept("a", work=1)
+    asks.accept("a")
     assert asks.settled() == {A}
     grid.stop(B)
     asks.reject("b")
@@ -275,7 +275,7 @@ def test_a_site_that_is_at_work_again_or_done_has_not_failed_though_it_goes(cloc
     asks.reject("b")
     assert due(asks) == [A, B]
     asks.reject("b")  # late news of the first asking
-    asks.accept("b", work=1)
+    asks.accept("b")
     grid.stop(A)
     grid.stop(B)
     clock.sleep(LOOK_S)
@@ -283,15 +283,14 @@ def test_a_site_that_is_at_work_again_or_done_has_not_failed_though_it_goes(cloc
     assert asks.gone() == frozenset()
 
 
-def test_the_pace_is_the_time_from_the_last_asking_for_a_unit_of_work(clock: Clock) -> None:
+def test_a_sites_seconds_are_counted_from_its_last_asking(clock: Clock) -> None:
     asks = asked(asks_of(three(), "c"))
     clock.sleep(20.0)
-    asks.accept("a", work=5)
+    assert asks.seconds_of("a") == pytest.approx(20.0)
     asks.reject("b")
     assert due(asks) == [B]
     clock.sleep(10.0)
-    asks.accept("b", work=5)
-    assert asks.pace == pytest.approx({"a": 4.0, "b": 2.0})
+    assert [asks.seconds_of(site) for site in "abc"] == pytest.approx([30.0, 10.0, 0.0])
 
 
 def test_a_reply_is_known_by_the_node_that_was_asked_also_when_that_is_gone(clock: Clock) -> None:
