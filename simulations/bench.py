@@ -190,7 +190,7 @@ def main(
         typer.echo(bench_training(model, data, epochs, repeats))
         typer.echo(bench_simulation(2 * cores, cores, 40, 2))
         typer.echo(bench_safety(50, 4, 3, repeats))
-        for sentence in bench_memory(100, (4, 16), 32, cores):
+        for sentence in bench_memory(100, (4, 16), 32, 3, cores):
             typer.echo(sentence)
     except MdcError as error:
         typer.echo(f"error: {error}", err=True)

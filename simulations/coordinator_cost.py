@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Peak:
 
 
 def bench_memory(
-    megabytes: float, num_sites: Sequence[int], num_replies: int, cores: int
+    megabytes: float, num_sites: tuple[int, int], num_replies: int, repeats: int, cores: int
 ) -> list[str]:
     """Return sentences with the coordinator's peak memory on Ray, ours and stock FedAvg's.
 
@@ -98,19 +98,34 @@ def bench_memory(
     they are taken wait in Flower's state, in the same process. Runs have equally many replies,
     whatever the sites: a peak is a coincidence of copies, and more of them find a higher one.
     """
-    sentences = []
-    for kind in ("co-learning", "fedavg"):
-        peaks = [_peak(kind, megabytes, count, num_replies // count, cores) for count in num_sites]
-        pairs = list(zip(peaks, num_sites, strict=True))
-        own = ", ".join(f"{peak.own:.0f} MB with {count} sites" for peak, count in pairs)
-        shared = ", ".join(f"{peak.shared:.0f}" for peak in peaks)
-        grown = (peaks[-1].own - peaks[0].own) / megabytes
-        sentences.append(
-            f"peak resident memory of the coordinator process, {kind}, {megabytes:g} MB model, "
-            f"{num_replies} replies on Ray: {own}, {grown:+.2f} models from first to last; and "
-            f"{shared} MB of Ray's object store"
-        )
-    return sentences
+    kinds = ("co-learning", "fedavg")
+    peaks: dict[tuple[str, int], list[Peak]] = {}
+    for _ in range(repeats):
+        for kind in kinds:
+            for count in num_sites:
+                peak = _peak(kind, megabytes, count, num_replies // count, cores)
+                peaks.setdefault((kind, count), []).append(peak)
+    return [_memory_sentence(kind, megabytes, num_sites, num_replies, peaks) for kind in kinds]
+
+
+def _memory_sentence(
+    kind: str,
+    megabytes: float,
+    num_sites: tuple[int, int],
+    num_replies: int,
+    peaks: Mapping[tuple[str, int], Sequence[Peak]],
+) -> str:
+    few, many = (peaks[kind, count] for count in num_sites)
+    grown = [(after.own - before.own) / megabytes for before, after in zip(few, many, strict=True)]
+    span = f"from {min(grown):+.2f} to {max(grown):+.2f}"
+    return (
+        f"peak resident memory of the coordinator process, {kind}, {megabytes:g} MB model, "
+        f"{num_replies} replies on Ray, medians of {len(few)} interleaved repeats: "
+        f"{statistics.median(peak.own for peak in few):.0f} MB with {num_sites[0]} sites, "
+        f"{statistics.median(peak.own for peak in many):.0f} MB with {num_sites[1]}, difference "
+        f"{statistics.median(grown):+.2f} models ({span}); and "
+        f"{max(peak.shared for peak in (*few, *many)):.0f} MB of Ray's object store"
+    )
 
 
 def _peak(kind: str, megabytes: float, num_sites: int, rounds: int, cores: int) -> Peak:
