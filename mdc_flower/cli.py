@@ -212,13 +212,16 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
     from mdc_flower.engines import run_in_process, run_on_ray, supervise
     from mdc_flower.live_view import LiveView
     from mdc_flower.task import load_task
+    from strategies.journal.run_directory import refuse_used
 
     task = load_task(config)
     task.new_model()
     num_sites = config.num_sites or DEFAULT_SITES
     task.partition(num_sites)
     run_dir = Path(config.output_dir)
-    _refuse_used(run_dir, config.resume)
+    if not config.resume:
+        # Before an engine is started for it.
+        refuse_used(run_dir, ConfigError, "--output")
 
     def launch(config: RunConfig) -> None:
         if config.resume:
@@ -265,19 +268,6 @@ def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:
     with run_directory(Path(config.output_dir), {}, resume=True) as record:
         if record.checkpoint is not None:
             check_resumable(record.checkpoint.run, config, task.partition(num_sites).sha256)
-
-
-def _refuse_used(run_dir: Path, resume: bool) -> None:
-    """Refuse a directory with a run in it before an engine is started for it."""
-    from strategies.journal.run_directory import holds_run
-
-    if holds_run(run_dir) and not resume:
-        raise ConfigError(
-            "the directory holds a run already",
-            where="--output",
-            got=str(run_dir),
-            hint=f"Name another directory, or go on with that run: mdc run --resume {run_dir}",
-        )
 
 
 def _gpu_share(num_sites: int, cores: int) -> float:

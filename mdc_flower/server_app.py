@@ -1,6 +1,5 @@
 """The ServerApp: config -> task -> strategy -> run, recorded in the run directory."""
 
-import json
 import time
 from collections.abc import Mapping
 from logging import ERROR
@@ -28,12 +27,13 @@ from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, R
 from strategies.journal.files import StorageError, write_atomically
 from strategies.journal.run_directory import (
     CONFIG,
+    INTERRUPTED,
     REFUSED,
-    SUMMARY,
     RunDirectory,
     read_events,
     read_history,
     run_directory,
+    write_summary,
 )
 from strategies.messages import arrays_to_record, record_to_arrays
 from strategies.position import Position
@@ -98,13 +98,13 @@ def _write_beginning(record: RunDirectory, config: RunConfig, summary: Mapping[s
     # Started again from this file, a run is a new one.
     values = config.model_copy(update={"resume": False}).to_flower()
     record.write_text(CONFIG, tomli_w.dumps(values))
-    record.write_text(SUMMARY, _json(summary))
+    write_summary(record.path, summary)
 
 
 def _ending(error: BaseException) -> dict[str, Any]:
     """Return how a run ended that did not finish; ``restart``: whether trying again may help."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
-        return {"status": "interrupted", "exit-status": 130, "restart": False}
+        return INTERRUPTED
     told = isinstance(error, MdcError)
     return {
         "status": "stopped" if isinstance(error, QuorumError) else "failed",
@@ -116,15 +116,11 @@ def _ending(error: BaseException) -> dict[str, Any]:
 
 def _write_ending(record: RunDirectory, summary: dict[str, Any]) -> None:
     try:
-        record.write_text(SUMMARY, _json(summary))
+        write_summary(record.path, summary)
         record.event("run-ended", status=summary["status"], error=summary.get("error"))
     except StorageError as error:
         # The reason for which the run ends may be this very disk; it must not be hidden.
         log(ERROR, "the summary is not written: %s", error)
-
-
-def _json(summary: Mapping[str, Any]) -> str:
-    return json.dumps(summary, indent=2) + "\n"
 
 
 def _run(

@@ -56,7 +56,6 @@ class Asks:
     ) -> None:
         self.roster = roster
         self.accepted = set(kept)
-        self.num_sent = 0
         self.times: Counter[str] = Counter()
         self._grid = grid
         self._round = round_number
@@ -70,6 +69,11 @@ class Asks:
         self._sent_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._started_at = self._looked_at = time.monotonic()
+
+    @property
+    def num_sent(self) -> int:
+        """Return how many models were sent."""
+        return self.times.total()
 
     def first(self) -> list[Message]:
         """Return a train message for each site that is online and whose update is not here."""
@@ -154,7 +158,6 @@ class Asks:
         )
 
     def _train(self, site: str, node: int) -> Message:
-        self.num_sent += 1
         self.times[site] += 1
         self._node_of[site] = node
         self._nodes_of.setdefault(site, set()).add(node)

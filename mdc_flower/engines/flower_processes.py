@@ -178,7 +178,7 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log_path:
 
 def _stop_strays(home: Path) -> None:
     """Kill what still runs with this FLWR_HOME: children whose parent was killed before them."""
-    strays = [process for process in psutil.process_iter() if _home_of(process) == str(home)]
+    strays = [process for process in psutil.process_iter() if home_of(process) == str(home)]
     for stray in strays:
         try:
             stray.kill()
@@ -187,7 +187,8 @@ def _stop_strays(home: Path) -> None:
     psutil.wait_procs(strays, timeout=10.0)
 
 
-def _home_of(process: psutil.Process) -> str | None:
+def home_of(process: psutil.Process) -> str | None:
+    """Return a process's FLWR_HOME; None where it has none, or cannot be looked into."""
     try:
         return process.environ().get("FLWR_HOME")
     except (psutil.Error, OSError):  # ended meanwhile, or another user's

@@ -25,7 +25,7 @@ from mdc_flower.engines.flower_processes import (
 )
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.journal.lock import read_owner
-from strategies.journal.run_directory import EVENTS, REFUSED, SUMMARY, read_events
+from strategies.journal.run_directory import REFUSED, SUMMARY, read_events
 
 ENDING_S = 20.0
 """Seconds that Flower's engine has to end after its ServerApp has."""
@@ -80,8 +80,7 @@ def run_on_ray(
         shutil.rmtree(home, ignore_errors=True)
     summary = _told_since(run_dir, earlier)
     if status != COMPLETED and summary.get("status") != "finished":
-        events = read_events(run_dir, REFUSED) if (run_dir / EVENTS).is_file() else []
-        refused = [event for event in events if event["time"] >= started]
+        refused = [e for e in read_events(run_dir, REFUSED) if e["time"] >= started]
         if refused:
             summary = {"exit-status": ConfigError.exit_code, "error": refused[-1]["error"]}
         raise _ended(summary, status, log_path)

@@ -172,8 +172,9 @@ class Checkpoints:
         return self._folder / name
 
     def _prune(self) -> None:
-        kept = self._descriptions()[-self._keep :]
-        for path in self._descriptions()[: -self._keep]:
+        descriptions = self._descriptions()
+        kept = descriptions[-self._keep :]
+        for path in descriptions[: -self._keep]:
             path.unlink(missing_ok=True)
         try:
             for path in kept:

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.common import log
 
 from strategies.averaging import Arrays
-from strategies.errors import RunError
+from strategies.errors import MdcError, RunError
 from strategies.fault_points import reach
 from strategies.journal.checkpoints import Checkpoint, Checkpoints
 from strategies.journal.files import (
@@ -36,6 +36,9 @@ CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl
 GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
 REFUSED = "run-refused"
 """The event of a run that may not go on as it was asked to."""
+
+INTERRUPTED = {"status": "interrupted", "exit-status": 130, "restart": False}
+"""What the summary says of a run that was interrupted."""
 
 CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
 
@@ -85,13 +88,8 @@ def run_directory(
     except OSError as error:
         raise cannot_write(path, error) from None
     with coordinator_lock(path):
-        if holds_run(path) and not resume:
-            raise RunError(
-                "the directory holds a run already",
-                where="output-dir",
-                got=str(path),
-                hint=f"Name another directory, or go on with that run: mdc run --resume {path}",
-            )
+        if not resume:
+            refuse_used(path, RunError, "output-dir")
         remove_temporary(path)
         cut_torn_line(path / EVENTS)
         yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates)
@@ -219,6 +217,22 @@ def holds_run(run_dir: Path) -> bool:
     return any((run_dir / name).exists() for name in (CHECKPOINTS, HISTORY))
 
 
+def refuse_used(run_dir: Path, kind: type[MdcError], where: str) -> None:
+    """Raise an error of this kind, about the option ``where``, if a directory holds a run."""
+    if holds_run(run_dir):
+        raise kind(
+            "the directory holds a run already",
+            where=where,
+            got=str(run_dir),
+            hint=f"Name another directory, or go on with that run: mdc run --resume {run_dir}",
+        )
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary whole."""
+    write_atomically(run_dir / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+
+
 def mark_interrupted(run_dir: Path) -> None:
     """Write into the summary that a run was interrupted, if its coordinator could not.
 
@@ -232,8 +246,7 @@ def mark_interrupted(run_dir: Path) -> None:
         with coordinator_lock(run_dir):
             summary = json.loads(path.read_text(encoding="utf-8"))
             if summary["status"] == "running":
-                summary |= {"status": "interrupted", "exit-status": 130, "restart": False}
-                write_atomically(path, (json.dumps(summary, indent=2) + "\n").encode())
+                write_summary(run_dir, summary | INTERRUPTED)
     except (LockedError, StorageError, ValueError, KeyError) as error:
         log(WARNING, "%s does not say that the run was interrupted: %s", path, error)
 

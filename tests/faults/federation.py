@@ -17,7 +17,7 @@ import tomli_w
 
 from mdc_flower.config import RunConfig
 from mdc_flower.engines.app_bundle import stage_app
-from mdc_flower.engines.flower_processes import environment, free_port, script
+from mdc_flower.engines.flower_processes import environment, free_port, home_of, script
 from tests.faults import injector
 from tests.faults.runs import NUM_SITES, wait_until
 
@@ -108,7 +108,7 @@ class Federation:
         for process in self._processes:
             kill(process)
         for stray in psutil.process_iter():
-            if str(self._folder) in _home_of(stray):
+            if str(self._folder) in (home_of(stray) or ""):
                 stray.kill()
 
     def _start(self, name: str, command: str, *options: str, prefix: Sequence[str] = ()) -> Process:
@@ -182,10 +182,3 @@ def kill(process: Process) -> None:
         except ProcessLookupError:
             continue
     process.wait()
-
-
-def _home_of(process: psutil.Process) -> str:
-    try:
-        return str(process.environ().get("FLWR_HOME", ""))
-    except (psutil.Error, OSError):
-        return ""
