@@ -3,17 +3,17 @@
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from mdc_flower.config import RunConfig, Scalar, read_run_config
-from mdc_flower.config_files import parse_setting, read_arm
+from mdc_flower.config import RunConfig
+from mdc_flower.config_model import Scalar
+from mdc_flower.launching import read_config, resumed_config, run_supervised
 from strategies.errors import ConfigError, MdcError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(
 
     def work() -> None:
         if resume is None:
-            config = read_config(arm, set_ or [], options)
+            config = read_config(arm, set_ or [], options, {"num-sites": DEFAULT_SITES})
         else:
             config = resumed_config(resume, arm, set_ or [], options)
         _run(config, engine, cpus, gpus_per_site)
@@ -115,15 +115,10 @@ def doctor(
     """Check versions, commands, ports, disk, device and data of this machine."""
 
     def work() -> None:
+        from mdc_flower.checks import show
         from mdc_flower.doctor import run_checks
 
-        failed = 0
-        for check in run_checks(data, data_root):
-            mark = "      " if check.ok is None else "ok    " if check.ok else "FAILED"
-            console.print(f"{mark}  {check.name}: {check.detail}", markup=False, highlight=False)
-            failed += check.ok is False
-        if failed:
-            raise MdcError(f"{failed} check{'s' if failed > 1 else ''} failed", where="mdc doctor")
+        show(run_checks(data, data_root), console, "mdc doctor")
 
     with_exit_status(work)
 
@@ -154,63 +149,9 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def read_config(
-    arm: Path | None, settings: list[str], options: Mapping[str, Scalar | None]
-) -> RunConfig:
-    """Return the run config from an arm file, then ``--set``, then other options.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or a key or value is not allowed.
-    """
-    values: dict[str, Any] = {"num-sites": DEFAULT_SITES, "output-dir": _default_output()}
-    if arm is not None:
-        values |= read_arm(arm)[0]
-    values |= dict(parse_setting(text) for text in settings)
-    values |= {key: value for key, value in options.items() if value is not None}
-    return read_run_config(values)
-
-
-def _default_output() -> str:
-    return str(Path("runs", time.strftime("%Y-%m-%d-%H%M%S")).absolute())
-
-
-def resumed_config(
-    run_dir: Path, arm: Path | None, settings: list[str], options: Mapping[str, Scalar | None]
-) -> RunConfig:
-    """Return the config of the run in a directory, with the keys that are set anew.
-
-    Raises
-    ------
-    ConfigError
-        If there is no run, an arm or another directory is named, or a key may not change.
-    """
-    from mdc_flower.resume import changed_keys
-    from strategies.journal.run_directory import CONFIG, holds_run
-
-    path = run_dir.expanduser().absolute()
-    changes = dict(parse_setting(text) for text in settings)
-    changes |= {key: value for key, value in options.items() if value is not None}
-    for name, value in (
-        ("ARM", arm),
-        ("output-dir", changes.get("output-dir")),
-        ("resume", changes.get("resume")),
-    ):
-        if value is not None:
-            raise ConfigError("does not go with --resume", where=name, got=str(value))
-    if not (holds_run(path) or (path / CONFIG).is_file()):
-        raise ConfigError("there is no run to go on with", where="--resume", got=str(path))
-    values = read_arm(path / CONFIG)[0]
-    config = read_run_config({**values, **changes, "output-dir": str(path), "resume": True})
-    changed_keys(values, config)
-    return config
-
-
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
     # torch and Flower take seconds to import; a wrong key is reported before that.
-    from mdc_flower.engines import run_in_process, run_on_ray, supervise
-    from mdc_flower.live_view import LiveView
+    from mdc_flower.engines import run_in_process, run_on_ray
     from mdc_flower.task import load_task
     from strategies.journal.run_directory import refuse_used
 
@@ -233,31 +174,7 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
             share = gpus if gpus is not None else _gpu_share(num_sites, cores)
             run_on_ray(config, num_sites, cores, share)
 
-    def on_restart(error: Exception, number: int, pause_s: float) -> None:
-        text = f"the run died: {error}\nrestart {number} of {config.max_restarts} in {pause_s:g} s"
-        errors.print(text, markup=False, highlight=False, style="yellow")
-
-    console.print(f"run directory: {run_dir}", highlight=False)
-    try:
-        with LiveView(run_dir, console):
-            supervise(config, launch, on_restart)
-    except BaseException as error:
-        _close(run_dir, error)
-        raise
-    console.print(f"finished; the picture is {run_dir / 'report.png'}", highlight=False)
-
-
-def _close(run_dir: Path, error: BaseException) -> None:
-    """Note on an error how to go on with its run; mark a run that was interrupted."""
-    from strategies.journal.files import DamagedError
-    from strategies.journal.lock import LockedError
-    from strategies.journal.run_directory import CHECKPOINTS, mark_interrupted
-
-    if isinstance(error, KeyboardInterrupt):
-        mark_interrupted(run_dir)
-    hopeless = isinstance(error, ConfigError | DamagedError | LockedError)
-    if (run_dir / CHECKPOINTS).is_dir() and not hopeless:
-        error.add_note(f"to go on: mdc run --resume {run_dir}")
+    run_supervised(config, launch, "mdc run", console, errors)
 
 
 def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:

@@ -1,34 +1,47 @@
 """The ClientApp: the one adapter between Flower's messages and `SiteClient`."""
 
+import math
+import os
+import re
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from logging import ERROR
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import log
-from flwr.common.typing import Scalar
+from flwr.common.constant import PARTITION_ID_KEY
+from flwr.common.typing import NDArrays, Scalar
 
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.numerics import repeatable
 from mdc_flower.site_client import SiteClient
-from mdc_flower.task import load_task
-from strategies.errors import MdcError, ModelError
+from mdc_flower.site_log import SITE_LOG, site_event
+from mdc_flower.task import load_site_task
+from mdc_flower.training import Progress
+from strategies.errors import DataError, MdcError, ModelError
 from strategies.fault_points import reach
 from strategies.messages import (
     ARRAYS,
     DEADLINE,
     NUM_EXAMPLES,
+    NUM_VALIDATION,
     PLAN,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
     SiteCard,
     arrays_to_record,
     deadline_of,
     evaluate_reply_content,
     record_to_arrays,
     train_reply_content,
+    wants_evaluation,
 )
 from strategies.round_plan import RoundPlan
 
@@ -36,7 +49,12 @@ RAISED = 2
 """Flower's error code for a ClientApp that raised."""
 
 TRACE_LINES = 6
-"""Lines of the trace in an error reply: the last two or three calls."""
+"""Lines of the trace in a simulated site's error reply: the last two or three calls."""
+
+TRACE_CALLS = 3
+"""Calls of the trace in a real site's error reply."""
+
+_SLASH = re.compile(r"[/\\]")
 
 app = ClientApp()
 
@@ -47,30 +65,38 @@ def hello(message: Message, context: Context) -> Message:
 
     def work() -> RecordDict:
         site = read_site_config(context.node_config)
-        return SiteCard(site.name, site.num_partitions, __version__).to_content()
+        card = SiteCard(site.name, site.num_partitions, __version__, site.is_simulated)
+        site_event("hello", site=site.name)
+        return card.to_content()
 
-    return _answer(message, work)
+    return _answer(message, context, work)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the model in the message as its round plan says."""
+    """Train the model in the message as its round plan says, and evaluate it first if asked to."""
 
     def work() -> RecordDict:
-        client, config = _site(context)
+        client, config, site = _site(context)
         names, arrays = _model_in(message, client)
-        plan = message.content.config_records[PLAN]
-        orders: dict[str, Scalar] = {**plan, DEADLINE: deadline_of(message.content)}  # type: ignore[dict-item]
-        reach("training", round=int(plan["round"]), site=client.site)  # type: ignore[arg-type]
+        record = message.content.config_records[PLAN]
+        plan = RoundPlan.from_config_record(record)
+        stop_at = time.monotonic() + deadline_of(message.content)
+        reach("training", round=plan.round, site=client.site)
+        site_event("training", examples=len(client.data.train), **plan.model_dump())
         with repeatable(config.threads_per_site):
+            validated = _validate(client, arrays) if wants_evaluation(message.content) else {}
+            # What the evaluation took is gone from the time there is to train.
+            orders: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
             trained, num_examples, metrics = client.fit(arrays, orders)
+        site_event("trained", round=plan.round, **metrics)
         return train_reply_content(
             arrays_to_record(dict(zip(names, trained, strict=True))),
-            {NUM_EXAMPLES: num_examples, **metrics},  # type: ignore[dict-item]
-            RoundPlan.from_config_record(plan).plan_id,
+            _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),  # type: ignore[dict-item]
+            plan.plan_id,
         )
 
-    return _answer(message, work)
+    return _answer(message, context, work)
 
 
 @app.evaluate()
@@ -78,18 +104,35 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model in the message on the site's validation examples."""
 
     def work() -> RecordDict:
-        client, config = _site(context)
+        client, config, site = _site(context)
         _, arrays = _model_in(message, client)
         with repeatable(config.threads_per_site):
-            loss, num_examples, metrics = client.evaluate(arrays, {})
-        return evaluate_reply_content(
-            {NUM_EXAMPLES: num_examples, "loss": loss, "accuracy": float(metrics["accuracy"])}
-        )
+            validated = _validate(client, arrays)
+        site_event("evaluated", **validated)
+        return evaluate_reply_content(_shared(validated, site))
 
-    return _answer(message, work)
+    return _answer(message, context, work)
 
 
-def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
+def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, float | int]:
+    """Return the metrics of a model on the site's validation examples, as far as there are any.
+
+    What is no number is left out: it says nothing against the update that it comes with.
+    """
+    loss, num_examples, metrics = client.evaluate(arrays, {})
+    if num_examples == 0:
+        return {}
+    accuracy = float(metrics["accuracy"])
+    found = {NUM_VALIDATION: num_examples, VALIDATION_LOSS: loss, VALIDATION_ACCURACY: accuracy}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _shared(metrics: Mapping[str, float | int], site: SiteConfig) -> dict[str, float | int]:
+    """Return the metrics that may leave the site."""
+    return {name: value for name, value in metrics.items() if name in site.shared_metrics}
+
+
+def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) -> Message:
     """Reply with what ``work`` returns, or with what it raised.
 
     Flower reports an exception differently on each engine, and in a deployment not at all;
@@ -98,32 +141,66 @@ def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
     try:
         return Message(work(), reply_to=message)
     except Exception as error:
-        log(ERROR, "%s failed", message.metadata.message_type, exc_info=error)
-        return raised_reply(message, error)
+        kind = message.metadata.message_type
+        log(ERROR, "%s failed", kind, exc_info=error)
+        site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
+        # The node config itself may be what is wrong: it is not read here.
+        simulated = PARTITION_ID_KEY in context.node_config and "site" not in context.node_config
+        return raised_reply(message, error, private=not simulated)
 
 
-def raised_reply(message: Message, error: Exception) -> Message:
+def raised_reply(message: Message, error: Exception, private: bool = False) -> Message:
     """Return the error reply of a ClientApp: type, message, and the trace's last lines.
 
-    The lines name files and functions of the code, never a value of the data.
+    Of an error at a real site (``private``), the reply tells what was raised on purpose, without
+    paths; of any other only type and place, because its text can hold a value of the data. The
+    whole of it stands in the site's own log.
     """
-    reason = f"{type(error).__name__}: {error}"
-    if not isinstance(error, MdcError):
+    kind = type(error).__name__
+    if isinstance(error, MdcError):
         # An error raised on purpose says what is wrong; any other needs its place.
+        reason = f"{kind}: {without_paths(error) if private else error}"
+    elif private:
+        calls = traceback.extract_tb(error.__traceback__)[-TRACE_CALLS:]
+        places = [f"{Path(call.filename).name}:{call.lineno} in {call.name}" for call in calls]
+        reason = "\n".join([f"{kind}, see the site's log", *places])
+    else:
         lines = "".join(traceback.format_tb(error.__traceback__)).splitlines()
-        reason = "\n".join([reason, *lines[-TRACE_LINES:]])
+        reason = "\n".join([f"{kind}: {error}", *lines[-TRACE_LINES:]])
     return Message(Error(RAISED, reason), reply_to=message)
 
 
-def _site(context: Context) -> tuple[SiteClient, RunConfig]:
+def without_paths(error: MdcError) -> str:
+    """Return an error's message without whatever may be a path, or come after one.
+
+    Of an error in the data it tells neither what was got nor what was expected: names of classes,
+    which are names of folders, and values.
+    """
+
+    def safe(value: object) -> object:
+        return None if _SLASH.search(str(value)) else value
+
+    about_data = isinstance(error, DataError)
+    what, *rest = _SLASH.split(error.what, maxsplit=1)
+    told = MdcError(
+        f"{what}<path>" if rest else what,
+        where=str(safe(error.where) or ""),
+        got=None if about_data else safe(error.got),
+        expected="" if about_data else str(safe(error.expected) or ""),
+        hint="The site's log says more" if about_data else str(safe(error.hint) or ""),
+    )
+    return str(told)
+
+
+def _site(context: Context) -> tuple[SiteClient, RunConfig, SiteConfig]:
     config, site = read_run_config(context.run_config), read_site_config(context.node_config)
-    return _site_client(config, site), config
+    return _site_client(config, site), config, site
 
 
 @lru_cache(maxsize=8)
 def _site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
     """Return the site's client; a process that serves a site again does not read its data again."""
-    task = load_task(config, site.data, site.data_root, site.device)
+    task = load_site_task(config, site)
     return SiteClient(
         site.name,
         task.new_model(),
@@ -131,7 +208,12 @@ def _site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
         task.settings,
         task.pipeline,
         task.device,
+        _log_progress if os.environ.get(SITE_LOG) else None,
     )
+
+
+def _log_progress(progress: Progress) -> None:
+    site_event("progress", **asdict(progress))
 
 
 def _model_in(message: Message, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:

@@ -5,20 +5,18 @@ config belongs to one site and never leaves it; what changes from round to round
 the round plan. Flower's values are int, float, bool or str, so "not set" is 0 or "".
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from mdc_flower.config_model import ConfigModel
 from strategies.averaging import WEIGHTINGS
 from strategies.deadline import Deadline
-from strategies.errors import ConfigError
 from strategies.local_epochs import EpochController, Fixed, Horizon, IncreasedLocalEpochs, Spread
+from strategies.messages import NUM_EXAMPLES, TRAIN_METRICS
 from strategies.recipes import LrSchedule, Recipe
 from strategies.round_plan import CycleShape
-
-Scalar = bool | int | float | str
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -27,57 +25,7 @@ Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Config(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=_kebab, validate_default=True
-    )
-
-    @classmethod
-    def keys(cls) -> list[str]:
-        """Return every key, spelled as in a config file."""
-        return [_kebab(name) for name in cls.model_fields]
-
-    @classmethod
-    def read(cls, values: Mapping[str, object], home: str) -> Self:
-        """Validate a mapping from keys to values.
-
-        Raises
-        ------
-        ConfigError
-            Naming the first bad key, its value, what is allowed, and the nearest known key
-            if the key is unknown.
-        """
-        known = cls.keys()
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise ConfigError(
-                    "no such key",
-                    where=f"{home}, {key}",
-                    expected="one of: " + ", ".join(known) if not near else "",
-                    hint=f"Did you mean {near[0]!r}?" if near else "",
-                )
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                first["msg"].removeprefix("Value error, "),
-                where=f"{home}, {key}" if key else home,
-                got=first["input"] if key else None,
-            ) from None
-
-    def to_flower(self) -> dict[str, Scalar]:
-        """Return the complete config as Flower's flat mapping, in the order of the fields."""
-        return {_kebab(name): value for name, value in self.model_dump().items()}
-
-
-class RunConfig(_Config):
+class RunConfig(ConfigModel):
     """What is the same for everyone in a run.
 
     ``docs/configuration.md`` describes every key for users; the comments here give units.
@@ -130,6 +78,7 @@ class RunConfig(_Config):
     # The run
     seed: Count = 1
     site_evaluation: bool = False
+    max_relative_update: NotNegative = 0.0  # of an update's norm to the model's; 0 for no bound
     min_sites: Count = 0  # 0 for more than half of num-sites
     max_round_retries: Count = 2
     wait_for_sites_s: Positive = 600.0
@@ -200,8 +149,8 @@ class RunConfig(_Config):
                 return Spread(self.epoch_budget, self.num_rounds)
 
 
-class SiteConfig(_Config):
-    """What one site alone decides: its name and where its data are.
+class SiteConfig(ConfigModel):
+    """What one site alone decides: its name, where its data are, and what leaves it.
 
     A real site gives ``site``, and ``data`` unless it uses the run's data set. Flower gives
     a simulated one ``partition-id`` and ``num-partitions``.
@@ -211,6 +160,9 @@ class SiteConfig(_Config):
     data: str = ""
     data_root: str = ""
     device: str = ""
+    contract: str = ""
+    min_examples: Count = 0
+    metrics: str = ""
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Count = 0
 
@@ -218,6 +170,10 @@ class SiteConfig(_Config):
     def _names_a_site(self) -> Self:
         if not self.site and self.partition_id < 0:
             raise ValueError("a site needs a name: --node-config 'site=\"NAME\"'")
+        if unknown := sorted(self.shared_metrics - TRAIN_METRICS):
+            raise ValueError(
+                f"metrics: {unknown[0]!r} is none of {', '.join(sorted(TRAIN_METRICS))}"
+            )
         if self.partition_id >= 0 and self.partition_id >= self.num_partitions:
             raise ValueError(
                 f"partition-id {self.partition_id} is not below num-partitions "
@@ -231,16 +187,22 @@ class SiteConfig(_Config):
         return self.site or f"site-{self.partition_id}"
 
     @property
+    def shared_metrics(self) -> frozenset[str]:
+        """Return the metrics that leave the site; the number of examples always does."""
+        named = {name.strip() for name in self.metrics.split(",") if name.strip()}
+        return frozenset({NUM_EXAMPLES, *named}) if named else TRAIN_METRICS
+
+    @property
     def is_simulated(self) -> bool:
         """Return whether Flower's simulation made this site."""
         return not self.site
 
 
 def read_run_config(values: Mapping[str, Any]) -> RunConfig:
-    """Read a run config; see `_Config.read` for errors."""
+    """Read a run config; see `ConfigModel.read` for errors."""
     return RunConfig.read(values, "run config")
 
 
 def read_site_config(values: Mapping[str, Any]) -> SiteConfig:
-    """Read a node config; see `_Config.read` for errors."""
+    """Read a node config; see `ConfigModel.read` for errors."""
     return SiteConfig.read(values, "node config")

@@ -1,4 +1,4 @@
-"""Config as people write it: arm files, and ``key=value`` on a command line."""
+"""Config as people write it: TOML files, arms among them, and ``key=value`` on a command line."""
 
 import tomllib
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from strategies.errors import ConfigError
 
 
-def read_arm(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return an arm file's run config, and its ``[arm]`` table.
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file, which is UTF-8 by definition.
 
     Raises
     ------
@@ -16,11 +16,16 @@ def read_arm(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         If the file is missing or not TOML.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
     except ValueError as error:  # not text, or not TOML
         raise ConfigError(f"the file is not TOML: {error}", where=str(path)) from None
+
+
+def read_arm(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an arm file's run config, and its ``[arm]`` table; see `read_toml` for errors."""
+    values = read_toml(path)
     arm = values.pop("arm", {})
     return values, arm
 

@@ -5,29 +5,19 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from mdc_flower.checks import Check, guarded
 from mdc_flower.data import load_dataset
 from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.data.cache import cache_dir
 from mdc_flower.numerics import pick_autocast_dtype, pick_device
-from strategies.errors import MdcError
 
 PACKAGES = ("flwr", "ray", "torch", "torchvision", "numpy", "flwr-datasets")
 MIN_FREE_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report: ``ok`` is None for a fact that is neither good nor bad."""
-
-    name: str
-    ok: bool | None
-    detail: str
 
 
 def run_checks(dataset: str = "", data_root: str = "") -> Iterator[Check]:
@@ -35,23 +25,16 @@ def run_checks(dataset: str = "", data_root: str = "") -> Iterator[Check]:
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield from (_package(name) for name in PACKAGES)
     yield from (_command(name) for name in ("flwr", "flower-superlink", "flower-supernode"))
-    yield _guarded("loopback port", _port)
-    yield _guarded("cache folder", _cache)
+    yield guarded("loopback port", _port)
+    yield guarded("cache folder", _cache)
     device = pick_device("auto")
     dtype = pick_autocast_dtype("auto", device)
     yield Check("device", None, f"{device}, computes in {dtype or torch.float32}")
     yield Check("cores", None, str(os.cpu_count()))
     for name in [dataset] if dataset else ["digits"]:
-        yield _guarded(f"data set {name}", lambda name=name: _data(name, data_root))  # type: ignore[misc]
+        yield guarded(f"data set {name}", lambda name=name: _data(name, data_root))  # type: ignore[misc]
     if not dataset:
         yield Check("other data sets", None, ", ".join(n for n in BUILTIN if n != "digits"))
-
-
-def _guarded(name: str, work: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, work())
-    except (MdcError, OSError) as error:
-        return Check(name, False, str(error))
 
 
 def _package(name: str) -> Check:
@@ -64,7 +47,7 @@ def _package(name: str) -> Check:
 def _command(name: str) -> Check:
     bin_dir = str(Path(sys.executable).parent)
     path = shutil.which(name, path=os.pathsep.join([bin_dir, os.environ.get("PATH", "")]))
-    return Check(name, path is not None, path or f"not found in {bin_dir} or on PATH")
+    return Check(f"command {name}", path is not None, path or f"not found in {bin_dir} or on PATH")
 
 
 def _port() -> str:

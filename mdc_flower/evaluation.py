@@ -68,6 +68,12 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
             got=list(dataset.input_shape),
             expected=str(metadata["input-shape"]),
         )
+    if len(dataset.test) == 0:
+        raise DataError(
+            "the data set has no test examples",
+            where=f"data set {dataset.name!r}",
+            hint="The run's own data set is a contract: name a data set with --data",
+        )
     device = pick_device(config.device)
     pipeline = InputPipeline(
         tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last

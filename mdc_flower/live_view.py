@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from strategies.journal.run_directory import EVENTS, read_event
+from strategies.messages import VALIDATION_ACCURACY
 
 
 class RunState:
@@ -69,15 +70,12 @@ class RunState:
         return None
 
     def _finish_round(self, event: Mapping[str, Any]) -> str:
-        plan, scores = event["plan"], event["evaluation"]
+        plan = event["plan"]
         self.epochs_done += plan["local_epochs"]
         self.rounds_done = event["round"]
-        self.accuracy = ", ".join(
-            f"{key.removesuffix('-accuracy')} {value:.4f}"
-            for key, value in scores.items()
-            if key.endswith("-accuracy")
-        )
-        outcome = "failed" if event["failed"] else f"accuracy: {self.accuracy}"
+        self.accuracy = _accuracies(event)
+        scores = f"accuracy: {self.accuracy}" if self.accuracy else "not evaluated"
+        outcome = "failed" if event["failed"] else scores
         change = event["relative_change"]
         return (
             f"round {event['round']}: {len(event['participants'])} of {len(self.sites)} sites, "
@@ -118,6 +116,24 @@ class RunState:
         for site, state in self.sites.items():
             grid.add_row(Text(site), Text(state))
         return Group(*lines, grid)
+
+
+def _accuracies(event: Mapping[str, Any]) -> str:
+    """Return a round's accuracies in words: those of the coordinator, then those of the sites.
+
+    The sites evaluate the model that a round starts from, and only the last one after it.
+    """
+    texts = [
+        f"{key.removesuffix('-accuracy')} {value:.4f}"
+        for key, value in event["evaluation"].items()
+        if key.endswith("-accuracy")
+    ]
+    for key, when in (("start_evaluation", "before the round"), ("site_evaluation", "after it")):
+        # What an earlier version logged has not all of it.
+        score = event.get(key, {}).get(VALIDATION_ACCURACY)
+        if score is not None:
+            texts.append(f"{score:.4f} at the sites {when}")
+    return ", ".join(texts)
 
 
 def _changes(changed: Mapping[str, Any]) -> str:

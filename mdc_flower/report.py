@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from strategies.messages import VALIDATION_ACCURACY
 from strategies.round_plan import RoundPlan
 
 History = Sequence[Mapping[str, Any]]
@@ -41,6 +42,21 @@ def work_done(history: History) -> list[int]:
     return list(accumulate(plan["local_steps"] or plan["local_epochs"] for plan in plans))
 
 
+def site_scores(history: History) -> dict[int, float]:
+    """Return the global model's accuracy on the sites' validation examples, by work done.
+
+    A round brings that of the model it started from, the last round also that of its own.
+    """
+    scores: dict[int, float] = {}
+    ends = work_done(history)
+    for start, end, line in zip([0, *ends], ends, history, strict=False):
+        for done, key in ((start, "start_evaluation"), (end, "site_evaluation")):
+            # What an earlier version wrote has not all of it.
+            if VALIDATION_ACCURACY in (metrics := line.get(key, {})):
+                scores[done] = metrics[VALIDATION_ACCURACY]
+    return scores
+
+
 def _unit(history: History) -> str:
     in_steps = bool(history) and history[0]["plan"]["local_steps"]
     return "local steps" if in_steps else "local epochs"
@@ -51,13 +67,22 @@ def _draw_accuracy(axes: Axes, history: History, ends: list[int]) -> None:
         values = [line["evaluation"].get(f"{name}-accuracy", np.nan) for line in history]
         if not np.isnan(values).all():
             axes.plot(ends, values, style, color="0.0" if name == "test" else "0.5", label=name)
-    sites = [
-        np.mean([m["train-accuracy"] for m in line["participants"].values()] or [np.nan])
-        for line in history
-    ]
-    axes.plot(ends, sites, ":", color="0.3", label="sites, training")
+    if scores := site_scores(history):
+        axes.plot(
+            list(scores), list(scores.values()), "d-.", color="0.5", label="sites, validation"
+        )
+    trained = [_mean_train_accuracy(line) for line in history]
+    if not np.isnan(trained).all():
+        axes.plot(ends, trained, ":", color="0.3", label="sites, training")
     axes.set(ylabel="accuracy", title="Global model after each round")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _mean_train_accuracy(line: Mapping[str, Any]) -> float:
+    """Return the mean over the sites that share it."""
+    shared = [m["train-accuracy"] for m in line["participants"].values() if "train-accuracy" in m]
+    return float(np.mean(shared)) if shared else float("nan")
 
 
 def _draw_learning_rate(axes: Axes, history: History, ends: list[int]) -> None:

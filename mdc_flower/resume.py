@@ -39,6 +39,8 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
         be the same run.
     """
     values = now.to_flower()
+    # A key that an earlier version did not know had no effect then, nor has its default now.
+    before = {**RunConfig().to_flower(), **before}
     changed = {
         key: [before.get(key), values.get(key)]
         for key in sorted({*before, *values})

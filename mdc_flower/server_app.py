@@ -1,5 +1,6 @@
 """The ServerApp: config -> task -> strategy -> run, recorded in the run directory."""
 
+import os
 import time
 from collections.abc import Mapping
 from logging import ERROR
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from mdc_flower import __version__
+from mdc_flower.admission import REGISTER, admission
 from mdc_flower.batches import Tensors
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import CoordinatorData
@@ -140,10 +142,17 @@ def _run(
         lambda roster, expected: record.event(
             "waiting-for-sites", online=list(roster.nodes), expected=expected
         ),
+        Roster(admission=admission(os.environ.get(REGISTER, ""))),
     )
     _check_partitions(roster, config)
-    data = task.coordinator_data(roster.num_partitions)
-    facts = {"sites": list(roster.nodes), **_partition_facts(task, roster.num_partitions)}
+    # A coordinator without data cannot cut them as the sites do, and need not.
+    num_partitions = roster.num_partitions if len(task.dataset.train) else 0
+    data = task.coordinator_data(num_partitions)
+    facts = {
+        "sites": list(roster.nodes),
+        "versions": {card.name: card.version for card in roster.cards.values()},
+        **_partition_facts(task, num_partitions),
+    }
     recipe = config.recipe()
     run = {"config": config.to_flower(), "version": __version__, "partition": _sha256(facts)}
     if record.checkpoint is not None:
@@ -179,6 +188,7 @@ def _run(
         max_round_retries=config.max_round_retries,
         wait_s=config.wait_for_sites_s,
         deadline=config.deadline(),
+        max_relative_update=config.max_relative_update,
     )
     strategy.start(
         grid, arrays_to_record(position.arrays), evaluate_fn=_evaluate_fn(task, model, data)
@@ -190,7 +200,8 @@ def _run(
         "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
         "sent-bytes": sum(line["sent_bytes"] for line in rounds),
         "received-bytes": sum(line["received_bytes"] for line in rounds),
-        "final": rounds[-1]["evaluation"] if rounds else {},
+        # A coordinator without data has only what the sites say of the last model.
+        "final": (rounds[-1]["evaluation"] or rounds[-1]["site_evaluation"]) if rounds else {},
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")

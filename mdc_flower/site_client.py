@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import SiteData
-from mdc_flower.training import TrainSettings, evaluate, train
+from mdc_flower.training import Progress, TrainSettings, evaluate, train
 from strategies.errors import ModelError
 from strategies.messages import DEADLINE
 from strategies.reply_gate import ArraySpec
@@ -38,6 +38,8 @@ class SiteClient(NumPyClient):
         The site's own examples.
     settings, pipeline, device
         How to train, how to make batches, and where.
+    on_progress
+        Told how local training goes on; None for nobody.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SiteClient(NumPyClient):
         settings: TrainSettings,
         pipeline: InputPipeline,
         device: torch.device,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.site = site
         self.model = model
@@ -55,6 +58,7 @@ class SiteClient(NumPyClient):
         self.settings = settings
         self.pipeline = pipeline
         self.device = device
+        self.on_progress = on_progress
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
         """Return the model's arrays in the order of its state dict."""
@@ -77,7 +81,7 @@ class SiteClient(NumPyClient):
         -------
         tuple
             The local model's arrays, the number of training examples, and the metrics of
-            `strategies.messages.TRAIN_METRICS` but ``num-examples``.
+            `strategies.messages.TRAIN_METRICS` about training, but ``num-examples``.
 
         Raises
         ------
@@ -101,6 +105,7 @@ class SiteClient(NumPyClient):
             self.pipeline,
             self.device,
             self.site,
+            on_progress=self.on_progress,
             stop_at=stop_at,
         )
         metrics: dict[str, Scalar] = {

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,10 +20,12 @@ from mdc_flower.data import (
     load_dataset,
     site_data,
 )
+from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.numerics import pick_autocast_dtype, pick_device
 from mdc_flower.training import TrainSettings
+from strategies.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Task:
         """
         spec, classes = self.config.model, self.dataset.num_classes
         model = build_model(spec, self.dataset.input_shape, classes, self.config.seed)
-        example = torch.from_numpy(self.dataset.train.inputs[:2].copy())
+        inputs = self.dataset.train.inputs
+        # Zeros do as well where there is no example: only shapes matter.
+        example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
         check_fits(model, spec, self.pipeline(example, torch.device("cpu")), classes)
         return model
 
@@ -96,22 +102,72 @@ class Task:
 
 
 @lru_cache(maxsize=4)
-def load_task(config: RunConfig, data: str = "", data_root: str = "", device: str = "") -> Task:
-    """Return the task of a run; a site's own data set, root and device go before the run's.
+def load_task(config: RunConfig) -> Task:
+    """Return the task of a run, as the coordinator and every simulated site have it.
 
     Raises
     ------
     ConfigError, DataError
         If the data set or the device cannot be had.
     """
-    chosen = pick_device(device or config.device)
-    dataset = load_dataset(
-        data or config.dataset,
-        data_root or config.data_root,
-        config.image_size,
-        config.max_train_examples,
-        config.max_test_examples,
+    return _task(config, _dataset(config, config.dataset, config.data_root), config.device)
+
+
+@lru_cache(maxsize=4)
+def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
+    """Return the task as a site has it: its own data set, root and device go before the run's.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the data set or the device cannot be had, or the data set does not keep the site's
+        contract.
+    """
+    spec, root = site.data or config.dataset, site.data_root or config.data_root
+    if spec.startswith(CONTRACT):
+        raise ConfigError(
+            "this site has no data set",
+            where="node config, data",
+            hint="The run's own data set is a contract, which holds no examples",
+        )
+    contract = _contract(config, site)
+    if contract is None:
+        dataset = _dataset(config, spec, root)
+    else:
+        # What a site has promised is what it has, however little of it the run takes.
+        # Images of a folder get the agreed size, whatever size they have there.
+        whole = load_dataset(spec, root, config.image_size or contract.image_size)
+        dataset = contract.kept_by(whole, site.min_examples).limited(
+            config.max_train_examples, config.max_test_examples
+        )
+    return _task(config, dataset, site.device or config.device)
+
+
+def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
+    """Return the contract that a site's data must keep: its own, which must be the run's."""
+    own = read_contract(Path(site.contract)) if site.contract else None
+    if not config.dataset.startswith(CONTRACT):
+        return own
+    runs = Contract.from_spec(config.dataset)
+    if own is not None and own != runs:
+        raise ConfigError(
+            "the run is under another data contract than this site has agreed to",
+            where="node config, contract",
+            got=runs.to_spec(),
+            expected=own.to_spec(),
+            hint="Ask the coordinator for the contract that holds",
+        )
+    return runs
+
+
+def _dataset(config: RunConfig, spec: str, data_root: str) -> DataSet:
+    return load_dataset(
+        spec, data_root, config.image_size, config.max_train_examples, config.max_test_examples
     )
+
+
+def _task(config: RunConfig, dataset: DataSet, device: str) -> Task:
+    chosen = pick_device(device)
     return Task(
         config=config,
         dataset=dataset,

@@ -17,6 +17,9 @@ from strategies.seeds import derive_seed
 
 EVALUATION_BATCH = 256
 
+PROGRESS_S = 10.0
+"""Seconds between two reports within an epoch."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -55,6 +58,23 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where local training stands: so many of ``num_steps`` steps, at this learning rate.
+
+    ``loss`` is the mean per example over all seen so far, ``num_seen`` their number, ``seconds``
+    the time since the start, ``epoch`` the number of the epoch, from 1.
+    """
+
+    epoch: int
+    step: int
+    num_steps: int
+    lr: float
+    loss: float
+    num_seen: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What local training did; losses and accuracies are means per example over all seen."""
 
@@ -83,6 +103,7 @@ def train(
     device: torch.device,
     site: str,
     after_epoch: Callable[[int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     stop_at: float = math.inf,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
@@ -93,7 +114,8 @@ def train(
 
     All randomness (order, augmentation, dropout) comes from the plan's seed, its round and
     the site's name. ``after_epoch`` is called with the number of each finished epoch; it may
-    evaluate the model, and must not change it.
+    evaluate the model, and must not change it. ``on_progress`` is told at the end of each epoch,
+    and every `PROGRESS_S` seconds in between.
 
     Raises
     ------
@@ -114,18 +136,38 @@ def train(
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     num_right = torch.zeros((), dtype=torch.int64, device=device)
     num_seen, step, epoch = 0, 0, 0
+    told = started
+
+    def tell() -> None:
+        nonlocal told
+        if on_progress is not None:
+            told = time.monotonic()
+            on_progress(
+                Progress(
+                    epoch=min(epoch + 1, plan.local_epochs or epoch + 1),
+                    step=step,
+                    num_steps=steps,
+                    lr=optimizer.param_groups[0]["lr"],
+                    loss=float(loss_sum) / num_seen,
+                    num_seen=num_seen,
+                    seconds=told - started,
+                )
+            )
 
     with _seeded(derive_seed(plan.seed, "model noise", plan.round, site), device):
         while step < steps:
             for rows in shuffled(len(data), settings.batch_size, batches):
                 if step == steps:
                     break
-                if time.monotonic() >= stop_at:
+                now = time.monotonic()
+                if now >= stop_at:
                     raise DeadlineError(
                         "the deadline has come before the training was done",
                         where=f"round {plan.round}",
-                        got=f"{step} of {steps} steps in {time.monotonic() - started:.0f} s",
+                        got=f"{step} of {steps} steps in {now - started:.0f} s",
                     )
+                if now - told >= PROGRESS_S and step:
+                    tell()
                 _set_lr(optimizer, plan.lr_at(step / (steps - 1) if steps > 1 else 0.0))
                 inputs = pipeline(data.inputs[rows], device, batches)
                 labels = data.labels[rows].to(device)
@@ -147,6 +189,7 @@ def train(
                 num_seen += len(rows)
                 step += 1
             else:
+                tell()
                 epoch += 1
                 if after_epoch is not None:
                     after_epoch(epoch)

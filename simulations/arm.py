@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mdc_flower.config import RunConfig, Scalar, read_run_config
+from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.config_files import read_arm
+from mdc_flower.config_model import Scalar
 from strategies.errors import ConfigError
 
 ARMS_DIR = Path(__file__).parent / "arms"

@@ -25,9 +25,12 @@ from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.updates import MemoryUpdates, UpdateStore
-from strategies.local_epochs import Horizon, count_round, relative_change
+from strategies.local_epochs import EpochState, Horizon, count_round, relative_change
 from strategies.messages import (
     NUM_EXAMPLES,
+    NUM_VALIDATION,
+    VALIDATION_ACCURACY,
+    VALIDATION_METRICS,
     arrays_to_record,
     evaluate_content,
     record_to_arrays,
@@ -40,7 +43,6 @@ from strategies.reply_gate import (
     engine_died,
     judge_evaluate,
     judge_train,
-    specs_of,
 )
 from strategies.roster import HELLO_DEADLINE_S, Roster, refresh, wait_until_online
 from strategies.round_plan import RoundPlan
@@ -49,7 +51,10 @@ from strategies.round_record import RoundRecord, RunObserver
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 SELECTION_METRIC = "validation-accuracy"
-"""Metric by which the best model is chosen: never one of the test set."""
+"""The coordinator's metric by which the best model is chosen: never one of the test set.
+
+Without it, because the coordinator has no data, the sites' own is taken.
+"""
 
 
 class CoLearning(Strategy):
@@ -72,7 +77,8 @@ class CoLearning(Strategy):
     position : Position or None
         Where to go on; None for the beginning.
     site_evaluation : bool
-        Whether the sites evaluate each round's new global model, in a second exchange.
+        Whether the sites evaluate the global model on their validation data: that which a
+        round starts from in the round's own exchange, and the last in one of its own.
     min_sites : int
         Updates without which a round is repeated, >= 1.
     max_round_retries : int
@@ -81,6 +87,8 @@ class CoLearning(Strategy):
         Longest wait, in seconds, for sites that have gone: at the start of a round, and in it.
     deadline : Deadline
         How long a round's replies are waited for.
+    max_relative_update : float
+        Largest norm of an update, relative to the global model's; 0 for no bound.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class CoLearning(Strategy):
         max_round_retries: int = 2,
         wait_s: float = 600.0,
         deadline: Deadline | None = None,
+        max_relative_update: float = 0.0,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -109,6 +118,7 @@ class CoLearning(Strategy):
         self.max_round_retries = max_round_retries
         self.wait_s = wait_s
         self.deadline = deadline or Deadline()
+        self.max_relative_update = max_relative_update
         # Sites that an earlier process knew are missed, too.
         known = position.pace if position else ()
         self._roster = replace(roster, names=roster.names | set(known))
@@ -119,6 +129,7 @@ class CoLearning(Strategy):
         self._asks: Asks | None = None
         self._times: Counter[str] = Counter()
         self._pace: dict[str, float] = {}
+        self._caller = Horizon(None, None)
 
     def summary(self) -> None:
         """Log the method in one line each for schedule, epochs and horizon."""
@@ -157,7 +168,7 @@ class CoLearning(Strategy):
             grid,
             self._roster,
             plan.round,
-            lambda left_s: train_content(arrays, plan, left_s),
+            lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
             deadline_s=record.deadline_s,
             wait_s=self.wait_s,
             kept=kept,
@@ -203,6 +214,7 @@ class CoLearning(Strategy):
         self._pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
+        record.start_evaluation = _mean_validation(record.participants)
         if record.failed:
             log(
                 WARNING,
@@ -221,8 +233,11 @@ class CoLearning(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message for each site with the new model, if sites evaluate at all."""
-        if not self.site_evaluation:
+        """Return one message for each site with the new model, after the last round.
+
+        After any other the sites get that model for the next round, and evaluate it then.
+        """
+        if not (self.site_evaluation and self._is_over(self._counted())):
             return []
         asks, deadline_s = self._asked(), self._open_record().deadline_s
         return [
@@ -246,10 +261,8 @@ class CoLearning(Strategy):
                 record.dropped[site] = f"{before}evaluation: {verdict.reason}"
             else:
                 by_site[site] = verdict
-        if not by_site:
-            return None
-        record.site_evaluation = _mean_metrics(dict(sorted(by_site.items())))
-        return MetricRecord({**record.site_evaluation})
+        record.site_evaluation = _mean_validation(dict(sorted(by_site.items())))
+        return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
 
     def start(
         self,
@@ -300,13 +313,10 @@ class CoLearning(Strategy):
         arrays = initial_arrays
         if self._position.arrays:
             arrays = arrays_to_record(self._position.arrays)
-        caller = Horizon(num_rounds or None, None)
+        self._caller = Horizon(num_rounds or None, None)
         exchange = Exchange(grid)
         self.summary()
-        while not (
-            self.recipe.horizon.finished(self._position.epochs)
-            or caller.finished(self._position.epochs)
-        ):
+        while not self._is_over(self._position.epochs):
             started = time.monotonic()
             number = self._position.epochs.rounds_done + 1
             arrays, train_metrics = self._train(number, arrays, train_config, grid, exchange)
@@ -378,14 +388,15 @@ class CoLearning(Strategy):
             record.late[site] = int(asked.group_id)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
-        score = record.evaluation.get(SELECTION_METRIC)
-        is_best = score is not None and score > before.best_score
-        counted = count_round(before.epochs, self.recipe.epochs(before.epochs))
+        best_round, best_score = before.best_round, before.best_score
+        for number, score in _scores(record):
+            if score > best_score:
+                best_round, best_score = number, score
         self._position = Position(
             arrays=record_to_arrays(arrays),
-            epochs=self.recipe.controller.after_round(counted, record.relative_change),
-            best_round=record.round if is_best else before.best_round,
-            best_score=score if is_best and score is not None else before.best_score,
+            epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
+            best_round=best_round,
+            best_score=best_score,
             pace={**before.pace, **self._pace},
         )
         for observer in self.observers:
@@ -424,13 +435,16 @@ class CoLearning(Strategy):
         if site is None or site in asks.accepted:
             log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
             return
-        if engine_died(reply):
+        # A real site that says so has only itself to speak for.
+        if self._roster.simulated and engine_died(reply):
             raise EngineError(
                 "a worker of the simulation died",
                 where=f"round {plan.round}, {site}",
                 got=(reply.error.reason or "").splitlines()[0],
             )
-        verdict = judge_train(reply, site, plan.plan_id, specs_of(self._position.arrays))
+        verdict = judge_train(
+            reply, site, plan.plan_id, self._position.arrays, self.max_relative_update
+        )
         if reply.has_content():
             record.received_bytes += sum(
                 arrays.count_bytes() for arrays in reply.content.array_records.values()
@@ -450,6 +464,14 @@ class CoLearning(Strategy):
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
 
+    def _counted(self) -> EpochState:
+        """Return the epochs as they are when the open round is over."""
+        epochs = self._position.epochs
+        return count_round(epochs, self.recipe.epochs(epochs))
+
+    def _is_over(self, epochs: EpochState) -> bool:
+        return self.recipe.horizon.finished(epochs) or self._caller.finished(epochs)
+
     def _open_record(self) -> RoundRecord:
         if self._record is None:
             raise RuntimeError("no round is open: configure_train opens one")
@@ -468,11 +490,43 @@ def _reasons(record: RoundRecord) -> str:
     return "; ".join(parts)
 
 
+def _scores(record: RoundRecord) -> list[tuple[int, float]]:
+    """Return the scores that a round has brought, each with the round whose model it is of."""
+    if SELECTION_METRIC in record.evaluation:
+        return [(record.round, record.evaluation[SELECTION_METRIC])]
+    known = ((record.round - 1, record.start_evaluation), (record.round, record.site_evaluation))
+    return [
+        (number, metrics[VALIDATION_ACCURACY])
+        for number, metrics in known
+        # Before round 1 there is nothing that has been trained.
+        if number and VALIDATION_ACCURACY in metrics
+    ]
+
+
 def _mean_metrics(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the metrics' means weighted by examples, and the examples' sum."""
-    total = sum(metrics[NUM_EXAMPLES] for metrics in by_site.values())
-    names = [name for name in next(iter(by_site.values())) if name != NUM_EXAMPLES]
-    means = {
-        name: sum(m[NUM_EXAMPLES] * m[name] for m in by_site.values()) / total for name in names
+    """Return the training metrics' means weighted by examples, and the examples' sum."""
+    trained = {
+        site: {name: value for name, value in metrics.items() if name not in VALIDATION_METRICS}
+        for site, metrics in by_site.items()
     }
-    return {NUM_EXAMPLES: total, **means}
+    return _weighted(trained, NUM_EXAMPLES)
+
+
+def _mean_validation(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the same of the validation metrics, over the sites that share them."""
+    validated = {
+        site: {name: value for name, value in metrics.items() if name in VALIDATION_METRICS}
+        for site, metrics in by_site.items()
+        if NUM_VALIDATION in metrics
+    }
+    return _weighted(validated, NUM_VALIDATION)
+
+
+def _weighted(by_site: Mapping[str, Mapping[str, float]], weight: str) -> dict[str, float]:
+    """Return each metric's mean over the sites that share it, and the sum of the weights."""
+    means: dict[str, float] = {}
+    for name in sorted({name for metrics in by_site.values() for name in metrics} - {weight}):
+        shared = [(m[weight], m[name]) for m in by_site.values() if name in m]
+        means[name] = sum(w * value for w, value in shared) / sum(w for w, _ in shared)
+    total = sum(metrics[weight] for metrics in by_site.values())
+    return {weight: total, **means} if by_site else {}

@@ -1,7 +1,7 @@
 """What coordinator and site say to each other: record names, and the one reader of each.
 
 Three kinds of message exist. *hello* (a Flower query) asks a node for its site name.
-*train* carries the global model and a round plan, and is answered with the local model.
+*train* carries the global model, a round plan and orders, and is answered with the local model.
 *evaluate* carries the global model, and is answered with metrics.
 """
 
@@ -15,19 +15,26 @@ from numpy.typing import NDArray
 from strategies.errors import PlanError, RunError
 from strategies.round_plan import RoundPlan
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site"
-TIMING = "timing"
-NUM_EXAMPLES, PLAN_ID, DEADLINE = "num-examples", "plan-id", "deadline-s"
+ORDERS = "orders"
+NUM_EXAMPLES, PLAN_ID, DEADLINE, EVALUATE = "num-examples", "plan-id", "deadline-s", "evaluate"
 
-TRAIN_METRICS = frozenset(
-    {NUM_EXAMPLES, "num-steps", "train-loss", "train-accuracy", "train-seconds"}
-)
-"""Exactly the metrics of a train reply: a site sends these, and nothing else leaves it."""
+NUM_VALIDATION = "num-validation-examples"
+VALIDATION_LOSS, VALIDATION_ACCURACY = "validation-loss", "validation-accuracy"
 
-EVALUATE_METRICS = frozenset({NUM_EXAMPLES, "loss", "accuracy"})
-"""Exactly the metrics of an evaluate reply."""
+VALIDATION_METRICS = frozenset({NUM_VALIDATION, VALIDATION_LOSS, VALIDATION_ACCURACY})
+"""Metrics of the global model that a site was sent, on its validation examples."""
+
+TRAIN_METRICS = VALIDATION_METRICS | {
+    NUM_EXAMPLES,
+    "num-steps",
+    "train-loss",
+    "train-accuracy",
+    "train-seconds",
+}
+"""Every metric a site may send. All but the number of examples can be kept back by a site."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class SiteCard:
         Simulated sites there are in all; 0 at a real site.
     version : str
         Version of mdc-flower at the site.
+    simulated : bool
+        Whether Flower's simulation engine made the site.
     protocol : int
         Version of this module's records.
     """
@@ -49,6 +58,7 @@ class SiteCard:
     name: str
     num_partitions: int
     version: str
+    simulated: bool = False
     protocol: int = PROTOCOL_VERSION
 
     def to_content(self) -> RecordDict:
@@ -77,7 +87,7 @@ class SiteCard:
             )
         if not (isinstance(name, str) and name and isinstance(partitions, int)):
             raise RunError("the node did not give a site name", where="hello reply", got=name)
-        return cls(name, partitions, str(version))
+        return cls(name, partitions, str(version), record.get("simulated") is True)
 
 
 def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
@@ -90,14 +100,16 @@ def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def train_content(arrays: ArrayRecord, plan: RoundPlan, deadline_s: float) -> RecordDict:
+def train_content(
+    arrays: ArrayRecord, plan: RoundPlan, deadline_s: float, evaluate: bool = False
+) -> RecordDict:
     """Return the content of a train message.
 
-    The deadline is no part of the plan: a round that is repeated with another deadline is the
-    same round, with the same plan id.
+    Deadline, and whether to evaluate the model first, are no part of the plan: a round that is
+    repeated with another deadline is the same round, with the same plan id.
     """
-    timing = ConfigRecord({DEADLINE: float(deadline_s)})
-    return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record(), TIMING: timing})
+    orders = ConfigRecord({DEADLINE: float(deadline_s), EVALUATE: evaluate})
+    return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record(), ORDERS: orders})
 
 
 def deadline_of(content: RecordDict) -> float:
@@ -108,12 +120,17 @@ def deadline_of(content: RecordDict) -> float:
     PlanError
         If they are missing, or no number above 0.
     """
-    value = content.config_records.get(TIMING, ConfigRecord()).get(DEADLINE)
+    value = content.config_records.get(ORDERS, ConfigRecord()).get(DEADLINE)
     if not (isinstance(value, float) and value > 0):
         raise PlanError(
-            "the deadline is missing or not understood", where=f"{TIMING}, {DEADLINE}", got=value
+            "the deadline is missing or not understood", where=f"{ORDERS}, {DEADLINE}", got=value
         )
     return value
+
+
+def wants_evaluation(content: RecordDict) -> bool:
+    """Return whether a train message asks for an evaluation of the model it carries."""
+    return content.config_records.get(ORDERS, ConfigRecord()).get(EVALUATE) is True
 
 
 def train_reply_content(

@@ -5,7 +5,7 @@ that site's update and nothing more. The gate never raises; it returns a reason.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,20 @@ from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Arrays, Update
+from strategies.local_epochs import relative_change
 from strategies.messages import (
     ARRAYS,
-    EVALUATE_METRICS,
     METRICS,
     NUM_EXAMPLES,
+    NUM_VALIDATION,
     PLAN_ID,
     REPLY,
     TRAIN_METRICS,
+    VALIDATION_METRICS,
 )
+
+COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
+"""Metrics that others are weighed by."""
 
 MAX_COUNT = 2**53
 """Largest count that a float64 holds exactly; weights are float64."""
@@ -69,29 +74,45 @@ class _UnfitError(Exception):
 
 
 def judge_train(
-    reply: Message, site: str, plan_id: str, specs: Mapping[str, ArraySpec]
+    reply: Message, site: str, plan_id: str, before: Arrays, max_relative_update: float = 0.0
 ) -> Update | Rejection:
     """Judge a train reply.
 
     It counts only if it answers this round's plan, has exactly the arrays of the global
-    model with their shapes and dtypes, all finite, exactly the metrics of
-    `TRAIN_METRICS`, all finite, and more than 0 examples.
+    model ``before`` with their shapes and dtypes, all finite, no metrics but those of
+    `TRAIN_METRICS`, all finite, more than 0 examples, and is not too far from the global model.
+
+    Parameters
+    ----------
+    reply
+        What the site sent.
+    site
+        Its name.
+    plan_id
+        Of the round's plan.
+    before
+        The global model that the site was sent.
+    max_relative_update
+        Largest ``||local - global|| / ||global||`` over all float arrays, buffers included;
+        0 for no bound.
     """
     try:
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
-        metrics = _metrics(reply, TRAIN_METRICS)
-        arrays = _arrays(reply.content.array_records.get(ARRAYS), specs)
+        metrics = _metrics(reply, {NUM_EXAMPLES}, TRAIN_METRICS)
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), specs_of(before))
+        if max_relative_update:
+            _check_norm(before, arrays, max_relative_update)
     except _UnfitError as unfit:
         return Rejection(site, str(unfit), _detail(reply))
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
 
 def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
-    """Judge an evaluate reply: exactly the metrics of `EVALUATE_METRICS`, examples > 0."""
+    """Judge an evaluate reply: no metrics but those of `VALIDATION_METRICS`, examples > 0."""
     try:
         _check_no_error(reply)
-        return _metrics(reply, EVALUATE_METRICS)
+        return _metrics(reply, set(), VALIDATION_METRICS)
     except _UnfitError as unfit:
         return Rejection(site, str(unfit), _detail(reply))
 
@@ -124,23 +145,32 @@ def _check_plan_id(reply: Message, plan_id: str) -> None:
         raise _UnfitError(f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round")
 
 
-def _metrics(reply: Message, names: frozenset[str]) -> dict[str, float]:
+def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
+    floats = frozenset(n for n, array in before.items() if np.issubdtype(array.dtype, np.floating))
+    got = relative_change(before, after, floats)
+    if not got <= bound:  # also where float64 itself overflows, and it is no number
+        raise _UnfitError(
+            f"update: its norm is {got:.3g} times the global model's, max-relative-update is "
+            f"{bound:g}"
+        )
+
+
+def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str, float]:
     record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
-    if missing := sorted(names - set(record)):
+    if missing := sorted(required - set(record)):
         raise _UnfitError(f"metrics: {missing[0]!r} is missing")
-    if extra := sorted(set(record) - names):
+    if extra := sorted(set(record) - allowed):
         raise _UnfitError(f"metrics: {extra[0]!r} is not among the metrics a site may send")
     metrics: dict[str, float] = {}
-    for name in sorted(names):
+    for name in sorted(record):
         value = record[name]
         if isinstance(value, list):
             raise _UnfitError(f"metrics: {name!r} is a list, expected one number")
         if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= MAX_COUNT):
             raise _UnfitError(f"metrics: {name!r} is {value}")
+        if name in COUNTS and not (isinstance(value, int) and value >= 1):
+            raise _UnfitError(f"metrics: {name!r} is {value}, expected a count > 0")
         metrics[name] = value
-    examples = metrics[NUM_EXAMPLES]
-    if not (isinstance(examples, int) and 1 <= examples <= MAX_COUNT):
-        raise _UnfitError(f"metrics: {NUM_EXAMPLES!r} is {examples}, expected a count > 0")
     return metrics
 
 

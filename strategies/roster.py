@@ -17,7 +17,30 @@ from strategies.errors import ConfigError, MdcError, QuorumError, RunError
 from strategies.exchange import NO_REPLY, exchange
 from strategies.messages import SiteCard
 
+Judge = Callable[[int, SiteCard], str | None]
+"""Returns why a node, by its id and what it says of itself, takes no part; None to admit it."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who may take part.
+
+    Attributes
+    ----------
+    judge : Judge
+        Asked of every node that says who it is.
+    name_of : callable
+        Returns what to call a node that has not said it.
+    """
+
+    judge: Judge = lambda node, card: None
+    name_of: Callable[[int], str] = lambda node: f"node {node}"
+
+
 HELLO_DEADLINE_S = 120.0
+
+ADMISSION_PAUSE_S = 30.0
+"""Seconds after which a node that was not admitted is judged again: it may be by then."""
 
 PAUSE_S = 0.2
 
@@ -39,17 +62,27 @@ class Roster:
     cards : Mapping[int, SiteCard]
         What each node that is online said of itself, by node id.
     refused : Mapping[int, str]
-        Nodes that take no part, with the reason, by node id.
+        Nodes that take no part, with the reason, by node id. Those that were not admitted are
+        among the silent as well: they are asked again after a pause.
     names : frozenset of str
         Every site that has been online in this run.
     silent : Mapping[int, Silence]
         Nodes that did not say who they are, by node id.
+    admission : Admission
+        Who may take part.
     """
 
     cards: Mapping[int, SiteCard] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     silent: Mapping[int, "Silence"] = field(default_factory=dict)
+    admission: Admission = Admission()
+
+    @property
+    def simulated(self) -> bool:
+        """Return whether the sites are those of Flower's simulation engine."""
+        # All of them: no real site can make a simulation of a federation by saying so.
+        return bool(self.cards) and all(card.simulated for card in self.cards.values())
 
     @property
     def nodes(self) -> dict[str, int]:
@@ -102,7 +135,8 @@ def hellos(roster: Roster, online: Collection[int], deadline_s: float) -> list[M
     """Return a question for each node that is online and not known; see `refresh`."""
     now = time.monotonic()
     waiting = {node for node, silence in roster.silent.items() if now < silence.ask_at}
-    new = set(online) - set(roster.cards) - set(roster.refused) - waiting
+    for_good = set(roster.refused) - set(roster.silent)
+    new = set(online) - set(roster.cards) - for_good - waiting
     return [
         Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=deadline_s)
         for node in sorted(new)
@@ -113,28 +147,38 @@ def introduced(roster: Roster, reply: Message, deadline_s: float) -> Roster:
     """Return the roster with what a node said of itself, or with its silence."""
     node = reply.metadata.src_node_id
     cards, refused, silent = dict(roster.cards), dict(roster.refused), dict(roster.silent)
-    before = silent.pop(node, None)
+    before, _ = silent.pop(node, None), refused.pop(node, None)
     if reply.has_error() and reply.error.code == NO_REPLY:
         times = before.times + 1 if before else 1
         pause_s = deadline_s * (2 ** (times - 1) - 1)
         silent[node] = Silence(times, time.monotonic() + pause_s)
-        log(WARNING, "node %d did not say who it is within %g s", node, deadline_s)
+        name = roster.admission.name_of(node)
+        log(WARNING, "%s did not say who it is within %g s", name, deadline_s)
     else:
         try:
             # The node heard last comes last: it is the one that speaks for its site.
             cards.pop(node, None)
             cards[node] = _read_card(reply)
+            _admit(roster, node, cards[node])
         except MdcError as error:
-            refused[node] = str(error)
-            log(WARNING, "node %d takes no part: %s", node, error)
+            refused[node] = f"{roster.admission.name_of(node)}: {error}"
+            if cards.pop(node, None):
+                # Who is admitted may change while the run goes on; what the node is, does not.
+                silent[node] = Silence(0, time.monotonic() + ADMISSION_PAUSE_S)
+            log(WARNING, "a node takes no part: %s", refused[node])
     names = roster.names | {card.name for card in cards.values()}
-    return Roster(cards, refused, names, silent)
+    return replace(roster, cards=cards, refused=refused, names=names, silent=silent)
 
 
 def _read_card(reply: Message) -> SiteCard:
     if reply.has_error():
-        raise RunError(f"the node could not say who it is: {reply.error.reason}")
+        raise RunError(f"it could not say who it is: {reply.error.reason}")
     return SiteCard.from_content(reply.content)
+
+
+def _admit(roster: Roster, node: int, card: SiteCard) -> None:
+    if reason := roster.admission.judge(node, card):
+        raise RunError(reason, where=f"site {card.name!r}")
 
 
 def wait_for_sites(
@@ -143,6 +187,7 @@ def wait_for_sites(
     wait_s: float,
     min_sites: int | None = None,
     on_progress: Callable[[Roster, int | None], None] = lambda roster, expected: None,
+    roster: Roster | None = None,
 ) -> Roster:
     """Wait, for a bounded time, until every expected site is online.
 
@@ -158,6 +203,8 @@ def wait_for_sites(
         With so many, the run goes on when the time is over; None for all that are expected.
     on_progress
         Called with the roster and the number expected (None while unknown) on each change.
+    roster
+        What is known at the start; None for nothing.
 
     Raises
     ------
@@ -167,7 +214,7 @@ def wait_for_sites(
         If ``num_sites`` is None and the sites are real.
     """
     started = time.monotonic()
-    roster = Roster()
+    roster = roster or Roster()
     while True:
         # The last look comes after the time is over: a site may have come during the one before.
         left_s = wait_s - (time.monotonic() - started)
@@ -193,7 +240,7 @@ def wait_for_sites(
             f"only {len(roster.nodes)} of {expected or 'the expected'} sites came online "
             f"within {wait_s:g} s",
             where="num-sites",
-            got=online + "".join(f"; a node refused: {why}" for why in roster.refused.values()),
+            got=online + "".join(f"; refused: {why}" for why in roster.refused.values()),
             expected=f"{min_sites} or more" if min_sites else "",
             hint="Start the missing sites, or change num-sites, min-sites or wait-for-sites-s",
         )

@@ -41,8 +41,11 @@ class RoundRecord:
         Whether the global model stayed because too few replies were fit; the run ends then.
     evaluation : dict
         Metrics of the new global model at the coordinator.
+    start_evaluation : dict
+        Metrics, over the sites' validation data, of the global model that the round started
+        from; they come with the updates.
     site_evaluation : dict
-        Metrics of the new global model over the sites' validation data.
+        The same of the new global model, after the last round.
     sent_bytes, received_bytes : int
         Model bytes to and from the sites, dropped replies included.
     seconds : float
@@ -62,6 +65,7 @@ class RoundRecord:
     relative_change: float | None = None
     failed: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)
+    start_evaluation: dict[str, float] = field(default_factory=dict)
     site_evaluation: dict[str, float] = field(default_factory=dict)
     sent_bytes: int = 0
     received_bytes: int = 0

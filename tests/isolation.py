@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mdc_flower.data import load_dataset
-from mdc_flower.task import load_task
+from mdc_flower.task import load_site_task, load_task
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -29,6 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MDC_CACHE_DIR", str(folder))
     load_dataset.cache_clear()
     load_task.cache_clear()
+    load_site_task.cache_clear()
     return folder
 
 

@@ -4,11 +4,13 @@
 ``module:function``.
 """
 
+from mdc_flower.data.contract import Contract
 from mdc_flower.data.dataset import DataSet, Examples
 from mdc_flower.data.registry import load_dataset
 from mdc_flower.data.splits import CoordinatorData, SiteData, coordinator_data, site_data
 
 __all__ = [
+    "Contract",
     "CoordinatorData",
     "DataSet",
     "Examples",

@@ -41,7 +41,7 @@ def load_image_folder(path: str, image_size: int) -> DataSet:
     test_classes = _classes(root / "test")
     if not set(test_classes) <= set(classes):
         raise DataError(
-            "test/ has a class that train/ does not have",
+            "the test folder has a class that the training folder does not have",
             where=str(root),
             got=sorted(set(test_classes) - set(classes))[0],
             expected="one of: " + ", ".join(classes),

@@ -4,6 +4,7 @@ import difflib
 from functools import lru_cache
 
 from mdc_flower.data.builtin import BUILTIN
+from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.dataset import DataSet
 from mdc_flower.data.image_folder import load_image_folder
 from mdc_flower.references import load_reference
@@ -21,8 +22,9 @@ def load_dataset(
     Parameters
     ----------
     spec
-        A built-in name, ``image-folder:/abs/path``, or ``module:function``, a function that
-        takes no arguments and returns a `DataSet`.
+        A built-in name, ``image-folder:/abs/path``, ``module:function``, a function that
+        takes no arguments and returns a `DataSet`, or a `Contract`, which gives a data set
+        without examples.
     data_root
         Folder in which built-in data sets are looked for first.
     image_size
@@ -37,6 +39,8 @@ def load_dataset(
     DataError
         If it is missing or does not keep the contract of `DataSet`.
     """
+    if spec.startswith(CONTRACT):
+        return Contract.from_spec(spec).data_set()
     return _load(spec, data_root, image_size).checked().limited(max_train, max_test)
 
 

@@ -84,5 +84,5 @@ def _split(
 
 def _hold_out(rows: Rows, seed: int, fraction: float) -> tuple[Rows, Rows]:
     order = np.random.default_rng(seed).permutation(rows)
-    held = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+    held = min(max(1, round(fraction * len(rows))), max(0, len(rows) - 1))
     return np.sort(order[held:]), np.sort(order[:held])

@@ -9,16 +9,16 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import tomli_w
@@ -28,22 +28,40 @@ from strategies.errors import RunError
 CONNECTION = "mdc"
 """Name of the SuperLink connection in the FLWR_HOME of a `superlink`."""
 
+LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 60.0
+HEALTH_TIMEOUT_S = 2.0
 COMPLETED = "finished:completed"
 
 
 class SuperLink(NamedTuple):
-    """A SuperLink that runs: its port on the loopback interface, and its process."""
+    """A SuperLink that runs: its port, and its process."""
 
     port: int
     process: "subprocess.Popen[bytes]"
 
 
+class Tls(NamedTuple):
+    """The PEM files that a SuperLink speaks TLS with: its authority's, its own, and its key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
 @contextmanager
 def superlink(
-    home: Path, log_path: Path, options: Sequence[str] = (), port: int = 0
+    home: Path,
+    log_path: Path,
+    options: Sequence[str] = (),
+    port: int = 0,
+    *,
+    command: Sequence[str] = (),
+    listen: str = LOOPBACK,
+    tls: Tls | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[SuperLink]:
-    """Run a SuperLink on the loopback interface; stop it and all that came of it after the block.
+    """Run a SuperLink; stop it and all that came of it after the block.
 
     Parameters
     ----------
@@ -55,6 +73,14 @@ def superlink(
         More options, such as ``--simulation``.
     port
         Its port; 0 for a free one.
+    command
+        What to start in place of ``flower-superlink``.
+    listen
+        Address that it binds; the loopback interface's by default.
+    tls
+        With what it speaks TLS; None for plain HTTP.
+    variables
+        More environment variables.
 
     Raises
     ------
@@ -62,17 +88,35 @@ def superlink(
         If it does not answer within `START_TIMEOUT_S` seconds.
     """
     port = port or free_port()
-    connection = {"address": f"127.0.0.1:{port}", "insecure": True}
-    config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
-    (home / "config.toml").write_text(tomli_w.dumps(config))
-    command = [script("flower-superlink"), "--insecure", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--disable-runtime-dependency-installation", *options]
+    address = local_address(listen, port)
+    connect(home, address, tls.ca if tls else None)
+    start = [*(command or [script("flower-superlink")]), "--host", listen, "--port", str(port)]
+    if tls:
+        start += ["--ssl-ca-certfile", str(tls.ca)]
+        start += ["--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key)]
+    else:
+        start += ["--insecure"]
+    env = {**environment(home), **(variables or {})}
     try:
-        with running(command, environment(home), home, log_path) as process:
-            _wait_until_healthy(process, port, log_path)
+        with running([*start, *options], env, home, log_path) as process:
+            _wait_until_healthy(process, address, tls.ca if tls else None, log_path)
             yield SuperLink(port, process)
     finally:
-        _stop_strays(home)
+        stop_strays(home)
+
+
+def connect(home: Path, address: str, ca: Path | None) -> None:
+    """Let the connection `CONNECTION` in a FLWR_HOME lead to a SuperLink; with TLS if ``ca``."""
+    security = {"root-certificates": str(ca)} if ca else {"insecure": True}
+    connection = {"address": address, **security}
+    config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
+    (home / "config.toml").write_text(tomli_w.dumps(config))
+
+
+def local_address(listen: str, port: int) -> str:
+    """Return where a process of this machine reaches what listens on an address."""
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(listen, listen)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextmanager
@@ -147,8 +191,24 @@ def last_run_status(home: Path) -> str:
     `flwr run --stream` exits with 0 also when the run failed; this is where the truth is.
     """
     try:
+        return str(flwr(home, "list")["runs"][0]["status"])
+    except (RunError, KeyError, IndexError) as error:
+        return f"unknown: {error}"
+
+
+def flwr(home: Path, *arguments: str) -> dict[str, Any]:
+    """Return what a command of Flower's says of the SuperLink that ``home`` leads to, in JSON.
+
+    Raises
+    ------
+    RunError
+        If the SuperLink does not answer, or refuses.
+    """
+    command = [script("flwr"), *arguments, CONNECTION, "--format", "json"]
+    where = f"flwr {arguments[0]}"
+    try:
         done = subprocess.run(
-            [script("flwr"), "list", CONNECTION, "--format", "json"],
+            command,
             env=environment(home),
             cwd=home,
             capture_output=True,
@@ -157,26 +217,40 @@ def last_run_status(home: Path) -> str:
             timeout=START_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return "unknown: the SuperLink does not answer"
+        raise RunError("the SuperLink does not answer", where=where) from None
     try:
-        return str(json.loads(done.stdout)["runs"][0]["status"])
-    except (ValueError, KeyError, IndexError):
-        return f"unknown: {done.stdout.strip() or done.stderr.strip()}"
+        answer = dict(json.loads(done.stdout))
+    except ValueError:
+        raise RunError(done.stdout.strip() or done.stderr.strip(), where=where) from None
+    if answer.get("success") is False:
+        raise RunError(str(answer.get("error-message", answer)), where=where)
+    return answer
 
 
-def _wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log_path: Path) -> None:
+def is_healthy(address: str, ca: Path | None) -> bool:
+    """Return whether a SuperLink answers at an address."""
+    context = ssl.create_default_context(cafile=ca) if ca else None
+    url = f"{'https' if ca else 'http'}://{address}/health"
+    try:
+        with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S, context=context):
+            return True
+    except OSError:  # URLError is one
+        return False
+
+
+def _wait_until_healthy(
+    process: "subprocess.Popen[bytes]", address: str, ca: Path | None, log_path: Path
+) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+        if is_healthy(address, ca):
+            return
+        time.sleep(0.1)
     state = "did not answer" if process.poll() is None else f"exited with {process.returncode}"
-    raise RunError(f"the SuperLink {state}", where=f"port {port}", hint=f"The log is {log_path}")
+    raise RunError(f"the SuperLink {state}", where=address, hint=f"The log is {log_path}")
 
 
-def _stop_strays(home: Path) -> None:
+def stop_strays(home: Path) -> None:
     """Kill what still runs with this FLWR_HOME: children whose parent was killed before them."""
     strays = [process for process in psutil.process_iter() if home_of(process) == str(home)]
     for stray in strays:

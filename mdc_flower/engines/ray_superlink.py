@@ -1,37 +1,12 @@
 """Run a simulation on Ray: a SuperLink of our own, `flwr run`, and nothing left behind."""
 
-import json
 import shutil
 import tempfile
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import psutil
-import tomli_w
 
 from mdc_flower.config import RunConfig
-from mdc_flower.engines.app_bundle import stage_app
-from mdc_flower.engines.flower_processes import (
-    COMPLETED,
-    CONNECTION,
-    SuperLink,
-    environment,
-    last_run_status,
-    running,
-    script,
-    superlink,
-)
-from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
-from strategies.journal.lock import read_owner
-from strategies.journal.run_directory import REFUSED, SUMMARY, read_events
-
-ENDING_S = 20.0
-"""Seconds that Flower's engine has to end after its ServerApp has."""
-
-LOOK_S = 0.5
-"""Seconds between two looks at whether the processes of a run are alive."""
+from mdc_flower.engines.flower_processes import superlink
+from mdc_flower.engines.submission import run_through
 
 
 def run_on_ray(
@@ -71,85 +46,15 @@ def run_on_ray(
         "client-resources-num-gpus": gpus_per_site,
         "init-args-num-cpus": max(num_cpus, config.threads_per_site),
     }
-    earlier, started = _summary(run_dir), time.time()
+    settings = " ".join(f"{key}={value}" for key, value in federation.items())
     try:
         with superlink(home, log_path, ["--simulation"]) as link:
-            _submit_and_wait(config, federation, home, log_path, link, earlier)
-            status = last_run_status(home)
+            run_through(
+                config,
+                home,
+                log_path,
+                lambda: link.process.poll() is None,
+                ["--federation-config", settings],
+            )
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    summary = _told_since(run_dir, earlier)
-    if status != COMPLETED and summary.get("status") != "finished":
-        refused = [e for e in read_events(run_dir, REFUSED) if e["time"] >= started]
-        if refused:
-            summary = {"exit-status": ConfigError.exit_code, "error": refused[-1]["error"]}
-        raise _ended(summary, status, log_path)
-
-
-def _submit_and_wait(
-    config: RunConfig,
-    federation: dict[str, int | float],
-    home: Path,
-    log_path: Path,
-    link: SuperLink,
-    earlier: Mapping[str, Any],
-) -> None:
-    """Submit the run and wait for its end, or for the death of a process that carries it.
-
-    A site that hangs keeps Flower's engine from ending, for ever; the ServerApp's own word that
-    the run has ended is taken then.
-    """
-    run_dir = Path(config.output_dir)
-    app = stage_app(home / "app" / "mdc-flower")
-    run_config = home / "run-config.toml"
-    run_config.write_text(tomli_w.dumps(config.to_flower()))
-    settings = " ".join(f"{key}={value}" for key, value in federation.items())
-    command = [script("flwr"), "run", str(app), CONNECTION, "--stream"]
-    command += ["--run-config", str(run_config), "--federation-config", settings]
-    dead = read_owner(run_dir).get("pid")
-    ended_at: float | None = None
-    with running(command, environment(home), home, log_path) as submitted:
-        while submitted.poll() is None:
-            if link.process.poll() is not None:
-                raise EngineError("the SuperLink died", where=f"log {log_path}")
-            if _told_since(run_dir, earlier).get("status", "running") != "running":
-                ended_at = ended_at or time.monotonic()
-                if time.monotonic() - ended_at >= ENDING_S:
-                    return
-            owner = read_owner(run_dir).get("pid")
-            # Flower itself takes a minute to notice, and then only says that the run failed.
-            if owner not in (None, dead) and not _is_alive(owner):
-                raise EngineError("the coordinator died", where=f"process {owner}")
-            time.sleep(LOOK_S)
-
-
-def _is_alive(pid: int) -> bool:
-    """Return whether a process runs; one that was killed may stay as a zombie for long."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _ended(summary: Mapping[str, Any], status: str, log_path: Path) -> MdcError:
-    """Return the error for a run that did not finish, as its ServerApp told it if it could."""
-    message = summary.get("error") or f"the run ended as {status!r}"
-    hint = f"The log is {log_path}"
-    for told in (ConfigError, QuorumError):
-        if summary.get("exit-status") == told.exit_code:
-            return told(message, hint=hint)
-    kind = EngineError if summary.get("restart", True) else RunError
-    return kind(message, where="simulation engine", hint=hint)
-
-
-def _told_since(run_dir: Path, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary if it was written since; what an earlier process wrote says nothing."""
-    summary = _summary(run_dir)
-    return summary if summary != earlier else {}
-
-
-def _summary(run_dir: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((run_dir / SUMMARY).read_text()))
-    except (OSError, ValueError):
-        return {}

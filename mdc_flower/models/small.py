@@ -3,7 +3,6 @@
 import math
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 Shape = tuple[int, ...]
 
@@ -50,6 +49,9 @@ def resnet(input_shape: Shape, num_classes: int, blocks: int) -> nn.Module:
 
 
 def _block(channels: int, width: int, stride: int) -> nn.Module:
+    # It takes a second to import, and a real site imports everything anew for each message.
+    from torchvision.models.resnet import BasicBlock
+
     shortcut = None
     if stride != 1 or channels != width:
         shortcut = nn.Sequential(

@@ -98,6 +98,9 @@ class Checkpoints:
         reach("checkpoint-model-written", round=number)
         if position.best_round == number > 0:
             self._best = model
+        elif position.best_round == number - 1 > 0:
+            # The sites' own scores of a model come with the next round.
+            self._best = self._newest
         description = {
             "model": model.name,
             "best-model": self._best.name if self._best else None,

@@ -54,6 +54,11 @@ def infinite(content: RecordDict) -> None:
     arrays[name] = Array(spoiled)
 
 
+def too_large(content: RecordDict) -> None:
+    arrays, name, array = _first(content)
+    arrays[name] = Array(np.multiply(array, 1e20, dtype=np.float32))
+
+
 def wrong_shape(content: RecordDict) -> None:
     arrays, name, array = _first(content)
     arrays[name] = Array(array[:-1].copy())
@@ -74,8 +79,8 @@ def extra_array(content: RecordDict) -> None:
     arrays["backdoor"] = Array(array)
 
 
-def missing_metric(content: RecordDict) -> None:
-    del content.metric_records[METRICS]["train-loss"]
+def no_examples(content: RecordDict) -> None:
+    del content.metric_records[METRICS][NUM_EXAMPLES]
 
 
 def extra_metric(content: RecordDict) -> None:
@@ -125,11 +130,12 @@ class Sites:
 SPOILS = [
     (nan, "NaN in an array", "not finite"),
     (infinite, "an infinite value in an array", "1 of 4096 values are not finite"),
+    (too_large, "an update beyond `max-relative-update`", "max-relative-update is 100"),
     (wrong_shape, "an array of another shape", "expected float32[64, 64]"),
     (wrong_dtype, "an array of another dtype", "got float64[64, 64], expected float32[64, 64]"),
     (missing_array, "a missing array", "is missing"),
     (extra_array, "an array that is not in the model", "'backdoor' is not in the global model"),
-    (missing_metric, "a missing metric", "'train-loss' is missing"),
+    (no_examples, "the number of examples is missing", "'num-examples' is missing"),
     (extra_metric, "a metric that no site may send", "'num-patients'"),
     (zero_examples, "zero examples", "'num-examples' is 0"),
     (wrong_plan_id, "another plan's id", "expected"),
@@ -148,7 +154,8 @@ def test_a_bad_site_is_named_and_the_others_are_averaged(
     tmp_path: Path, spoil: Spoil, reason: str
 ) -> None:
     sites = Sites(spoil)
-    run_in_process(config_in(tmp_path / "run", epoch_budget=1), NUM_SITES, client=sites.app)
+    config = config_in(tmp_path / "run", epoch_budget=1, max_relative_update=100.0)
+    run_in_process(config, NUM_SITES, client=sites.app)
 
     (line,) = read_history(tmp_path / "run")
     assert list(line["dropped"]) == ["site-1"]
@@ -277,7 +284,8 @@ def test_an_update_of_an_earlier_round_is_dropped(tmp_path: Path) -> None:
 
 
 def test_the_metrics_of_a_reply_are_the_ones_a_site_may_send(tmp_path: Path) -> None:
-    run_in_process(config_in(tmp_path / "run", epoch_budget=1), NUM_SITES)
+    config = config_in(tmp_path / "run", epoch_budget=1, site_evaluation=True)
+    run_in_process(config, NUM_SITES)
     (line,) = read_history(tmp_path / "run")
     assert all(set(metrics) == TRAIN_METRICS for metrics in line["participants"].values())
 

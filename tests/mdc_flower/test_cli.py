@@ -14,8 +14,9 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mdc_flower.cli import app, read_config, with_exit_status
+from mdc_flower.cli import app, with_exit_status
 from mdc_flower.config import RunConfig
+from mdc_flower.launching import read_config
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, DataError, EngineError, QuorumError, RunError
 from strategies.journal.lock import LOCK, coordinator_lock
@@ -176,7 +177,10 @@ def test_an_arm_goes_before_the_defaults_settings_before_the_arm_and_options_bef
         'lr-max = 0.5\nbatch-size = 8\nseed = 2\nnum-sites = 2\n[arm]\nname = "x"\n',
     )
     config = read_config(
-        arm, ["batch-size=16", "seed=3"], {"seed": 4, "num-sites": None, "output-dir": "/o"}
+        arm,
+        ["batch-size=16", "seed=3"],
+        {"seed": 4, "num-sites": None, "output-dir": "/o"},
+        {"num-sites": 5, "lr-max": 0.25},
     )
     expected = {
         "lr-max": 0.5,  # the arm's
@@ -189,11 +193,11 @@ def test_an_arm_goes_before_the_defaults_settings_before_the_arm_and_options_bef
 
 
 def test_a_later_setting_of_a_key_replaces_an_earlier_one() -> None:
-    assert read_config(None, ["seed=3", "seed=5"], {}).seed == 5
+    assert read_config(None, ["seed=3", "seed=5"], {}, {}).seed == 5
 
 
-def test_without_anything_there_are_five_sites_and_a_new_absolute_directory() -> None:
-    config = read_config(None, [], {})
+def test_without_anything_there_are_the_commands_defaults_and_a_new_absolute_directory() -> None:
+    config = read_config(None, [], {}, {"num-sites": 5})
     assert config.num_sites == 5
     assert Path(config.output_dir).is_absolute()
     assert Path(config.output_dir).parent == Path("runs").absolute()
@@ -201,7 +205,7 @@ def test_without_anything_there_are_five_sites_and_a_new_absolute_directory() ->
 
 def test_a_setting_keeps_the_type_of_its_value() -> None:
     settings = ["nesterov=false", "lr-max=1", "model=mlp", "seed=7", "data-root="]
-    config = read_config(None, settings, {})
+    config = read_config(None, settings, {}, {})
     assert config.nesterov is False
     assert (config.lr_max, config.model, config.seed, config.data_root) == (1.0, "mlp", 7, "")
 
@@ -266,7 +270,7 @@ def test_a_runs_config_is_complete_and_effective_and_can_be_run_again(
     chosen = {key: values[key] for key in ("model", "batch-size", "seed", "num-sites")}
     assert chosen == {"model": "mlp", "batch-size": 8, "seed": 3, "num-sites": 2}
     assert (values["output-dir"], values["resume"]) == (str(run_dir), False)
-    assert read_config(run_dir / CONFIG, [], {}).to_flower() == values
+    assert read_config(run_dir / CONFIG, [], {}, {}).to_flower() == values
 
 
 def test_a_runs_history_and_summary_agree(finished_run: tuple[Path, Result]) -> None:

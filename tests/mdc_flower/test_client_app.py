@@ -1,37 +1,50 @@
 """The ClientApp: Flower messages in, Flower messages out, and an error reply for every failure."""
 
+import json
+import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from numpy.typing import NDArray
+from PIL import Image
 
 import mdc_flower
-from mdc_flower.client_app import TRACE_LINES, app
+from mdc_flower.client_app import TRACE_CALLS, TRACE_LINES, app, without_paths
 from mdc_flower.config import read_run_config
+from mdc_flower.data.contract import Contract
 from mdc_flower.site_client import model_arrays
+from mdc_flower.site_log import SITE_LOG
 from mdc_flower.task import load_task
+from mdc_flower.training import EvalResult
 from strategies.averaging import Update
+from strategies.errors import ConfigError, DataError, MdcError, PlanError
 from strategies.messages import (
     ARRAYS,
+    METRICS,
+    ORDERS,
     PLAN,
-    TIMING,
+    TRAIN_METRICS,
+    VALIDATION_METRICS,
     SiteCard,
     arrays_to_record,
     evaluate_content,
     record_to_arrays,
     train_content,
 )
-from strategies.reply_gate import Rejection, judge_evaluate, judge_train, specs_of
+from strategies.reply_gate import Rejection, judge_evaluate, judge_train
 from strategies.round_plan import RoundPlan
 from tests.mdc_flower.examples import plan
 
 pytestmark = pytest.mark.usefixtures("identity")
 
 NODE = 8_243_971_190_237_113_041
-ORDERS = plan(lr_max=0.1, lr_min=0.05, shape="cosine")
+PLANNED = plan(lr_max=0.1, lr_min=0.05, shape="cosine")
 RUN: dict[str, Any] = {
     "dataset": "digits",
     "model": "mlp",
@@ -49,6 +62,26 @@ def halves():
 
 def broken():
     raise OSError("the scanner is off")
+
+def patient():
+    raise ValueError("Jane Doe, born 1970, has no scan in /data/jane")
+
+def deep():
+    def look_up(table):
+        return table["Jane Doe"]
+    return look_up({})
+
+def caused():
+    try:
+        broken()
+    except OSError as error:
+        raise RuntimeError("Jane's scan") from error
+
+def noisy(shape, classes):
+    from torch import nn
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, classes)
+    )
 """
 
 
@@ -57,6 +90,17 @@ def client_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a site's own modules where Python finds them."""
     (tmp_path / "client_lab.py").write_text(LAB)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.fixture
+def site_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the site write its event log."""
+    monkeypatch.setenv(SITE_LOG, str(tmp_path / "site-log.jsonl"))
+    return tmp_path / "site-log.jsonl"
+
+
+def events(site_log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in site_log.read_text().splitlines()]
 
 
 def context(node_config: dict[str, Any] | None = None, **run_keys: Any) -> Context:
@@ -84,16 +128,18 @@ def initial(**run_keys: Any) -> dict[str, NDArray[np.generic]]:
 
 def ask_to_train(
     where: Context,
-    orders: RoundPlan = ORDERS,
+    orders: RoundPlan = PLANNED,
     arrays: dict[str, NDArray[Any]] | None = None,
     deadline_s: float = 600.0,
+    evaluate: bool = False,
 ) -> Message:
     model = initial() if arrays is None else arrays
-    return ask(MessageType.TRAIN, train_content(arrays_to_record(model), orders, deadline_s), where)
+    content = train_content(arrays_to_record(model), orders, deadline_s, evaluate)
+    return ask(MessageType.TRAIN, content, where)
 
 
 def train_message() -> RecordDict:
-    return train_content(arrays_to_record(initial()), ORDERS, 600.0)
+    return train_content(arrays_to_record(initial()), PLANNED, 600.0)
 
 
 def trained(reply: Message) -> dict[str, bytes]:
@@ -112,15 +158,18 @@ def reason(reply: Message) -> str:
 @pytest.mark.parametrize(
     ("node", "card"),
     [
-        ({"partition-id": 3, "num-partitions": 5}, ("site-3", 5)),
-        ({"site": "north"}, ("north", 0)),
+        ({"partition-id": 3, "num-partitions": 5}, ("site-3", 5, True)),
+        ({"site": "north"}, ("north", 0, False)),
     ],
 )
 def test_a_hello_is_answered_with_the_sites_card(
-    node: dict[str, Any], card: tuple[str, int]
+    node: dict[str, Any], card: tuple[str, int, bool]
 ) -> None:
+    name, num_partitions, simulated = card
     reply = ask(MessageType.QUERY, RecordDict(), context(node))
-    assert SiteCard.from_content(reply.content) == SiteCard(*card, mdc_flower.__version__)
+    assert SiteCard.from_content(reply.content) == SiteCard(
+        name, num_partitions, mdc_flower.__version__, simulated
+    )
 
 
 def test_a_hello_needs_no_data() -> None:
@@ -131,7 +180,7 @@ def test_a_hello_needs_no_data() -> None:
 def test_a_train_message_is_answered_with_an_update_that_counts() -> None:
     arrays = initial()
     reply = ask_to_train(context())
-    verdict = judge_train(reply, "site-0", ORDERS.plan_id, specs_of(arrays))
+    verdict = judge_train(reply, "site-0", PLANNED.plan_id, arrays)
     assert isinstance(verdict, Update), verdict
     # 100 examples at two sites: 50, of which 5 are held out; 45 = 32 + 13, two steps.
     assert (verdict.num_examples, verdict.metrics["num-steps"]) == (45, 2)
@@ -144,7 +193,7 @@ def test_nothing_leaves_a_site_but_arrays_metrics_and_the_plans_id() -> None:
     assert set(content.array_records) == {"arrays"}
     assert set(content.metric_records) == {"metrics"}
     assert {name: dict(record) for name, record in content.config_records.items()} == {
-        "reply": {"plan-id": ORDERS.plan_id}
+        "reply": {"plan-id": PLANNED.plan_id}
     }
 
 
@@ -167,21 +216,113 @@ def test_a_real_site_uses_its_own_data_set() -> None:
     assert reply.content.metric_records["metrics"]["num-examples"] == 36
 
 
-def test_a_real_site_looks_for_data_in_its_own_root(tmp_path: Path) -> None:
+def test_a_real_site_looks_for_data_in_its_own_root(tmp_path: Path, site_log: Path) -> None:
     node = {"site": "north", "data": "cifar10", "data-root": str(tmp_path / "mine")}
     reply = ask_to_train(context(node, data_root=str(tmp_path / "the-runs")))
-    assert str(tmp_path / "mine") in reason(reply)
-    assert str(tmp_path / "the-runs") not in reason(reply)
+    # Where that is, is said in the site's own log alone.
+    assert str(tmp_path) not in reason(reply)
+    (failed,) = events(site_log)
+    assert str(tmp_path / "mine") in failed["error"]
+    assert str(tmp_path / "the-runs") not in failed["error"]
 
 
 def test_an_evaluate_message_is_answered_with_metrics_of_the_sites_validation_examples() -> None:
     reply = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), context())
     verdict = judge_evaluate(reply, "site-0")
     assert not isinstance(verdict, Rejection), verdict
-    assert verdict["num-examples"] == 5
-    assert 0 <= verdict["accuracy"] <= 1
-    assert verdict["accuracy"] * 5 == pytest.approx(round(verdict["accuracy"] * 5))
-    assert verdict["loss"] > 0
+    assert set(verdict) == VALIDATION_METRICS
+    assert verdict["num-validation-examples"] == 5
+    accuracy = verdict["validation-accuracy"]
+    assert 0 <= accuracy <= 1
+    assert accuracy * 5 == pytest.approx(round(accuracy * 5))
+    assert verdict["validation-loss"] > 0
+
+
+def metrics_of(reply: Message) -> dict[str, Any]:
+    assert reply.has_content(), reply.error.reason
+    return dict(reply.content.metric_records[METRICS])
+
+
+def test_a_site_that_is_told_to_evaluates_the_model_it_is_sent_before_it_trains() -> None:
+    where = context()
+    told, untold = ask_to_train(where, evaluate=True), ask_to_train(where)
+    alone = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), where)
+    assert set(metrics_of(told)) == TRAIN_METRICS
+    assert set(metrics_of(untold)) == TRAIN_METRICS - VALIDATION_METRICS
+    assert {name: metrics_of(told)[name] for name in VALIDATION_METRICS} == metrics_of(alone)
+    assert trained(told) == trained(untold)
+    for name in ("num-examples", "train-loss", "train-accuracy"):
+        assert metrics_of(told)[name] == metrics_of(untold)[name]
+
+
+def test_evaluation_leaves_no_trace_in_dropout_statistics_or_order() -> None:
+    # A model with everything that has state or noise.
+    keys: dict[str, Any] = {"model": "client_lab:noisy", "augment": "crop"}
+    arrays, where = initial(**keys), context(**keys)
+    told = ask_to_train(where, arrays=arrays, evaluate=True)
+    assert trained(told) == trained(ask_to_train(where, arrays=arrays))
+    assert any("running_var" in name for name in arrays)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shared"),
+    [
+        ("", TRAIN_METRICS),
+        ("num-examples", {"num-examples"}),
+        ("train-loss, validation-loss", {"num-examples", "train-loss", "validation-loss"}),
+    ],
+)
+def test_only_the_metrics_that_a_site_shares_leave_it(metrics: str, shared: set[str]) -> None:
+    where = context({"site": "north", "metrics": metrics})
+    reply = ask_to_train(where, evaluate=True)
+    assert set(metrics_of(reply)) == shared
+    assert isinstance(judge_train(reply, "north", PLANNED.plan_id, initial()), Update)
+    alone = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), where)
+    assert set(metrics_of(alone)) == shared & VALIDATION_METRICS
+    assert not isinstance(judge_evaluate(alone, "north"), Rejection)
+
+
+def test_a_site_without_validation_examples_still_gives_its_update() -> None:
+    # One example: it is trained on, and none is left to evaluate.
+    where = context({"site": "north"}, max_train_examples=1)
+    reply = ask_to_train(where, evaluate=True)
+    assert set(metrics_of(reply)) == TRAIN_METRICS - VALIDATION_METRICS
+    assert isinstance(judge_train(reply, "north", PLANNED.plan_id, initial()), Update)
+    alone = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), where)
+    assert judge_evaluate(alone, "north") == {}
+
+
+def test_a_model_whose_loss_is_no_number_costs_no_site_its_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "mdc_flower.site_client.evaluate", lambda *args: EvalResult(5, math.inf, 0.2)
+    )
+    reply = ask_to_train(context(), evaluate=True)
+    assert {name: metrics_of(reply).get(name) for name in VALIDATION_METRICS} == {
+        "num-validation-examples": 5,
+        "validation-accuracy": 0.2,
+        "validation-loss": None,
+    }
+    assert isinstance(judge_train(reply, "site-0", PLANNED.plan_id, initial()), Update)
+
+
+def test_the_time_for_evaluation_is_taken_from_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+
+    def slow(*args: Any) -> EvalResult:
+        now[0] += 50.0
+        return EvalResult(5, 1.0, 0.2)
+
+    monkeypatch.setattr("mdc_flower.site_client.evaluate", slow)
+    for module in ("client_app", "site_client", "training"):
+        clock = SimpleNamespace(monotonic=lambda: now[0])
+        monkeypatch.setattr(f"mdc_flower.{module}.time", clock)
+    assert ask_to_train(context(), deadline_s=51.0, evaluate=True).has_content()
+    named = reason(ask_to_train(context(), deadline_s=50.0, evaluate=True))
+    assert named.startswith("DeadlineError: round 1: the deadline has come")
 
 
 @pytest.mark.parametrize(
@@ -191,10 +332,7 @@ def test_an_evaluate_message_is_answered_with_metrics_of_the_sites_validation_ex
         (lambda: context(lr_mx=1.0), "ConfigError: run config, lr-mx: no such key"),
         (lambda: context(batch_size=0), "ConfigError: run config, batch-size"),
         (lambda: context(dataset="digit"), "ConfigError: dataset: no such data set"),
-        (
-            lambda: context({"site": "north", "data": "client_lab:broken"}),
-            "OSError: the scanner is off",
-        ),
+        (lambda: context(dataset="client_lab:broken"), "OSError: the scanner is off"),
         (lambda: context({"site": "north", "device": "abacus"}), "ConfigError: device: "),
     ],
     ids=["no-name", "key", "value", "dataset", "user-code", "device"],
@@ -206,13 +344,168 @@ def test_what_a_site_cannot_do_becomes_an_error_reply_with_type_and_message(
 
 
 def test_an_error_that_nobody_foresaw_is_answered_with_the_place_in_the_code() -> None:
-    where = context({"site": "north", "data": "client_lab:broken"})
+    where = context(dataset="client_lab:broken")
     message, *trace = reason(ask_to_train(where)).splitlines()
     assert message == "OSError: the scanner is off"
     assert len(trace) == TRACE_LINES
     assert "client_lab.py" in trace[-2]
     assert "in broken" in trace[-2]
     assert trace[-1].strip() == 'raise OSError("the scanner is off")'
+
+
+# What a real site does not tell
+
+
+@pytest.mark.parametrize("kind", ["broken", "patient", "deep"])
+def test_of_an_error_that_nobody_foresaw_a_real_site_tells_type_and_place_alone(
+    kind: str, site_log: Path
+) -> None:
+    where = context({"site": "north", "data": f"client_lab:{kind}"})
+    message, *places = reason(ask_to_train(where)).splitlines()
+    name, text = {
+        "broken": ("OSError", "the scanner is off"),
+        "patient": ("ValueError", "Jane Doe, born 1970"),
+        "deep": ("KeyError", "Jane Doe"),
+    }[kind]
+    assert message == f"{name}, see the site's log"
+    assert text not in "".join(places)
+    assert len(places) == TRACE_CALLS
+    assert all(re.fullmatch(r"[\w.]+:\d+ in \S+", place) for place in places), places
+    assert places[-1].startswith("client_lab.py:")
+    # The site's own people see all of it.
+    (failed,) = events(site_log)
+    assert (failed["event"], failed["message"]) == ("failed", "train")
+    assert name in failed["error"]
+    assert text in failed["error"]
+
+
+def test_an_error_that_another_caused_tells_nothing_of_that_either() -> None:
+    where = context({"site": "north", "data": "client_lab:caused"})
+    assert "Jane" not in reason(ask_to_train(where))
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    """Return a folder of images, with blanks in its names, one file of which is no image."""
+    root = tmp_path / "Jane Doe" / "scans 2026"
+    for split in ("train", "test"):
+        for name in ("healthy", "ill"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(root / split / name / "John Roe 1.png")
+    (root / "train" / "ill" / "Max Muster 2.png").write_bytes(b"no image")
+    return root
+
+
+def test_an_image_that_cannot_be_read_is_told_without_its_path(
+    patients: Path, site_log: Path
+) -> None:
+    where = context({"site": "north", "data": f"image-folder:{patients}"})
+    named = reason(ask_to_train(where))
+    assert named.startswith("DataError: the image cannot be decoded")
+    for private in (str(patients), "Doe", "scans", "2026", "Max", "Muster", "ill"):
+        assert private not in named, private
+    (failed,) = events(site_log)
+    assert str(patients / "train" / "ill" / "Max Muster 2.png") in failed["error"]
+
+
+def test_names_of_classes_which_may_be_of_patients_stay_at_the_site(patients: Path) -> None:
+    (patients / "train" / "ill" / "Max Muster 2.png").unlink()
+    (patients / "test" / "Max Muster").mkdir()
+    where = context({"site": "north", "data": f"image-folder:{patients}"})
+    named = reason(ask_to_train(where))
+    assert named == (
+        "DataError: the test folder has a class that the training folder does not have. "
+        "The site's log says more"
+    )
+
+
+def test_a_data_contract_that_is_not_kept_is_told_by_its_point_alone(
+    tmp_path: Path, site_log: Path
+) -> None:
+    contract = Contract(name="scans", type="uint8", shape=(1, 8, 8), classes=("healthy", "ill"))
+    file = tmp_path / "contract.toml"
+    file.write_text(tomli_w.dumps({"contract": contract.model_dump()}))
+    node = {"site": "north", "data": "client_lab:halves", "contract": str(file)}
+    assert reason(ask_to_train(context(node))) == (
+        "DataError: data contract 'scans': the classes are others. The site's log says more"
+    )
+    assert "10 classes, unknown: 0, 1" in events(site_log)[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConfigError("no such key", where="node config, dta", hint="Did you mean 'data'?"), None),
+        (ConfigError("odd", got="/data/Jane Doe", expected="a/b", hint="See /tmp/x"), "odd"),
+        (ConfigError("no file /data/Jane Doe.png here", where="/data"), "no file <path>"),
+        (ConfigError("no file C:\\Jane Doe\\1.png", where="D:\\x", got="E:\\"), "no file C:<path>"),
+        (ConfigError("odd", got=["/data/Jane"]), "odd"),
+        (ConfigError("odd", got=Path("/data/Jane")), "odd"),
+        (ConfigError("odd", got=0), "odd (got 0)"),
+        (DataError("odd label", got=17, expected="0 to 9"), "odd label. The site's log says more"),
+        (PlanError("odd", where="round plan, x", got=1.5, expected="1"), None),
+    ],
+)
+def test_what_is_raised_on_purpose_is_told_without_paths(error: MdcError, told: str | None) -> None:
+    assert without_paths(error) == (str(error) if told is None else told)
+
+
+@pytest.mark.parametrize(
+    ("node", "private"),
+    [
+        ({"site": "north"}, True),
+        ({}, True),
+        ({"site": 7}, True),
+        ({"site": "north", "partition-id": 0, "num-partitions": 2}, True),
+        ({"partition-id": 0, "num-partitions": 2}, False),
+    ],
+)
+def test_only_a_simulated_site_tells_all(node: dict[str, Any], private: bool) -> None:
+    where = context(node, dataset="/odd/Jane")
+    named = reason(ask_to_train(where))
+    assert ("Jane" in named) is not private
+
+
+# What a site tells its own people
+
+
+def test_a_round_is_a_line_at_its_start_one_an_epoch_and_one_at_its_end(site_log: Path) -> None:
+    # A context of its own: whether progress is told is settled when a site's process starts.
+    where = context({"site": "with-a-log"})
+    ask(MessageType.QUERY, RecordDict(), where)
+    orders = plan(local_epochs=2, lr_max=0.1, lr_min=0.1)
+    reply = ask_to_train(where, orders, evaluate=True)
+    ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), where)
+    found = events(site_log)
+    kinds = ["hello", "training", "progress", "progress", "trained", "evaluated"]
+    assert [event["event"] for event in found] == kinds
+    hello, training, first, second, done, evaluated = found
+    assert hello["site"] == "with-a-log"
+    # 100 examples, of which 10 are held out.
+    assert (training["round"], training["local_epochs"], training["examples"]) == (1, 2, 90)
+    # 90 examples in batches of 32: three steps an epoch.
+    assert [(event["epoch"], event["step"], event["num_steps"]) for event in (first, second)] == [
+        (1, 3, 6),
+        (2, 6, 6),
+    ]
+    assert done["train-loss"] == metrics_of(reply)["train-loss"]
+    assert evaluated["num-validation-examples"] == 10
+
+
+def test_a_plan_that_is_not_understood_forges_no_line_of_the_sites_log(site_log: Path) -> None:
+    content = train_message()
+    content.config_records[PLAN]["event"] = "trained"
+    named = reason(ask(MessageType.TRAIN, content, context({"site": "north"})))
+    assert named.startswith("PlanError: round plan, event")
+    assert [event["event"] for event in events(site_log)] == ["failed"]
+
+
+def test_a_log_that_cannot_be_written_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = trained(ask_to_train(context({"site": "north"})))
+    monkeypatch.setenv(SITE_LOG, str(tmp_path / "absent" / "log"))
+    assert trained(ask_to_train(context({"site": "north"}))) == expected
 
 
 def test_an_error_raised_on_purpose_is_answered_with_its_one_line() -> None:
@@ -238,7 +531,7 @@ def test_a_plan_that_was_changed_on_its_way_is_refused() -> None:
     assert "plan_id" in reason(ask(MessageType.TRAIN, content, context()))
 
 
-@pytest.mark.parametrize("missing", [ARRAYS, PLAN, TIMING])
+@pytest.mark.parametrize("missing", [ARRAYS, PLAN, ORDERS])
 def test_a_message_without_a_record_is_answered_with_its_name(missing: str) -> None:
     content = train_message()
     del content[missing]
@@ -264,7 +557,7 @@ def renamed(old: str, new: str) -> dict[str, NDArray[Any]]:
 def test_a_model_of_other_names_is_refused_with_the_first_misfit(
     kind: str, arrays: Any, named: str
 ) -> None:
-    content = RecordDict({ARRAYS: arrays_to_record(arrays()), PLAN: ORDERS.to_config_record()})
+    content = RecordDict({ARRAYS: arrays_to_record(arrays()), PLAN: PLANNED.to_config_record()})
     assert reason(ask(kind, content, context())).startswith("ModelError: arrays: the coordinator's")
     assert named in reason(ask(kind, content, context()))
 
@@ -302,7 +595,7 @@ def test_the_message_is_left_as_it_was() -> None:
     ask(MessageType.TRAIN, content, context())
     after = record_to_arrays(content.array_records[ARRAYS])
     assert {name: array.tobytes() for name, array in after.items()} == before
-    assert content.config_records[PLAN] == ConfigRecord(dict(ORDERS.to_config_record()))
+    assert content.config_records[PLAN] == ConfigRecord(dict(PLANNED.to_config_record()))
 
 
 def test_training_and_evaluation_are_on_the_configs_threads(

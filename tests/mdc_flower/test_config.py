@@ -17,6 +17,7 @@ from strategies.averaging import by_examples, uniform
 from strategies.deadline import Deadline
 from strategies.errors import ConfigError
 from strategies.local_epochs import Fixed, Horizon, IncreasedLocalEpochs, Spread
+from strategies.messages import TRAIN_METRICS
 from strategies.recipes import LrSchedule, Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,7 @@ OTHER_VALUES: dict[str, Any] = {
     "weighting": "uniform",
     "seed": 0,
     "site-evaluation": True,
+    "max-relative-update": 0.5,
     "min-sites": 2,
     "max-round-retries": 0,
     "wait-for-sites-s": 5.0,
@@ -161,6 +163,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "epoch-budget": NOT_COUNTS,
     "weighting": ["random"],
     "seed": NOT_COUNTS,
+    "max-relative-update": [-0.1, "much", *NOT_FINITE],
     "min-sites": NOT_COUNTS,
     "max-round-retries": NOT_COUNTS,
     "wait-for-sites-s": [0.0, -1.0, *NOT_FINITE],
@@ -429,6 +432,12 @@ def test_a_site_is_called_by_its_name_or_by_its_partition(
         ({"partition-id": 0}, "node config", "partition-id 0 is not below num-partitions 0"),
         ({"site": "north", "partition-id": -2}, "node config, partition-id", "got -2"),
         ({"site": "north", "num-partitions": -1}, "node config, num-partitions", "got -1"),
+        ({"site": "north", "min-examples": -1}, "node config, min-examples", "got -1"),
+        (
+            {"site": "north", "metrics": "train-loss, patients"},
+            "node config",
+            "metrics: 'patients' is none of num-examples, num-steps, num-validation-examples, ",
+        ),
         ({"site": 7}, "node config, site", "got 7"),
         ({"sight": "north"}, "node config, sight", "Did you mean 'site'?"),
         ({"site": "north", "lr-max": 0.1}, "node config, lr-max", "no such key"),
@@ -441,3 +450,20 @@ def test_a_node_config_that_names_no_site_or_has_odd_values_is_refused(
         read_site_config(values)
     assert caught.value.where == where
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shared"),
+    [
+        ("", TRAIN_METRICS),
+        (" , ", TRAIN_METRICS),
+        ("num-examples", {"num-examples"}),
+        ("train-loss", {"num-examples", "train-loss"}),
+        (" train-loss ,num-steps,", {"num-examples", "train-loss", "num-steps"}),
+        (",".join(TRAIN_METRICS), TRAIN_METRICS),
+    ],
+)
+def test_a_site_shares_the_metrics_it_names_and_always_the_number_of_examples(
+    metrics: str, shared: set[str]
+) -> None:
+    assert read_site_config({"site": "north", "metrics": metrics}).shared_metrics == shared

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mdc_flower.checks import Check
 from mdc_flower.data.builtin import BUILTIN
-from mdc_flower.doctor import PACKAGES, Check, run_checks
+from mdc_flower.doctor import PACKAGES, run_checks
 
 GIB = 1024**3
 
@@ -28,11 +29,11 @@ def set_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 
 
 def checks(dataset: str = "", data_root: str = "") -> dict[str, Check]:
-    """Return the checks by name; of those that share one (flwr, a package and a command), both."""
-    found: dict[str, Check] = {}
-    for check in run_checks(dataset, data_root):
-        found[f"command {check.name}" if check.name in found else check.name] = check
-    return found
+    """Return the checks by name."""
+    found = list(run_checks(dataset, data_root))
+    by_name = {check.name: check for check in found}
+    assert len(by_name) == len(found)
+    return by_name
 
 
 def test_every_check_passes_where_the_tests_run() -> None:
@@ -45,7 +46,7 @@ def test_the_checks_say_what_they_found(cache: Path) -> None:
         assert found[name] == Check(name, True, importlib.metadata.version(name))
     assert found["cache folder"] == Check("cache folder", True, f"{cache}, 50 GiB free")
     assert Path(found["command flwr"].detail).is_file()
-    assert Path(found["flower-superlink"].detail).is_file()
+    assert Path(found["command flower-superlink"].detail).is_file()
     assert found["data set digits"].detail == (
         "1442 training and 355 test examples of shape (1, 8, 8), 10 classes"
     )
@@ -98,9 +99,9 @@ def test_a_command_that_is_missing_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(shutil, "which", which)
     found = checks()
-    for name in ("command flwr", "flower-superlink", "flower-supernode"):
-        assert found[name].ok is False
-        assert "on PATH" in found[name].detail
+    for name in ("flwr", "flower-superlink", "flower-supernode"):
+        assert found[f"command {name}"].ok is False
+        assert "on PATH" in found[f"command {name}"].detail
 
 
 def test_a_full_disk_fails_with_its_folder(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -63,6 +63,49 @@ def test_a_run_is_a_line_at_its_start_and_one_a_round() -> None:
     )
 
 
+def sites(accuracy: float | None) -> dict[str, float]:
+    shared = {} if accuracy is None else {"validation-accuracy": accuracy}
+    return {"num-validation-examples": 4, "validation-loss": 1.0, **shared}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, ", not evaluated, relative"),
+        (
+            {"start_evaluation": sites(0.87654), "site_evaluation": {}},
+            ", accuracy: 0.8765 at the sites before the round, relative",
+        ),
+        (
+            {"start_evaluation": sites(0.5), "site_evaluation": sites(0.75)},
+            ", accuracy: 0.5000 at the sites before the round, 0.7500 at the sites after it, "
+            "relative",
+        ),
+        # The accuracy is kept back by every site.
+        ({"start_evaluation": sites(None), "site_evaluation": {}}, ", not evaluated, relative"),
+        (
+            {"evaluation": {"test-accuracy": 0.25}, "start_evaluation": sites(0.0)},
+            ", accuracy: test 0.2500, 0.0000 at the sites before the round, relative",
+        ),
+    ],
+    ids=["nothing", "before", "last", "kept-back", "beside-the-coordinators"],
+)
+def test_where_the_coordinator_has_no_data_the_sites_accuracy_is_shown(
+    changes: dict[str, Any], shown: str
+) -> None:
+    assert shown in lines_of(STARTED, ROUND, finished(**{"evaluation": {}, **changes}))[1]
+
+
+def test_the_panel_shows_the_sites_accuracy_while_the_next_round_goes_on() -> None:
+    state = RunState()
+    event = finished(evaluation={}, start_evaluation=sites(0.5), site_evaluation={})
+    for one in (STARTED, ROUND, event, ROUND):
+        state.apply(one)
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(state.table())
+    assert "exponential   0.5000 at the sites before the round" in console.export_text()
+
+
 def test_a_dropped_reply_is_a_line_with_its_site_and_the_reason() -> None:
     assert lines_of(STARTED, ROUND, answered("south", "the site failed: disk full"))[1:] == [
         "round 1: south dropped: the site failed: disk full"

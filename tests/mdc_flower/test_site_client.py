@@ -15,9 +15,9 @@ from torch import nn
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import Examples, SiteData
 from mdc_flower.site_client import SiteClient, load_arrays, model_arrays
-from mdc_flower.training import TrainResult, TrainSettings, evaluate, train
+from mdc_flower.training import Progress, TrainResult, TrainSettings, evaluate, train
 from strategies.errors import DeadlineError, ModelError, PlanError
-from strategies.messages import DEADLINE, NUM_EXAMPLES, TRAIN_METRICS
+from strategies.messages import DEADLINE, NUM_EXAMPLES, TRAIN_METRICS, VALIDATION_METRICS
 from strategies.round_plan import RoundPlan
 from tests.mdc_flower.examples import CPU, linear, numbered, plan, same_bits, state_of
 
@@ -219,7 +219,7 @@ def test_fit_is_training_from_the_given_model_as_the_plan_says(
     )
     assert [a.tobytes() for a in arrays] == [e.tobytes() for e in arrays_in_order(expected)]
     assert num_examples == 10
-    assert set(metrics) == TRAIN_METRICS - {NUM_EXAMPLES}
+    assert set(metrics) == TRAIN_METRICS - VALIDATION_METRICS - {NUM_EXAMPLES}
     assert metrics["num-steps"] == steps
     assert (metrics["train-loss"], metrics["train-accuracy"]) == (result.loss, result.accuracy)
     assert float(metrics["train-seconds"]) > 0
@@ -267,7 +267,7 @@ def test_fit_stops_at_the_deadline_beside_the_plan() -> None:
 def test_the_deadline_is_counted_from_when_fit_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def note(*args: Any, stop_at: float) -> TrainResult:
+    def note(*args: Any, stop_at: float, **kwargs: Any) -> TrainResult:
         seen.append(stop_at)
         return TrainResult(10, 3, 0.0, 0.0, 0.0)
 
@@ -277,6 +277,18 @@ def test_the_deadline_is_counted_from_when_fit_is_called(monkeypatch: pytest.Mon
     client().fit(start, {**orders, DEADLINE: 60.0})
     client().fit(start, orders)
     assert seen == [1060.0, math.inf]
+
+
+def test_the_progress_of_training_is_told_and_changes_no_bit() -> None:
+    told: list[Progress] = []
+    data = SiteData(train=numbered(10), validation=numbered(6))
+    start, orders = arrays_in_order(network()), config_of(plan(local_epochs=2, lr_min=0.5))
+    watched = SiteClient("north", network(), data, SETTINGS, PIPELINE, CPU, told.append)
+    arrays, _, metrics = watched.fit(start, orders)
+    assert [(one.epoch, one.step) for one in told] == [(1, 3), (2, 6)]
+    assert told[-1].loss == metrics["train-loss"]
+    unwatched, _, _ = client().fit(start, orders)
+    assert [a.tobytes() for a in arrays] == [b.tobytes() for b in unwatched]
 
 
 def test_fit_and_evaluate_refuse_arrays_that_do_not_fit() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from PIL import Image
 
@@ -13,14 +14,20 @@ from mdc_flower.batches import InputPipeline
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.builtin import BUILTIN
-from mdc_flower.task import Task, load_task
+from mdc_flower.data.contract import Contract
+from mdc_flower.task import Task, load_site_task, load_task
 from mdc_flower.training import TrainSettings
-from strategies.errors import ConfigError, ModelError
+from strategies.errors import ConfigError, DataError, ModelError
 from tests.mdc_flower.examples import same_bits
 
 LAB = """
 import numpy as np
 from mdc_flower.data import DataSet, Examples
+
+def scans():
+    images = np.arange(60 * 64, dtype=np.uint32).reshape(60, 1, 8, 8) % 256
+    train = Examples(images.astype(np.uint8), np.arange(60) % 3)
+    return DataSet("scans", train, train, ["a", "b", "c"], (0.9,), (0.8,))
 
 def words():
     tokens = Examples(np.zeros((40, 5), np.int64), np.arange(40) % 2)
@@ -109,13 +116,27 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         task(device="abacus")
 
 
+def site_task(run: RunConfig | None = None, **keys: Any) -> Task:
+    """Return the task of the site north."""
+    values = {"site": "north", **{k.replace("_", "-"): v for k, v in keys.items()}}
+    return load_site_task(run or config(), read_site_config(values))
+
+
 def test_a_sites_own_data_set_goes_before_the_runs() -> None:
-    assert load_task(config(), data="task_lab:words").dataset.name == "words"
-    assert load_task(config()).dataset.name == "digits"
+    assert site_task(data="task_lab:words").dataset.name == "words"
+    assert site_task().dataset.name == "digits"
+
+
+def test_a_site_without_keys_of_its_own_has_the_runs_task() -> None:
+    run = config(augment="crop", max_test_examples=50)
+    ours, theirs = load_task(run), site_task(run)
+    assert (theirs.settings, theirs.pipeline) == (ours.settings, ours.pipeline)
+    assert theirs.dataset is ours.dataset
+    assert same_bits(theirs.new_model(), ours.new_model())
 
 
 def test_a_sites_own_device_goes_before_the_runs() -> None:
-    assert load_task(config(device="abacus"), device="cpu").device.type == "cpu"
+    assert site_task(config(device="abacus"), device="cpu").device.type == "cpu"
 
 
 def test_a_task_is_loaded_once_in_a_process() -> None:
@@ -139,7 +160,7 @@ def data_roots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_sites_own_data_root_goes_before_the_runs(data_roots: list[str]) -> None:
     one = config(dataset="cifar10", data_root="/the/runs")
     load_task(one)
-    load_task(one, data_root="/the/sites")
+    site_task(one, data_root="/the/sites")
     assert data_roots == ["/the/runs", "/the/sites"]
 
 
@@ -203,6 +224,125 @@ def test_a_real_site_has_all_of_its_own_data() -> None:
 def test_without_partitions_the_coordinator_cuts_its_own_data_set() -> None:
     held = task(validation_fraction=0.25).coordinator_data(0)
     assert (len(held.pooled), len(held.validation), len(held.test)) == (150, 50, 355)
+
+
+# Under a contract
+
+SCANS = Contract(
+    name="scans-2026",
+    type="uint8",
+    shape=(1, 8, 8),
+    classes=("a", "b", "c"),
+    mean=(0.5,),
+    std=(0.25,),
+)
+
+
+def write_contract(folder: Path, contract: Contract = SCANS) -> str:
+    path = folder / "contract.toml"
+    path.write_text(tomli_w.dumps({"contract": contract.model_dump()}))
+    return str(path)
+
+
+def under_contract(**keys: Any) -> RunConfig:
+    return config(**{"dataset": SCANS.to_spec(), "max_train_examples": 0, **keys})
+
+
+def test_under_a_contract_a_site_normalizes_with_the_contracts_statistics(tmp_path: Path) -> None:
+    own = site_task(data="task_lab:scans")
+    assert own.pipeline == InputPipeline((0.9,), (0.8,))
+    one = site_task(data="task_lab:scans", contract=write_contract(tmp_path))
+    assert one.pipeline == InputPipeline((0.5,), (0.25,))
+    assert one.dataset.name == "scans-2026"
+    # 255 of 255 is 1, and (1 - 0.5) / 0.25 = 2; 0 becomes -2.
+    pixels = torch.tensor([[[[255, 0]]]], dtype=torch.uint8)
+    assert one.pipeline(pixels, torch.device("cpu")).flatten().tolist() == [2.0, -2.0]
+
+
+def test_a_contract_without_statistics_takes_a_sites_own_away(tmp_path: Path) -> None:
+    plain = SCANS.model_copy(update={"mean": (), "std": ()})
+    one = site_task(data="task_lab:scans", contract=write_contract(tmp_path, plain))
+    assert one.pipeline == InputPipeline()
+
+
+def test_data_that_do_not_keep_the_sites_contract_are_refused(tmp_path: Path) -> None:
+    swapped = SCANS.model_copy(update={"classes": ("b", "a", "c")})
+    with pytest.raises(DataError, match="the classes are in another order"):
+        site_task(data="task_lab:scans", contract=write_contract(tmp_path, swapped))
+
+
+@pytest.mark.parametrize(("promised", "kept"), [(60, True), (61, False)])
+def test_a_promise_is_of_all_the_sites_data_however_little_the_run_takes(
+    tmp_path: Path, promised: int, kept: bool
+) -> None:
+    run = config(max_train_examples=10)
+    keys = {
+        "data": "task_lab:scans",
+        "contract": write_contract(tmp_path),
+        "min_examples": promised,
+    }
+    if kept:
+        assert len(site_task(run, **keys).dataset.train) == 10
+    else:
+        with pytest.raises(DataError, match="fewer training examples than the site has promised"):
+            site_task(run, **keys)
+
+
+def test_a_contract_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the file cannot be read"):
+        site_task(data="task_lab:scans", contract=str(tmp_path / "absent.toml"))
+
+
+def test_the_runs_contract_binds_a_site_that_has_no_file_of_it() -> None:
+    one = site_task(under_contract(), data="task_lab:scans")
+    assert one.pipeline == InputPipeline((0.5,), (0.25,))
+    with pytest.raises(DataError, match="the classes are others"):
+        site_task(under_contract(), data="digits")
+
+
+def test_a_run_under_another_contract_than_the_sites_is_refused(tmp_path: Path) -> None:
+    keys = {"data": "task_lab:scans", "contract": write_contract(tmp_path)}
+    assert site_task(under_contract(), **keys).dataset.name == "scans-2026"
+    other = SCANS.model_copy(update={"mean": (0.75,)})
+    with pytest.raises(ConfigError, match="another data contract than this site") as caught:
+        site_task(under_contract(dataset=other.to_spec()), **keys)
+    assert caught.value.where == "node config, contract"
+
+
+@pytest.mark.parametrize("data", ["", SCANS.to_spec()])
+def test_a_site_without_examples_is_refused_by_key(data: str) -> None:
+    with pytest.raises(ConfigError, match="this site has no data set") as caught:
+        site_task(under_contract(), data=data)
+    assert caught.value.where == "node config, data"
+
+
+def test_a_coordinator_without_data_builds_the_sites_model() -> None:
+    ours, theirs = load_task(under_contract()), site_task(under_contract(), data="task_lab:scans")
+    assert same_bits(ours.new_model(), theirs.new_model())
+    assert ours.pipeline == theirs.pipeline
+    assert ours.model_metadata() == theirs.model_metadata()
+    held = ours.coordinator_data(0)
+    assert [len(part) for part in (held.pooled, held.validation, held.test)] == [0, 0, 0]
+
+
+def test_a_contract_cannot_be_cut_into_simulated_sites() -> None:
+    with pytest.raises(ConfigError, match="more sites than training examples"):
+        load_task(under_contract()).coordinator_data(2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("uint8", (3, 16, 16)), ("float32", (7,)), ("int64", (5,))]
+)
+def test_a_model_is_checked_against_the_contracts_examples(
+    kind: Any, shape: tuple[int, ...]
+) -> None:
+    contract = Contract(name="odd", type=kind, shape=shape, classes=("no", "yes"))
+    spec = contract.to_spec()
+    if kind == "int64":  # a model of numbers cannot take tokens
+        with pytest.raises(ModelError, match="does not fit the data"):
+            task(dataset=spec).new_model()
+    else:
+        assert task(dataset=spec).new_model() is not None
 
 
 def test_the_metadata_suffice_to_rebuild_the_model_and_hold_no_time_and_no_path(

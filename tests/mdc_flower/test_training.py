@@ -18,6 +18,7 @@ from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import load_dataset
 from mdc_flower.models import build_model
 from mdc_flower.training import (
+    Progress,
     TrainResult,
     TrainSettings,
     evaluate,
@@ -515,6 +516,83 @@ def test_after_epoch_is_not_called_for_an_epoch_that_was_not_finished() -> None:
     model = linear([[0.0] * 3] * 2)
     fit(model, random_vectors(10), plan(local_steps=8), settings, after_epoch=finished.append)
     assert finished == [1]
+
+
+# Progress
+
+
+def reports(monkeypatch: pytest.MonkeyPatch, orders: RoundPlan, step_s: float) -> list[Progress]:
+    """Train on 20 examples in batches of 8, 3 steps an epoch, each of so many seconds."""
+    told: list[Progress] = []
+    now = [100.0]
+
+    def after_step(*args: object) -> None:
+        now[0] += step_s
+
+    monkeypatch.setattr("mdc_flower.training.time", SimpleNamespace(monotonic=lambda: now[0]))
+    handle = register_optimizer_step_pre_hook(after_step)
+    try:
+        settings = replace(PLAIN, batch_size=8)
+        model = small_net(dropout=0.5)
+        train(
+            model,
+            random_vectors(20),
+            orders,
+            settings,
+            RAW,
+            CPU,
+            "north",
+            on_progress=told.append,
+        )
+    finally:
+        handle.remove()
+    unwatched = small_net(dropout=0.5)
+    fit(unwatched, random_vectors(20), orders, settings)
+    assert same_bits(model, unwatched)
+    return told
+
+
+def test_progress_is_told_at_the_end_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = plan(local_epochs=3, lr_max=0.2, lr_min=0.1, shape="linear")
+    told = reports(monkeypatch, orders, step_s=1.0)
+    assert [(one.epoch, one.step, one.num_steps) for one in told] == [
+        (1, 3, 9),
+        (2, 6, 9),
+        (3, 9, 9),
+    ]
+    assert [one.num_seen for one in told] == [20, 40, 60]
+    assert [one.seconds for one in told] == [3.0, 6.0, 9.0]
+    assert [one.lr for one in told] == pytest.approx([orders.lr_at(s / 8) for s in (2, 5, 8)])
+
+
+def test_the_last_progress_holds_the_loss_that_training_returns() -> None:
+    told: list[Progress] = []
+    orders = plan(local_epochs=2, lr_max=0.1, lr_min=0.1)
+    model = small_net()
+    result = train(
+        model, random_vectors(20), orders, PLAIN, RAW, CPU, "north", on_progress=told.append
+    )
+    assert (told[-1].loss, told[-1].num_steps) == (result.loss, result.num_steps)
+
+
+# A step of 6 s: told before the third step, after 12 s; the epoch ends after 18 s; then 12 s later.
+def test_within_a_long_epoch_progress_is_told_every_so_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = reports(monkeypatch, plan(local_epochs=2, lr_max=0.1, lr_min=0.1), step_s=6.0)
+    assert [(one.epoch, one.step, one.seconds) for one in told] == [
+        (1, 2, 12.0),
+        (1, 3, 18.0),
+        (2, 5, 30.0),
+        (2, 6, 36.0),
+    ]
+
+
+def test_progress_of_a_plan_in_steps_counts_the_epochs_that_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = reports(monkeypatch, plan(local_steps=7, lr_max=0.1, lr_min=0.1), step_s=1.0)
+    assert [(one.epoch, one.step) for one in told] == [(1, 3), (2, 6)]
 
 
 # The deadline

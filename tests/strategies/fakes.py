@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from strategies.messages import (
     ARRAYS,
     NUM_EXAMPLES,
+    NUM_VALIDATION,
     PLAN,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
     SiteCard,
     arrays_to_record,
     evaluate_reply_content,
     record_to_arrays,
     train_reply_content,
+    wants_evaluation,
 )
 from strategies.round_plan import RoundPlan
 
@@ -200,6 +204,12 @@ class LinearSite:
 
     Attributes
     ----------
+    accuracy
+        Of a model on the site's validation examples, by its first value.
+    num_validation
+        Validation examples; 0 for as many as there are to train on.
+    withheld
+        Metrics that it keeps to itself.
     faults
         What becomes of the train reply of a round, by round.
     plans, evaluated
@@ -212,7 +222,10 @@ class LinearSite:
     num_partitions: int = 0
     train_loss: float = 0.5
     loss: float = 1.0
-    accuracy: float = 0.0
+    accuracy: Callable[[float], float] = lambda value: 0.0
+    num_validation: int = 0
+    simulated: bool = False
+    withheld: Collection[str] = ()
     faults: dict[int, Fault] = field(default_factory=dict)
     evaluate_fault: Fault | None = None
     plans: list[RoundPlan] = field(default_factory=list)
@@ -223,7 +236,7 @@ class LinearSite:
         match message.metadata.message_type:
             case MessageType.QUERY:
                 self.num_hellos += 1
-                card = SiteCard(self.name, self.num_partitions, version="test")
+                card = SiteCard(self.name, self.num_partitions, "test", self.simulated)
                 return Message(card.to_content(), reply_to=message)
             case MessageType.TRAIN:
                 return self._train(message)
@@ -234,7 +247,10 @@ class LinearSite:
         plan = RoundPlan.from_config_record(message.content.config_records[PLAN])
         self.plans.append(plan)
         received = record_to_arrays(message.content.array_records[ARRAYS])
-        metrics = train_metrics(self.num_examples, **{"train-loss": self.train_loss})
+        metrics = self._shared(train_metrics(self.num_examples, **{"train-loss": self.train_loss}))
+        if wants_evaluation(message.content):
+            self.evaluated.append(received)
+            metrics |= self._validated()
         content = train_reply_content(
             arrays_to_record({name: self._moved(array) for name, array in received.items()}),
             metrics,
@@ -250,9 +266,24 @@ class LinearSite:
 
     def _evaluate(self, message: Message) -> Message | None:
         self.evaluated.append(record_to_arrays(message.content.array_records[ARRAYS]))
-        metrics = {NUM_EXAMPLES: self.num_examples, "loss": self.loss, "accuracy": self.accuracy}
-        reply = Message(evaluate_reply_content(metrics), reply_to=message)
+        reply = Message(evaluate_reply_content(self._validated()), reply_to=message)
         return self.evaluate_fault(message, reply) if self.evaluate_fault else reply
+
+    def _validated(self) -> dict[str, float]:
+        return self._shared(
+            {
+                NUM_VALIDATION: self.num_validation or self.num_examples,
+                VALIDATION_LOSS: self.loss,
+                VALIDATION_ACCURACY: self.accuracy(_first_value(self.evaluated[-1])),
+            }
+        )
+
+    def _shared(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if name not in self.withheld}
+
+
+def _first_value(arrays: Mapping[str, NDArray[np.generic]]) -> float:
+    return float(next(iter(arrays.values())).flat[0])
 
 
 def train_metrics(num_examples: int = 1, **changes: float) -> dict[str, float]:

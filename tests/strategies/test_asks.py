@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 
 from strategies.asks import LATE_WINDOW_S, LOOK_S, MAX_ASKS, Asks
-from strategies.messages import DEADLINE, TIMING, SiteCard, deadline_of
+from strategies.messages import DEADLINE, ORDERS, SiteCard, deadline_of
 from strategies.roster import HELLO_DEADLINE_S, Roster, Silence, refresh
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, LinearSite, grid_of
 
@@ -21,7 +21,7 @@ def three() -> FakeGrid:
 
 def asks_of(grid: FakeGrid, *kept: str) -> Asks:
     def content(left_s: float) -> RecordDict:
-        return RecordDict({TIMING: ConfigRecord({DEADLINE: left_s})})
+        return RecordDict({ORDERS: ConfigRecord({DEADLINE: left_s})})
 
     roster = refresh(Roster(), grid)
     return Asks(grid, roster, 4, content, deadline_s=DEADLINE_S, wait_s=WAIT_S, kept=kept)

@@ -1,5 +1,6 @@
 """The round loop, end to end: sites that do linear arithmetic on a grid in memory."""
 
+import contextlib
 import copy
 import itertools
 import logging
@@ -30,12 +31,18 @@ from strategies.colearning import CoLearning
 from strategies.deadline import Deadline
 from strategies.errors import EngineError, QuorumError
 from strategies.journal.files import StorageError
-from strategies.journal.model_files import StoredArrays
+from strategies.journal.model_files import StoredArrays, read_model
+from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
 from strategies.journal.updates import MemoryUpdates, UpdateJournal
 from strategies.local_epochs import EpochState, Fixed, Horizon
 from strategies.messages import (
     METRICS,
     NUM_EXAMPLES,
+    NUM_VALIDATION,
+    TRAIN_METRICS,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    VALIDATION_METRICS,
     arrays_to_record,
     deadline_of,
     record_to_arrays,
@@ -336,44 +343,170 @@ def test_train_metrics_are_averaged_by_examples() -> None:
     assert participants["b"]["train-loss"] == 2.0
 
 
-def test_site_evaluation_is_averaged_by_examples() -> None:
+def test_training_metrics_are_averaged_over_the_sites_that_share_them() -> None:
+    a, b, c = three_sites()
+    a.train_loss, b.train_loss, c.train_loss = 4.0, 2.0, 100.0
+    a.withheld, c.withheld = {"num-steps"}, {"train-loss", "num-steps", "train-seconds"}
+    b.withheld = {"num-steps"}
+    watcher, result = run(grid_of(a, b, c), fedavg(1, 1, 0.1))
+    metrics = dict(result.train_metrics_clientapp[1])
+    # c, which has one example of five, keeps its loss back: (1 * 4 + 3 * 2) / 4 = 2.5.
+    assert (metrics["train-loss"], metrics[NUM_EXAMPLES]) == (2.5, 5)
+    assert "num-steps" not in metrics
+    assert set(watcher.records[0].participants["c"]) == {NUM_EXAMPLES, "train-accuracy"}
+    # The model is that of all of them: (1 * 1 + 3 * 3 + 1 * 5) / 5 = 3.
+    assert watcher.values() == [[3.0]]
+
+
+def test_where_every_metric_is_kept_back_only_the_examples_are_left() -> None:
     a, b = two_sites()
-    (a.loss, a.accuracy), (b.loss, b.accuracy) = (1.0, 0.0), (2.0, 1.0)
+    a.withheld = b.withheld = TRAIN_METRICS - {NUM_EXAMPLES}
+    watcher, result = run(grid_of(a, b), fedavg(2, 1, 0.1), site_evaluation=True)
+    assert dict(result.train_metrics_clientapp[2]) == {NUM_EXAMPLES: 4}
+    assert watcher.values() == [[2.5], [5.0]]
+    for record in watcher.records:
+        assert record.start_evaluation == record.site_evaluation == {}
+        assert record.dropped == {}
+    assert watcher.positions[-1].best_round == 0
+
+
+def test_site_evaluation_is_averaged_by_validation_examples() -> None:
+    a, b = two_sites()
+    a.num_validation, b.num_validation = 6, 2
+    a.loss, b.loss = 1.0, 2.0
+    a.accuracy, b.accuracy = lambda w: 0.0, lambda w: 1.0
     watcher, result = run(grid_of(a, b), fedavg(1, 1, 0.1), site_evaluation=True)
-    # (1 * 1 + 3 * 2) / 4 = 1.75 and (1 * 0 + 3 * 1) / 4 = 0.75.
-    expected = {NUM_EXAMPLES: 4, "loss": 1.75, "accuracy": 0.75}
+    # (6 * 1 + 2 * 2) / 8 = 1.25 and (6 * 0 + 2 * 1) / 8 = 0.25, before training and after it.
+    expected = {NUM_VALIDATION: 8, VALIDATION_LOSS: 1.25, VALIDATION_ACCURACY: 0.25}
+    assert watcher.records[0].start_evaluation == expected
     assert watcher.records[0].site_evaluation == expected
     assert dict(result.evaluate_metrics_clientapp[1]) == expected
+    # It is no metric of the training.
+    assert not set(result.train_metrics_clientapp[1]) & VALIDATION_METRICS
 
 
-def test_sites_evaluate_the_new_global_model_of_each_round() -> None:
+def test_sites_evaluate_the_model_they_are_sent_and_the_last_one_once_more() -> None:
     a, b = two_sites()
-    run(grid_of(a, b), fedavg(2, 1, 0.1), site_evaluation=True)
-    assert [arrays["w"].tolist() for arrays in a.evaluated] == [[2.5], [5.0]]
-    assert [arrays["w"].tolist() for arrays in b.evaluated] == [[2.5], [5.0]]
+    grid = grid_of(a, b)
+    a.accuracy = b.accuracy = lambda w: w / 10
+    watcher, result = run(grid, fedavg(3, 1, 0.1), site_evaluation=True)
+    for site in (a, b):
+        assert [arrays["w"].tolist() for arrays in site.evaluated] == [[0.0], [2.5], [5.0], [7.5]]
+    assert len(grid.sent_of_type(MessageType.TRAIN)) == 2 * 3
+    assert len(grid.sent_of_type(MessageType.EVALUATE)) == 2
+    scores = [record.start_evaluation[VALIDATION_ACCURACY] for record in watcher.records]
+    assert scores == [0.0, 0.25, 0.5]
+    after = [record.site_evaluation.get(VALIDATION_ACCURACY) for record in watcher.records]
+    assert after == [None, None, 0.75]
+    assert list(result.evaluate_metrics_clientapp) == [3]
+
+
+# 3 rounds of the recipe; 2 of the caller's; a budget of 5 epochs in rounds of 2, 2 and 1.
+@pytest.mark.parametrize(
+    ("recipe", "num_rounds", "last"),
+    [
+        (fedavg(3, 1, 0.1), 0, 3),
+        (fedavg(3, 1, 0.1), 2, 2),
+        (Recipe(LrSchedule(0.1), Fixed(2), Horizon(None, 5)), 0, 3),
+    ],
+    ids=["recipe", "caller", "budget"],
+)
+def test_whatever_ends_the_run_the_last_model_is_evaluated_once(
+    recipe: Recipe, num_rounds: int, last: int
+) -> None:
+    a, b = two_sites()
+    grid = grid_of(a, b)
+    watcher, _ = run(grid, recipe, site_evaluation=True, num_rounds=num_rounds)
+    assert [bool(record.site_evaluation) for record in watcher.records] == [
+        number == last for number in range(1, last + 1)
+    ]
+    assert len(grid.sent_of_type(MessageType.EVALUATE)) == 2
+    assert a.evaluated[-1]["w"].tolist() == watcher.values()[-1]
+
+
+def test_a_run_that_goes_on_after_its_end_evaluates_its_last_model_again_only_at_the_new_end() -> (
+    None
+):
+    first, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1), site_evaluation=True)
+    grid = grid_of(*two_sites())
+    recipe, position = fedavg(3, 1, 0.1), first.positions[-1]
+    second, _ = run(grid, recipe, site_evaluation=True, position=position)
+    assert len(grid.sent_of_type(MessageType.EVALUATE)) == 2
+    assert [record.round for record in second.records if record.site_evaluation] == [3]
+    # And not at all where nothing was left to do.
+    grid = grid_of(*two_sites())
+    run(grid, recipe, site_evaluation=True, position=second.positions[-1])
+    assert grid.sent == []
+
+
+def test_what_the_sites_evaluate_changes_no_bit_of_the_model() -> None:
+    initial = arrays_to_record({"w": np.linspace(-1, 1, 33, dtype=np.float32) / 3})
+    recipe = co_learning(15, 0.1, initial_epochs=1, epsilon=10.0, max_epochs=8)
+    models, plans = [], []
+    for site_evaluation in (False, True):
+        sites = LinearSite("a", 0.1, 3), LinearSite("b", 0.2, 5)
+        watcher, _ = run(grid_of(*sites), recipe, initial, site_evaluation=site_evaluation)
+        models.append([arrays["w"].tobytes() for arrays in watcher.models])
+        plans.append([record.plan["plan_id"] for record in watcher.records])
+    assert models[0] == models[1]
+    assert plans[0] == plans[1]
+
+
+def test_a_site_whose_update_does_not_count_has_no_say_in_the_evaluation() -> None:
+    a, b = two_sites()
+    b.faults = {1: sends_nan}
+    a.accuracy, b.accuracy = lambda w: 0.25, lambda w: 0.75
+    watcher, _ = run(grid_of(a, b), fedavg(2, 1, 0.1), site_evaluation=True)
+    assert [record.start_evaluation for record in watcher.records] == [
+        {NUM_VALIDATION: 1, VALIDATION_LOSS: 1.0, VALIDATION_ACCURACY: 0.25},
+        # (1 * 0.25 + 3 * 0.75) / 4 = 0.625
+        {NUM_VALIDATION: 4, VALIDATION_LOSS: 1.0, VALIDATION_ACCURACY: 0.625},
+    ]
+
+
+def test_validation_metrics_are_averaged_over_the_sites_that_share_them() -> None:
+    a, b, c = three_sites()
+    a.accuracy, b.accuracy, c.accuracy = lambda w: 0.5, lambda w: 0.75, lambda w: 1.0
+    a.withheld, c.withheld = {VALIDATION_LOSS}, {NUM_VALIDATION}
+    watcher, _ = run(grid_of(a, b, c), fedavg(1, 1, 0.1), site_evaluation=True)
+    # a and b, of 1 and 3 examples; without its number, c's accuracy cannot be weighed:
+    # (0.5 + 3 * 0.75) / 4 = 0.6875.
+    expected = {NUM_VALIDATION: 4, VALIDATION_LOSS: 1.0, VALIDATION_ACCURACY: 0.6875}
+    assert watcher.records[0].start_evaluation == expected
+    assert watcher.records[0].site_evaluation == expected
+
+
+def test_the_evaluations_of_kept_updates_count_in_a_round_that_is_repeated() -> None:
+    a, b = two_sites()
+    a.accuracy, b.accuracy = lambda w: 0.25, lambda w: 0.75
+    b.faults = {1: times(2, raises)}
+    watcher, _ = run(grid_of(a, b), fedavg(1, 1, 0.1), site_evaluation=True, min_sites=2)
+    assert (watcher.records[0].attempts, len(a.plans)) == (2, 1)
+    assert watcher.records[0].start_evaluation[VALIDATION_ACCURACY] == 0.625
 
 
 def test_sites_evaluate_nothing_unless_told_to() -> None:
     a, b = two_sites()
     watcher, result = run(grid_of(a, b), fedavg(1, 1, 0.1))
     assert a.evaluated == b.evaluated == []
-    assert watcher.records[0].site_evaluation == {}
+    assert watcher.records[0].start_evaluation == watcher.records[0].site_evaluation == {}
     assert result.evaluate_metrics_clientapp == {}
 
 
 def spoil_evaluation(request: Message, reply: Message) -> Message:
-    reply.content.metric_records[METRICS]["loss"] = math.nan
+    reply.content.metric_records[METRICS][VALIDATION_LOSS] = math.nan
     return reply
 
 
 def test_a_bad_evaluation_is_dropped_by_name_and_the_others_are_averaged() -> None:
     a, b = two_sites()
     a.evaluate_fault = spoil_evaluation
-    b.loss, b.accuracy = 2.0, 0.5
+    b.loss, b.accuracy = 2.0, lambda w: 0.5
     watcher, _ = run(grid_of(a, b), fedavg(1, 1, 0.1), site_evaluation=True)
     (record,) = watcher.records
-    assert record.site_evaluation == {NUM_EXAMPLES: 3, "loss": 2.0, "accuracy": 0.5}
-    assert record.dropped == {"a": "evaluation: metrics: 'loss' is nan"}
+    expected = {NUM_VALIDATION: 3, VALIDATION_LOSS: 2.0, VALIDATION_ACCURACY: 0.5}
+    assert record.site_evaluation == expected
+    assert record.dropped == {"a": "evaluation: metrics: 'validation-loss' is nan"}
     assert sorted(record.participants) == ["a", "b"]  # its training still counts
 
 
@@ -392,7 +525,7 @@ def test_a_site_that_fails_twice_in_a_round_keeps_both_reasons() -> None:
     watcher, _ = run(grid_of(a, b), fedavg(1, 1, 0.1), site_evaluation=True)
     (record,) = watcher.records
     assert "the disk of this site is full" in record.dropped["a"]
-    assert "'loss' is nan" in record.dropped["a"]
+    assert "'validation-loss' is nan" in record.dropped["a"]
 
 
 def test_observers_are_told_in_order_each_event_to_all_before_the_next() -> None:
@@ -443,6 +576,96 @@ def test_no_other_metric_makes_a_round_the_best() -> None:
     assert best_flags([{"test-accuracy": 0.1}, {"test-accuracy": 0.9}]) == [False, False]
 
 
+def chosen_by_sites(scores: Sequence[float], **options: Any) -> Watcher:
+    """Run to the end of these scores, the sites' own of the models 0, 1, 2, ..."""
+    # The model is 2.5 * number.
+    a, b = two_sites()
+    a.accuracy = b.accuracy = lambda w: scores[round(w / 2.5)]
+    recipe = fedavg(len(scores) - 1, 1, 0.1)
+    watcher, _ = run(grid_of(a, b), recipe, site_evaluation=True, **options)
+    return watcher
+
+
+# A model's score comes one round after it, the last one's with it. That of the initial model, 0.9,
+# is of no account, nor is an equal one that comes later.
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.9, 0.5], [1]),
+        ([0.9, 0.5, 0.4], [0, 1]),
+        ([0.9, 0.5, 0.6], [0, 2]),
+        ([0.9, 0.5, 0.4, 0.7, 0.7, 0.6, 0.8], [0, 1, 1, 3, 3, 6]),
+        ([0.9, 0.0, 0.0], [0, 1]),
+    ],
+)
+def test_without_the_coordinators_score_the_sites_choose_the_best_model(
+    scores: list[float], best: list[int]
+) -> None:
+    positions = chosen_by_sites(scores).positions
+    assert [position.best_round for position in positions] == best
+    assert positions[-1].best_score == scores[best[-1]]
+
+
+def test_the_coordinators_score_goes_before_the_sites() -> None:
+    def evaluate(round_number: int, arrays: ArrayRecord) -> MetricRecord:
+        return MetricRecord({"validation-accuracy": [0.2, 0.1, 0.1][round_number - 1]})
+
+    watcher = chosen_by_sites([0.9, 0.5, 0.6, 0.7], evaluate_fn=evaluate)
+    assert [position.best_round for position in watcher.positions] == [1, 1, 1]
+    assert watcher.positions[-1].best_score == 0.2
+
+
+def test_the_score_of_the_model_that_a_resume_starts_from_is_that_of_its_round() -> None:
+    scores = [0.9, 0.5, 0.4, 0.7, 0.6]
+    whole = chosen_by_sites(scores)
+    for rounds_done in (1, 2, 3):
+        rest = chosen_by_sites(scores, position=whole.positions[rounds_done - 1])
+        best = [position.best_round for position in rest.positions]
+        assert best == [position.best_round for position in whole.positions][rounds_done:]
+
+
+def test_a_model_that_was_scored_at_an_end_is_not_better_for_being_scored_again() -> None:
+    first = chosen_by_sites([0.9, 0.5, 0.7])
+    second = chosen_by_sites([0.9, 0.5, 0.7, 0.6], position=first.positions[-1])
+    assert [position.best_round for position in second.positions] == [2]
+
+
+@pytest.mark.parametrize(
+    "scores", [[0.9, 0.3, 0.5, 0.4], [0.9, 0.5, 0.3, 0.4], [0.9, 0.3, 0.4, 0.5]]
+)
+@pytest.mark.parametrize("stop_after", [1, 2, None])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_best_models_file_is_that_of_its_round_also_over_a_resume(
+    tmp_path: Path, scores: list[float], stop_after: int | None, keep: int
+) -> None:
+    """The coordinator dies after a round, and another goes on in the same directory."""
+
+    @dataclass
+    class Dies(Watcher):
+        def round_finished(self, record: RoundRecord, position: Position) -> None:
+            super().round_finished(record, position)
+            if record.round == stop_after:
+                raise DiedError
+
+    initial = record_to_arrays(model())
+    for _ in range(2 if stop_after else 1):
+        with run_directory(tmp_path, {}, resume=True, keep_checkpoints=keep) as directory:
+            position = directory.begin(initial, Position(initial, Fixed(1).start()), {})
+            a, b = two_sites()
+            a.accuracy = b.accuracy = lambda w: scores[round(w / 2.5)]
+            resumed = position.epochs.rounds_done > 0
+            watchers: list[Any] = [directory] if resumed else [directory, Dies()]
+            options = {"position": position, "updates": directory.updates}
+            strategy = strategy_of(fedavg(3, 1, 0.1), *watchers, site_evaluation=True, **options)
+            with contextlib.suppress(DiedError):
+                strategy.start(grid_of(a, b), arrays_to_record(position.arrays), timeout=TIMEOUT_S)
+    best = max(range(1, 4), key=lambda number: scores[number])
+    arrays, _ = read_model(tmp_path / BEST_MODEL)
+    assert arrays["w"].tolist() == [2.5 * best]
+    arrays, _ = read_model(tmp_path / GLOBAL_MODEL)
+    assert arrays["w"].tolist() == [7.5]
+
+
 def test_a_score_that_is_not_a_number_or_missing_is_never_the_best() -> None:
     scores = [{"validation-accuracy": math.nan}, None, {"validation-accuracy": 0.0}]
     assert best_flags(scores) == [False, False, True]
@@ -467,7 +690,8 @@ def test_a_reply_that_arrives_twice_counts_once() -> None:
     grid = FakeGrid({A: a, B: b}, copies=2)
     watcher, _ = run(grid, fedavg(2, 1, 0.1), site_evaluation=True)
     assert watcher.values() == [[2.5], [5.0]]
-    assert watcher.records[0].site_evaluation[NUM_EXAMPLES] == 4
+    assert watcher.records[1].start_evaluation[NUM_VALIDATION] == 4
+    assert watcher.records[1].site_evaluation[NUM_VALIDATION] == 4
     assert sum(event[1] == "answered" for event in watcher.told) == 4
 
 
@@ -553,9 +777,10 @@ def test_the_record_counts_the_bytes_of_every_model_sent_and_received() -> None:
     b.faults = {1: sends_nan, 2: raises}
     one = model().count_bytes()
     watcher, _ = run(grid_of(a, b), fedavg(2, 1, 0.1), site_evaluation=True)
-    # Sent: to two sites, to train and to evaluate, and to train once more to the one that failed.
-    # Received: both models, and the one that was dropped; only one where there were errors.
-    assert [record.sent_bytes for record in watcher.records] == [5 * one, 5 * one]
+    # Sent: to two sites to train, once more to the one that failed, and in the end to two sites
+    # to evaluate. Received: both models, and the one that was dropped; only one where there
+    # were errors.
+    assert [record.sent_bytes for record in watcher.records] == [3 * one, 5 * one]
     assert [record.received_bytes for record in watcher.records] == [3 * one, one]
 
 
@@ -759,18 +984,22 @@ def test_a_failed_round_is_not_evaluated() -> None:
 
     run(grid_of(a, b), fedavg(2, 1, 0.1), evaluate_fn=evaluate, min_sites=2, site_evaluation=True)
     assert evaluated == [1, 2]
-    assert [arrays["w"].tolist() for arrays in a.evaluated] == [[2.5], [5.0]]
+    assert [arrays["w"].tolist() for arrays in a.evaluated] == [[0.0], [2.5], [5.0]]
 
 
 RAY_DIED = Error(ErrorCode.UNKNOWN, "<class 'ray.exceptions.ActorDiedError'>:<'The actor died'>\n")
 
 
-def test_when_a_worker_of_the_simulation_died_the_run_ends_with_what_it_has() -> None:
-    def dies(request: Message, reply: Message) -> Message:
-        return Message(RAY_DIED, reply_to=request)
+def dies(request: Message, reply: Message) -> Message:
+    return Message(RAY_DIED, reply_to=request)
 
+
+def test_when_a_worker_of_the_simulation_died_the_run_ends_with_what_it_has() -> None:
     store, watcher = MemoryUpdates(), Watcher()
-    grid = grid_of(*three_sites(b={1: dies}))
+    sites = three_sites(b={1: dies})
+    for site in sites:
+        site.simulated = True
+    grid = grid_of(*sites)
     grid.arrival = [A, B, C]
     with pytest.raises(EngineError, match="a worker of the simulation died") as caught:
         run(grid, fedavg(1, 1, 0.1), watcher=watcher, updates=store)
@@ -778,6 +1007,25 @@ def test_when_a_worker_of_the_simulation_died_the_run_ends_with_what_it_has() ->
     assert "ActorDiedError" in str(caught.value.got)
     assert store.sites() == ["a"]
     assert watcher.records == watcher.failed == []
+
+
+def test_a_real_site_cannot_end_the_run_by_saying_that_a_worker_died() -> None:
+    sites = three_sites(b={1: dies})
+    sites[1].simulated = True  # nor by saying that it is simulated
+    watcher, _ = run(grid_of(*sites), fedavg(1, 1, 0.1))
+    assert "ActorDiedError" in watcher.records[0].dropped["b"]
+    assert list(watcher.records[0].participants) == ["a", "c"]
+
+
+def test_an_update_that_is_too_far_from_the_global_model_is_dropped() -> None:
+    a, b = two_sites()
+    b.step = 100.0
+    # From 10 to 11 is 0.1 times the model's norm, from 10 to 110 is 10 times.
+    watcher, _ = run(grid_of(a, b), fedavg(1, 1, 0.1), model(10.0), max_relative_update=0.5)
+    assert watcher.values() == [[11.0]]
+    assert "max-relative-update is 0.5" in watcher.records[0].dropped["b"]
+    unbounded, _ = run(grid_of(*two_sites()), fedavg(1, 1, 0.1), model(10.0))
+    assert unbounded.records[0].dropped == {}
 
 
 class FullDisk(MemoryUpdates):

@@ -8,20 +8,24 @@ from strategies.errors import PlanError
 from strategies.messages import (
     ARRAYS,
     DEADLINE,
+    EVALUATE,
+    ORDERS,
     PLAN,
-    TIMING,
+    PROTOCOL_VERSION,
+    SiteCard,
     arrays_to_record,
     deadline_of,
     record_to_arrays,
     train_content,
+    wants_evaluation,
 )
 from strategies.round_plan import RoundPlan
 
 THE_PLAN = RoundPlan(round=3, local_epochs=2, lr_max=1.0, lr_min=0.25, seed=7)
 
 
-def content(deadline_s: float) -> RecordDict:
-    return train_content(arrays_to_record({"w": np.array([1.5])}), THE_PLAN, deadline_s)
+def content(deadline_s: float, evaluate: bool = False) -> RecordDict:
+    return train_content(arrays_to_record({"w": np.array([1.5])}), THE_PLAN, deadline_s, evaluate)
 
 
 def test_a_train_message_carries_the_model_the_plan_and_the_deadline() -> None:
@@ -31,20 +35,50 @@ def test_a_train_message_carries_the_model_the_plan_and_the_deadline() -> None:
     assert deadline_of(sent) == 90.0
 
 
-def test_the_deadline_is_no_part_of_the_plan() -> None:
-    plans = [RoundPlan.from_config_record(content(s).config_records[PLAN]) for s in (60, 600)]
-    assert plans[0].plan_id == plans[1].plan_id
+def test_the_orders_are_no_part_of_the_plan() -> None:
+    plans = [
+        RoundPlan.from_config_record(content(*orders).config_records[PLAN])
+        for orders in ((60, False), (600, False), (60, True))
+    ]
+    assert len({plan.plan_id for plan in plans}) == 1
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_a_train_message_says_whether_to_evaluate_its_model(evaluate: bool) -> None:
+    assert wants_evaluation(content(60, evaluate)) is evaluate
+
+
+@pytest.mark.parametrize("value", [None, 1, "true", [True]])
+def test_only_a_clear_order_is_an_order_to_evaluate(value: object) -> None:
+    sent = content(60)
+    sent.config_records[ORDERS] = ConfigRecord({} if value is None else {EVALUATE: value})  # type: ignore[dict-item]
+    assert not wants_evaluation(sent)
+    assert not wants_evaluation(RecordDict())
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_card_comes_back_as_it_was_given(simulated: bool) -> None:
+    card = SiteCard("north", 0, "1.0", simulated)
+    assert SiteCard.from_content(card.to_content()) == card
+
+
+def test_a_card_that_says_nothing_of_a_simulation_is_a_real_sites() -> None:
+    told = SiteCard("north", 0, "1.0", simulated=True).to_content()
+    (record,) = told.config_records.values()
+    del record["simulated"]
+    assert not SiteCard.from_content(told).simulated
+    assert PROTOCOL_VERSION == 2
 
 
 @pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan"), 60, "60"])
 def test_a_deadline_that_is_missing_or_no_number_above_0_is_refused(value: object) -> None:
     sent = content(60)
-    sent.config_records[TIMING] = ConfigRecord({} if value is None else {DEADLINE: value})  # type: ignore[dict-item]
+    sent.config_records[ORDERS] = ConfigRecord({} if value is None else {DEADLINE: value})  # type: ignore[dict-item]
     with pytest.raises(PlanError, match="deadline is missing or not understood") as caught:
         deadline_of(sent)
-    assert caught.value.where == "timing, deadline-s"
+    assert caught.value.where == "orders, deadline-s"
 
 
-def test_a_message_without_timing_is_refused() -> None:
+def test_a_message_without_orders_is_refused() -> None:
     with pytest.raises(PlanError, match="deadline is missing"):
         deadline_of(RecordDict())

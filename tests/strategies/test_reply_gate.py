@@ -17,8 +17,12 @@ from strategies.messages import (
     ARRAYS,
     METRICS,
     NUM_EXAMPLES,
+    NUM_VALIDATION,
     PLAN_ID,
     REPLY,
+    TRAIN_METRICS,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
     arrays_to_record,
     evaluate_reply_content,
     train_reply_content,
@@ -40,7 +44,6 @@ GLOBAL: dict[str, NDArray[np.generic]] = {
     "half": np.zeros((4,), np.float16),
     "bn.num_batches_tracked": np.zeros((), np.int64),
 }
-SPECS = specs_of(GLOBAL)
 Spoil = Callable[[RecordDict], None]
 
 
@@ -62,7 +65,7 @@ def good_content() -> RecordDict:
 
 
 def judge(content: RecordDict) -> Update | Rejection:
-    return judge_train(Message(content, reply_to=request()), "site-b", PLAN, SPECS)
+    return judge_train(Message(content, reply_to=request()), "site-b", PLAN, GLOBAL)
 
 
 def npy(array: NDArray[np.generic]) -> bytes:
@@ -117,6 +120,31 @@ def test_from_one_example_to_the_largest_exact_weight_every_count_is_good(
     assert update.num_examples == num_examples
 
 
+ALL_METRICS = train_metrics(40, **{NUM_VALIDATION: 4, VALIDATION_LOSS: 0.5, VALIDATION_ACCURACY: 1})
+
+
+def test_every_metric_there_is_may_be_sent() -> None:
+    assert set(ALL_METRICS) == TRAIN_METRICS
+    content = train_reply_content(arrays_to_record(local_arrays()), ALL_METRICS, PLAN)
+    update = judge(content)
+    assert isinstance(update, Update)
+    assert update.metrics == ALL_METRICS
+
+
+@pytest.mark.parametrize("name", sorted(TRAIN_METRICS - {NUM_EXAMPLES}))
+def test_every_metric_but_the_number_of_examples_may_be_kept_back(name: str) -> None:
+    metrics = {other: value for other, value in ALL_METRICS.items() if other != name}
+    update = judge(train_reply_content(arrays_to_record(local_arrays()), metrics, PLAN))
+    assert isinstance(update, Update)
+    assert update.metrics == metrics
+
+
+def test_the_number_of_examples_alone_is_enough() -> None:
+    update = judge(train_reply_content(arrays_to_record(local_arrays()), {NUM_EXAMPLES: 7}, PLAN))
+    assert isinstance(update, Update)
+    assert (update.num_examples, update.metrics) == (7, {NUM_EXAMPLES: 7})
+
+
 def test_an_update_has_the_arrays_in_the_global_models_order() -> None:
     content = good_content()
     backwards = dict(reversed(local_arrays().items()))
@@ -128,7 +156,7 @@ def test_an_update_has_the_arrays_in_the_global_models_order() -> None:
 
 def test_a_spec_is_written_as_a_person_would() -> None:
     assert str(ArraySpec((10, 64), "float32")) == "float32[10, 64]"
-    assert SPECS["bias"] == ArraySpec((), "float64")
+    assert specs_of(GLOBAL)["bias"] == ArraySpec((), "float64")
 
 
 def no_reply_record(content: RecordDict) -> None:
@@ -213,9 +241,12 @@ BAD_REPLIES = [
     case("no plan id", reply_record_without_plan_id, PLAN_ID, "got None", PLAN),
     case("another plan", another_plan, PLAN_ID, "'fedcba9876543210'", PLAN),
     case("no metrics", no_metrics, "metrics", "missing"),
-    case("missing metric", without_metric("train-loss"), "'train-loss' is missing"),
     case("missing examples", without_metric(NUM_EXAMPLES), "'num-examples' is missing"),
     case("extra metric", with_metric("num-patients", 3), "'num-patients'", "may send"),
+    case("metric of no name", with_metric("", 0.5), "'' is not among"),
+    case("zero validation examples", with_metric(NUM_VALIDATION, 0), f"'{NUM_VALIDATION}' is 0"),
+    case("half a validation example", with_metric(NUM_VALIDATION, 0.5), "is 0.5", "a count"),
+    case("NaN validation", with_metric(VALIDATION_LOSS, math.nan), "'validation-loss' is nan"),
     case("list metric", with_metric("train-loss", [0.5]), "'train-loss' is a list"),
     case("NaN metric", with_metric("train-loss", math.nan), "'train-loss' is nan"),
     case("infinite metric", with_metric("train-loss", -math.inf), "'train-loss' is -inf"),
@@ -326,7 +357,7 @@ def test_a_site_that_failed_is_rejected_with_its_own_words_all_of_them_in_the_de
     error: Error, reason: str
 ) -> None:
     for judged in (
-        judge_train(Message(error, reply_to=request()), "site-b", PLAN, SPECS),
+        judge_train(Message(error, reply_to=request()), "site-b", PLAN, GLOBAL),
         judge_evaluate(Message(error, reply_to=request(MessageType.EVALUATE)), "site-b"),
     ):
         assert judged == Rejection("site-b", reason, error.reason or "")
@@ -336,6 +367,88 @@ def test_what_is_wrong_with_a_reply_that_is_no_error_needs_no_detail() -> None:
     assert judge(RecordDict()) == Rejection(
         "site-b", f"{PLAN_ID}: got None, expected {PLAN!r}, the plan of this round"
     )
+
+
+# The norm of an update. The global model is (3, 4), of norm 5, beside a counter.
+
+THREE_FOUR: dict[str, NDArray[np.generic]] = {
+    "w": np.array([3.0, 4.0], np.float32),
+    "running_var": np.zeros(1, np.float32),
+    "n": np.array(7),
+}
+
+
+def judge_update(
+    bound: float, before: dict[str, NDArray[np.generic]] = THREE_FOUR, **arrays: object
+) -> Update | Rejection:
+    """Judge an update that changes these arrays."""
+    after = {name: np.asarray(arrays.get(name, a), a.dtype) for name, a in before.items()}
+    content = train_reply_content(arrays_to_record(after), train_metrics(40), PLAN)
+    return judge_train(Message(content, reply_to=request()), "site-b", PLAN, before, bound)
+
+
+# (3, 4) + (0, 5) moves by 5 of 5: once the model's norm.
+@pytest.mark.parametrize(
+    ("bound", "w", "fits"),
+    [
+        (1.0, [3.0, 9.0], True),
+        (1.0, [3.0, np.nextafter(np.float32(9), np.float32(10))], False),
+        (np.nextafter(1.0, 0.0), [3.0, 9.0], False),
+        (2.0, [-3.0, -4.0], True),  # turned round: a distance of 10
+        (1.9, [-3.0, -4.0], False),
+        (1e-9, [3.0, 4.0], True),  # unchanged
+        (1e9, [3e9, 4e9], True),  # just below
+        (1e9, [4e9, 4e9], False),
+        (0.0, [3e38, -3e38], True),  # no bound
+    ],
+)
+def test_an_update_counts_up_to_the_bound_of_its_norm(
+    bound: float, w: list[float], fits: bool
+) -> None:
+    assert isinstance(judge_update(bound, w=w), Update) is fits
+
+
+def test_an_update_that_is_too_large_is_named_with_its_norm_and_the_bound() -> None:
+    verdict = judge_update(0.5, w=[3.0, 9.0])
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == (
+        "update: its norm is 1 times the global model's, max-relative-update is 0.5"
+    )
+
+
+def test_buffers_are_part_of_the_norm() -> None:
+    assert isinstance(judge_update(10.0, running_var=[50.0]), Update)
+    verdict = judge_update(10.0, running_var=[1e30])
+    assert isinstance(verdict, Rejection)
+    assert "its norm is 2e+29 times" in verdict.reason
+
+
+def test_integers_are_no_part_of_the_norm() -> None:
+    assert isinstance(judge_update(1e-9, n=2**62), Update)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_named_as_that_and_not_as_too_large(value: float) -> None:
+    verdict = judge_update(1.0, w=[3.0, value])
+    assert isinstance(verdict, Rejection)
+    assert "'w': 1 of 2 values are not finite" in verdict.reason
+
+
+ALL_ZERO: dict[str, NDArray[np.generic]] = {"w": np.zeros(2, np.float32)}
+
+
+def test_from_a_model_of_zeros_every_step_is_too_large_but_none_at_all() -> None:
+    assert isinstance(judge_update(1.0, ALL_ZERO), Update)
+    verdict = judge_update(1e300, ALL_ZERO, w=[1e-30, 0.0])
+    assert isinstance(verdict, Rejection)
+    assert "its norm is inf times" in verdict.reason
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("size", [1.0, 1e200])
+def test_an_update_too_large_for_the_arithmetic_is_too_large(size: float) -> None:
+    before: dict[str, NDArray[np.generic]] = {"w": np.array([size])}
+    assert isinstance(judge_update(1e9, before, w=[-1e300]), Rejection)
 
 
 RAY = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly'>"
@@ -379,7 +492,11 @@ def test_whatever_the_bytes_of_an_array_the_gate_returns_a_verdict() -> None:
         assert isinstance(judge(content), Update | Rejection), bytes(data)
 
 
-GOOD_EVALUATION: dict[str, float] = {NUM_EXAMPLES: 4, "loss": 0.5, "accuracy": 0.75}
+GOOD_EVALUATION: dict[str, float] = {
+    NUM_VALIDATION: 4,
+    VALIDATION_LOSS: 0.5,
+    VALIDATION_ACCURACY: 0.75,
+}
 
 
 def judge_evaluation(metrics: dict[str, float]) -> dict[str, float] | Rejection:
@@ -387,18 +504,20 @@ def judge_evaluation(metrics: dict[str, float]) -> dict[str, float] | Rejection:
     return judge_evaluate(Message(evaluate_reply_content(metrics), reply_to=asked), "site-b")
 
 
-def test_a_good_evaluation_is_what_was_sent() -> None:
-    assert judge_evaluation(GOOD_EVALUATION) == GOOD_EVALUATION
+@pytest.mark.parametrize("withheld", [set(), {VALIDATION_LOSS}, set(GOOD_EVALUATION)])
+def test_a_good_evaluation_is_what_was_sent(withheld: set[str]) -> None:
+    sent = {name: value for name, value in GOOD_EVALUATION.items() if name not in withheld}
+    assert judge_evaluation(sent) == sent
 
 
 @pytest.mark.parametrize(
     ("metrics", "reason"),
     [
-        ({NUM_EXAMPLES: 4, "loss": 0.5}, "'accuracy' is missing"),
         ({**GOOD_EVALUATION, "auc": 0.9}, "'auc' is not among"),
-        ({**GOOD_EVALUATION, "loss": math.nan}, "'loss' is nan"),
-        ({**GOOD_EVALUATION, NUM_EXAMPLES: 0}, "'num-examples' is 0"),
-        ({}, "is missing"),
+        ({**GOOD_EVALUATION, NUM_EXAMPLES: 4}, "'num-examples' is not among"),
+        ({**GOOD_EVALUATION, VALIDATION_LOSS: math.nan}, "'validation-loss' is nan"),
+        ({**GOOD_EVALUATION, NUM_VALIDATION: 0}, "'num-validation-examples' is 0"),
+        ({**GOOD_EVALUATION, NUM_VALIDATION: 4.0}, "'num-validation-examples' is 4.0"),
     ],
 )
 def test_a_bad_evaluation_is_rejected_by_name(metrics: dict[str, float], reason: str) -> None:

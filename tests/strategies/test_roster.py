@@ -9,6 +9,7 @@ from strategies import roster as roster_module
 from strategies.errors import ConfigError, QuorumError, RunError
 from strategies.messages import PROTOCOL_VERSION, SiteCard
 from strategies.roster import (
+    Admission,
     Roster,
     Silence,
     refresh,
@@ -62,7 +63,7 @@ def test_sites_are_known_by_name_in_the_order_of_their_names() -> None:
 
 def test_a_card_says_what_the_site_said() -> None:
     grid = grid_of(LinearSite("site-a", num_partitions=4))
-    assert refresh(Roster(), grid).cards == {A: SiteCard("site-a", 4, "test", PROTOCOL_VERSION)}
+    assert refresh(Roster(), grid).cards == {A: SiteCard("site-a", 4, "test")}
 
 
 def test_a_node_is_asked_who_it_is_once() -> None:
@@ -192,6 +193,113 @@ def test_a_node_that_refused_is_not_asked_again() -> None:
     known = refresh(Roster(), grid)
     assert refresh(known, grid) == known
     assert len(grid.sent) == 1
+
+
+# Admission
+
+
+def admit_none(node: int, card: SiteCard) -> str | None:
+    return f"{card.name} is not wanted"
+
+
+def test_a_node_that_is_not_admitted_is_refused_with_its_name_and_the_reason() -> None:
+    seen: list[tuple[int, SiteCard]] = []
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        seen.append((node, card))
+        return "it is not wanted" if node == B else None
+
+    grid = grid_of(LinearSite("site-a"), LinearSite("site-b"))
+    roster = refresh(Roster(admission=Admission(admission)), grid)
+    assert roster.nodes == {"site-a": A}
+    assert roster.refused == {B: f"node {B}: site 'site-b': it is not wanted"}
+    assert roster.names == {"site-a"}  # one that was never admitted is not missed
+    assert sorted(seen) == sorted([(A, roster.cards[A]), (B, SiteCard("site-b", 0, "test"))])
+
+
+def test_a_node_that_is_not_understood_is_not_judged() -> None:
+    judged: list[int] = []
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        judged.append(node)
+        return None
+
+    refresh(Roster(admission=Admission(admission)), grid_of(raises, other_protocol, silent), 1.0)
+    assert judged == []
+
+
+def test_a_node_that_was_not_admitted_is_judged_again_after_a_pause(clock: Clock) -> None:
+    site, wanted = LinearSite("site-a"), False
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        return None if wanted else "not yet"
+
+    grid = grid_of(site)
+    roster = refresh(Roster(admission=Admission(admission)), grid)
+    clock.sleep(roster_module.ADMISSION_PAUSE_S - 1)
+    roster = refresh(roster, grid)
+    assert (site.num_hellos, list(roster.refused)) == (1, [A])
+    clock.sleep(1.0)
+    roster = refresh(roster, grid)
+    assert (site.num_hellos, list(roster.refused)) == (2, [A])
+    wanted = True
+    clock.sleep(roster_module.ADMISSION_PAUSE_S)
+    roster = refresh(roster, grid)
+    assert (roster.nodes, roster.refused, roster.silent) == ({"site-a": A}, {}, {})
+
+
+def test_a_judge_that_cannot_judge_admits_no_one_and_is_asked_again(clock: Clock) -> None:
+    broken = True
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        if broken:
+            raise ConfigError("the register of sites cannot be read", where="there")
+        return None
+
+    grid = grid_of(LinearSite("site-a"))
+    roster = refresh(Roster(admission=Admission(admission)), grid)
+    assert roster.nodes == {}
+    assert "the register of sites cannot be read" in roster.refused[A]
+    broken = False
+    clock.sleep(roster_module.ADMISSION_PAUSE_S)
+    assert refresh(roster, grid).nodes == {"site-a": A}
+
+
+def test_a_node_that_is_silent_when_it_is_judged_again_is_not_refused(clock: Clock) -> None:
+    grid = grid_of(LinearSite("site-a"))
+    roster = refresh(Roster(admission=Admission(admit_none)), grid)
+    grid.nodes[A] = silent
+    clock.sleep(roster_module.ADMISSION_PAUSE_S)
+    roster = refresh(roster, grid, 1.0)
+    assert (roster.refused, roster.silent[A].times) == ({}, 1)
+
+
+def test_the_judge_stays_whatever_becomes_of_the_roster() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    roster = refresh(Roster(admission=Admission(admit_none)), grid)
+    del grid.nodes[A]
+    roster = refresh(roster, grid)
+    grid.nodes[A] = LinearSite("site-a")
+    assert refresh(roster, grid).nodes == {}
+
+
+def test_the_judge_is_asked_while_sites_are_waited_for() -> None:
+    with pytest.raises(QuorumError, match="only 0 of 1 sites") as caught:
+        wait_for_sites(
+            grid_of(LinearSite("site-a")), 1, WAIT_S, roster=Roster(admission=Admission(admit_none))
+        )
+    assert "site-a is not wanted" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("simulated", "expected"),
+    [([], False), ([True, True], True), ([False, False], False), ([True, False], False)],
+)
+def test_a_federation_is_simulated_when_all_of_its_sites_are(
+    simulated: list[bool], expected: bool
+) -> None:
+    sites = [LinearSite(f"site-{i}", simulated=is_one) for i, is_one in enumerate(simulated)]
+    assert refresh(Roster(), grid_of(*sites)).simulated is expected
 
 
 def test_a_site_that_has_gone_is_missing_until_it_is_back() -> None:

@@ -151,7 +151,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
 def test_a_test_class_that_was_not_trained_on_is_named(folder: Path) -> None:
     paint(folder / "test" / "bird" / "1.png", GREY)
     error = refusal(folder)
-    assert "test/ has a class that train/ does not have" in str(error)
+    assert "the test folder has a class that the training folder does not have" in str(error)
     assert (error.got, error.expected) == ("bird", "one of: cat, dog")
 
 

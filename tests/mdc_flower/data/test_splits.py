@@ -110,3 +110,9 @@ def test_sites_of_equal_parts_hold_out_different_positions() -> None:
     same = Partition((np.arange(60), np.arange(60)))
     one, other = (site_data(data(), same, site, 1, 0.2) for site in range(2))
     assert rows(one.validation) != rows(other.validation)
+
+
+def test_a_coordinator_without_examples_holds_none() -> None:
+    nothing = Examples(np.empty((0, 1), np.float32), np.empty(0, np.int64))
+    held = coordinator_data(dataset_of(nothing, nothing), None, 1, 0.1)
+    assert [len(part) for part in (held.pooled, held.validation, held.test)] == [0, 0, 0]

@@ -117,6 +117,28 @@ def test_the_model_of_the_best_round_is_kept_for_as_long_as_it_is_the_best(
     assert rounds(tmp_path, ".safetensors") == [6, 7]
 
 
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_model_may_turn_out_to_be_the_best_one_round_later(
+    tmp_path: Path, restart: bool, keep: int
+) -> None:
+    checkpoints = saved(tmp_path, 1, 2, keep=keep)
+    assert checkpoints.best_model is None
+    if restart:
+        checkpoints = Checkpoints(tmp_path, keep)
+        checkpoints.newest()
+    checkpoints.save(checkpoint(3, best=2, score=0.75), METADATA)
+    assert checkpoints.best_model == file_of(tmp_path, 2, ".safetensors")
+    checkpoints.save(checkpoint(4, best=2, score=0.75), METADATA)
+    assert checkpoints.best_model == file_of(tmp_path, 2, ".safetensors")
+    assert 2 in rounds(tmp_path, ".safetensors")
+
+
+def test_the_initial_model_is_never_the_best(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 0, 1)
+    assert checkpoints.best_model is None
+
+
 def test_the_best_model_is_known_again_after_a_restart(tmp_path: Path) -> None:
     saved(tmp_path, 1, 2, 3, best=1)
     again = Checkpoints(tmp_path)

@@ -1,0 +1,213 @@
+"""The data contract: refused by key where it is wrong, and kept or not kept by a data set."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+
+from mdc_flower.data import DataSet, Examples, load_dataset
+from mdc_flower.data.contract import CONTRACT, Contract, read_contract
+from strategies.errors import ConfigError, DataError
+
+VALUES: dict[str, Any] = {
+    "name": "chest x-rays",
+    "type": "uint8",
+    "shape": [3, 4, 4],
+    "classes": ["healthy", "pneumonia", "other"],
+    "mean": [0.5, 0.25, 0.125],
+    "std": [1.0, 2.0, 4.0],
+}
+
+
+def contract(**changes: Any) -> Contract:
+    return Contract.read(VALUES | changes, "here")
+
+
+def dataset(
+    kind: str = "uint8",
+    shape: tuple[int, ...] = (3, 4, 4),
+    classes: tuple[str, ...] = ("healthy", "pneumonia", "other"),
+    count: int = 6,
+) -> DataSet:
+    examples = Examples(np.ones((count, *shape), kind), np.arange(count) % len(classes))
+    return DataSet("my scans", examples, examples, classes, (0.9,), (0.7,)).checked()
+
+
+# Reading
+
+
+def test_a_contract_is_read_from_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "contract.toml"
+    path.write_text(tomli_w.dumps({"contract": VALUES, "other": {"key": 1}}))
+    assert read_contract(path) == contract()
+    assert contract().shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "named"),
+    [
+        ({"name": ""}, "here, name", "at least 1 character"),
+        ({"type": "float64"}, "here, type", "'uint8', 'float32' or 'int64'"),
+        ({"shape": []}, "here, shape", "at least 1 item"),
+        ({"shape": [3, 0]}, "here, shape.1", "greater than or equal to 1"),
+        ({"shape": [3, 1.5]}, "here, shape.1", "got 1.5"),
+        ({"classes": ["one"]}, "here, classes", "at least 2 items"),
+        ({"classes": ["a", "b", "a"]}, "here", "two classes have the same name"),
+        ({"classes": [0, 1]}, "here, classes.0", "valid string"),
+        ({"mean": [0.5, 0.5]}, "here", "mean and std must have 3 values each, or none"),
+        ({"mean": []}, "here", "mean and std must have 3 values each, or none"),
+        ({"mean": [0.5] * 2, "std": [0.5] * 2}, "here", "must have 3 values each"),
+        ({"mean": [0.5, 0.5, math.nan]}, "here, mean.2", "finite number"),
+        ({"mean": [0.5, 0.5, math.inf]}, "here, mean.2", "finite number"),
+        ({"std": [1.0, 0.0, 1.0]}, "here, std.1", "greater than 0"),
+        ({"std": [1.0, 1.0, math.inf]}, "here, std.2", "finite number"),
+        ({"shapes": [3]}, "here, shapes", "Did you mean 'shape'?"),
+    ],
+)
+def test_a_contract_that_cannot_be_is_refused_by_key(
+    changes: dict[str, Any], where: str, named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        contract(**changes)
+    assert caught.value.where == where
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["name", "type", "shape", "classes"])
+def test_a_contract_without_a_key_that_has_no_default_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match="Field required") as caught:
+        Contract.read({k: v for k, v in VALUES.items() if k != key}, "here")
+    assert caught.value.where == f"here, {key}"
+
+
+def test_statistics_may_be_one_for_all_channels_or_left_out() -> None:
+    assert contract(mean=[0.5], std=[0.25]).mean == (0.5,)
+    assert contract(mean=[], std=[]).std == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, "the file cannot be read"),
+        ("contract =", "the file is not TOML"),
+        ("name = 'x'", r"there is no table \[contract\]"),
+        ("contract = 3", r"there is no table \[contract\]"),
+    ],
+)
+def test_a_file_without_a_contract_is_refused_by_path(
+    tmp_path: Path, text: str | None, named: str
+) -> None:
+    path = tmp_path / "contract.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=named) as caught:
+        read_contract(path)
+    assert caught.value.where == str(path)
+
+
+# As a data set of a coordinator without data
+
+
+def test_a_contract_comes_back_from_its_spec() -> None:
+    odd = contract(name='say "x"', classes=["größer", "a=b", "c,d"])
+    assert odd.to_spec().startswith(CONTRACT)
+    assert Contract.from_spec(odd.to_spec()) == odd
+
+
+@pytest.mark.parametrize(
+    ("spec", "where", "named"),
+    [
+        ("contract:", "dataset, contract", "not JSON"),
+        ("contract:{", "dataset, contract", "not JSON"),
+        ("contract:[1]", "dataset, contract", "not a JSON object"),
+        ('contract:{"name": "x"}', "dataset, contract, type", "Field required"),
+        (f"contract:{json.dumps(VALUES | {'shape': [0]})}", "dataset, contract, shape.0", "got 0"),
+    ],
+)
+def test_a_spec_that_is_no_contract_is_refused(spec: str, where: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        load_dataset(spec)
+    assert caught.value.where == where
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32", "int64"])
+def test_its_data_set_has_shape_and_classes_and_no_example(kind: str) -> None:
+    one = load_dataset(contract(type=kind).to_spec(), "/nowhere", 0, 10, 10)
+    assert (len(one.train), len(one.test)) == (0, 0)
+    assert one.train.inputs.dtype == np.dtype(kind)
+    assert (one.input_shape, one.num_classes) == ((3, 4, 4), 3)
+    assert (one.name, one.mean, one.std) == ("chest x-rays", (0.5, 0.25, 0.125), (1.0, 2.0, 4.0))
+
+
+# Kept and not kept
+
+
+def test_data_that_keep_the_contract_come_under_its_name_and_statistics() -> None:
+    own = dataset()
+    kept = contract().kept_by(own, 6)
+    assert (kept.train, kept.test) == (own.train, own.test)
+    assert (kept.name, kept.mean, kept.std) == ("chest x-rays", (0.5, 0.25, 0.125), (1.0, 2.0, 4.0))
+    assert tuple(kept.class_names) == ("healthy", "pneumonia", "other")
+
+
+@pytest.mark.parametrize(
+    ("own", "min_examples", "message"),
+    [
+        (
+            dataset(kind="float32"),
+            0,
+            "the inputs are of another type (got 'float32', expected uint8)",
+        ),
+        (
+            dataset(shape=(1, 4, 4)),
+            0,
+            "the examples have another shape (got [1, 4, 4], expected [3, 4, 4])",
+        ),
+        (
+            dataset(classes=("healthy", "other", "pneumonia")),
+            0,
+            "the classes are in another order, so that labels would be swapped "
+            "(got ['healthy', 'other', 'pneumonia'], expected ['healthy', 'pneumonia', 'other'])",
+        ),
+        (
+            dataset(classes=("healthy", "Pneumonia", "other")),
+            0,
+            "the classes are others (got '3 classes, unknown: Pneumonia, missing: pneumonia', "
+            "expected 3: healthy, pneumonia, other)",
+        ),
+        (
+            dataset(classes=("healthy", "pneumonia")),
+            0,
+            "the classes are others (got '2 classes, missing: other', "
+            "expected 3: healthy, pneumonia, other)",
+        ),
+        (
+            dataset(classes=("healthy", "pneumonia", "other", "tumor")),
+            0,
+            "the classes are others (got '4 classes, unknown: tumor', "
+            "expected 3: healthy, pneumonia, other)",
+        ),
+        (
+            dataset(),
+            7,
+            "there are fewer training examples than the site has promised "
+            "(got 6, expected 7 or more)",
+        ),
+    ],
+    ids=["type", "shape", "order", "another", "fewer", "more", "promise"],
+)
+def test_data_that_do_not_keep_the_contract_are_refused_with_the_point(
+    own: DataSet, min_examples: int, message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        contract().kept_by(own, min_examples)
+    assert str(caught.value) == f"data contract 'chest x-rays': {message}"
+
+
+def test_of_several_points_the_first_is_named() -> None:
+    with pytest.raises(DataError, match="of another type"):
+        contract().kept_by(dataset("float32", (1, 2, 2), ("a", "b")), 99)
