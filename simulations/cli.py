@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import mdc_flower.federation.cli  # noqa: F401  # adds its commands to the app
 from mdc_flower.cli import app, console, with_exit_status
 from mdc_flower.config_files import parse_setting
 

@@ -1,0 +1,192 @@
+"""The commands for real sites: ``mdc provision``, ``mdc coordinator ...``, ``mdc site ...``."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdc_flower.cli import app, console, errors, with_exit_status
+from mdc_flower.config_model import Scalar
+from mdc_flower.launching import read_config, resumed_config, run_supervised
+
+coordinator = typer.Typer(
+    help="Lead a federation of real sites.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+site = typer.Typer(
+    help="Take part in a federation.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(coordinator, name="coordinator")
+app.add_typer(site, name="site")
+
+Kit = Annotated[Path, typer.Argument(help="Folder of the kit.")]
+
+
+@app.command()
+def provision(
+    federation: Annotated[Path, typer.Argument(help="TOML file: who, where, and what data.")],
+    output: Annotated[Path, typer.Option(help="Folder for the kits.")],
+    renew: Annotated[
+        list[str] | None, typer.Option(help="Site, or `coordinator`, that gets a new key.")
+    ] = None,
+    revoke: Annotated[list[str] | None, typer.Option(help="Site whose key counts no more.")] = None,
+) -> None:
+    """Make certificates, keys and a kit for the coordinator and each site."""
+
+    def work() -> None:
+        from mdc_flower.federation.provision import provision as make
+        from mdc_flower.federation.spec import read_federation
+
+        spec = read_federation(federation)
+        for line in make(spec, federation, output, renew or [], revoke or []):
+            console.print(line, highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@coordinator.command("start")
+def start_coordinator(
+    kit: Kit,
+    install_dependencies: Annotated[
+        bool, typer.Option(help="Let Flower install what an app depends on, for every run.")
+    ] = False,
+) -> None:
+    """Run the federation's SuperLink in the foreground."""
+
+    def work() -> None:
+        from mdc_flower.federation.coordinator import start
+        from mdc_flower.federation.kits import read_coordinator_kit
+
+        start(read_coordinator_kit(kit), install_dependencies, _tell)
+
+    with_exit_status(work)
+
+
+@coordinator.command("status")
+def coordinator_status(kit: Kit) -> None:
+    """Show which site is online, since when, its version, and its last round."""
+
+    def work() -> None:
+        from rich.table import Table
+
+        from mdc_flower.federation.coordinator import last_run, status
+        from mdc_flower.federation.kits import read_coordinator_kit
+
+        read = read_coordinator_kit(kit)
+        table = Table("site", "status", "since (UTC)", "version", "last round")
+        for one in status(read):
+            round_text = str(one.last_round) if one.last_round else "-"
+            table.add_row(
+                one.node.name,
+                one.node.status,
+                one.node.since or "-",
+                one.version or "-",
+                round_text,
+            )
+        console.print(table)
+        console.print(f"last run: {last_run(read) or 'none'}", highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@coordinator.command("run")
+def run_on_coordinator(
+    kit: Kit,
+    arm: Annotated[
+        Path | None, typer.Argument(help="TOML file with keys of the run config.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One key=value of the run config; may be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run directory; new, or without a run in it.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this directory, from its newest checkpoint."),
+    ] = None,
+) -> None:
+    """Train across the federation's sites.
+
+    Exit status: 0 finished, 1 failed, 2 bad input, 3 too few sites, 130 interrupted.
+    """
+    options: dict[str, Scalar | None] = {
+        "seed": seed,
+        "output-dir": str(output.expanduser().absolute()) if output else None,
+    }
+
+    def work() -> None:
+        from mdc_flower.federation.coordinator import one_run, run_defaults, run_on_sites
+        from mdc_flower.federation.kits import read_coordinator_kit
+        from mdc_flower.task import load_task
+        from strategies.errors import ConfigError
+        from strategies.journal.run_directory import refuse_used
+
+        read = read_coordinator_kit(kit)
+        if resume is None:
+            config = read_config(arm, set_ or [], options, run_defaults(read))
+        else:
+            config = resumed_config(resume, arm, set_ or [], options)
+        load_task(config).new_model()
+        run_dir = Path(config.output_dir)
+        if not config.resume:
+            refuse_used(run_dir, ConfigError, "--output")
+        with one_run(read, run_dir):
+            run_supervised(
+                config,
+                lambda config: run_on_sites(read, config, _tell),
+                f"mdc coordinator run {kit}",
+                console,
+                errors,
+            )
+
+    with_exit_status(work)
+
+
+@site.command("check")
+def check_site(
+    kit: Kit,
+    data: Annotated[str, typer.Option(help="Data set; that of the kit by default.")] = "",
+    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+) -> None:
+    """Check data, machine, network, certificate and key before joining."""
+
+    def work() -> None:
+        from mdc_flower.checks import show
+        from mdc_flower.federation.kits import read_site_kit
+        from mdc_flower.federation.site_check import check_site as checks
+
+        read = read_site_kit(kit).with_data(data, data_root)
+        show(checks(read), console, f"mdc site check {kit}")
+
+    with_exit_status(work)
+
+
+@site.command("start")
+def start_site(
+    kit: Kit,
+    data: Annotated[str, typer.Option(help="Data set; that of the kit by default.")] = "",
+    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+) -> None:
+    """Check, then take part until stopped; the log says what goes on."""
+
+    def work() -> None:
+        from mdc_flower.checks import show
+        from mdc_flower.federation.kits import read_site_kit
+        from mdc_flower.federation.site import only_one, start, wait_until_forgotten
+        from mdc_flower.federation.site_check import check_site as checks
+
+        read = read_site_kit(kit).with_data(data, data_root)
+        with only_one(read):
+            wait_until_forgotten(read, _tell)
+            show(checks(read), console, f"mdc site start {kit}")
+            start(read, _tell)
+
+    with_exit_status(work)
+
+
+def _tell(line: str) -> None:
+    now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+    console.print(f"{now}  {line}", highlight=False, markup=False)

@@ -1,0 +1,210 @@
+"""The site's side: a SuperNode in the foreground, and what a person at the site sees of it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from filelock import FileLock, Timeout
+
+from mdc_flower.engines.flower_processes import environment, free_port, running, stop_strays
+from mdc_flower.federation.kits import KIT, SiteKit
+from mdc_flower.federation.site_check import ask_coordinator
+from mdc_flower.live_view import describe_lr, describe_work
+from mdc_flower.site_log import SITE_LOG
+from mdc_flower.tail import Tail
+from strategies.errors import RunError
+from strategies.journal.run_directory import read_event
+
+EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
+LOOK_S = 0.5
+MAX_LOG_BYTES = 10_000_000
+
+STILL_ONLINE_S = 120.0
+"""How long the coordinator may take a SuperNode that was killed for one that is online."""
+
+Tell = Callable[[str], None]
+
+
+def node_config(kit: SiteKit) -> dict[str, Any]:
+    """Return the node config with which a kit's SuperNode is started."""
+    config = {
+        "site": kit.site,
+        "data": kit.data,
+        "data-root": kit.data_root,
+        "device": kit.device,
+        "contract": str(kit.folder / KIT),
+        "min-examples": kit.min_examples,
+        "metrics": ",".join(kit.metrics),
+    }
+    if kit.partition_id >= 0:
+        config |= {"partition-id": kit.partition_id, "num-partitions": kit.num_partitions}
+    return config
+
+
+@contextmanager
+def only_one(kit: SiteKit) -> Iterator[None]:
+    """Let no other SuperNode run from this kit meanwhile.
+
+    Raises
+    ------
+    RunError
+        If one runs.
+    """
+    kit.state.mkdir(mode=0o700, exist_ok=True)
+    path = kit.state / ".site.lock"
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise RunError("this site runs already", where=str(path)) from None
+
+
+def wait_until_forgotten(kit: SiteKit, tell: Tell) -> None:
+    """Wait while the coordinator takes a SuperNode of this site that was killed for online.
+
+    Flower lets a key in once. Whoever holds the kit's lock knows that none runs here.
+    """
+    deadline = time.monotonic() + STILL_ONLINE_S
+    told = False
+    while time.monotonic() < deadline:
+        try:
+            about, _ = ask_coordinator(kit)
+        except RunError:
+            return  # the checks say it better
+        if not about.get("online"):
+            return
+        if not told:
+            tell("waiting until the coordinator has noticed that the last SuperNode has ended")
+            told = True
+        time.sleep(2.0)
+
+
+def start(kit: SiteKit, tell: Tell) -> None:
+    """Run a site's SuperNode until it is stopped; the caller holds `only_one`.
+
+    Parameters
+    ----------
+    kit
+        The site's kit, with the data set to use. Logs are in its ``state``.
+    tell
+        Told each line that a person should see.
+
+    Raises
+    ------
+    RunError
+        If the SuperNode ends by itself.
+    """
+    home, log_path = kit.state / "flwr", kit.state / LOG
+    home.mkdir(exist_ok=True)
+    for path in (log_path, kit.state / EVENTS):
+        if path.is_file() and path.stat().st_size > MAX_LOG_BYTES:
+            path.rename(path.with_suffix(f"{path.suffix}.1"))
+    stop_strays(home)  # of a SuperNode whose parent was killed
+    # In a file: on the command line every user of the machine could read where the data are.
+    config_path = kit.state / NODE_CONFIG
+    config_path.touch(mode=0o600)
+    config_path.write_text(tomli_w.dumps(node_config(kit)))
+    command = [sys.executable, "-m", "mdc_flower.federation.supernode"]
+    command += ["--superlink", kit.address, "--root-certificates", str(kit.ca)]
+    command += ["--auth-supernode-private-key", str(kit.key)]
+    command += ["--node-config", str(config_path), "--port", str(free_port())]
+    events, trouble = Tail(kit.state / EVENTS), Tail(log_path)
+    env = {**environment(home), SITE_LOG: str(kit.state / EVENTS)}
+    tell(f"{kit.site} joins {kit.federation!r} at {kit.address}; log: {log_path}")
+    try:
+        with running(command, env, Path.cwd(), log_path) as process:
+            view = SiteView()
+            while process.poll() is None:
+                _show(events, trouble, view, tell)
+                time.sleep(LOOK_S)
+            _show(events, trouble, view, tell)
+            raise _ended(kit, process.returncode, log_path)
+    finally:
+        stop_strays(home)
+
+
+def _ended(kit: SiteKit, status: int, log_path: Path) -> RunError:
+    try:
+        about, _ = ask_coordinator(kit)
+    except RunError:
+        about = {"registered": True}
+    if not about.get("registered"):
+        return RunError(
+            "the coordinator does not accept this site's key any more",
+            where=kit.site,
+            hint="It was revoked or renewed: ask the coordinator",
+        )
+    return RunError(
+        f"the SuperNode ended with exit status {status}",
+        where=kit.site,
+        hint=f"The log is {log_path}; start it again",
+    )
+
+
+def _show(events: Tail, trouble: Tail, view: "SiteView", tell: Tell) -> None:
+    for line in events.new_lines():
+        if text := view.line(read_event(line)):
+            tell(text)
+    for line in trouble.new_lines():
+        if text := _trouble(line):
+            tell(text)
+
+
+def _trouble(line: bytes) -> str:
+    """Return a line of Flower's log if it is a warning or an error, without its colours."""
+    text = line.decode("utf-8", "replace")
+    for code in ("\x1b[93m", "\x1b[91m", "\x1b[92m", "\x1b[0m"):
+        text = text.replace(code, "")
+    return text.strip() if text.lstrip().startswith(("WARN", "ERROR")) else ""
+
+
+class SiteView:
+    """Turns the events of a site into the lines that a person reads."""
+
+    def __init__(self) -> None:
+        self._plan: Mapping[str, Any] = {}
+
+    def line(self, event: Mapping[str, Any]) -> str:
+        """Return the line an event is worth; empty for none."""
+        match event.get("event"):
+            case "hello":
+                return "the coordinator has begun a run and knows that we are here"
+            case "training":
+                self._plan = event
+                return (
+                    f"round {event['round']}: {describe_work(event)} over {event['examples']} "
+                    f"examples, learning rate {describe_lr(event)}"
+                )
+            case "progress":
+                return self._progress(event)
+            case "trained":
+                return (
+                    f"round {event['round']}: trained in {event['train-seconds']:.1f} s, loss "
+                    f"{event['train-loss']:.4f}, accuracy {event['train-accuracy']:.4f}; "
+                    "the update goes out"
+                )
+            case "evaluated":
+                return (
+                    f"last model: accuracy {event['validation-accuracy']:.4f} on "
+                    f"{event['num-validation-examples']} validation examples of ours"
+                )
+            case "app-refused":
+                return f"the coordinator's app is not run here: {event['reason']}"
+            case "failed":
+                return f"{event['message']} failed: {event['error']}"
+        return ""
+
+    def _progress(self, event: Mapping[str, Any]) -> str:
+        done, total, seconds = event["step"], event["num_steps"], event["seconds"]
+        epochs = self._plan.get("local_epochs")
+        return (
+            f"round {self._plan.get('round', '?')}: epoch {event['epoch']}"
+            + (f" of {epochs}" if epochs else "")
+            + f", step {done} of {total}, learning rate {event['lr']:.3g}, "
+            f"loss {event['loss']:.4f}, {event['num_seen'] / max(seconds, 1e-9):.0f} examples/s, "
+            f"about {seconds * (total - done) / done:.0f} s left"
+        )

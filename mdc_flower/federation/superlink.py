@@ -1,0 +1,102 @@
+"""Flower's SuperLink, with every door to the outside closed but the sites' own.
+
+Flower serves three APIs on one port: Fleet, for the SuperNodes; Control, which starts runs and
+registers keys; and Runtime, for the processes of a run. Only Fleet asks who is calling. Whoever
+reaches the port could start a run, that is, run code of his own at the coordinator and at every
+site. So this process, started as ``python -m mdc_flower.federation.superlink`` with the options of
+``flower-superlink``, serves Control and Runtime to its own machine alone.
+"""
+
+import base64
+import binascii
+import ipaddress
+import os
+import time
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import parse_qs
+
+from flwr.superlink import extensions
+from flwr.superlink.cli import flower_superlink
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mdc_flower import __version__
+
+ABOUT = "/mdc/about"
+"""What a site may ask before it joins: versions, the time, and whether a key is registered."""
+
+FEDERATION = "MDC_FEDERATION"
+"""Environment variable with the federation's name."""
+
+FLEET, HEALTH = "/v1/fleet/", "/health"
+
+
+class OnlySites:
+    """Serves sites what is theirs, and everything else to this machine alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, pass on or refuse one connection."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["path"] == ABOUT:
+            await JSONResponse(await run_in_threadpool(_about, scope))(scope, receive, send)
+        elif scope["path"].startswith(FLEET) or scope["path"] == HEALTH or _is_local(scope):
+            await self._app(scope, receive, send)
+        else:
+            text = "served to the coordinator's own machine only"
+            await PlainTextResponse(text, 403)(scope, receive, send)
+
+
+def _is_local(scope: Scope) -> bool:
+    client = scope.get("client")
+    if not client:
+        return False
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _about(scope: Scope) -> dict[str, Any]:
+    keys = parse_qs(scope["query_string"].decode("ascii", "replace")).get("key", [])
+    about: dict[str, Any] = {
+        "federation": os.environ.get(FEDERATION, ""),
+        "mdc-flower": __version__,
+        "flwr": version("flwr"),
+        "time": time.time(),
+    }
+    if keys:
+        about |= _about_key(scope, keys[0])
+    return about
+
+
+def _about_key(scope: Scope, text: str) -> dict[str, bool]:
+    """Return whether a public key (base64, URL-safe) is registered, and its node online."""
+    try:
+        key = base64.urlsafe_b64decode(text)
+    except (binascii.Error, ValueError):
+        return {"registered": False, "online": False}
+    state = scope["app"].state.linkstate_factory.state()
+    node = state.get_node_id_by_public_key(key)
+    if node is None:
+        return {"registered": False, "online": False}
+    (info,) = state.get_node_info(node_ids=[node])
+    return {"registered": True, "online": info.status == "online"}
+
+
+def main() -> None:
+    """Run the SuperLink with the options on the command line."""
+    extensions.get_middleware = lambda: (Middleware(OnlySites),)
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()

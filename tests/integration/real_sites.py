@@ -1,0 +1,199 @@
+"""A federation as its operators run it: kits, `mdc coordinator start`, `mdc site start`."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+
+from mdc_flower.data import load_dataset
+from mdc_flower.engines.flower_processes import environment, free_port, home_of, script
+from mdc_flower.federation.provision import provision
+from mdc_flower.federation.spec import read_federation
+
+REPOSITORY = Path(__file__).parents[2]
+Process = subprocess.Popen[bytes]
+
+
+def digits_contract() -> dict[str, Any]:
+    """Return the contract that scikit-learn's digits keep."""
+    digits = load_dataset("digits")
+    return {
+        "name": "digits",
+        "type": "uint8",
+        "shape": list(digits.input_shape),
+        "classes": list(digits.class_names),
+        "mean": list(digits.mean),
+        "std": list(digits.std),
+    }
+
+
+class RealSites:
+    """Kits in a folder, and the processes that are started from them.
+
+    Each site has the part of the digits that the simulated site of its name has, so that a run
+    here gives the bits of a simulation.
+
+    Parameters
+    ----------
+    folder : Path
+        For kits, logs and runs.
+    num_sites : int
+        Sites, called ``site-0`` and so on.
+    coordinator_data : str
+        Data set that the coordinator tests on; empty for none.
+    host, listen : str
+        Where sites reach the coordinator, and what it binds.
+    variables : Mapping
+        More environment variables of every process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        num_sites: int = 3,
+        coordinator_data: str = "",
+        host: str = "localhost",
+        listen: str = "127.0.0.1",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.names = [f"site-{number}" for number in range(num_sites)]
+        self.federation: dict[str, Any] = {
+            "name": "digits-trial",
+            "host": host,
+            "port": free_port(),
+            "listen": listen,
+            "contract": digits_contract(),
+            "coordinator": {"data": coordinator_data},
+            "site": [
+                {
+                    "name": name,
+                    "data": "digits",
+                    "data-root": f"/srv/secret-place-of-{name}",
+                    "partition-id": number,
+                    "num-partitions": num_sites,
+                }
+                for number, name in enumerate(self.names)
+            ],
+        }
+        self._variables = dict(variables or {})
+        self._processes: list[Process] = []
+        self.provision()
+
+    @property
+    def kits(self) -> Path:
+        """Return the folder of kits."""
+        return self.folder / "kits"
+
+    @property
+    def address(self) -> str:
+        """Return where sites reach the coordinator."""
+        return f"{self.federation['host']}:{self.federation['port']}"
+
+    def kit(self, name: str) -> Path:
+        """Return the folder of one kit."""
+        return self.kits / name
+
+    def log(self, name: str) -> str:
+        """Return what the command of a kit has printed."""
+        path = self.folder / f"{name}.log"
+        return path.read_text() if path.is_file() else ""
+
+    def provision(self, renew: Sequence[str] = (), revoke: Sequence[str] = ()) -> list[str]:
+        """Write ``federation.toml``, and provision it."""
+        path = self.folder / "federation.toml"
+        path.write_text(tomli_w.dumps(self.federation))
+        return provision(read_federation(path), path, self.kits, renew, revoke)
+
+    def start_coordinator(self, prefix: Sequence[str] = ()) -> Process:
+        """Start the coordinator, and wait until sites may come."""
+        before = self.log("coordinator").count("may take part")
+        process = self.start(
+            "coordinator", "coordinator", "start", str(self.kit("coordinator")), prefix=prefix
+        )
+        self.wait(
+            lambda: self.log("coordinator").count("may take part") > before, 90, "coordinator"
+        )
+        return process
+
+    def start_site(self, name: str, prefix: Sequence[str] = ()) -> Process:
+        """Start a site's SuperNode, and do not wait for it."""
+        return self.start(name, "site", "start", str(self.kit(name)), prefix=prefix)
+
+    def start(self, name: str, *arguments: str, prefix: Sequence[str] = ()) -> Process:
+        """Start an `mdc` command, its output in NAME.log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*prefix, script("mdc"), *arguments],
+                cwd=REPOSITORY,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def mdc(
+        self, *arguments: str, prefix: Sequence[str] = ()
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run an `mdc` command to its end."""
+        return subprocess.run(
+            [*prefix, script("mdc"), *arguments],
+            cwd=REPOSITORY,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of every process."""
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        return {**environment(home), **self._variables, "PYTHONPATH": str(REPOSITORY)}
+
+    def wait(self, condition: Callable[[], object], patience_s: float, name: str) -> None:
+        """Wait until something is so; show what a command has printed when it does not come."""
+        end = time.monotonic() + patience_s
+        while not condition():
+            assert time.monotonic() < end, f"it has not come to that: {self.log(name)}"
+            time.sleep(0.2)
+
+    def kill_coordinator(self, process: Process) -> None:
+        """Kill the coordinator and all its processes, as when the power fails."""
+        family = psutil.Process(process.pid).children(recursive=True)
+        for member in [psutil.Process(process.pid), *family]:
+            member.kill()
+        process.wait()
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for stray in psutil.process_iter():
+            if str(self.folder) in (home_of(stray) or ""):
+                stray.kill()
+
+
+@contextmanager
+def real_sites(folder: Path, **options: Any) -> Iterator[RealSites]:
+    """Yield a federation; kill what is left of it after the block."""
+    started = RealSites(folder, **options)
+    try:
+        yield started
+    finally:
+        started.close()

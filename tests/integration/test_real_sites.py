@@ -1,0 +1,127 @@
+"""Three sites, TLS and node keys: train, lose the coordinator, lose a site, and give the same bits.
+
+The processes are those that operators start: `mdc coordinator start`, `mdc site start`, and
+`mdc coordinator run`, from kits that were provisioned.
+"""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from mdc_flower.cli import INTERRUPTED
+from mdc_flower.engines import run_in_process
+from strategies.journal.run_directory import GLOBAL_MODEL, read_events, read_history
+from tests.faults.injector import Fault, plan
+from tests.integration.conftest import small_config, summary_of
+from tests.integration.real_sites import RealSites, real_sites
+
+SETTINGS = {"model": "mlp", "epochs": "fixed", "local-epochs": "1", "epoch-budget": "3"}
+PATIENCE_S = 200.0
+
+
+def sha256(run_dir: Path) -> str:
+    return hashlib.sha256((run_dir / GLOBAL_MODEL).read_bytes()).hexdigest()
+
+
+def settings(**keys: str) -> list[str]:
+    """Return the options of `mdc coordinator run` that make it short."""
+    pairs = {**SETTINGS, "round-deadline-s": "120.0", **keys}
+    return [text for key, value in pairs.items() for text in ("--set", f"{key}={value}")]
+
+
+def answered(run_dir: Path, round_number: int) -> set[str]:
+    """Return the sites whose updates have come in, in a round."""
+    events = read_events(run_dir, "site-answered")
+    return {e["site"] for e in events if e["round"] == round_number and not e["dropped"]}
+
+
+@pytest.mark.deployment
+def test_a_run_survives_its_coordinator_and_a_site_and_gives_the_bits_of_a_simulation(
+    tmp_path: Path,
+) -> None:
+    # site-1 is at work when the coordinator dies, so that it dies in the middle of a round.
+    slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=8.0)
+    run_dir, simulated = tmp_path / "run", tmp_path / "simulated"
+    with real_sites(
+        tmp_path, coordinator_data="digits", variables=plan(tmp_path / "faults", [slow])
+    ) as sites:
+        coordinator = sites.start_coordinator()
+        leaving = [sites.start_site(name) for name in sites.names][-1]
+        running = sites.start(
+            "run", "coordinator", "run", str(sites.kit("coordinator")),
+            *settings(), "--seed", "1", "--output", str(run_dir),
+        )  # fmt: skip
+        sites.wait(lambda: answered(run_dir, 2), PATIENCE_S, "run")
+        sites.kill_coordinator(coordinator)
+        sites.start_coordinator()
+        # The run goes on by itself; meanwhile a site is stopped, and comes back.
+        sites.wait(lambda: len(read_history(run_dir)) == 2, PATIENCE_S, "run")
+        leaving.terminate()
+        assert leaving.wait(30) == INTERRUPTED
+        sites.start_site("site-2")
+        assert running.wait(PATIENCE_S) == 0, sites.log("run")
+
+        told = sites.mdc("coordinator", "status", str(sites.kit("coordinator"))).stdout
+        for name in sites.names:
+            assert re.search(rf"{name} .* online .* 0\.1\.0 .* 3 ", told), told
+        _check_nothing_private_is_told(sites, run_dir)
+
+    run_in_process(small_config(simulated, epoch_budget=3), 3)
+    assert sha256(run_dir) == sha256(simulated)
+    history = read_history(run_dir)
+    assert [sorted(line["participants"]) for line in history] == [sites.names] * 3
+    assert [event["rounds_done"] for event in summary_of(run_dir)["resumes"]] == [1]
+    assert "the run died: " in sites.log("run")
+    assert re.search(r"round 1: epoch 1 of 1, step 14 of 14, learning rate", sites.log("site-0"))
+
+
+def _check_nothing_private_is_told(sites: RealSites, run_dir: Path) -> None:
+    """Look through everything that is written for keys, and for where a site's data are."""
+    secrets = {"the place of the data": b"/srv/secret-place"}
+    for key in sites.kits.rglob("*.key"):
+        lines = key.read_text().splitlines()[1:-1]
+        secrets[str(key)] = lines[len(lines) // 2].encode()
+        assert base64.b64decode("".join(lines)), "the key is read as it is stored"
+    # What a site's own people are told of their data stays in the kit itself.
+    places = [run_dir, sites.kit("coordinator"), *(sites.kit(n) / "state" for n in sites.names)]
+    read = [
+        path
+        for path in [
+            *(p for place in places for p in place.rglob("*")),
+            *sites.folder.glob("*.log"),
+        ]
+        if path.is_file() and path.suffix != ".key" and path.name != "node-config.toml"
+    ]
+    logs = {path.name for path in read}
+    assert logs >= {
+        "history.jsonl", "events.jsonl", "summary.json", "report.png", "engine.log",
+        "superlink.log", "supernode.log", "superlink.db", "site-0.log", "run.log",
+    }  # fmt: skip
+    for path in read:
+        content = path.read_bytes()
+        for what, secret in secrets.items():
+            assert secret not in content, f"{path} tells {what}"
+
+
+@pytest.mark.deployment
+def test_a_coordinator_without_data_goes_by_the_sites_validation(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with real_sites(tmp_path, num_sites=2) as sites:
+        sites.start_coordinator()
+        for name in sites.names:
+            sites.start_site(name)
+        done = sites.mdc(
+            "coordinator", "run", str(sites.kit("coordinator")), *settings(**{"epoch-budget": "2"}),
+            "--output", str(run_dir),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    history = read_history(run_dir)
+    assert all(line["evaluation"] == {} for line in history)
+    # One exchange a round: what came with the training of round 2 is of the model before it.
+    assert history[1]["start_evaluation"]["validation-accuracy"] > 0.5
+    assert history[1]["site_evaluation"]["validation-accuracy"] > 0.7
+    assert (run_dir / "best-model.safetensors").is_file()
+    assert len(read_events(run_dir, "site-answered")) == 4

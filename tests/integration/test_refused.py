@@ -1,0 +1,267 @@
+"""Who and what is refused by the real processes of a provisioned federation, and in which words."""
+
+import http.server
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from mdc_flower.config_files import read_toml
+from mdc_flower.engines.app_bundle import stage_app
+from mdc_flower.engines.flower_processes import (
+    CONNECTION,
+    connect,
+    environment,
+    free_port,
+    script,
+)
+from mdc_flower.federation.certificates import Credential, new_server_certificate
+from mdc_flower.federation.kits import read_coordinator_kit, read_site_kit
+from mdc_flower.federation.site import node_config
+from mdc_flower.federation.site_check import check_site
+from tests.integration.conftest import summary_of
+from tests.integration.real_sites import REPOSITORY, RealSites, real_sites
+
+pytestmark = pytest.mark.deployment
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSites]:
+    """Yield one federation for all tests; its coordinator runs, its sites do not."""
+    with real_sites(tmp_path_factory.mktemp("refused"), num_sites=3) as started:
+        started.start_coordinator()
+        yield started
+
+
+def changed_kit(sites: RealSites, folder: Path, name: str = "site-0", **keys: Any) -> Path:
+    """Return a copy of a kit in which keys of kit.toml are others."""
+    kit = folder / name
+    shutil.copytree(sites.kit(name), kit, ignore=shutil.ignore_patterns("state"))
+    values = read_toml(kit / "kit.toml")
+    values |= {key.replace("_", "-"): value for key, value in keys.items()}
+    (kit / "kit.toml").write_text(tomli_w.dumps(values))
+    return kit
+
+
+def failures(kit: Path) -> dict[str, str]:
+    """Return the checks that fail at a site, each with what it says."""
+    return {
+        check.name: check.detail
+        for check in check_site(read_site_kit(kit))
+        if not check.ok and check.ok is not None
+    }
+
+
+def supernode(sites: RealSites, kit_folder: Path, **config: Any) -> "subprocess.Popen[bytes]":
+    """Start Flower's own SuperNode from a kit, past all checks of ours."""
+    kit = read_site_kit(kit_folder)
+    path = kit_folder / "node-config.toml"
+    path.write_text(tomli_w.dumps({**node_config(kit), **config}))
+    command = [script("flower-supernode"), "--superlink", kit.address]
+    command += ["--root-certificates", str(kit.ca), "--auth-supernode-private-key", str(kit.key)]
+    command += ["--node-config", str(path), "--max-wait-time", "5"]
+    command += ["--port", str(free_port())]
+    with (kit_folder / "supernode.txt").open("wb") as log:
+        return subprocess.Popen(
+            command, env=sites.environment(), cwd=REPOSITORY, stdout=log, stderr=log
+        )
+
+
+def test_every_check_passes_where_nothing_is_wrong(sites: RealSites) -> None:
+    done = sites.mdc("site", "check", str(sites.kit("site-0")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAILED" not in done.stdout
+    for line in (
+        "data: 1442 training",
+        "TLS: certificate",
+        "key: registered",
+        "labels (stay here)",
+    ):
+        assert line in done.stdout
+
+
+def test_an_unknown_key(sites: RealSites, tmp_path: Path) -> None:
+    kit = changed_kit(sites, tmp_path)
+    (kit / "site.key").unlink()
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", str(kit / "site.key")],
+        check=True,
+    )
+    shutil.move(kit / "site.key.pub", kit / "site.pub")
+    assert "it is unknown there, or revoked" in failures(kit)["key"]
+    node = supernode(sites, kit)
+    assert node.wait(60) != 0
+    assert "No SuperNode found" in (kit / "supernode.txt").read_text() or (
+        "could not be activated" in (kit / "supernode.txt").read_text()
+    )
+    done = sites.mdc("site", "start", str(kit))
+    assert done.returncode == 1
+    assert "FAILED  key: the coordinator does not accept this site's key" in done.stdout
+
+
+def test_a_revoked_key_is_put_out_though_its_site_is_online(sites: RealSites) -> None:
+    key = sites.folder / "kept" / "site-2"
+    shutil.copytree(sites.kit("site-2"), key, ignore=shutil.ignore_patterns("state"))
+    site = sites.start("site-2", "site", "start", str(key))
+    sites.wait(lambda: "joins 'digits-trial'" in sites.log("site-2"), 60, "site-2")
+    gone = sites.federation["site"].pop()
+    lines = sites.provision(revoke=["site-2"])
+    assert any("site-2" in line and "revoked" in line for line in lines), lines
+    sites.wait(lambda: "its key counts no more" in sites.log("coordinator"), 30, "coordinator")
+    assert site.wait(90) == 1
+    assert "the coordinator does not accept this site's key any more" in sites.log("site-2")
+    assert "it is unknown there, or revoked" in failures(key)["key"]
+    # Taken in again, the site has another key; the old one stays out.
+    sites.federation["site"].append(gone)
+    sites.provision()
+    sites.wait(lambda: failures(sites.kit("site-2")) == {}, 30, "coordinator")
+    assert "key" in failures(key)
+
+
+def test_a_key_that_others_may_read(sites: RealSites, tmp_path: Path) -> None:
+    kit = changed_kit(sites, tmp_path)
+    (kit / "site.key").chmod(0o644)
+    done = sites.mdc("site", "check", str(kit))
+    assert done.returncode == 2
+    assert "chmod 600" in done.stderr
+
+
+def test_another_authority(sites: RealSites, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = RealSites(tmp_path / "other")
+    kit = changed_kit(sites, tmp_path)
+    shutil.copy(other.kit("site-0") / "ca.pem", kit / "ca.pem")
+    assert "is not of the federation's authority" in failures(kit)["TLS"]
+    node = supernode(sites, kit)
+    assert node.wait(60) != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in (kit / "supernode.txt").read_text()
+
+
+def test_an_expired_certificate(sites: RealSites, tmp_path: Path) -> None:
+    certificate, key = certificate_of(sites, tmp_path, "localhost", days_ago=400)
+    with server(certificate, key) as port:
+        told = failures(changed_kit(sites, tmp_path, port=port))["TLS"]
+    assert told.endswith("certificate has expired. The coordinator must renew it")
+
+
+def test_a_host_name_that_does_not_match(sites: RealSites, tmp_path: Path) -> None:
+    certificate, key = certificate_of(sites, tmp_path, "elsewhere.example.org", days_ago=0)
+    with server(certificate, key) as port:
+        told = failures(changed_kit(sites, tmp_path, port=port))["TLS"]
+    assert "the coordinator's certificate is for another name" in told
+
+
+def test_plain_http(sites: RealSites, tmp_path: Path) -> None:
+    with server(None, None) as port:
+        kit = changed_kit(sites, tmp_path, port=port)
+        assert "the coordinator does not speak TLS" in failures(kit)["TLS"]
+    address = read_site_kit(sites.kit("site-0")).address
+    node = subprocess.run(
+        [script("flower-supernode"), "--insecure", "--superlink", address,
+         "--port", str(free_port()), "--max-wait-time", "5", "--node-config", 'site="site-0"'],
+        env=sites.environment(), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert node.returncode != 0
+
+
+def test_a_port_where_nobody_listens_and_a_host_that_is_not_known(
+    sites: RealSites, tmp_path: Path
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        kit = changed_kit(sites, tmp_path / "a", port=held.getsockname()[1])
+        assert "cannot be reached" in failures(kit)["connection"]
+    kit = changed_kit(sites, tmp_path / "b", host="no-such-host.invalid")
+    assert "Ask for its DNS entry" in failures(kit)["name resolution"]
+
+
+def test_data_that_break_the_contract(sites: RealSites, tmp_path: Path) -> None:
+    kit = changed_kit(sites, tmp_path, min_examples=5000)
+    done = sites.mdc("site", "start", str(kit))
+    assert done.returncode == 1
+    assert "fewer training examples than the site has promised" in done.stdout
+    swapped = read_toml(kit / "kit.toml")["contract"]
+    swapped["classes"] = swapped["classes"][::-1]
+    kit = changed_kit(sites, tmp_path / "swapped", contract=swapped)
+    assert "in another order, so that labels would be swapped" in failures(kit)["data"]
+
+
+def test_a_site_that_claims_the_name_of_another(sites: RealSites, tmp_path: Path) -> None:
+    kit = changed_kit(sites, tmp_path)
+    node = supernode(sites, kit, site="site-1")
+    try:
+        done = sites.mdc(
+            "coordinator", "run", str(sites.kit("coordinator")), "--set", "model=mlp",
+            "--set", "epoch-budget=1", "--set", "local-epochs=1", "--set", "num-sites=1",
+            "--set", "wait-for-sites-s=30.0", "--output", str(tmp_path / "run"),
+        )  # fmt: skip
+    finally:
+        node.terminate()
+        node.wait(30)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "it claims this name, but its key is that of 'site-0'" in done.stderr
+
+
+def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
+    app = stage_app(tmp_path / "app" / "mdc-flower")
+    code = app / "mdc_flower" / "client_app.py"
+    code.write_text(code.read_text() + "\n# one line more\n")
+    kit = read_coordinator_kit(sites.kit("coordinator"))
+    home = tmp_path / "home"
+    home.mkdir()
+    connect(home, f"127.0.0.1:{kit.port}", kit.ca)
+    sites.start_site("site-1")
+    sites.wait(lambda: "joins 'digits-trial'" in sites.log("site-1"), 60, "site-1")
+    keys = (
+        f'output-dir="{tmp_path / "run"}" num-sites=1 epoch-budget=1 local-epochs=1 model="mlp" '
+        "wait-for-sites-s=30.0"
+    )
+    command = [script("flwr"), "run", str(app), CONNECTION, "--stream", "--run-config", keys]
+    done = subprocess.run(
+        command, env=environment(home), cwd=home, capture_output=True, text=True, check=False,
+        timeout=180,
+    )  # fmt: skip
+    told = summary_of(tmp_path / "run")["error"]
+    assert "the site runs only the app that it has installed, and not this one" in told
+    assert "mdc_flower/client_app.py" in told, done.stdout
+    assert "the coordinator's app is not run here: its code is not that" in sites.log("site-1")
+
+
+def certificate_of(sites: RealSites, folder: Path, host: str, days_ago: int) -> tuple[Path, Path]:
+    """Return a certificate of the federation's own authority, and its key."""
+    authority = Credential(
+        (sites.kits / "authority" / "ca.key").read_bytes(),
+        (sites.kits / "authority" / "ca.pem").read_bytes(),
+    )
+    then = datetime.now(UTC) - timedelta(days=days_ago)
+    made = new_server_certificate(authority, "digits-trial", (host,), 365, then)
+    certificate, key = folder / "server.pem", folder / "server.key"
+    certificate.write_bytes(made.certificate)
+    key.write_bytes(made.key)
+    return certificate, key
+
+
+@contextmanager
+def server(certificate: Path | None, key: Path | None) -> Iterator[int]:
+    """Serve HTTP, or HTTPS with this certificate, on the loopback interface; yield the port."""
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield httpd.server_address[1]
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
