@@ -138,7 +138,7 @@ def _peak(kind: str, megabytes: float, num_sites: int, rounds: int, cores: int) 
             "training-seconds": SITE_S,
             "output-dir": str(home / "run"),
         }
-        app = _stage(home / "app" / "mdc-flower", keys)
+        app = stage_echo(home / "app" / "mdc-flower", keys)
         settings = f"num-supernodes={num_sites} client-resources-num-cpus=1 init-args-num-cpus="
         command = [script("flwr"), "run", str(app), CONNECTION, "--stream"]
         command += ["--federation-config", f"{settings}{cores}"]
@@ -154,7 +154,7 @@ def _peak(kind: str, megabytes: float, num_sites: int, rounds: int, cores: int) 
     return peak
 
 
-def _stage(target: Path, keys: dict[str, Any]) -> Path:
+def stage_echo(target: Path, keys: dict[str, Any]) -> Path:
     """Lay out an app of the echoing sites with these keys in its run config."""
     stage_app(target)
     shutil.copy(Path(echo_app.__file__), target / "echo_app.py")

@@ -5,7 +5,9 @@ own FedAvg. No torch, so that a process is no larger than it must be.
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -22,16 +24,26 @@ from strategies.messages import (
     ARRAYS,
     METRICS,
     NUM_EXAMPLES,
+    NUM_VALIDATION,
     PLAN,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
     SiteCard,
     arrays_to_record,
+    evaluate_reply_content,
     train_reply_content,
+    wants_evaluation,
 )
 from strategies.position import Position
 from strategies.recipes import fedavg
 from strategies.roster import wait_for_sites
 
 NUM_ARRAYS = 10
+
+ROUND_STARTS = "round-starts.txt"
+"""File in which FedAvg's rounds are timed: seconds since 1970, a line a round."""
+
+VALIDATION = {NUM_VALIDATION: 1, VALIDATION_LOSS: 0.0, VALIDATION_ACCURACY: 0.0}
 
 app = ServerApp()
 site = ClientApp()
@@ -51,20 +63,48 @@ def main(grid: Grid, context: Context) -> None:
     kind, rounds = str(config["coordinator"]), int(config["num-rounds"])
     folder = Path(str(config["output-dir"]))
     arrays = arrays_of(float(config["megabytes"]))
+    evaluate = bool(config.get("evaluate", False))
     if kind == "fedavg":
         folder.mkdir(parents=True)
+        sites = int(config.get("num-sites", 2))
+        strategy = _TimedFedAvg(
+            folder / ROUND_STARTS,
+            fraction_evaluate=1.0 if evaluate else 0.0,
+            min_train_nodes=sites,
+            min_evaluate_nodes=sites,
+            min_available_nodes=sites,
+        )
         with coordinator_lock(folder):  # tells whose memory to look at
-            FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord(list(arrays.values())), rounds)
+            strategy.start(grid, ArrayRecord(list(arrays.values())), rounds)
     else:
-        co_learning(grid, folder, arrays, rounds, journal=kind == "co-learning")
+        co_learning(grid, folder, arrays, rounds, kind == "co-learning", evaluate)
+
+
+class _TimedFedAvg(FedAvg):
+    """Flower's FedAvg, which notes when each round begins."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._path = path
+
+    def configure_train(self, server_round: int, *others: Any, **named: Any) -> Iterable[Message]:
+        """Note the time, and do as always."""
+        with self._path.open("a") as file:
+            file.write(f"{time.time()}\n")
+        return super().configure_train(server_round, *others, **named)
 
 
 def co_learning(
-    grid: Grid, folder: Path, arrays: dict[str, NDArray[np.generic]], rounds: int, journal: bool
+    grid: Grid,
+    folder: Path,
+    arrays: dict[str, NDArray[np.generic]],
+    rounds: int,
+    journal: bool,
+    evaluate: bool = False,
 ) -> None:
     """Run rounds of our own loop, with journal and checkpoints or with neither."""
     recipe = fedavg(rounds, 1, 0.1)
-    roster = wait_for_sites(grid, None, 60.0)
+    roster = wait_for_sites(grid, None, 120.0)
     with run_directory(folder, {}) as record:
         position = Position(arrays, recipe.controller.start())
         strategy = CoLearning(
@@ -73,6 +113,7 @@ def co_learning(
             seed=1,
             trainable=frozenset(arrays),
             deadline=Deadline(fixed_s=600.0),
+            site_evaluation=evaluate,
             observers=[record] if journal else [],
             updates=record.updates if journal else None,
             position=record.begin(arrays, position, {}) if journal else position,
@@ -100,9 +141,20 @@ def train(message: Message, context: Context) -> Message:
         metrics = MetricRecord({NUM_EXAMPLES: 1})
         return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=message)
     figures = {"num-steps": 1, "train-loss": 0.0, "train-accuracy": 0.0, "train-seconds": 0.0}
+    if wants_evaluation(content):
+        figures |= VALIDATION
     reply = train_reply_content(
         arrays_to_record({name: array.numpy() for name, array in arrays.items()}),
         {NUM_EXAMPLES: 1, **figures},
         str(plan["plan_id"]),
     )
     return Message(reply, reply_to=message)
+
+
+@site.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Say that the model is worth nothing."""
+    # Flower's FedAvg weighs by the one, our own loop knows only the others.
+    ours = any(name.startswith("w") for name in next(iter(message.content.array_records.values())))
+    content = evaluate_reply_content(VALIDATION if ours else {NUM_EXAMPLES: 1, "accuracy": 0.0})
+    return Message(content, reply_to=message)
