@@ -107,6 +107,9 @@ def _submit_and_wait(
             if owner not in (None, dead) and not _process_is_alive(owner):
                 raise EngineError("the coordinator died", where=f"process {owner}")
             time.sleep(LOOK_S)
+        # `flwr run` ends when its SuperLink does, and may be the first of the two to be seen.
+        if not is_alive():
+            raise EngineError("the SuperLink died", where=f"log {log_path}")
 
 
 def _process_is_alive(pid: int) -> bool:

@@ -172,7 +172,7 @@ class SiteView:
         """Return the line an event is worth; empty for none."""
         match event.get("event"):
             case "hello":
-                return "the coordinator has begun a run and knows that we are here"
+                return "a run begins, or goes on: the coordinator knows that we are here"
             case "training":
                 self._plan = event
                 return (

@@ -193,7 +193,9 @@ class FederationSpec(ConfigModel):
     @property
     def certificate_names(self) -> tuple[str, ...]:
         """Return every name and address that the coordinator's certificate is for."""
-        return (self.host, *self.hosts, "localhost", "127.0.0.1", "::1")
+        # Its own machine reaches it at the address it binds, if it is a certain one.
+        bound = () if self.listen in ("0.0.0.0", "::") else (self.listen,)
+        return (self.host, *self.hosts, *bound, "localhost", "127.0.0.1", "::1")
 
 
 def read_federation(path: Path) -> FederationSpec:

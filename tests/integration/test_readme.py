@@ -2,22 +2,21 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sysconfig
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mdc_flower.engines.flower_processes import environment, free_port, running, script
+from mdc_flower.engines.flower_processes import environment, free_port
 from tests.integration.conftest import stop_local_superlink, summary_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 RUN_BY_CI = {"make run", "make test"}
+REAL_SITES = ("mdc provision ", "mdc coordinator ", "mdc site ")
 
 
 def blocks(language: str) -> list[str]:
@@ -50,7 +49,7 @@ def test_make_commands_are_run_by_ci() -> None:
 
 
 def test_no_command_is_left_out() -> None:
-    known = ("mdc ", "flwr run ", "flower-superlink ", "flower-supernode ")
+    known = ("mdc ", "flwr run ")
     left_out = [c for c in commands() if c not in RUN_BY_CI and not c.startswith(known)]
     assert not left_out
 
@@ -71,7 +70,7 @@ def test_mdc_commands(tmp_path: Path) -> None:
     env["IMAGES"] = str(images)
     own_module, use_model = blocks("python")
     (tmp_path / "my_lab.py").write_text(own_module)
-    mdc = [command for command in commands() if command.startswith("mdc ")]
+    mdc = [c for c in commands() if c.startswith("mdc ") and not c.startswith(REAL_SITES)]
     assert len(mdc) == 7
     for command in mdc:
         shell(command, tmp_path, env)
@@ -109,43 +108,9 @@ def test_flwr_run_command(tmp_path: Path) -> None:
     assert summary_of(run_dir)["status"] == "finished"
 
 
-@pytest.mark.deployment
-def test_join_as_a_site(tmp_path: Path) -> None:
-    """Run the commands of coordinator and sites, on ports of our own."""
-    ports = {name: str(free_port()) for name in ("8000", "9094", "9095")}
-    env, log = user_env(tmp_path), tmp_path / "log.txt"
-
-    def ported(text: str) -> str:
-        return re.sub(r"\b(8000|9094|9095)\b", lambda match: ports[match[0]], text)
-
-    (connection,) = blocks("toml")
-    (tmp_path / "config.toml").write_text(ported(connection))
-    long_running = [c for c in commands() if c.startswith("flower-super")]
-    assert len(long_running) == 3
-    (command,) = [c for c in commands() if c.startswith("flwr run . federation")]
-    with ExitStack() as stack:
-        for line in long_running:
-            # The SuperLink's port is its default in the README; here it has to be given.
-            extra = ["--port", ports["8000"]] if line.startswith("flower-superlink") else []
-            name, *options = shlex.split(ported(line))
-            stack.enter_context(running([script(name), *options, *extra], env, tmp_path, log))
-        _wait_for_superlink(ports["8000"])
-        shell(command.replace("flwr run .", f"flwr run {ROOT}"), tmp_path, env)
-    (run_dir,) = (tmp_path / "runs").iterdir()
-    summary = summary_of(run_dir)
-    assert summary["status"] == "finished", log.read_text()
-    assert summary["sites"] == ["berlin", "lisbon"]
-
-
-def _wait_for_superlink(port: str) -> None:
-    """Wait as a person would who starts one command after the other."""
-    import time
-    import urllib.request
-
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the SuperLink did not start")
+def test_commands_for_real_sites_are_those_of_the_deployment_page() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    real = [command for command in commands() if command.startswith(REAL_SITES)]
+    assert len(real) == 6
+    for command in real:
+        assert f"\n{command}\n" in page, "test_deployment_doc.py runs what stands there"

@@ -104,24 +104,3 @@ def _check_nothing_private_is_told(sites: RealSites, run_dir: Path) -> None:
         content = path.read_bytes()
         for what, secret in secrets.items():
             assert secret not in content, f"{path} tells {what}"
-
-
-@pytest.mark.deployment
-def test_a_coordinator_without_data_goes_by_the_sites_validation(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    with real_sites(tmp_path, num_sites=2) as sites:
-        sites.start_coordinator()
-        for name in sites.names:
-            sites.start_site(name)
-        done = sites.mdc(
-            "coordinator", "run", str(sites.kit("coordinator")), *settings(**{"epoch-budget": "2"}),
-            "--output", str(run_dir),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-    history = read_history(run_dir)
-    assert all(line["evaluation"] == {} for line in history)
-    # One exchange a round: what came with the training of round 2 is of the model before it.
-    assert history[1]["start_evaluation"]["validation-accuracy"] > 0.5
-    assert history[1]["site_evaluation"]["validation-accuracy"] > 0.7
-    assert (run_dir / "best-model.safetensors").is_file()
-    assert len(read_events(run_dir, "site-answered")) == 4

@@ -1,0 +1,151 @@
+"""docs/deployment.md does what it says: every command in it is run, in its order."""
+
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mdc_flower.engines.flower_processes import environment, free_port, home_of, script
+from strategies.journal.run_directory import read_events, read_history
+from tests.integration.conftest import summary_of
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
+SITES = ("berlin", "lisbon", "oslo")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the page's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+class Machines:
+    """The organizer's and coordinator's folder, one folder a site, and what runs in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.center = folder / "center"
+        self.center.mkdir()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        (folder / "home").mkdir()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the environment of someone who has activated .venv."""
+        env = {**environment(self.folder / "home"), "PYTHONPATH": str(ROOT)}
+        return {**env, "PATH": os.pathsep.join([str(Path(script("mdc")).parent), env["PATH"]])}
+
+    def site(self, name: str) -> Path:
+        """Return the folder in which a site unpacks its kit."""
+        folder = self.folder / f"at-{name}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def run(self, command: str, folder: Path) -> str:
+        """Run a command to its end; return what it printed."""
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], cwd=folder, env=self.env, capture_output=True, text=True,
+            check=False, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start(self, command: str, folder: Path) -> None:
+        """Start a command that stays; its output is in log.txt of its folder."""
+        with (folder / "log.txt").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    ["/bin/sh", "-c", f"exec {command}"],
+                    cwd=folder,
+                    env=self.env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+
+    def close(self) -> None:
+        """Stop what runs."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(30)
+        for stray in psutil.process_iter():
+            if str(self.folder) in (home_of(stray) or ""):
+                stray.kill()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    """Yield folders; stop what was started in them."""
+    started = Machines(tmp_path)
+    yield started
+    started.close()
+
+
+def wait_for(text: str, path: Path) -> None:
+    """Wait until a log says something."""
+    from tests.faults.runs import wait_until
+
+    wait_until(lambda: text in path.read_text(), 90)
+
+
+@pytest.mark.deployment
+def test_every_command_of_the_page(machines: Machines) -> None:
+    provision, coordinate, join, train, renew, revoke, backup = blocks("sh")
+    center = machines.center
+    (text,) = blocks("toml")
+    text = text.replace("coordinator.example.org", "localhost").replace("8443", str(free_port()))
+    federation = center / "federation.toml"
+    federation.write_text(text)
+
+    machines.run(provision, center)
+    machines.start(coordinate, center)
+    wait_for("3 sites may take part: berlin, lisbon, oslo", center / "log.txt")
+    *unpack_and_check, start = join.splitlines()
+    for name in SITES:
+        folder = machines.site(name)
+        for sent in (f"{name}.zip", f"{name}.zip.sha256"):
+            (folder / sent).write_bytes((center / "kits" / sent).read_bytes())
+        for command in unpack_and_check:
+            machines.run(command.replace("berlin", name), folder)
+        machines.start(start.replace("berlin", name), folder)
+    status, first, resumed, evaluate = train.splitlines()
+    assert all(name in machines.run(status, center) for name in SITES)
+    machines.run(first, center)
+    machines.run(resumed, center)
+    assert '"accuracy"' in machines.run(evaluate, center)
+    _check_run(center / "runs" / "first")
+
+    machines.run(renew, center)
+    wait_for("berlin: its key counts no more", center / "log.txt")
+    wait_for("does not accept this site's key any more", machines.site("berlin") / "log.txt")
+    tables = text.split("[[site]]")
+    federation.write_text("[[site]]".join(t for t in tables if 'name = "lisbon"' not in t))
+    machines.run(revoke, center)
+    wait_for("lisbon: its key counts no more", center / "log.txt")
+    wait_for("does not accept this site's key any more", machines.site("lisbon") / "log.txt")
+    machines.run(backup, center)
+    with tarfile.open(center / "backup.tar.gz") as archive:
+        names = set(archive.getnames())
+    assert {"kits/coordinator/coordinator.key", "runs/first/history.jsonl"} <= names
+
+
+def _check_run(run_dir: Path) -> None:
+    """Check that the sites' validation stood in for the data that the coordinator has not."""
+    history = read_history(run_dir)
+    assert [sorted(line["participants"]) for line in history] == [list(SITES)] * 3
+    assert all(line["evaluation"] == {} for line in history)
+    # What came with the training of the last round is of the model before it.
+    assert history[2]["start_evaluation"]["validation-accuracy"] > 0.7
+    assert history[2]["site_evaluation"]["validation-accuracy"] > 0.7
+    assert (run_dir / "best-model.safetensors").is_file()
+    # One exchange a round: nine replies, and none of them to a message of its own for evaluation.
+    assert len(read_events(run_dir, "site-answered")) == 9
+    assert summary_of(run_dir)["status"] == "finished"
