@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 OUTPUT ?= runs/$(shell date +%Y-%m-%d-%H%M%S)
 PYTEST_FLAGS ?=
 
-.PHONY: run test faults chaos lint format bench build clean
+.PHONY: run test slow faults chaos lint format bench build clean
 
 # Co-learning on Ray with five simulated data centers, then the comparison with training on the
 # pooled data. Ends with the table and the path of the picture.
@@ -18,6 +18,10 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# What takes a minute or more and is left out of `make test`; some need root.
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
 # All that can go wrong, slow ones with real processes included; some need root.
 faults: $(INSTALLED)
@@ -38,6 +42,7 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m simulations.bench
+	$(BIN)/python -m simulations.deployment_cost
 
 build: $(INSTALLED)
 	$(BIN)/flwr build

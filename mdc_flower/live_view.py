@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mdc_flower.tail import Tail
 from strategies.journal.run_directory import EVENTS, read_event
 from strategies.messages import VALIDATION_ACCURACY
 
@@ -163,9 +164,7 @@ class LiveView:
     """
 
     def __init__(self, run_dir: Path, console: Console) -> None:
-        self._path = run_dir / EVENTS
-        log = self._path.read_bytes() if self._path.is_file() else b""
-        self._start = log.rfind(b"\n") + 1
+        self._events = Tail(run_dir / EVENTS)
         self._console = console
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -186,7 +185,7 @@ class LiveView:
         self._thread.join()
 
     def _follow(self) -> None:
-        state, position = RunState(), self._start
+        state = RunState()
         with Live(
             get_renderable=state.table,
             console=self._console,
@@ -196,21 +195,13 @@ class LiveView:
         ):
             while True:
                 stopping = self._stop.is_set()
-                position = self._show_new(state, position)
+                self._show_new(state)
                 if stopping:
                     return
                 self._stop.wait(0.2)
 
-    def _show_new(self, state: RunState, position: int) -> int:
-        """Show the whole lines after ``position``; return where they end."""
-        if not self._path.exists():
-            return position
-        with self._path.open("rb") as file:
-            file.seek(position)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        for line in whole.splitlines():
+    def _show_new(self, state: RunState) -> None:
+        for line in self._events.new_lines():
             event = read_event(line)
             if event and (text := state.apply(event)):
                 self._console.print(text, highlight=False, soft_wrap=True)
-        return position + len(whole)

@@ -10,7 +10,7 @@ that dies asks only the sites whose updates it did not have.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -124,11 +124,7 @@ class CoLearning(Strategy):
         self._roster = replace(roster, names=roster.names | set(known))
         self._absent: frozenset[str] = frozenset()
         self._position = position or Position({}, recipe.controller.start())
-        self._plan: RoundPlan | None = None
-        self._record: RoundRecord | None = None
-        self._asks: Asks | None = None
-        self._times: Counter[str] = Counter()
-        self._pace: dict[str, float] = {}
+        self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
 
     def summary(self) -> None:
@@ -147,24 +143,22 @@ class CoLearning(Strategy):
         nor changed: all that a site is told stands in the plan.
         """
         plan = self.recipe.plan(self._position.epochs, self.seed)
-        if self._record is None or self._plan != plan:
+        again = self._round if self._round and self._round.plan == plan else None
+        if again is None:
             self._position = replace(self._position, arrays=record_to_arrays(arrays))
-            self._times = Counter()
-            self._record = RoundRecord(
-                plan.round, plan=plan.model_dump() | {"plan_id": plan.plan_id}
-            )
+            facts = plan.model_dump() | {"plan_id": plan.plan_id}
+            record, times = RoundRecord(plan.round, plan=facts), Counter[str]()
         else:
-            self._record.attempts += 1
-        self._plan = plan
+            record, times = again.record, again.times
+            record.attempts += 1
         self.updates.open(plan.plan_id)
-        record = self._record
         record.deadline_s = self.deadline.seconds(
             self._position.pace, plan.local_steps or plan.local_epochs, record.attempts
         )
         self._wait_for_missing(grid, record.deadline_s)
         kept = self.updates.sites()
-        record.missing = sorted(set(self._roster.missing) - set(kept) - set(self._times))
-        self._asks = asks = Asks(
+        record.missing = sorted(set(self._roster.missing) - set(kept) - set(times))
+        asks = Asks(
             grid,
             self._roster,
             plan.round,
@@ -173,6 +167,7 @@ class CoLearning(Strategy):
             wait_s=self.wait_s,
             kept=kept,
         )
+        self._round = _OpenRound(plan, record, asks, times)
         asked = [site for site in self._roster.nodes if site not in kept]
         for observer in self.observers:
             observer.round_started(plan, asked, kept)
@@ -195,23 +190,23 @@ class CoLearning(Strategy):
         EngineError
             If a reply says that the simulation's worker died.
         """
-        record = self._open_record()
+        opened = self._opened()
+        record, asks = opened.record, opened.asks
         for reply in replies:
             if reply.metadata.message_type == MessageType.QUERY:
-                self._asked().introduce(reply)
+                asks.introduce(reply)
             else:
                 self._take(reply)
             del reply  # before the next one comes: it holds a whole model
-        asks = self._asked()
         self._roster = asks.roster
-        self._times += asks.times
-        record.asked_again = sorted(site for site, times in self._times.items() if times > 1)
+        opened.times += asks.times
+        record.asked_again = sorted(site for site, times in opened.times.items() if times > 1)
         record.missing = sorted(set(record.missing) - set(asks.times))
         updates = self.updates.updates()
         reach("folding", round=server_round)
         for site in sorted(asks.accepted - {update.site for update in updates}):
             record.dropped[site] = "its update was damaged on the coordinator's disk"
-        self._pace = {update.site: update.pace for update in updates}
+        opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
         record.start_evaluation = _mean_validation(record.participants)
@@ -239,7 +234,7 @@ class CoLearning(Strategy):
         """
         if not (self.site_evaluation and self._is_over(self._counted())):
             return []
-        asks, deadline_s = self._asked(), self._open_record().deadline_s
+        asks, deadline_s = self._opened().asks, self._opened().record.deadline_s
         return [
             asks.message(site, node, MessageType.EVALUATE, evaluate_content(arrays), deadline_s)
             for site, node in self._roster.nodes.items()
@@ -249,7 +244,7 @@ class CoLearning(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
-        record, asks = self._open_record(), self._asked()
+        record, asks = self._opened().record, self._opened().asks
         by_site: dict[str, Mapping[str, float]] = {}
         for reply in replies:
             site = asks.site_of(reply)
@@ -337,7 +332,7 @@ class CoLearning(Strategy):
         """Try a round until enough updates count; return the new global model."""
         while True:
             messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
-            record, asks = self._open_record(), self._asked()
+            record, asks = self._opened().record, self._opened().asks
             replies = exchange.replies(messages, record.deadline_s, asks)
             averaged, metrics = self.aggregate_train(number, replies)
             self._absent |= asks.gone()
@@ -368,7 +363,7 @@ class CoLearning(Strategy):
         evaluate_fn: EvaluateFn | None,
         result: Result,
     ) -> None:
-        record = self._open_record()
+        record = self._opened().record
         messages = list(self.configure_evaluate(number, arrays, config or ConfigRecord(), grid))
         record.sent_bytes += arrays.count_bytes() * len(messages)
         replies = exchange.replies(messages, record.deadline_s)
@@ -382,9 +377,10 @@ class CoLearning(Strategy):
 
     def _finish(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> None:
         """Close the round: move to the position after it, and tell the observers."""
-        record, before = self._open_record(), self._position
+        opened, before = self._opened(), self._position
+        record = opened.record
         for asked in exchange.late():
-            site = self._asked().name_of(asked.dst_node_id)
+            site = opened.asks.name_of(asked.dst_node_id)
             record.late[site] = int(asked.group_id)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
@@ -397,12 +393,12 @@ class CoLearning(Strategy):
             epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
             best_round=best_round,
             best_score=best_score,
-            pace={**before.pace, **self._pace},
+            pace={**before.pace, **opened.pace},
         )
         for observer in self.observers:
             observer.round_finished(record, self._position)
         self.updates.close(record.round)
-        self._record = None
+        self._round = None
 
     def _wait_for_missing(self, grid: Grid, deadline_s: float) -> None:
         """Wait for sites that have gone: once for each, and for any while the quorum lacks.
@@ -429,8 +425,8 @@ class CoLearning(Strategy):
 
     def _take(self, reply: Message) -> None:
         """Judge one reply; keep its update if it counts."""
-        record, plan, asks = self._open_record(), self._plan, self._asked()
-        assert plan is not None  # set with the record
+        opened = self._opened()
+        record, plan, asks = opened.record, opened.plan, opened.asks
         site = asks.site_of(reply)
         if site is None or site in asks.accepted:
             log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
@@ -472,15 +468,35 @@ class CoLearning(Strategy):
     def _is_over(self, epochs: EpochState) -> bool:
         return self.recipe.horizon.finished(epochs) or self._caller.finished(epochs)
 
-    def _open_record(self) -> RoundRecord:
-        if self._record is None:
+    def _opened(self) -> "_OpenRound":
+        if self._round is None:
             raise RuntimeError("no round is open: configure_train opens one")
-        return self._record
+        return self._round
 
-    def _asked(self) -> Asks:
-        if self._asks is None:
-            raise RuntimeError("no round is open: configure_train opens one")
-        return self._asks
+
+@dataclass
+class _OpenRound:
+    """What is known of the round that goes on.
+
+    Attributes
+    ----------
+    plan : RoundPlan
+        What the sites are told.
+    record : RoundRecord
+        What has happened.
+    asks : Asks
+        The attempt that goes on.
+    times : Counter of str
+        How often each site was asked, in all attempts that are over.
+    pace : dict
+        Seconds that each site whose update counts took for a unit of work.
+    """
+
+    plan: RoundPlan
+    record: RoundRecord
+    asks: Asks
+    times: Counter[str]
+    pace: Mapping[str, float] = field(default_factory=dict)
 
 
 def _reasons(record: RoundRecord) -> str:

@@ -12,6 +12,7 @@ import binascii
 import ipaddress
 import os
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs
@@ -54,15 +55,19 @@ class OnlySites:
 
 
 def _is_local(scope: Scope) -> bool:
-    client = scope.get("client")
-    if not client:
-        return False
+    """Return whether the caller is at the loopback interface, or at the very address it calls."""
+    client, server = _address(scope.get("client")), _address(scope.get("server"))
+    return client is not None and (client.is_loopback or client == server)
+
+
+def _address(
+    place: Sequence[object] | None,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(client[0])
+        address = ipaddress.ip_address(str(place[0]) if place else "")
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _about(scope: Scope) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def wait_for(text: str, path: Path) -> None:
 
 
 @pytest.mark.deployment
+@pytest.mark.slow
 def test_every_command_of_the_page(machines: Machines) -> None:
     provision, coordinate, join, train, renew, revoke, backup = blocks("sh")
     center = machines.center
