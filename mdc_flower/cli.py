@@ -38,21 +38,27 @@ class Engine(StrEnum):
     IN_PROCESS = "in-process"
 
 
+Arm = Annotated[Path | None, typer.Argument(help="TOML file with keys of the run config.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One key=value of the run config; may be repeated."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")]
+Output = Annotated[Path | None, typer.Option(help="Run directory; new, or without a run in it.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(help="Go on with the run in this directory, from its newest checkpoint."),
+]
+
+
 @app.command()
 def run(
-    arm: Annotated[
-        Path | None, typer.Argument(help="TOML file with keys of the run config.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One key=value of the run config; may be repeated."),
-    ] = None,
+    arm: Arm = None,
+    set_: Settings = None,
     sites: Annotated[int | None, typer.Option(min=1, help="Sites to simulate.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")] = None,
+    seed: Seed = None,
     engine: Annotated[Engine, typer.Option(help="Where the sites are simulated.")] = Engine.RAY,
-    output: Annotated[
-        Path | None, typer.Option(help="Run directory; new, or without a run in it.")
-    ] = None,
+    output: Output = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores to use; all by default.")] = None,
     gpus_per_site: Annotated[
         float | None,
@@ -60,10 +66,7 @@ def run(
             min=0, help="Share of a GPU for each site; by default GPUs are shared evenly."
         ),
     ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Go on with the run in this directory, from its newest checkpoint."),
-    ] = None,
+    resume: Resume = None,
 ) -> None:
     """Train across simulated sites.
 

@@ -31,7 +31,10 @@ def read_config(
         values |= read_arm(arm)[0]
     values |= dict(parse_setting(text) for text in settings)
     values |= {key: value for key, value in options.items() if value is not None}
-    return read_run_config(values)
+    config = read_run_config(values)
+    # Flower's processes work elsewhere: a path means here, whichever way it was given.
+    path = Path(config.output_dir).expanduser().absolute()
+    return config.model_copy(update={"output_dir": str(path)})
 
 
 def _default_output() -> str:

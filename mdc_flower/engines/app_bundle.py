@@ -36,11 +36,18 @@ def stage_app(target: Path) -> Path:
             ],
         )
     for name in SIDE_FILES:
-        shutil.copy(_side_file(name), target / name)
+        shutil.copy(side_file(name), target / name)
     return target
 
 
-def _side_file(name: str) -> Path:
+def side_file(name: str) -> Path:
+    """Return one of the project files of the installed app.
+
+    Raises
+    ------
+    RunError
+        If it is not beside the packages.
+    """
     package = Path(mdc_flower.__path__[0])
     # A wheel carries the project files inside the package; a checkout has them beside it.
     for path in (package / "_app" / name, package.parent / name):

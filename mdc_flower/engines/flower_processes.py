@@ -5,6 +5,7 @@ process started here has a port and a FLWR_HOME of its own, and is stopped toget
 that came of it.
 """
 
+import http.client
 import json
 import os
 import shutil
@@ -157,7 +158,16 @@ def environment(home: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         # A SuperLink starts its helpers by name.
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
+        **_no_proxy(),
     }
+
+
+def _no_proxy() -> dict[str, str]:
+    """Return the variables that keep what Flower's processes say to each other off a proxy."""
+    # Of the two spellings the small one is read first, and the other one only if it is not set.
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join([*filter(None, [named]), "localhost", LOOPBACK, "::1"])
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def script(name: str) -> str:
@@ -228,14 +238,29 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 def is_healthy(address: str, ca: Path | None) -> bool:
-    """Return whether a SuperLink answers at an address."""
-    context = ssl.create_default_context(cafile=ca) if ca else None
-    url = f"{'https' if ca else 'http'}://{address}/health"
+    """Return whether a SuperLink answers at an address of this machine."""
     try:
-        with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S, context=context):
-            return True
-    except OSError:  # URLError is one
+        ask_here(f"{address}/health", ca)
+        return True
+    except (OSError, http.client.HTTPException):  # URLError is an OSError
         return False
+
+
+def ask_here(url: str, ca: Path | None) -> bytes:
+    """Return what this machine's SuperLink answers; ``url`` is without its scheme.
+
+    Raises
+    ------
+    OSError, http.client.HTTPException
+        If it does not answer, or with an error.
+    """
+    context = ssl.create_default_context(cafile=ca) if ca else None
+    # No proxy, whatever the environment names: it would look on a machine of its own.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    with opener.open(f"{'https' if ca else 'http'}://{url}", timeout=HEALTH_TIMEOUT_S) as response:
+        return bytes(response.read())
 
 
 def _wait_until_healthy(
@@ -251,12 +276,20 @@ def _wait_until_healthy(
 
 
 def stop_strays(home: Path) -> None:
-    """Kill what still runs with this FLWR_HOME: children whose parent was killed before them."""
-    strays = [process for process in psutil.process_iter() if home_of(process) == str(home)]
+    """Kill what still runs with this FLWR_HOME: children whose parent was killed before them.
+
+    This process and those it comes from are spared: a person may have set FLWR_HOME himself.
+    """
+    spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
+    strays = [
+        process
+        for process in psutil.process_iter()
+        if process.pid not in spared and home_of(process) == str(home)
+    ]
     for stray in strays:
         try:
             stray.kill()
-        except psutil.NoSuchProcess:
+        except psutil.Error:  # ended meanwhile, or may not be killed
             continue
     psutil.wait_procs(strays, timeout=10.0)
 

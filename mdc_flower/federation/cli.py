@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from mdc_flower.cli import app, console, errors, with_exit_status
+from mdc_flower.cli import (
+    Arm,
+    Output,
+    Resume,
+    Seed,
+    Settings,
+    app,
+    console,
+    errors,
+    with_exit_status,
+)
 from mdc_flower.config_model import Scalar
 from mdc_flower.launching import read_config, resumed_config, run_supervised
 
@@ -20,6 +30,8 @@ app.add_typer(coordinator, name="coordinator")
 app.add_typer(site, name="site")
 
 Kit = Annotated[Path, typer.Argument(help="Folder of the kit.")]
+Data = Annotated[str, typer.Option(help="Data set; that of the kit by default.")]
+DataRoot = Annotated[str, typer.Option(help="Where built-in data sets are.")]
 
 
 @app.command()
@@ -92,21 +104,11 @@ def coordinator_status(kit: Kit) -> None:
 @coordinator.command("run")
 def run_on_coordinator(
     kit: Kit,
-    arm: Annotated[
-        Path | None, typer.Argument(help="TOML file with keys of the run config.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One key=value of the run config; may be repeated."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Run directory; new, or without a run in it.")
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(help="Go on with the run in this directory, from its newest checkpoint."),
-    ] = None,
+    arm: Arm = None,
+    set_: Settings = None,
+    seed: Seed = None,
+    output: Output = None,
+    resume: Resume = None,
 ) -> None:
     """Train across the federation's sites.
 
@@ -146,11 +148,7 @@ def run_on_coordinator(
 
 
 @site.command("check")
-def check_site(
-    kit: Kit,
-    data: Annotated[str, typer.Option(help="Data set; that of the kit by default.")] = "",
-    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
-) -> None:
+def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
     """Check data, machine, network, certificate and key before joining."""
 
     def work() -> None:
@@ -165,11 +163,7 @@ def check_site(
 
 
 @site.command("start")
-def start_site(
-    kit: Kit,
-    data: Annotated[str, typer.Option(help="Data set; that of the kit by default.")] = "",
-    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
-) -> None:
+def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
     """Check, then take part until stopped; the log says what goes on."""
 
     def work() -> None:

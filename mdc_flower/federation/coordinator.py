@@ -1,5 +1,7 @@
 """The coordinator's side: a SuperLink for days, its sites by name, and runs through it."""
 
+import json
+import math
 import shutil
 import sys
 import tempfile
@@ -7,16 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from mdc_flower.admission import REGISTER
 from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
 from mdc_flower.engines.flower_processes import (
     Tls,
+    ask_here,
     connect,
     flwr,
     is_healthy,
@@ -27,16 +29,20 @@ from mdc_flower.engines.flower_processes import (
 from mdc_flower.engines.submission import run_through
 from mdc_flower.federation.kits import CoordinatorKit
 from mdc_flower.federation.registry import Node, nodes, register_path, synchronize
-from mdc_flower.federation.superlink import FEDERATION
-from strategies.errors import RunError
-from strategies.journal.files import write_atomically
+from mdc_flower.federation.state_folder import only_one, open_state
+from mdc_flower.federation.superlink import ABOUT, FEDERATION, LISTEN
+from mdc_flower.tail import shorten
+from strategies.errors import MdcError, RunError
+from strategies.journal.files import StorageError, write_atomically
 from strategies.journal.run_directory import HISTORY, read_events, read_history
 
 LOOK_S = 2.0
 """Seconds between two looks at the kit's sites, and at whether the SuperLink runs."""
 
+RETRY_S = 30.0
+"""Seconds after which a key that could not be registered is tried again."""
+
 DATABASE, LOG, LAST_RUN = "superlink.db", "superlink.log", "last-run"
-MAX_LOG_BYTES = 10_000_000
 
 Tell = Callable[[str], None]
 
@@ -77,11 +83,16 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
     RunError
         If it runs already, does not start, or dies.
     """
-    home, log_path = _prepare(kit)
-    with _only_one(kit, "coordinator", "the coordinator runs already"):
+    log_path = kit.state / LOG
+    with only_one(kit, "coordinator", "the coordinator runs already"):
+        home = open_state(kit)
         stop_strays(home)  # of a coordinator that was killed
         options = ["--enable-supernode-auth", "--database", str(kit.state / DATABASE)]
-        variables = {FEDERATION: kit.federation, REGISTER: str(register_path(kit))}
+        variables = {
+            FEDERATION: kit.federation,
+            LISTEN: kit.listen,
+            REGISTER: str(register_path(kit)),
+        }
         if install_dependencies:
             variables["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "0"
         with superlink(
@@ -94,19 +105,73 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
             tls=Tls(kit.ca, kit.certificate, kit.key),
             variables=variables,
         ) as link:
+            _check_door(kit)
             tell(f"coordinator of {kit.federation!r} for {kit.address}; log: {log_path}")
-            sites: Mapping[str, str] | None = None
+            door = _Register(kit, home, tell)
             while link.process.poll() is None:
-                if kit.sites != sites:
-                    sites = kit.sites
-                    for line in synchronize(kit, home):
-                        tell(line)
-                    tell(f"{len(sites)} sites may take part: {', '.join(sites)}")
+                door.look()
+                shorten(log_path)
                 time.sleep(LOOK_S)
             raise RunError(
                 f"the SuperLink exited with {link.process.returncode}",
                 hint=f"The log is {log_path}",
             )
+
+
+def _check_door(kit: CoordinatorKit) -> None:
+    """Refuse to go on with a SuperLink that has not our middleware in front.
+
+    Raises
+    ------
+    RunError
+        If it has not: it would let everybody start runs.
+    """
+    reason = ""
+    for _ in range(3):  # one look may fail when it is busy
+        try:
+            about = json.loads(ask_here(f"{_local(kit)}{ABOUT}", kit.ca))
+            if about["federation"] == kit.federation:
+                return
+            reason = f"it is of {about['federation']!r}"
+        except (OSError, ValueError, KeyError, TypeError, HTTPException) as error:
+            reason = str(error)
+    raise RunError(
+        f"the SuperLink does not keep its commands to this machine ({reason})",
+        where=_local(kit),
+        hint="If no other one runs here, this version of flwr does not go with mdc-flower",
+    )
+
+
+class _Register:
+    """Keeps the SuperLink's register as the kit's ``sites/`` says.
+
+    What cannot be registered is tried again after `RETRY_S` seconds: a key may be on its way here.
+    No trouble with a key ends the coordinator, and the run that may go on.
+    """
+
+    def __init__(self, kit: CoordinatorKit, home: Path, tell: Tell) -> None:
+        self._kit, self._home, self._tell = kit, home, tell
+        self._sites: Mapping[str, str] | None = None
+        self._retry_at = math.inf
+        self._trouble: list[str] = []
+
+    def look(self) -> None:
+        """Synchronize if ``sites/`` has changed, or something went wrong a while ago."""
+        sites = self._kit.sites
+        if sites == self._sites and time.monotonic() < self._retry_at:
+            return
+        is_new, self._sites = sites != self._sites, sites
+        try:
+            done, refused = synchronize(self._kit, sites, self._home)
+            trouble = list(refused.values())
+        except MdcError as error:
+            done, trouble = [], [f"the register of sites is not up to date: {error}"]
+        self._retry_at = time.monotonic() + RETRY_S if trouble else math.inf
+        for line in [*done, *(line for line in trouble if line not in self._trouble)]:
+            self._tell(line)
+        self._trouble = trouble
+        if is_new:
+            self._tell(f"{len(sites)} sites may take part: {', '.join(sites)}")
 
 
 def status(kit: CoordinatorKit) -> list[SiteStatus]:
@@ -141,9 +206,11 @@ def last_run(kit: CoordinatorKit) -> Path | None:
 def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
     """Return the keys of the run config that a kit decides, where a run says nothing else.
 
-    A coordinator without data of its own goes by the sites' validation data.
+    A coordinator without data of its own goes by the sites' validation data. The run directory is
+    where a coordinator in a container, or one that systemd locks in, can write.
     """
     return {
+        "output-dir": str(kit.state / "runs" / time.strftime("%Y-%m-%d-%H%M%S")),
         "num-sites": len(kit.sites),
         "dataset": kit.data or kit.contract.to_spec(),
         "data-root": kit.data_root,
@@ -160,8 +227,7 @@ def one_run(kit: CoordinatorKit, run_dir: Path) -> Iterator[None]:
     RunError
         If one goes on.
     """
-    _prepare(kit)
-    with _only_one(kit, "run", "another run goes on through this coordinator"):
+    with only_one(kit, "run", "another run goes on through this coordinator"):
         write_atomically(kit.state / LAST_RUN, f"{run_dir}\n".encode())
         yield
 
@@ -177,33 +243,21 @@ def run_on_sites(kit: CoordinatorKit, config: RunConfig, tell: Tell) -> None:
         See `run_through`.
     """
     run_dir = Path(config.output_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"the run directory cannot be made: {error.strerror}",
+            where=str(run_dir),
+            hint="Name another one with --output; the coordinator must be able to write there too",
+        ) from None
     _wait_for_coordinator(kit, config.wait_for_sites_s, tell)
     with _client(kit) as home:
+        _stop_runs(home)  # of a command that was killed: it holds the sites, and its directory
         try:
             run_through(config, home, run_dir / "engine.log", lambda: _answers(kit))
         finally:
             _stop_runs(home)
-
-
-def _prepare(kit: CoordinatorKit) -> tuple[Path, Path]:
-    """Make the folder for what the running software keeps; return FLWR_HOME and log."""
-    home, log_path = kit.state / "flwr", kit.state / LOG
-    kit.state.mkdir(mode=0o700, exist_ok=True)
-    home.mkdir(exist_ok=True)
-    if log_path.is_file() and log_path.stat().st_size > MAX_LOG_BYTES:
-        log_path.rename(log_path.with_suffix(".log.1"))
-    return home, log_path
-
-
-@contextmanager
-def _only_one(kit: CoordinatorKit, name: str, refusal: str) -> Iterator[None]:
-    path = kit.state / f".{name}.lock"
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout:
-        raise RunError(refusal, where=str(path)) from None
 
 
 @contextmanager

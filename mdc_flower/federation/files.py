@@ -190,5 +190,5 @@ def _cannot(verb: str, path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"cannot be {verb}: {error.strerror or error}",
         where=str(path),
-        hint="Make room or make it writable, then provision again: it goes on where it stopped",
+        hint="Make room or make it writable, then give the command again: it goes on from there",
     )

@@ -5,13 +5,15 @@ register maps each site's name to it, and is what the run's coordinator judges n
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mdc_flower.admission import read_register
 from mdc_flower.engines.flower_processes import flwr
 from mdc_flower.federation.kits import CoordinatorKit
+from strategies.errors import RunError
 from strategies.journal.files import write_atomically
 
 REGISTER, REGISTERED = "register.json", "registered"
@@ -41,24 +43,36 @@ def register_path(kit: CoordinatorKit) -> Path:
     return kit.state / REGISTER
 
 
-def synchronize(kit: CoordinatorKit, home: Path) -> list[str]:
+class Changes(NamedTuple):
+    """What `synchronize` did, in lines for people, and which sites' keys it could not register."""
+
+    done: list[str]
+    refused: dict[str, str]
+
+
+def synchronize(kit: CoordinatorKit, sites: Mapping[str, str], home: Path) -> Changes:
     """Register the keys of the kit's sites, and unregister all others; return what was done.
+
+    A key that is refused, such as a file that was not yet copied whole, keeps no other site out.
+    Stopped at any point, the next call goes on: what is not noted as registered is unregistered
+    first, and then registered anew.
 
     Parameters
     ----------
     kit
-        The coordinator's kit; its ``sites/`` is what counts.
+        The coordinator's kit.
+    sites
+        Its ``sites``, which are what counts.
     home
         FLWR_HOME whose connection leads to the SuperLink.
 
     Raises
     ------
     RunError
-        If the SuperLink does not answer, or refuses a key.
+        If the SuperLink does not answer, or a key cannot be unregistered.
     """
-    sites, known = kit.sites, _known(kit)
+    known, done, refused = _known(kit), list[str](), dict[str, str]()
     listed = {int(node["node-id"]) for node in _listed(home)}
-    done = []
     current = {
         name: node
         for name, node in known.items()
@@ -72,12 +86,16 @@ def synchronize(kit: CoordinatorKit, home: Path) -> list[str]:
         path = kit.state / REGISTERED / f"{name}.pub"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, sites[name].encode())
-        answer = flwr(home, "supernode", "register", str(path))
+        try:
+            answer = flwr(home, "supernode", "register", str(path))
+        except RunError as error:
+            refused[name] = f"{name}: its key is not registered: {error}"
+            continue
         current[name] = int(answer["node-id"])
         done.append(f"{name}: registered")
         _write(kit, current)
     _write(kit, current)
-    return done
+    return Changes(done, refused)
 
 
 def nodes(kit: CoordinatorKit, home: Path) -> list[Node]:

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from filelock import FileLock, Timeout
 
 from mdc_flower.engines.flower_processes import environment, free_port, running, stop_strays
+from mdc_flower.federation import state_folder
+from mdc_flower.federation.files import PRIVATE, write_file
 from mdc_flower.federation.kits import KIT, SiteKit
 from mdc_flower.federation.site_check import ask_coordinator
 from mdc_flower.live_view import describe_lr, describe_work
 from mdc_flower.site_log import SITE_LOG
-from mdc_flower.tail import Tail
+from mdc_flower.tail import Tail, shorten
 from strategies.errors import RunError
 from strategies.journal.run_directory import read_event
 
 EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
 LOOK_S = 0.5
-MAX_LOG_BYTES = 10_000_000
 
 STILL_ONLINE_S = 120.0
 """How long the coordinator may take a SuperNode that was killed for one that is online."""
@@ -52,15 +52,10 @@ def only_one(kit: SiteKit) -> Iterator[None]:
     Raises
     ------
     RunError
-        If one runs.
+        If one runs, or the kit's ``state`` cannot be written to.
     """
-    kit.state.mkdir(mode=0o700, exist_ok=True)
-    path = kit.state / ".site.lock"
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout:
-        raise RunError("this site runs already", where=str(path)) from None
+    with state_folder.only_one(kit, "site", "this site runs already"):
+        yield
 
 
 def wait_until_forgotten(kit: SiteKit, tell: Tell) -> None:
@@ -96,30 +91,27 @@ def start(kit: SiteKit, tell: Tell) -> None:
     Raises
     ------
     RunError
-        If the SuperNode ends by itself.
+        If the SuperNode ends by itself, or a file cannot be written.
     """
-    home, log_path = kit.state / "flwr", kit.state / LOG
-    home.mkdir(exist_ok=True)
-    for path in (log_path, kit.state / EVENTS):
-        if path.is_file() and path.stat().st_size > MAX_LOG_BYTES:
-            path.rename(path.with_suffix(f"{path.suffix}.1"))
+    home, log_path, event_path = state_folder.open_state(kit), kit.state / LOG, kit.state / EVENTS
     stop_strays(home)  # of a SuperNode whose parent was killed
     # In a file: on the command line every user of the machine could read where the data are.
     config_path = kit.state / NODE_CONFIG
-    config_path.touch(mode=0o600)
-    config_path.write_text(tomli_w.dumps(node_config(kit)))
+    write_file(config_path, tomli_w.dumps(node_config(kit)).encode(), PRIVATE)
     command = [sys.executable, "-m", "mdc_flower.federation.supernode"]
     command += ["--superlink", kit.address, "--root-certificates", str(kit.ca)]
     command += ["--auth-supernode-private-key", str(kit.key)]
     command += ["--node-config", str(config_path), "--port", str(free_port())]
-    events, trouble = Tail(kit.state / EVENTS), Tail(log_path)
-    env = {**environment(home), SITE_LOG: str(kit.state / EVENTS)}
+    events, trouble = Tail(event_path), Tail(log_path)
+    env = {**environment(home), SITE_LOG: str(event_path)}
     tell(f"{kit.site} joins {kit.federation!r} at {kit.address}; log: {log_path}")
     try:
         with running(command, env, Path.cwd(), log_path) as process:
             view = SiteView()
             while process.poll() is None:
                 _show(events, trouble, view, tell)
+                for path in (log_path, event_path):
+                    shorten(path)
                 time.sleep(LOOK_S)
             _show(events, trouble, view, tell)
             raise _ended(kit, process.returncode, log_path)
@@ -187,6 +179,8 @@ class SiteView:
                     f"{event['train-loss']:.4f}, accuracy {event['train-accuracy']:.4f}; "
                     "the update goes out"
                 )
+            case "evaluated" if "validation-accuracy" not in event:
+                return "last model: not evaluated, there are no validation examples of ours"
             case "evaluated":
                 return (
                     f"last model: accuracy {event['validation-accuracy']:.4f} on "

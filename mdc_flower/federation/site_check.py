@@ -1,6 +1,7 @@
 """What can be wrong before a site joins, one check a line, in the order of the causes."""
 
 import base64
+import http.client
 import json
 import math
 import socket
@@ -178,7 +179,7 @@ def _connect(kit: SiteKit) -> str:
 
 
 def _tls(kit: SiteKit) -> str:
-    context = ssl.create_default_context(cafile=kit.ca)
+    context = _trust(kit)
     try:
         with (
             socket.create_connection((kit.host, kit.port), TIMEOUT_S) as raw,
@@ -193,10 +194,28 @@ def _tls(kit: SiteKit) -> str:
             where=kit.address,
             hint="Something else may listen there, or plain HTTP; do not join",
         ) from None
+    except OSError as error:
+        raise RunError(
+            f"the connection ended before TLS was agreed on ({error})",
+            where=kit.address,
+            hint="Something else may listen there, or a firewall looks into connections",
+        ) from None
     expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(told["notAfter"]), UTC)
     days = (expires - datetime.now(UTC)).days
     soon = ", soon: remind the coordinator" if days < EXPIRES_SOON_DAYS else ""
     return f"certificate of the federation's authority, valid for {days} more days{soon}"
+
+
+def _trust(kit: SiteKit) -> ssl.SSLContext:
+    """Return what trusts the federation's authority alone."""
+    try:
+        return ssl.create_default_context(cafile=kit.ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise RunError(
+            f"the authority's certificate cannot be read ({error})",
+            where=str(kit.ca),
+            hint="Unpack the kit anew",
+        ) from None
 
 
 def _certificate_reason(error: ssl.SSLCertVerificationError) -> str:
@@ -222,7 +241,7 @@ def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
     Raises
     ------
     RunError
-        If it does not answer as a coordinator of mdc-flower does.
+        If it does not answer as a coordinator of mdc-flower does, or a file of the kit is damaged.
     """
     try:
         public = serialization.load_ssh_public_key(kit.public_key.read_bytes())
@@ -234,13 +253,13 @@ def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
         ) from None
     key = base64.urlsafe_b64encode(public_key_to_bytes(public)).decode()  # type: ignore[arg-type]
     url = f"https://{kit.address}{ABOUT}?key={quote(key)}"
-    context = ssl.create_default_context(cafile=kit.ca)
+    context = _trust(kit)
     before = time.time()
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context) as response:
             about = dict(json.loads(response.read()))
             skew_s = (before + time.time()) / 2 - float(about["time"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         raise RunError(
             f"it does not answer as a coordinator of mdc-flower does ({error})",
             where=kit.address,

@@ -16,7 +16,12 @@ from mdc_flower.config_files import read_toml
 from mdc_flower.config_model import ConfigModel
 from mdc_flower.data.contract import Contract
 from strategies.errors import ConfigError
-from strategies.messages import NUM_EXAMPLES, TRAIN_METRICS
+from strategies.messages import (
+    NUM_EXAMPLES,
+    NUM_VALIDATION,
+    TRAIN_METRICS,
+    VALIDATION_METRICS,
+)
 
 COORDINATOR, AUTHORITY = "coordinator", "authority"
 RESERVED_NAMES = frozenset({COORDINATOR, AUTHORITY})
@@ -82,6 +87,8 @@ def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError("a metric is named twice")
     if NUM_EXAMPLES not in names:
         raise ValueError(f"must contain {NUM_EXAMPLES!r}: the updates are weighted by it")
+    if VALIDATION_METRICS & set(names) and NUM_VALIDATION not in names:
+        raise ValueError(f"without {NUM_VALIDATION!r} the other validation metrics do not count")
     return names
 
 

@@ -22,7 +22,7 @@ from flwr.superlink.cli import flower_superlink
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mdc_flower import __version__
 
@@ -32,7 +32,18 @@ ABOUT = "/mdc/about"
 FEDERATION = "MDC_FEDERATION"
 """Environment variable with the federation's name."""
 
+LISTEN = "MDC_LISTEN"
+"""Environment variable with the address that the SuperLink binds."""
+
+ALL_ADDRESSES = ("0.0.0.0", "::")
+
 FLEET, HEALTH = "/v1/fleet/", "/health"
+
+MAX_BODY_BYTES = 64 * 1024**2
+"""The most that one call from outside may send; Flower cuts a model into chunks of 5 MiB.
+
+Flower reads a call into memory before it looks at who calls.
+"""
 
 
 class OnlySites:
@@ -47,17 +58,37 @@ class OnlySites:
             await self._app(scope, receive, send)
         elif scope["path"] == ABOUT:
             await JSONResponse(await run_in_threadpool(_about, scope))(scope, receive, send)
-        elif scope["path"].startswith(FLEET) or scope["path"] == HEALTH or _is_local(scope):
+        elif _is_local(scope):
             await self._app(scope, receive, send)
+        elif scope["path"].startswith(FLEET) or scope["path"] == HEALTH:
+            await self._app(scope, _bounded(receive), send)
         else:
             text = "served to the coordinator's own machine only"
             await PlainTextResponse(text, 403)(scope, receive, send)
 
 
 def _is_local(scope: Scope) -> bool:
-    """Return whether the caller is at the loopback interface, or at the very address it calls."""
+    """Return whether the caller is at the loopback interface, or at the one address bound.
+
+    Where a certain address is bound, its own machine calls from that very address. Where all are,
+    this says nothing: rootless containers give callers from outside the container's own address.
+    """
     client, server = _address(scope.get("client")), _address(scope.get("server"))
-    return client is not None and (client.is_loopback or client == server)
+    is_bound = os.environ.get(LISTEN, "") not in ("", *ALL_ADDRESSES)
+    return client is not None and (client.is_loopback or (is_bound and client == server))
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return a ``receive`` that hangs up on a caller who sends too much."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body") or b"")
+        return message if received <= MAX_BODY_BYTES else {"type": "http.disconnect"}
+
+    return bounded
 
 
 def _address(
@@ -93,12 +124,22 @@ def _about_key(scope: Scope, text: str) -> dict[str, bool]:
     node = state.get_node_id_by_public_key(key)
     if node is None:
         return {"registered": False, "online": False}
-    (info,) = state.get_node_info(node_ids=[node])
-    return {"registered": True, "online": info.status == "online"}
+    infos = state.get_node_info(node_ids=[node])  # none if it was put out just now
+    return {"registered": bool(infos), "online": any(info.status == "online" for info in infos)}
 
 
 def main() -> None:
-    """Run the SuperLink with the options on the command line."""
+    """Run the SuperLink with the options on the command line.
+
+    Raises
+    ------
+    RuntimeError
+        If this Flower has no such hook: it would serve everybody everything.
+    """
+    if not hasattr(extensions, "get_middleware"):
+        raise RuntimeError(f"flwr {version('flwr')} does not ask extensions for middleware")
+    # With more than its own machine in it, callers could say that they are this machine.
+    os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1"
     extensions.get_middleware = lambda: (Middleware(OnlySites),)
     flower_superlink()
 

@@ -11,28 +11,57 @@ from typing import Any
 from flwr.app import Error
 from flwr.common.constant import ErrorCode
 from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal as flower
 from flwr.supernode.cli import flower_supernode
 
-from mdc_flower.federation.app_pin import difference
+from mdc_flower.federation.app_pin import difference, is_own_name
 from mdc_flower.site_log import site_event
+
+LICENSED = "valid_license"
+"""What Flower wants to see in a bundle before it asks whether the bundle is verified."""
+
+REFUSED = "refused"
 
 
 def pin_app() -> None:
-    """Let Flower check every bundle, and check it by `difference`."""
-    pull: Callable[..., Any] = flower._pull_and_store_message
+    """Let Flower check every bundle, and check it by `difference`.
 
-    def pull_checked(*, get_fab: Callable[[str, int], Fab], **others: Any) -> Any:
-        def marked(fab_hash: str, run_id: int) -> Fab:
+    Raises
+    ------
+    AttributeError
+        If this Flower checks bundles elsewhere.
+    """
+    pull: Callable[..., Any] = flower._pull_and_store_message
+    for replaced in ("_verify_fab", "FAB_VERIFICATION_ERROR"):
+        getattr(flower, replaced)
+
+    def pull_checked(
+        *, get_run: Callable[[int], Run], get_fab: Callable[[str, int], Fab], **others: Any
+    ) -> Any:
+        runs: dict[int, Run] = {}
+
+        def remembered(run_id: int) -> Run:
+            runs[run_id] = get_run(run_id)
+            return runs[run_id]
+
+        def judged(fab_hash: str, run_id: int) -> Fab:
             fab = get_fab(fab_hash, run_id)
-            # Flower looks at a bundle only if its SuperLink says that it can be verified.
-            fab.verifications["valid_license"] = "compared with the installed app"
+            fab.verifications = {LICENSED: "compared with the installed app"}
+            reason = difference(fab.content)
+            if reason is None and not is_own_name(runs[run_id].fab_id, runs[run_id].fab_version):
+                reason = "the run calls it by another name"
+            if reason is not None:
+                # Nothing is left that could run, even if a Flower did not ask `is_installed`.
+                fab.content = b""
+                fab.verifications[REFUSED] = reason
             return fab
 
-        return pull(get_fab=marked, **{**others, "trusted_entities": {"installed": "app"}})
+        asked = {**others, "trusted_entities": {"installed": "app"}}
+        return pull(get_run=remembered, get_fab=judged, **asked)
 
     def is_installed(fab: Fab, trusted_entities: dict[str, str]) -> bool:
-        reason = difference(fab.content)
+        reason = fab.verifications.get(REFUSED)
         text = f"the site runs only the app that it has installed, and not this one: {reason}"
         flower.FAB_VERIFICATION_ERROR = Error(ErrorCode.INVALID_FAB, text)
         if reason is not None:

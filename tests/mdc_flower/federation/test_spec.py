@@ -209,6 +209,7 @@ def test_numbers_outside_their_range_are_refused(tmp_path: Path, key: str) -> No
         ('["num-examples", "zzz"]', "'zzz' is no metric of a site, which are num-examples"),
         ('["train-loss"]', "must contain 'num-examples'"),
         ("[]", "must contain 'num-examples'"),
+        ('["num-examples", "validation-loss"]', "without 'num-validation-examples'"),
         ('["num-examples", "num-examples"]', "named twice"),
     ],
 )

@@ -1,0 +1,105 @@
+"""What is started for Flower, and what is stopped, without a process of Flower's."""
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mdc_flower.engines.flower_processes import (
+    environment,
+    home_of,
+    is_healthy,
+    local_address,
+    stop_strays,
+)
+
+
+@pytest.fixture
+def health() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_no_proxy_stands_between_processes_of_this_machine(
+    health: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody there
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert is_healthy(health, None)
+    assert not is_healthy("127.0.0.1:9", None)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    told = environment(Path("/home"))
+    for name in ("no_proxy", "NO_PROXY"):
+        assert told[name] == "example.org,localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("0.0.0.0", "127.0.0.1:1"),
+        ("::", "[::1]:1"),
+        ("10.0.0.5", "10.0.0.5:1"),
+        ("fd00::5", "[fd00::5]:1"),
+        ("host.example.org", "host.example.org:1"),
+    ],
+)
+def test_where_this_machine_reaches_what_listens(listen: str, address: str) -> None:
+    assert local_address(listen, 1) == address
+
+
+def test_strays_of_this_home_are_killed_and_nobody_else(tmp_path: Path) -> None:
+    def sleeper(home: Path) -> "subprocess.Popen[bytes]":
+        env = {**os.environ, "FLWR_HOME": str(home)}
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=env)
+
+    stray, other = sleeper(tmp_path / "mine"), sleeper(tmp_path / "mine-too")
+    try:
+        stop_strays(tmp_path / "mine")
+        stray.wait(5)  # its exit status went to whoever killed it
+        assert other.poll() is None
+    finally:
+        for process in (stray, other):
+            process.kill()
+            process.wait()
+
+
+def test_who_has_set_flwr_home_himself_does_not_kill_himself(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, subprocess, sys\n"
+        "from mdc_flower.engines.flower_processes import stop_strays\n"
+        f"stop_strays(pathlib.Path({str(tmp_path)!r}))\n"
+    )
+    env = {**os.environ, "FLWR_HOME": str(tmp_path)}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=False)
+    assert done.returncode == 0
+    assert time.monotonic() - started < 30
+
+
+def test_the_home_of_a_process_that_is_gone_is_unknown() -> None:
+    import psutil
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    seen = psutil.Process(gone.pid)
+    gone.wait()
+    assert home_of(seen) is None
