@@ -163,6 +163,7 @@ class SiteConfig(ConfigModel):
     contract: str = ""
     min_examples: Count = 0
     metrics: str = ""
+    modules: str = "*"
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Count = 0
 
@@ -191,6 +192,11 @@ class SiteConfig(ConfigModel):
         """Return the metrics that leave the site; the number of examples always does."""
         named = {name.strip() for name in self.metrics.split(",") if name.strip()}
         return frozenset({NUM_EXAMPLES, *named}) if named else TRAIN_METRICS
+
+    def allows(self, module: str) -> bool:
+        """Return whether a run may name a module of this site's, or one inside it."""
+        named = [name.strip() for name in self.modules.split(",")]
+        return any(name == "*" or f"{module}.".startswith(f"{name}.") for name in named if name)
 
     @property
     def is_simulated(self) -> bool:

@@ -20,9 +20,11 @@ from mdc_flower.data import (
     load_dataset,
     site_data,
 )
+from mdc_flower.data import registry as data
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.models import build_model, check_fits
+from mdc_flower.models import registry as models
 from mdc_flower.numerics import pick_autocast_dtype, pick_device
 from mdc_flower.training import TrainSettings
 from strategies.errors import ConfigError
@@ -124,6 +126,7 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         contract.
     """
     spec, root = site.data or config.dataset, site.data_root or config.data_root
+    _check_modules(config, site)
     if spec.startswith(CONTRACT):
         raise ConfigError(
             "this site has no data set",
@@ -141,6 +144,22 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
             config.max_train_examples, config.max_test_examples
         )
     return _task(config, dataset, site.device or config.device)
+
+
+def _check_modules(config: RunConfig, site: SiteConfig) -> None:
+    """Refuse what a run would have this site import, unless the site allows it."""
+    named = {"model": models.own_module(config.model)}
+    if not site.data:
+        named["dataset"] = data.own_module(config.dataset)
+    for key, module in named.items():
+        if module and not site.allows(module):
+            raise ConfigError(
+                "the run names a module that this site does not allow",
+                where=f"run config, {key}",
+                got=module,
+                expected=f"one of: {site.modules}" if site.modules else "none",
+                hint="Allow it with `modules` in the site's config, if it is to be trusted",
+            )
 
 
 def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:

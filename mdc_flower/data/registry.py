@@ -13,6 +13,14 @@ from strategies.errors import ConfigError, DataError
 IMAGE_FOLDER = "image-folder:"
 
 
+def own_module(spec: str) -> str:
+    """Return the module of a user's own data set; empty for any other."""
+    if spec in BUILTIN or spec.startswith((IMAGE_FOLDER, CONTRACT)):
+        return ""
+    module, separator, _ = spec.partition(":")
+    return module if separator else ""
+
+
 @lru_cache(maxsize=4)
 def load_dataset(
     spec: str, data_root: str = "", image_size: int = 0, max_train: int = 0, max_test: int = 0

@@ -112,6 +112,16 @@ def _submit_and_wait(
             raise EngineError("the SuperLink died", where=f"log {log_path}")
 
 
+def wait_for_coordinator_to_end(run_dir: Path, patience_s: float = ENDING_S) -> None:
+    """Wait, for a bounded time, until nobody coordinates a run in a directory any more."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        owner = read_owner(run_dir).get("pid")
+        if owner is None or not _process_is_alive(owner):
+            return
+        time.sleep(LOOK_S)
+
+
 def _process_is_alive(pid: int) -> bool:
     """Return whether a process runs; one that was killed may stay as a zombie for long."""
     try:

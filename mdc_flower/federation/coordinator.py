@@ -26,7 +26,7 @@ from mdc_flower.engines.flower_processes import (
     stop_strays,
     superlink,
 )
-from mdc_flower.engines.submission import run_through
+from mdc_flower.engines.submission import run_through, wait_for_coordinator_to_end
 from mdc_flower.federation.kits import CoordinatorKit
 from mdc_flower.federation.registry import Node, nodes, register_path, synchronize
 from mdc_flower.federation.state_folder import only_one, open_state
@@ -253,11 +253,11 @@ def run_on_sites(kit: CoordinatorKit, config: RunConfig, tell: Tell) -> None:
         ) from None
     _wait_for_coordinator(kit, config.wait_for_sites_s, tell)
     with _client(kit) as home:
-        _stop_runs(home)  # of a command that was killed: it holds the sites, and its directory
+        _stop_runs(home, run_dir)  # of a command that was killed: it holds the sites
         try:
             run_through(config, home, run_dir / "engine.log", lambda: _answers(kit))
         finally:
-            _stop_runs(home)
+            _stop_runs(home, run_dir)
 
 
 @contextmanager
@@ -300,11 +300,12 @@ def _wait_for_coordinator(kit: CoordinatorKit, wait_s: float, tell: Tell) -> Non
             time.sleep(LOOK_S)
 
 
-def _stop_runs(home: Path) -> None:
+def _stop_runs(home: Path, run_dir: Path) -> None:
     """Stop what still runs, when the one who submitted it goes: nobody would judge its end."""
     with suppress(RunError):  # the SuperLink may be what has died
         for run in _running(flwr(home, "list")["runs"]):
             flwr(home, "stop", run)
+            wait_for_coordinator_to_end(run_dir)
 
 
 def _running(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -39,6 +39,7 @@ def node_config(kit: SiteKit) -> dict[str, Any]:
         "contract": str(kit.folder / KIT),
         "min-examples": kit.min_examples,
         "metrics": ",".join(kit.metrics),
+        "modules": ",".join(kit.modules),
     }
     if kit.partition_id >= 0:
         config |= {"partition-id": kit.partition_id, "num-partitions": kit.num_partitions}

@@ -98,6 +98,7 @@ Host = Annotated[str, AfterValidator(_host)]
 Line = Annotated[str, AfterValidator(_line)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Metrics = Annotated[tuple[str, ...], AfterValidator(_metrics)]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Days = Annotated[int, Field(ge=1, le=36500)]
 
 
@@ -114,6 +115,8 @@ class SiteSettings(ConfigModel):
         Training examples that the site has promised.
     metrics : tuple of str
         Metrics that leave the site together with its model.
+    modules : tuple of str
+        Modules at the site that a run may name as ``module:function``; none by default.
     partition_id, num_partitions : int
         One part of a public data set, for trying a federation out on one machine; -1 and 0
         at a real site.
@@ -125,6 +128,7 @@ class SiteSettings(ConfigModel):
     device: Line = ""
     min_examples: Annotated[int, Field(ge=1)] = 1
     metrics: Metrics = ALL_METRICS
+    modules: tuple[Module, ...] = ()
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Annotated[int, Field(ge=0)] = 0
 

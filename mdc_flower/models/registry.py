@@ -23,6 +23,16 @@ MODELS: dict[str, ModelFunction] = {
 """Built-in models; each takes the shape of one example and the number of classes."""
 
 
+LIBRARIES = ("torchvision", "timm")
+"""What may stand before the colon in ``LIBRARY:NAME``."""
+
+
+def own_module(spec: str) -> str:
+    """Return the module of a user's own model; empty for a built-in one or a library's."""
+    kind, separator, _ = spec.partition(":")
+    return kind if separator and spec not in MODELS and kind not in LIBRARIES else ""
+
+
 def build_model(spec: str, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
     """Return a new model in float32.
 

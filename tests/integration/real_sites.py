@@ -75,6 +75,7 @@ class RealSites:
                     "name": name,
                     "data": "digits",
                     "data-root": f"/srv/secret-place-of-{name}",
+                    "modules": ["tests.faults"],
                     "partition-id": number,
                     "num-partitions": num_sites,
                 }

@@ -11,10 +11,11 @@ from PIL import Image
 
 import mdc_flower
 from mdc_flower.batches import InputPipeline
-from mdc_flower.config import RunConfig, read_run_config, read_site_config
+from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.data.contract import Contract
+from mdc_flower.models.registry import own_module
 from mdc_flower.task import Task, load_site_task, load_task
 from mdc_flower.training import TrainSettings
 from strategies.errors import ConfigError, DataError, ModelError
@@ -359,3 +360,44 @@ def test_the_metadata_suffice_to_rebuild_the_model_and_hold_no_time_and_no_path(
         "mean": [0.305],
         "std": [0.376],
     }
+
+
+# What a run may let a site import
+
+
+def site_that_allows(modules: str, **keys: Any) -> SiteConfig:
+    return SiteConfig.read({"site": "berlin", "modules": modules, **keys}, "node config")
+
+
+@pytest.mark.parametrize("modules", ["*", "task_lab", "other, task_lab"])
+def test_a_site_imports_what_it_allows(modules: str) -> None:
+    one = config(dataset="task_lab:words", model="task_lab:network")
+    assert load_site_task(one, site_that_allows(modules)).dataset.name == "words"
+
+
+@pytest.mark.parametrize("modules", ["", "task", "task_lab.inner", "other"])
+@pytest.mark.parametrize("key", ["dataset", "model"])
+def test_a_site_imports_nothing_else_for_a_run(modules: str, key: str) -> None:
+    named = {"dataset": "task_lab:words", "model": "task_lab:network"}
+    with pytest.raises(ConfigError, match="names a module that this site does not allow") as caught:
+        load_site_task(config(**{key: named[key]}), site_that_allows(modules))
+    assert (caught.value.where, caught.value.got) == (f"run config, {key}", "task_lab")
+
+
+def test_a_site_chooses_its_own_data_set_freely() -> None:
+    own = site_that_allows("", data="task_lab:words")
+    assert load_site_task(config(model="mlp"), own).dataset.name == "words"
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet8", "torchvision:resnet18", "timm:resnet18"])
+def test_models_of_ours_and_of_libraries_are_no_modules(model: str) -> None:
+    assert own_module(model) == ""
+    assert load_site_task(config(model=model), site_that_allows("")).config.model == model
+
+
+def test_a_module_inside_an_allowed_package_is_allowed() -> None:
+    site = site_that_allows("lab.scans")
+    assert site.allows("lab.scans")
+    assert site.allows("lab.scans.deep")
+    assert not site.allows("lab")
+    assert not site.allows("lab.scansion")

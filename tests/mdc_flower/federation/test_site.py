@@ -51,6 +51,7 @@ def test_the_node_config_is_one_that_a_site_reads(kit: SiteKit) -> None:
     )
     assert read.contract == str(kit.folder / "kit.toml")
     assert read.shared_metrics == set(kit.metrics)
+    assert not read.allows("tests"), "a kit lets a run import nothing unless it says so"
     assert not any("key" in name for name in config)
     part = kit.model_copy(update={"partition_id": 1, "num_partitions": 3})
     assert read_site_config(node_config(part)).partition_id == 1

@@ -67,6 +67,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         device = "cuda:1"
         min-examples = 50
         metrics = ["train-loss", "num-examples"]
+        modules = ["lab.scans"]
         partition-id = 1
         num-partitions = 3
         """,
@@ -83,6 +84,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "device": "cuda:1",
         "min_examples": 50,
         "metrics": ("train-loss", "num-examples"),
+        "modules": ("lab.scans",),
         "partition_id": 1,
         "num_partitions": 3,
     }
@@ -200,6 +202,12 @@ def test_what_is_no_host_is_refused(tmp_path: Path, host: str) -> None:
 @pytest.mark.parametrize("key", ["port = 0", "port = 65536", "ca-days = 0", "certificate-days = 0"])
 def test_numbers_outside_their_range_are_refused(tmp_path: Path, key: str) -> None:
     assert refusal(tmp_path, f"{key}\n" + TWO_SITES).where.endswith(key.split()[0])
+
+
+@pytest.mark.parametrize("module", ["", "lab scans", "lab:load", "../lab", "*"])
+def test_what_is_no_module_is_refused(tmp_path: Path, module: str) -> None:
+    error = refusal(tmp_path, TWO_SITES + f"modules = [{module!r}]\n")
+    assert ", site 2, modules" in error.where
 
 
 @pytest.mark.parametrize(
