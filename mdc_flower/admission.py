@@ -73,5 +73,5 @@ def read_register(path: Path) -> dict[str, int]:
         raise ConfigError(
             f"the register of sites cannot be read: {error}",
             where=str(path),
-            hint="`mdc coordinator start` writes it",
+            hint="Remove it, and `mdc coordinator start` registers the sites' keys anew",
         ) from None
