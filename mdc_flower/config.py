@@ -15,6 +15,7 @@ from strategies.averaging import WEIGHTINGS
 from strategies.deadline import Deadline
 from strategies.local_epochs import EpochController, Fixed, Horizon, IncreasedLocalEpochs, Spread
 from strategies.messages import NUM_EXAMPLES, TRAIN_METRICS
+from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.recipes import LrSchedule, Recipe
 from strategies.round_plan import CycleShape
 
@@ -74,6 +75,13 @@ class RunConfig(ConfigModel):
     num_rounds: Count = 0  # 0 for no limit
     epoch_budget: Count = 60  # local epochs in all; 0 for no limit
     weighting: Literal["examples", "uniform"] = "examples"
+    outer_optimizer: Literal["average", "momentum", "adam"] = "average"
+    outer_lr: Positive = 1.0
+    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    outer_nesterov: bool = False
+    outer_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    outer_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    outer_epsilon: Positive = 1e-3
 
     # The run
     seed: Count = 1
@@ -112,6 +120,10 @@ class RunConfig(ConfigModel):
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
+        if self.outer_optimizer == "average" and self.outer_lr != 1:
+            raise ValueError("outer-lr is not read with outer-optimizer 'average'")
+        if self.outer_nesterov and self.outer_momentum == 0:
+            raise ValueError("outer-nesterov needs outer-momentum above 0")
         return self
 
     def quorum(self, num_sites: int) -> int:
@@ -135,6 +147,7 @@ class RunConfig(ConfigModel):
             local_steps=self.local_steps,
             weighting=WEIGHTINGS[self.weighting],
             proximal_mu=self.proximal_mu,
+            outer=self._outer(),
         )
 
     def _controller(self) -> EpochController:
@@ -147,6 +160,15 @@ class RunConfig(ConfigModel):
                 return Fixed(self.local_epochs)
             case "spread":
                 return Spread(self.epoch_budget, self.num_rounds)
+
+    def _outer(self) -> OuterOptimizer:
+        match self.outer_optimizer:
+            case "average":
+                return Average()
+            case "momentum":
+                return Momentum(self.outer_lr, self.outer_momentum, self.outer_nesterov)
+            case "adam":
+                return Adam(self.outer_lr, self.outer_beta1, self.outer_beta2, self.outer_epsilon)
 
 
 class SiteConfig(ConfigModel):

@@ -62,7 +62,10 @@ def in_site_order(updates: Iterable[Update]) -> list[Update]:
 
 
 def weighted_mean(
-    updates: Sequence[Update], weighting: Weighting, names: Iterable[str] | None = None
+    updates: Sequence[Update],
+    weighting: Weighting,
+    names: Iterable[str] | None = None,
+    then: Callable[[str, NDArray[np.float64]], NDArray[np.float64]] = lambda name, mean: mean,
 ) -> dict[str, NDArray[np.generic]]:
     """Fold updates into their weighted mean, one array of one update in memory at a time.
 
@@ -81,6 +84,9 @@ def weighted_mean(
         Weight of each.
     names
         The arrays to average, in the order of the result; all of the first update's by default.
+    then
+        Called with the name and the mean of each float array before that gets its own dtype;
+        returns what takes its place.
 
     Raises
     ------
@@ -94,22 +100,22 @@ def weighted_mean(
     if total <= 0.0:
         raise ValueError(f"the weights of the updates sum to {total}, not to more than 0")
     order = updates[0].arrays if names is None else names
-    return {name: _mean(name, updates, weights) for name in order}
+    return {name: _mean(name, updates, weights, then) for name in order}
 
 
-def _mean(name: str, updates: Sequence[Update], weights: Sequence[float]) -> NDArray[np.generic]:
+def _mean(
+    name: str,
+    updates: Sequence[Update],
+    weights: Sequence[float],
+    then: Callable[[str, NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.generic]:
     first = updates[0].arrays[name]
     if not np.issubdtype(first.dtype, np.floating):
         return first.copy()
-    mean: NDArray[np.float64] | None = None
-    total = 0.0
-    for update, weight in zip(updates, weights, strict=True):
+    counted = [pair for pair in zip(updates, weights, strict=True) if pair[1] > 0.0]
+    update, total = counted[0]
+    mean = update.arrays[name].astype(np.float64)
+    for update, weight in counted[1:]:
         total += weight
-        if weight <= 0.0:
-            continue
-        array = update.arrays[name].astype(np.float64)
-        if mean is None:
-            mean = array
-        else:
-            mean += (array - mean) * (weight / total)
-    return np.asarray(mean, dtype=first.dtype)
+        mean += (update.arrays[name].astype(np.float64) - mean) * (weight / total)
+    return np.asarray(then(name, mean), dtype=first.dtype)

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.asks import Asks
-from strategies.averaging import weighted_mean
+from strategies.averaging import Arrays
 from strategies.deadline import Deadline
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
@@ -36,6 +36,7 @@ from strategies.messages import (
     record_to_arrays,
     train_content,
 )
+from strategies.outer_optimizers import next_model
 from strategies.position import Position
 from strategies.recipes import Recipe
 from strategies.reply_gate import (
@@ -63,13 +64,14 @@ class CoLearning(Strategy):
     Parameters
     ----------
     recipe : Recipe
-        The method: schedule, local epochs, weighting, horizon.
+        The method: schedule, local epochs, weighting, outer optimizer, horizon.
     roster : Roster
         Sites that are online at the start; looked up anew before every round.
     seed : int
         The run's seed.
     trainable : frozenset of str
-        Names of the trainable float parameters, for the relative change.
+        Names of the trainable float parameters: the outer optimizer moves them, and the relative
+        change is theirs.
     observers : iterable of RunObserver
         Told of every round.
     updates : UpdateStore
@@ -128,9 +130,10 @@ class CoLearning(Strategy):
         self._caller = Horizon(None, None)
 
     def summary(self) -> None:
-        """Log the method in one line each for schedule, epochs and horizon."""
+        """Log the method in one line each for schedule, epochs, outer optimizer and horizon."""
         log(INFO, "\t├──> Learning rate: %s", self.recipe.schedule)
         log(INFO, "\t├──> Local epochs: %s", self.recipe.controller)
+        log(INFO, "\t├──> Outer optimizer: %s", self.recipe.outer)
         log(INFO, "\t└──> Horizon: %s", self.recipe.horizon)
 
     def configure_train(
@@ -177,7 +180,7 @@ class CoLearning(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Judge replies as they come, keep those that count, and average them in site order.
+        """Judge replies as they come, keep those that count, and fold them in site order.
 
         Returns
         -------
@@ -221,7 +224,14 @@ class CoLearning(Strategy):
             )
             return None, None
         before = self._position.arrays
-        arrays = weighted_mean(updates, self.recipe.weighting, before)
+        arrays, opened.outer_state = next_model(
+            self.recipe.outer,
+            self._position.outer_state,
+            before,
+            updates,
+            self.recipe.weighting,
+            self.trainable,
+        )
         record.relative_change = relative_change(before, arrays, self.trainable)
         return arrays_to_record(arrays), MetricRecord({**_mean_metrics(record.participants)})
 
@@ -391,6 +401,7 @@ class CoLearning(Strategy):
         self._position = Position(
             arrays=record_to_arrays(arrays),
             epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
+            outer_state=opened.outer_state,
             best_round=best_round,
             best_score=best_score,
             pace={**before.pace, **opened.pace},
@@ -490,6 +501,8 @@ class _OpenRound:
         How often each site was asked, in all attempts that are over.
     pace : dict
         Seconds that each site whose update counts took for a unit of work.
+    outer_state : Arrays
+        The outer optimizer's, when the round has its model.
     """
 
     plan: RoundPlan
@@ -497,6 +510,7 @@ class _OpenRound:
     asks: Asks
     times: Counter[str]
     pace: Mapping[str, float] = field(default_factory=dict)
+    outer_state: Arrays = field(default_factory=dict)
 
 
 def _reasons(record: RoundRecord) -> str:

@@ -17,6 +17,8 @@ class Position:
         The global model.
     epochs : EpochState
         The controller's state, with rounds and epochs done.
+    outer_state : Arrays
+        The outer optimizer's state; empty where it has none.
     best_round : int
         Round after which the model scored best so far; 0 for none.
     best_score : float
@@ -27,6 +29,7 @@ class Position:
 
     arrays: Arrays
     epochs: EpochState
+    outer_state: Arrays = field(default_factory=dict)
     best_round: int = 0
     best_score: float = float("-inf")
     pace: Mapping[str, float] = field(default_factory=dict)

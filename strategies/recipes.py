@@ -1,11 +1,11 @@
-"""A method is data: a learning-rate schedule, a controller of local epochs, a weighting.
+"""A method is data: a learning-rate schedule, a controller of local epochs, an outer optimizer.
 
 FedAvg and co-learning are two recipes for one round loop, not two loops.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from strategies.averaging import Weighting, by_examples
+from strategies.averaging import Weighting, by_examples, uniform
 from strategies.local_epochs import (
     EpochController,
     EpochState,
@@ -13,6 +13,7 @@ from strategies.local_epochs import (
     Horizon,
     IncreasedLocalEpochs,
 )
+from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.round_plan import CycleShape, RoundPlan
 
 
@@ -60,6 +61,8 @@ class Recipe:
         Weight of each site in the average.
     proximal_mu : float
         Weight of FedProx's proximal term at the sites; 0 turns it off.
+    outer : OuterOptimizer
+        What the coordinator does with the averaged update.
     """
 
     schedule: LrSchedule
@@ -68,6 +71,7 @@ class Recipe:
     local_steps: int = 0
     weighting: Weighting = by_examples
     proximal_mu: float = 0.0
+    outer: OuterOptimizer = field(default_factory=Average)
 
     def epochs(self, state: EpochState) -> int:
         """Return the coming round's local epochs; 0 when rounds are counted in steps."""
@@ -129,4 +133,42 @@ def fedavg(num_rounds: int, local_epochs: int, lr: float) -> Recipe:
         schedule=LrSchedule(lr, 1.0, "constant"),
         controller=Fixed(local_epochs),
         horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
+    )
+
+
+def fedprox(num_rounds: int, local_epochs: int, lr: float, mu: float) -> Recipe:
+    """Return FedProx (Li et al., MLSys 2020): FedAvg with a proximal term at the sites.
+
+    All sites do the same local epochs; the paper also lets slow ones do less.
+    """
+    return replace(fedavg(num_rounds, local_epochs, lr), proximal_mu=mu)
+
+
+def fedavgm(num_rounds: int, local_epochs: int, lr: float, momentum: float = 0.9) -> Recipe:
+    """Return FedAvgM (Hsu et al., 2019): FedAvg with momentum at the coordinator."""
+    return replace(fedavg(num_rounds, local_epochs, lr), outer=Momentum(1.0, momentum))
+
+
+def fedadam(num_rounds: int, local_epochs: int, lr: float, outer_lr: float) -> Recipe:
+    """Return FedAdam (Reddi et al., ICLR 2021): FedAvg with Adam at the coordinator.
+
+    See `Adam` for the deviations.
+    """
+    return replace(fedavg(num_rounds, local_epochs, lr), outer=Adam(outer_lr))
+
+
+def diloco(num_rounds: int, local_steps: int, lr: float) -> Recipe:
+    """Return DiLoCo (Douillard et al., 2023): many local steps, Nesterov at the coordinator.
+
+    The sites train with AdamW, which is theirs to set, under one cosine over the whole run. The
+    paper's sites keep AdamW's state from round to round and warm the learning rate up; ours begin
+    anew each round, and do not.
+    """
+    return Recipe(
+        schedule=LrSchedule(lr, 0.0, "global-cosine"),
+        controller=Fixed(1),
+        horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
+        local_steps=local_steps,
+        weighting=uniform,
+        outer=Momentum(0.7, 0.9, nesterov=True),
     )

@@ -1,7 +1,8 @@
 """All that the next round depends on, after every round.
 
-A checkpoint is two sealed files: the model, and a description that names the model file. The
-description comes last, so that a checkpoint exists when, and only when, its model does.
+A checkpoint is sealed files: the model, the outer optimizer's state where it has one, and a
+description that names the others. The description comes last, so that a checkpoint exists when,
+and only when, the others do.
 """
 
 import json
@@ -101,8 +102,13 @@ class Checkpoints:
         elif position.best_round == number - 1 > 0:
             # The sites' own scores of a model come with the next round.
             self._best = self._newest
+        outer: Path | None = None
+        if position.outer_state:
+            content = pack_model(position.outer_state, {})
+            outer = seal(self._folder, f"{_stem(number)}-outer", MODEL, content)
         description = {
             "model": model.name,
+            "outer-state": outer.name if outer else None,
             "best-model": self._best.name if self._best else None,
             "best-round": position.best_round,
             "best-score": position.best_score if position.best_round else None,
@@ -150,6 +156,9 @@ class Checkpoints:
         told = json.loads(path.read_text(encoding="utf-8"))
         model = self._folder / told["model"]
         check_seal(model)
+        outer = told.get("outer-state")  # which earlier versions did not have
+        if outer is not None:
+            check_seal(self._folder / outer)
         self._newest = model
         best_round, best_score = told["best-round"], told["best-score"]
         self._best = self._intact(told["best-model"])
@@ -158,6 +167,7 @@ class Checkpoints:
         position = Position(
             arrays=StoredArrays(model),
             epochs=EpochState(**told["epochs"]),
+            outer_state={} if outer is None else StoredArrays(self._folder / outer),
             best_round=best_round,
             best_score=float("-inf") if best_score is None else best_score,
             pace=told["pace"],
@@ -187,7 +197,7 @@ class Checkpoints:
             log(WARNING, "%s. All models are kept", error)
             return
         told = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
-        names = {one[key] for one in told for key in ("model", "best-model")}
+        names = {one.get(key) for one in told for key in ("model", "best-model", "outer-state")}
         for path in list(sealed_files(self._folder, MODEL)):
             if path.name not in names:
                 path.unlink(missing_ok=True)

@@ -156,7 +156,11 @@ class RunDirectory:
             append_line(history, self.checkpoint.record)
         self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
         self._link_models()
-        return replace(position, arrays={name: position.arrays[name] for name in initial})
+        return replace(
+            position,
+            arrays={name: position.arrays[name] for name in initial},
+            outer_state=dict(position.outer_state),
+        )
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small text file whole."""

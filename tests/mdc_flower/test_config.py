@@ -18,6 +18,7 @@ from strategies.deadline import Deadline
 from strategies.errors import ConfigError
 from strategies.local_epochs import Fixed, Horizon, IncreasedLocalEpochs, Spread
 from strategies.messages import TRAIN_METRICS
+from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.recipes import LrSchedule, Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,13 @@ OTHER_VALUES: dict[str, Any] = {
     "num-rounds": 7,
     "epoch-budget": 10,
     "weighting": "uniform",
+    "outer-optimizer": "momentum",
+    "outer-lr": 1.0,  # other values need an outer optimizer, which have a test of their own
+    "outer-momentum": 0.5,
+    "outer-nesterov": True,
+    "outer-beta1": 0.5,
+    "outer-beta2": 0.5,
+    "outer-epsilon": 0.5,
     "seed": 0,
     "site-evaluation": True,
     "max-relative-update": 0.5,
@@ -96,6 +104,10 @@ def test_a_key_sets_its_field_and_no_other(key: str) -> None:
     config = read_run_config({key: value})
     assert getattr(config, key.replace("-", "_")) == value
     assert config.to_flower() == {**defaults, key: value}
+
+
+def test_an_outer_learning_rate_is_read_beside_an_outer_optimizer() -> None:
+    assert read_run_config({"outer-lr": 0.5, "outer-optimizer": "adam"}).outer_lr == 0.5
 
 
 def test_local_steps_are_read_beside_a_number_of_rounds() -> None:
@@ -162,6 +174,13 @@ BAD_VALUES: dict[str, list[Any]] = {
     "num-rounds": NOT_COUNTS,
     "epoch-budget": NOT_COUNTS,
     "weighting": ["random"],
+    "outer-optimizer": ["rmsprop"],
+    "outer-lr": [0.0, -0.1, *NOT_FINITE],
+    "outer-momentum": [-0.1, 1.0, *NOT_FINITE],
+    "outer-nesterov": ["perhaps"],
+    "outer-beta1": [-0.1, 1.0, *NOT_FINITE],
+    "outer-beta2": [-0.1, 1.0, *NOT_FINITE],
+    "outer-epsilon": [0.0, -0.1, *NOT_FINITE],
     "seed": NOT_COUNTS,
     "max-relative-update": [-0.1, "much", *NOT_FINITE],
     "min-sites": NOT_COUNTS,
@@ -262,6 +281,16 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"nesterov": True, "optimizer": "sgd", "momentum": 0.0},
         {"optimizer": "adamw"},
         "nesterov needs momentum above 0",
+    ),
+    "an average has no learning rate": (
+        {"outer-optimizer": "average", "outer-lr": 0.7},
+        {"outer-optimizer": "momentum"},
+        "outer-lr is not read with outer-optimizer 'average'",
+    ),
+    "outer nesterov needs momentum, too": (
+        {"outer-optimizer": "momentum", "outer-nesterov": True, "outer-momentum": 0.0},
+        {"outer-momentum": 0.1},
+        "outer-nesterov needs outer-momentum above 0",
     ),
 }
 
@@ -364,6 +393,31 @@ def test_each_key_reaches_its_piece_of_the_recipe(values: dict[str, Any], expect
     assert read_run_config({**SCHEDULE, **values}).recipe() == expected
 
 
+OUTER = {
+    "outer-lr": 0.5,
+    "outer-momentum": 0.25,
+    "outer-nesterov": True,
+    "outer-beta1": 0.5,
+    "outer-beta2": 0.75,
+    "outer-epsilon": 0.125,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, Average()),
+        (OUTER | {"outer-optimizer": "momentum"}, Momentum(0.5, 0.25, nesterov=True)),
+        (OUTER | {"outer-optimizer": "adam"}, Adam(0.5, 0.5, 0.75, 0.125)),
+        ({"outer-optimizer": "momentum"}, Momentum(1.0, 0.9)),
+    ],
+)
+def test_each_key_reaches_the_outer_optimizer(
+    values: dict[str, Any], expected: OuterOptimizer
+) -> None:
+    assert read_run_config(values).recipe().outer == expected
+
+
 def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -385,7 +439,7 @@ def documented(heading: str) -> list[tuple[str, Any]]:
     """Return keys and defaults of the table under a heading of the configuration page."""
     page = (ROOT / "docs" / "configuration.md").read_text()
     section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `([a-z-]+)` \| `(.*?)` \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| `(.*?)` \|", section, re.MULTILINE)
     return [(key, tomllib.loads(f"value = {value}")["value"]) for key, value in rows]
 
 

@@ -60,6 +60,7 @@ FREE = {
 SILENT = {key: OTHER_VALUES[key] for key in ("output-dir", "resume")}
 BOUND = {key: OTHER_VALUES[key] for key in OTHER_VALUES if key not in {**FREE, **SILENT}}
 BOUND["local-steps"] = 100
+BOUND["outer-lr"] = 0.5
 
 
 def test_nothing_has_changed_where_nothing_was_set() -> None:
@@ -85,10 +86,10 @@ def test_where_a_run_is_and_that_it_goes_on_are_no_changes() -> None:
 
 @pytest.mark.parametrize("key", BOUND)
 def test_any_other_key_is_refused_with_both_values(key: str) -> None:
-    rounds = {"num-rounds": 3}  # local-steps needs it
-    before = read_run_config(rounds).to_flower()
+    needed = {"num-rounds": 3, "outer-optimizer": "adam"}  # local-steps and outer-lr need them
+    before = read_run_config(needed).to_flower()
     with pytest.raises(ConfigError) as caught:
-        changed_keys(before, read_run_config(rounds | {key: BOUND[key]}))
+        changed_keys(before, read_run_config(needed | {key: BOUND[key]}))
     assert caught.value.where == f"run config, {key}"
     assert (caught.value.got, caught.value.expected) == (BOUND[key], repr(before[key]))
     for free in FREE:

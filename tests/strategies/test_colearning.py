@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from strategies.messages import (
     record_to_arrays,
     train_reply_content,
 )
+from strategies.outer_optimizers import Adam, Momentum, OuterOptimizer
 from strategies.position import Position
 from strategies.recipes import LrSchedule, Recipe, co_learning, fedavg
 from strategies.roster import Roster
@@ -176,6 +177,34 @@ def test_the_golden_trajectory_with_uniform_weights() -> None:
     recipe = Recipe(LrSchedule(0.1), Fixed(1), Horizon(3, None), weighting=uniform)
     watcher, _ = run(grid_of(*two_sites()), recipe)
     assert watcher.values() == [[2.0], [4.0], [6.0]]  # (1 + 3) / 2 = 2 a round
+
+
+def test_the_golden_trajectory_with_an_outer_optimizer() -> None:
+    # The mean is 2.5 ahead: g = -2.5; b = -2.5, -3.75, -4.375; w = 2 * (2.5, + 3.75, + 4.375).
+    recipe = replace(fedavg(3, 1, 0.1), outer=Momentum(2.0, 0.5))
+    watcher, _ = run(grid_of(*two_sites()), recipe)
+    assert watcher.values() == [[5.0], [12.5], [21.25]]
+    states = [position.outer_state for position in watcher.positions]
+    assert [state["momentum/w"].tolist() for state in states] == [[-2.5], [-3.75], [-4.375]]
+    # 12.5 lies 7.5 from 5: what a round has changed is measured after the outer optimizer.
+    assert watcher.records[1].relative_change == 1.5
+
+
+def test_an_outer_optimizer_leaves_what_is_not_trainable_to_the_mean() -> None:
+    initial = arrays_to_record({"w": np.zeros(1), "mean": np.zeros(1)})
+    recipe = replace(fedavg(2, 1, 0.1), outer=Momentum(2.0, 0.0))
+    watcher, _ = run(grid_of(*two_sites()), recipe, initial)
+    assert (watcher.values("w"), watcher.values("mean")) == ([[5.0], [10.0]], [[2.5], [5.0]])
+
+
+def test_a_round_that_is_repeated_is_one_step_of_the_outer_optimizer() -> None:
+    a, b = two_sites()
+    a.faults = {1: times(2, sends_nan)}
+    recipe = replace(fedavg(2, 1, 0.1), outer=Momentum(2.0, 0.5))
+    watcher, _ = run(grid_of(a, b), recipe, min_sites=2)
+    assert [record.attempts for record in watcher.records] == [2, 1]
+    assert watcher.values() == [[5.0], [12.5]]
+    assert watcher.positions[-1].outer_state["steps"] == 2
 
 
 def test_one_site_gets_its_own_model_back() -> None:
@@ -804,7 +833,12 @@ def test_the_method_is_logged_once_before_the_first_round(
     with caplog.at_level(logging.INFO, logger="flwr"):
         run(grid_of(*two_sites()), co_learning(2, 0.1, 1, 0.01, 8))
     messages = [record.getMessage() for record in caplog.records]
-    for part in ("LrSchedule(lr_max=0.1", "IncreasedLocalEpochs(initial=1", "Horizon(num_rounds"):
+    for part in (
+        "LrSchedule(lr_max=0.1",
+        "IncreasedLocalEpochs(initial=1",
+        "Average()",
+        "Horizon(num_rounds",
+    ):
         assert sum(part in message for message in messages) == 1, part
 
 
@@ -1140,6 +1174,43 @@ def test_a_resumed_run_asks_only_the_missing_sites_and_ends_with_the_same_bits(
     assert record_to_arrays(resumed.arrays)["w"].tobytes() == models[-1]
     assert record_to_arrays(result.arrays)["w"].tobytes() == models[-1]
     assert list(after.records[0].participants) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("outer", [Momentum(0.7, 0.9, nesterov=True), Adam(0.01)], ids=repr)
+@pytest.mark.parametrize("answers", [1, 2, 3, None], ids="answers-{}".format)
+def test_a_resumed_run_has_the_outer_optimizers_state_to_the_bit(
+    tmp_path: Path, outer: OuterOptimizer, answers: int | None
+) -> None:
+    """The coordinator dies in round 3, after so many answers or when it is about to be told of."""
+    recipe = replace(fedavg(5, 1, 0.1), outer=outer)
+    initial = {"w": np.linspace(-1, 1, 33, dtype=np.float32) / 3, "a": np.array(0.1)}
+
+    @dataclass
+    class DiesAtTheEnd(Watcher):
+        def round_finished(self, record: RoundRecord, position: Position) -> None:
+            if record.round == 3:
+                raise DiedError
+
+    def lead(folder: Path, *more: Any) -> None:
+        with run_directory(folder, {}, resume=True) as directory:
+            position = directory.begin(initial, Position(initial, Fixed(1).start()), {})
+            sites = [LinearSite("a", 0.1, 3), LinearSite("b", 0.2, 5), LinearSite("c", 0.3, 7)]
+            options = {"position": position, "updates": directory.updates}
+            watchers: list[Any] = [*more, directory]
+            strategy = strategy_of(recipe, *watchers, **options)
+            strategy.trainable = frozenset(initial)
+            strategy.start(grid_of(*sites), arrays_to_record(position.arrays), timeout=TIMEOUT_S)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    lead(whole)
+    with pytest.raises(DiedError):
+        lead(cut, DiesAtTheEnd() if answers is None else Mortal(lives=6 + answers))
+    lead(cut)
+    assert (cut / GLOBAL_MODEL).read_bytes() == (whole / GLOBAL_MODEL).read_bytes()
+    # Sealed: equal names are equal bytes.
+    ends = [sorted(p.name for p in folder.glob("checkpoints/*-outer.*")) for folder in (whole, cut)]
+    assert ends[0] == ends[1]
+    assert len(ends[0]) == 2
 
 
 def test_a_run_that_had_finished_goes_on_to_no_further_round() -> None:

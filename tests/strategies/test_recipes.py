@@ -16,7 +16,17 @@ from strategies.local_epochs import (
     Spread,
     count_round,
 )
-from strategies.recipes import LrSchedule, Recipe, co_learning, fedavg
+from strategies.outer_optimizers import Adam, Average, Momentum
+from strategies.recipes import (
+    LrSchedule,
+    Recipe,
+    co_learning,
+    diloco,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedprox,
+)
 from strategies.round_plan import RoundPlan
 
 
@@ -162,6 +172,33 @@ def test_co_learning_resets_its_cycle_every_round_and_doubles_once_settled() -> 
 def test_co_learning_that_never_settles_keeps_its_epochs() -> None:
     method = co_learning(6, lr_max=0.5, initial_epochs=2, epsilon=0.01, max_epochs=8)
     assert [plan.local_epochs for plan in plans_of(method, change=0.02)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        (fedprox(4, 5, 0.1, mu=0.01), {"proximal_mu": 0.01}),
+        (fedavgm(4, 5, 0.1, momentum=0.8), {"outer": Momentum(1.0, 0.8)}),
+        (fedadam(4, 5, 0.1, outer_lr=0.02), {"outer": Adam(0.02)}),
+    ],
+)
+def test_each_of_these_is_fedavg_but_for_one_thing(method: Recipe, changes: dict[str, Any]) -> None:
+    assert method == replace(fedavg(4, 5, 0.1), **changes)
+
+
+def test_diloco_does_many_steps_under_one_cosine_and_nesterovs_momentum_outside() -> None:
+    method = diloco(num_rounds=2, local_steps=500, lr=4e-4)
+    plans = plans_of(method)
+    assert [(plan.local_steps, plan.local_epochs) for plan in plans] == [(500, 0), (500, 0)]
+    assert [plans[0].lr_at(0), plans[1].lr_at(1)] == [4e-4, 0.0]
+    assert plans[0].lr_at(1) == plans[1].lr_at(0) == pytest.approx(2e-4)
+    assert method.outer == Momentum(0.7, 0.9, nesterov=True)
+    assert method.weighting is uniform
+
+
+def test_unless_told_otherwise_the_mean_is_the_next_model() -> None:
+    methods = [recipe(Fixed(1), Horizon(1, None)), fedavg(1, 1, 0.1), co_learning(9, 1, 1, 0, 9)]
+    assert [method.outer for method in methods] == [Average()] * 3
 
 
 def test_the_seed_of_the_run_stands_in_the_plan() -> None:

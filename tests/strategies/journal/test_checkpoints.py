@@ -1,5 +1,6 @@
 """Checkpoints: all of a position, the newest intact one, and never none for lack of care."""
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from strategies.journal.checkpoints import Checkpoint, Checkpoints
-from strategies.journal.files import DamagedError, StorageError
+from strategies.journal.files import DamagedError, StorageError, seal
 from strategies.journal.model_files import read_model
 from strategies.local_epochs import EpochState
 from strategies.position import Position
@@ -76,6 +77,76 @@ def test_a_checkpoint_comes_back_as_it_was_saved_to_the_bit(tmp_path: Path) -> N
         kept = back.position.arrays[name]
         assert (kept.dtype, kept.shape) == (array.dtype, array.shape)
         assert kept.tobytes() == array.tobytes()
+
+
+def with_outer_state(number: int) -> Checkpoint:
+    one = checkpoint(number)
+    state = {"steps": np.array(number), "momentum/z": np.full((2, 3), number / 7, np.float32)}
+    return replace(one, position=replace(one.position, outer_state=state))
+
+
+def test_the_outer_optimizers_state_has_a_file_of_its_own_and_leaves_the_models_as_it_is(
+    tmp_path: Path,
+) -> None:
+    plain, outer = tmp_path / "plain", tmp_path / "outer"
+    for number in (1, 2, 3):
+        Checkpoints(plain).save(checkpoint(number), METADATA)
+        Checkpoints(outer).save(with_outer_state(number), METADATA)
+    model = file_of(outer, 3, ".safetensors")
+    assert model.read_bytes() == (plain / model.name).read_bytes()
+    back = found(outer).position.outer_state
+    assert {name: array.tobytes() for name, array in back.items()} == {
+        name: array.tobytes() for name, array in with_outer_state(3).position.outer_state.items()
+    }
+    assert back["steps"].shape == ()
+    # Two checkpoints are kept, each of three files.
+    assert sorted(path.name.split(".")[0] for path in outer.iterdir()) == sorted(
+        ["000002", "000002", "000002-outer", "000003", "000003", "000003-outer"]
+    )
+    assert found(plain).position.outer_state == {}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_where_the_outer_optimizers_state_is_damaged_the_checkpoint_before_is_taken(
+    tmp_path: Path, gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        Checkpoints(tmp_path).save(with_outer_state(number), METADATA)
+    (path,) = tmp_path.glob("000002-outer.*")
+    if gone:
+        path.unlink()
+    else:
+        damage(path)
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        back = found(tmp_path).position
+    assert (back.epochs.rounds_done, int(back.outer_state["steps"])) == (1, 1)
+    assert str(path) in caplog.text
+
+
+def test_a_state_whose_writer_died_before_the_description_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(point: str, path: str) -> None:
+        if "000002-outer" in path:
+            raise KeyboardInterrupt
+
+    Checkpoints(tmp_path).save(with_outer_state(1), METADATA)
+    monkeypatch.setattr("strategies.journal.files.reach", die)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoints(tmp_path).save(with_outer_state(2), METADATA)
+    assert found(tmp_path).position.outer_state["steps"] == 1
+
+
+def test_a_checkpoint_of_a_version_that_knew_no_outer_optimizer_is_read(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    path = file_of(tmp_path, 1, ".json")
+    told = json.loads(path.read_text())
+    assert told.pop("outer-state") is None
+    path.unlink()
+    seal(tmp_path, "000001", ".json", json.dumps(told).encode())
+    assert found(tmp_path).position.outer_state == {}
+    saved(tmp_path, 2)
+    assert rounds(tmp_path, ".safetensors") == [1, 2]
 
 
 def test_before_round_1_there_is_no_record_and_no_best_round(tmp_path: Path) -> None:
