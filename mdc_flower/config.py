@@ -13,7 +13,14 @@ from pydantic import Field, model_validator
 from mdc_flower.config_model import ConfigModel
 from strategies.averaging import WEIGHTINGS
 from strategies.deadline import Deadline
-from strategies.local_epochs import EpochController, Fixed, Horizon, IncreasedLocalEpochs, Spread
+from strategies.local_epochs import (
+    EpochController,
+    Fixed,
+    Horizon,
+    IncreasedLocalEpochs,
+    QuadraticSynchronization,
+    Spread,
+)
 from strategies.messages import NUM_EXAMPLES, TRAIN_METRICS
 from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.recipes import LrSchedule, Recipe
@@ -66,10 +73,11 @@ class RunConfig(ConfigModel):
     lr_min_fraction: Fraction = 0.25
     lr_shape: CycleShape = "exponential"
     lr_max_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    epochs: Literal["ile", "fixed", "spread"] = "ile"
+    epochs: Literal["ile", "fixed", "spread", "qsr"] = "ile"
     local_epochs: AtLeastOne = 5
     ile_epsilon: NotNegative = 0.02
     ile_max_epochs: AtLeastOne = 40
+    qsr_alpha: Positive = 0.1  # of lr times the root of an epoch
     local_steps: Count = 0  # optimizer steps a round; 0 to count in epochs
     proximal_mu: NotNegative = 0.0
     num_rounds: Count = 0  # 0 for no limit
@@ -116,6 +124,13 @@ class RunConfig(ConfigModel):
             raise ValueError("lr-shape 'exponential' needs lr-min-fraction above 0")
         if self.lr_shape == "global-cosine" and self.epochs == "ile" and not self.epoch_budget:
             raise ValueError("lr-shape 'global-cosine' with epochs = 'ile' needs epoch-budget")
+        if self.epochs == "qsr" and not (
+            self.epoch_budget and self.lr_shape == "global-cosine" and self.lr_max_decay == 1
+        ):
+            raise ValueError(
+                "epochs = 'qsr' needs epoch-budget, lr-shape 'global-cosine' and lr-max-decay 1: "
+                "it follows one cosine over the whole run"
+            )
         if self.num_sites and self.min_sites > self.num_sites:
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
@@ -160,6 +175,14 @@ class RunConfig(ConfigModel):
                 return Fixed(self.local_epochs)
             case "spread":
                 return Spread(self.epoch_budget, self.num_rounds)
+            case "qsr":
+                return QuadraticSynchronization(
+                    self.local_epochs,
+                    self.qsr_alpha,
+                    self.lr_max,
+                    self.lr_max * self.lr_min_fraction,
+                    self.epoch_budget,
+                )
 
     def _outer(self) -> OuterOptimizer:
         match self.outer_optimizer:

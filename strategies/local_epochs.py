@@ -4,12 +4,15 @@ A controller never sees a model. It sees one number, the relative change of the 
 over a round, and its own last state; the state is plain data, so a checkpoint can hold it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from strategies.round_plan import cosine
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,53 @@ class Spread:
             return state
         share = (self.epoch_budget - state.epochs_used) // rounds_left
         return replace(state, local_epochs=max(1, share))
+
+
+@dataclass(frozen=True)
+class QuadraticSynchronization:
+    """QSR: the lower the learning rate, the longer the round.
+
+    ``T = max(base, floor((alpha / lr)^2))``, with ``lr`` the learning rate at the start of the
+    round under one cosine over the whole run, and never more than is left of the budget (Gu, Lyu,
+    Arora, Zhang, Huang, ICLR 2024, "A Quadratic Synchronization Rule for Distributed Deep
+    Learning").
+
+    The paper counts local steps. Here rounds and budgets are counted in local epochs, which sites
+    with little and with much data can have in common: ``T`` and ``base`` are epochs, ``alpha`` is
+    in units of lr times the root of an epoch, and the floor is taken in epochs. Where an epoch
+    has ``K`` steps at every site, the paper's ``alpha`` is ``sqrt(K)`` times this one.
+
+    Attributes
+    ----------
+    base : int
+        Fewest epochs of a round, >= 1.
+    alpha : float
+        Growth coefficient, > 0.
+    lr_max, lr_min : float
+        Ends of the cosine.
+    epoch_budget : int
+        Length of the cosine, in epochs.
+    """
+
+    base: int
+    alpha: float
+    lr_max: float
+    lr_min: float
+    epoch_budget: int
+
+    def start(self) -> EpochState:
+        """Return the state before round 1."""
+        return EpochState(self._epochs(0))
+
+    def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
+        """Follow the learning rate, whatever has changed in the model."""
+        if state.epochs_used >= self.epoch_budget:
+            return state  # the cosine may be at 0
+        return replace(state, local_epochs=self._epochs(state.epochs_used))
+
+    def _epochs(self, used: int) -> int:
+        ratio = self.alpha / cosine(self.lr_max, self.lr_min, used / self.epoch_budget)
+        return min(self.epoch_budget - used, max(self.base, math.floor(ratio * ratio)))
 
 
 @dataclass(frozen=True)

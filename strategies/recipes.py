@@ -12,6 +12,7 @@ from strategies.local_epochs import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
+    QuadraticSynchronization,
 )
 from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.round_plan import CycleShape, RoundPlan
@@ -133,6 +134,18 @@ def fedavg(num_rounds: int, local_epochs: int, lr: float) -> Recipe:
         schedule=LrSchedule(lr, 1.0, "constant"),
         controller=Fixed(local_epochs),
         horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
+    )
+
+
+def qsr(epoch_budget: int, lr: float, base_epochs: int, alpha: float) -> Recipe:
+    """Return the quadratic synchronization rule (Gu et al., ICLR 2024) under a cosine to zero.
+
+    See `QuadraticSynchronization` for the units.
+    """
+    return Recipe(
+        schedule=LrSchedule(lr, 0.0, "global-cosine"),
+        controller=QuadraticSynchronization(base_epochs, alpha, lr, 0.0, epoch_budget),
+        horizon=Horizon(num_rounds=None, epoch_budget=epoch_budget),
     )
 
 

@@ -103,7 +103,7 @@ class RoundPlan(BaseModel):
             case "exponential":
                 return high * float((low / high) ** progress)
             case "cosine":
-                return _cosine(high, low, progress)
+                return cosine(high, low, progress)
             case "linear":
                 return high + (low - high) * progress
             case "triangular":
@@ -112,7 +112,7 @@ class RoundPlan(BaseModel):
                 return high
             case "global-cosine":
                 whole = self.run_start + (self.run_end - self.run_start) * progress
-                return _cosine(high, low, whole)
+                return cosine(high, low, whole)
 
     def to_config_record(self) -> ConfigRecord:
         """Return the plan as the record that travels in a message, with its id."""
@@ -155,5 +155,6 @@ class RoundPlan(BaseModel):
         return plan
 
 
-def _cosine(high: float, low: float, progress: float) -> float:
+def cosine(high: float, low: float, progress: float) -> float:
+    """Return the value at ``progress`` in [0, 1] of half a cosine from ``high`` to ``low``."""
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2

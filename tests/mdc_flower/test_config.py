@@ -16,7 +16,13 @@ from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_
 from strategies.averaging import by_examples, uniform
 from strategies.deadline import Deadline
 from strategies.errors import ConfigError
-from strategies.local_epochs import Fixed, Horizon, IncreasedLocalEpochs, Spread
+from strategies.local_epochs import (
+    Fixed,
+    Horizon,
+    IncreasedLocalEpochs,
+    QuadraticSynchronization,
+    Spread,
+)
 from strategies.messages import TRAIN_METRICS
 from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.recipes import LrSchedule, Recipe
@@ -57,6 +63,7 @@ OTHER_VALUES: dict[str, Any] = {
     "local-epochs": 2,
     "ile-epsilon": 0.5,
     "ile-max-epochs": 8,
+    "qsr-alpha": 0.5,
     "local-steps": 0,  # other values need num-rounds, which has a test of its own
     "proximal-mu": 0.1,
     "num-rounds": 7,
@@ -169,6 +176,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "local-epochs": [0, *NOT_COUNTS],
     "ile-epsilon": [-0.1, *NOT_FINITE],
     "ile-max-epochs": [0, *NOT_COUNTS],
+    "qsr-alpha": [0.0, -0.1, *NOT_FINITE],
     "local-steps": NOT_COUNTS,
     "proximal-mu": [-0.1, *NOT_FINITE],
     "num-rounds": NOT_COUNTS,
@@ -235,6 +243,8 @@ def test_a_refused_choice_is_answered_with_the_choices() -> None:
         assert choice in message
 
 
+QSR = {"epochs": "qsr", "lr-shape": "global-cosine", "epoch-budget": 30}
+
 # Each rule with the keys that break it, and the least change that keeps it.
 RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a run ends": (
@@ -271,6 +281,21 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"lr-shape": "global-cosine", "epochs": "ile", "num-rounds": 3, "epoch-budget": 0},
         {"epochs": "fixed"},
         "'global-cosine' with epochs = 'ile' needs epoch-budget",
+    ),
+    "qsr knows its end": (
+        QSR | {"epoch-budget": 0, "num-rounds": 3},
+        {"epoch-budget": 30},
+        "epochs = 'qsr' needs epoch-budget",
+    ),
+    "qsr follows a cosine over the run": (
+        QSR | {"lr-shape": "cosine"},
+        {"lr-shape": "global-cosine"},
+        "epochs = 'qsr' needs epoch-budget, lr-shape 'global-cosine'",
+    ),
+    "qsr follows one cosine": (
+        QSR | {"lr-max-decay": 0.9},
+        {"lr-max-decay": 1.0},
+        "and lr-max-decay 1",
     ),
     "a quorum is of the sites there are": (
         {"num-sites": 3, "min-sites": 4},
@@ -391,6 +416,15 @@ PIECE = LrSchedule(0.4, 0.5, "triangular", 0.9)
 )
 def test_each_key_reaches_its_piece_of_the_recipe(values: dict[str, Any], expected: Recipe) -> None:
     assert read_run_config({**SCHEDULE, **values}).recipe() == expected
+
+
+def test_each_key_reaches_the_quadratic_synchronization_rule() -> None:
+    values = {**QSR, "local-epochs": 2, "qsr-alpha": 0.3, "lr-max": 0.4, "lr-min-fraction": 0.5}
+    assert read_run_config(values).recipe() == Recipe(
+        LrSchedule(0.4, 0.5, "global-cosine"),
+        QuadraticSynchronization(2, 0.3, lr_max=0.4, lr_min=0.2, epoch_budget=30),
+        Horizon(None, 30),
+    )
 
 
 OUTER = {

@@ -13,6 +13,7 @@ from strategies.local_epochs import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
+    QuadraticSynchronization,
     Spread,
     count_round,
     relative_change,
@@ -116,6 +117,56 @@ def test_spread_uses_its_budget_up_where_it_or_the_rounds_were_changed_on_the_wa
 def test_spread_has_nothing_to_say_after_its_last_round() -> None:
     state = EpochState(3, epochs_used=10, rounds_done=4)
     assert Spread(10, 4).after_round(state, 0.5) == state
+
+
+def qsr_rounds(base: int, alpha: float, budget: int, lr_min: float = 0.0) -> list[int]:
+    """Return the epochs of a whole run with a learning rate from 1 down to ``lr_min``."""
+    controller, epochs = QuadraticSynchronization(base, alpha, 1.0, lr_min, budget), []
+    state = controller.start()
+    while state.epochs_used < budget:
+        epochs.append(state.local_epochs)
+        state = controller.after_round(count_round(state, state.local_epochs), 0.5)
+    return epochs
+
+
+def test_qsr_gives_the_rounds_by_hand() -> None:
+    # Of 12 epochs: lr 1 gives floor(2.56) = 2. At 2 / 12 lr is (1 + cos 30 deg) / 2 = 0.933:
+    # floor((1.6 / 0.933)^2 = 2.94) = 2. At 4 / 12 it is 3 / 4: floor(4.55) = 4. At 8 / 12 it is
+    # 1 / 4: 40, of which 4 are left.
+    assert qsr_rounds(1, 1.6, 12) == [2, 2, 4, 4]
+
+
+def test_qsr_gives_no_round_less_than_its_base_but_the_last() -> None:
+    # Nothing above the base before lr is below 0.5 / sqrt(4): at 6 of 9 epochs it is 1 / 4, and
+    # 3 are left.
+    assert qsr_rounds(3, 0.5, 9) == [3, 3, 3]
+    assert qsr_rounds(4, 0.1, 9) == [4, 4, 1]
+
+
+def test_a_rate_that_does_not_fall_gives_equal_rounds() -> None:
+    assert qsr_rounds(1, 2.0, 10, lr_min=1.0) == [4, 4, 2]
+
+
+def test_qsr_does_not_look_at_the_model() -> None:
+    controller = QuadraticSynchronization(1, 1.6, 1.0, 0.0, 12)
+    state = EpochState(2, epochs_used=4, rounds_done=2)
+    changes: list[float | None] = [0.0, 9.0, math.inf, None]
+    assert {controller.after_round(state, change).local_epochs for change in changes} == {4}
+
+
+def test_qsr_has_nothing_to_say_when_the_rate_has_come_to_zero() -> None:
+    state = EpochState(4, epochs_used=12, rounds_done=4)
+    assert QuadraticSynchronization(1, 1.5, 1.0, 0.0, 12).after_round(state, 0.5) == state
+
+
+@pytest.mark.parametrize(("base", "alpha", "budget"), [(1, 0.3, 60), (2, 1.0, 60), (5, 9.0, 7)])
+def test_qsr_uses_its_budget_up_in_rounds_that_never_get_shorter_but_the_last(
+    base: int, alpha: float, budget: int
+) -> None:
+    epochs = qsr_rounds(base, alpha, budget)
+    assert sum(epochs) == budget
+    assert epochs[:-1] == sorted(epochs[:-1])
+    assert min(epochs) >= 1
 
 
 def test_a_counted_round_adds_its_epochs_and_leaves_the_controllers_wish() -> None:

@@ -26,6 +26,7 @@ from strategies.recipes import (
     fedavg,
     fedavgm,
     fedprox,
+    qsr,
 )
 from strategies.round_plan import RoundPlan
 
@@ -172,6 +173,18 @@ def test_co_learning_resets_its_cycle_every_round_and_doubles_once_settled() -> 
 def test_co_learning_that_never_settles_keeps_its_epochs() -> None:
     method = co_learning(6, lr_max=0.5, initial_epochs=2, epsilon=0.01, max_epochs=8)
     assert [plan.local_epochs for plan in plans_of(method, change=0.02)] == [2, 2, 2]
+
+
+def test_qsr_follows_the_learning_rate_that_the_sites_are_told() -> None:
+    method = qsr(60, lr=0.4, base_epochs=2, alpha=0.5)
+    plans = plans_of(method)
+    assert sum(plan.local_epochs for plan in plans) == 60
+    assert plans[0].lr_at(0) == 0.4
+    assert plans[-1].lr_at(1) == 0.0
+    for plan in plans[:-1]:
+        assert plan.local_epochs == max(2, int((0.5 / plan.lr_at(0)) ** 2))
+    lengths = [plan.local_epochs for plan in plans]
+    assert max(lengths[:-1]) > 2, "the rule was at work"
 
 
 @pytest.mark.parametrize(
