@@ -211,21 +211,32 @@ def evaluate(
     autocast_dtype: torch.dtype | None = None,
 ) -> EvalResult:
     """Evaluate ``model``, leaving its weights, statistics and mode as they were."""
-    mode = model.training
-    model.to(device).eval()
     loss_sum, num_right = 0.0, 0
-    try:
-        with torch.no_grad(), _autocast(device, autocast_dtype):
-            for start in range(0, len(data), EVALUATION_BATCH):
-                rows = slice(start, start + EVALUATION_BATCH)
-                labels = data.labels[rows].to(device)
-                outputs = model(pipeline(data.inputs[rows], device)).float()
-                loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
-                num_right += int((outputs.argmax(1) == labels).sum())
-    finally:
-        model.train(mode)
+    with _evaluating(model, device, autocast_dtype):
+        for start in range(0, len(data), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            labels = data.labels[rows].to(device)
+            outputs = model(pipeline(data.inputs[rows], device)).float()
+            loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
+            num_right += int((outputs.argmax(1) == labels).sum())
     count = len(data)
     return EvalResult(count, loss_sum / count, num_right / count) if count else _NOTHING
+
+
+def class_probabilities(
+    model: nn.Module,
+    inputs: Tensor,
+    pipeline: InputPipeline,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the softmax of the model's outputs, examples x classes, float64, on the CPU."""
+    with _evaluating(model, device, autocast_dtype):
+        outputs = [
+            model(pipeline(inputs[start : start + EVALUATION_BATCH], device)).double().cpu()
+            for start in range(0, len(inputs), EVALUATION_BATCH)
+        ]
+    return functional.softmax(torch.cat(outputs), dim=1)
 
 
 _NOTHING = EvalResult(0, math.nan, math.nan)
@@ -263,6 +274,20 @@ def _proximal(model: nn.Module, anchor: list[Tensor], mu: float) -> Tensor:
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def _evaluating(
+    model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
+) -> Iterator[None]:
+    """Put the model into evaluation mode inside the block, and give it its own mode back after."""
+    mode = model.training
+    model.to(device).eval()
+    try:
+        with torch.no_grad(), _autocast(device, autocast_dtype):
+            yield
+    finally:
+        model.train(mode)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ class ArmTable(BaseModel):
         What tables and plots call it; the file's name if empty.
     kind : str
         ``federated``; ``centralized``: one model on the pooled data; ``one-site``: site-0
-        on its own data alone.
+        on its own data alone; ``ensemble``: every site on its own data alone, and the mean of what
+        their models say.
     rounds_of : str
         File name of an arm whose number of rounds this one takes, seed by seed.
     """
@@ -33,7 +34,7 @@ class ArmTable(BaseModel):
     )
 
     name: str = ""
-    kind: Literal["federated", "centralized", "one-site"] = "federated"
+    kind: Literal["federated", "centralized", "one-site", "ensemble"] = "federated"
     rounds_of: str = ""
 
 

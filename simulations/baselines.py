@@ -4,12 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor, nn
+
 from mdc_flower.batches import Tensors
 from mdc_flower.config import RunConfig, read_site_config
 from mdc_flower.data import Examples
 from mdc_flower.numerics import repeatable
 from mdc_flower.task import Task, load_task
-from mdc_flower.training import evaluate, train
+from mdc_flower.training import class_probabilities, evaluate, train
 from strategies.errors import ConfigError
 from strategies.round_plan import RoundPlan
 
@@ -57,24 +59,17 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
     kind
         ``centralized``: the union of what all sites train on; ``one-site``: site-0's part.
     """
-    if not config.epoch_budget:
-        raise ConfigError(
-            "training without exchange needs a budget",
-            where="epoch-budget",
-            got=0,
-            expected="1 or more",
-        )
     started = time.monotonic()
+    plan = _one_cycle(config)
     task = load_task(config)
     held = task.coordinator_data(config.num_sites)
-    data = held.pooled if kind == "centralized" else _first_site(task)
+    data = held.pooled if kind == "centralized" else _examples(task, 0)
     model = task.new_model()
     splits = [Tensors.of(held.validation), Tensors.of(held.test)]
     points: list[Point] = []
-    every = max(1, config.epoch_budget // CURVE_POINTS)
 
     def after_epoch(epoch: int) -> None:
-        if epoch % every and epoch != config.epoch_budget:
+        if not _on_curve(epoch, config.epoch_budget):
             return
         validation, test = (
             evaluate(model, split, task.pipeline, task.device, task.settings.autocast_dtype)
@@ -82,14 +77,6 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
         )
         points.append(Point(0, epoch, validation.accuracy, test.accuracy))
 
-    plan = RoundPlan(
-        round=1,
-        local_epochs=config.epoch_budget,
-        lr_max=config.lr_max,
-        lr_min=config.lr_max * config.lr_min_fraction,
-        shape=config.lr_shape,
-        seed=config.seed,
-    )
     with repeatable(config.threads_per_site):
         train(
             model,
@@ -104,6 +91,83 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
     return Outcome(points, 0, 0, time.monotonic() - started)
 
 
-def _first_site(task: Task) -> Examples:
-    node = {"partition-id": 0, "num-partitions": task.config.num_sites}
+def train_ensemble(config: RunConfig) -> Outcome:
+    """Train a model at every site alone, for the whole epoch budget, and average what they say.
+
+    An example's class is the one with the highest mean over the sites of the models' softmax. The
+    sites' models travel once, to whoever asks them: one exchange, one way.
+
+    Parameters
+    ----------
+    config
+        As for `train_without_exchange`.
+    """
+    started = time.monotonic()
+    plan = _one_cycle(config)
+    task = load_task(config)
+    held = task.coordinator_data(config.num_sites)
+    splits = [Tensors.of(held.validation), Tensors.of(held.test)]
+    # Of every split the summed probabilities, by the epochs behind them.
+    sums: list[dict[int, Tensor]] = [{}, {}]
+    model_bytes = 0
+    for site in range(config.num_sites):
+        model = task.new_model()
+        model_bytes += sum(tensor.nbytes for tensor in model.state_dict().values())
+
+        def after_epoch(epoch: int, model: nn.Module = model) -> None:
+            if not _on_curve(epoch, config.epoch_budget):
+                return
+            for split, by_epoch in zip(splits, sums, strict=True):
+                said = class_probabilities(
+                    model, split.inputs, task.pipeline, task.device, task.settings.autocast_dtype
+                )
+                by_epoch[epoch] = by_epoch[epoch] + said if epoch in by_epoch else said
+
+        with repeatable(config.threads_per_site):
+            train(
+                model,
+                Tensors.of(_examples(task, site)),
+                plan,
+                task.settings,
+                task.pipeline,
+                task.device,
+                f"site-{site}",
+                after_epoch,
+            )
+    points = [
+        Point(1, epoch, *(_share_right(by[epoch], of) for by, of in zip(sums, splits, strict=True)))
+        for epoch in sums[0]
+    ]
+    return Outcome(points, 1, model_bytes, time.monotonic() - started)
+
+
+def _one_cycle(config: RunConfig) -> RoundPlan:
+    """Return the plan of the whole budget in one piece."""
+    if not config.epoch_budget:
+        raise ConfigError(
+            "training without exchange needs a budget",
+            where="epoch-budget",
+            got=0,
+            expected="1 or more",
+        )
+    return RoundPlan(
+        round=1,
+        local_epochs=config.epoch_budget,
+        lr_max=config.lr_max,
+        lr_min=config.lr_max * config.lr_min_fraction,
+        shape=config.lr_shape,
+        seed=config.seed,
+    )
+
+
+def _on_curve(epoch: int, budget: int) -> bool:
+    return epoch % max(1, budget // CURVE_POINTS) == 0 or epoch == budget
+
+
+def _share_right(probabilities: Tensor, split: Tensors) -> float:
+    return float((probabilities.argmax(1) == split.labels).double().mean())
+
+
+def _examples(task: Task, site: int) -> Examples:
+    node = {"partition-id": site, "num-partitions": task.config.num_sites}
     return task.site_data(read_site_config(node)).train

@@ -17,7 +17,7 @@ from mdc_flower.engines import run_in_process
 from mdc_flower.report import work_done
 from mdc_flower.task import load_task
 from simulations.arm import Arm, load_arm
-from simulations.baselines import Outcome, Point, train_without_exchange
+from simulations.baselines import Outcome, Point, train_ensemble, train_without_exchange
 from strategies.errors import ConfigError
 from strategies.journal.files import write_atomically
 from strategies.journal.run_directory import CONFIG, SUMMARY, holds_run, read_history
@@ -210,10 +210,13 @@ def run_job(job: Job) -> Outcome:
     known = _read_result(job)
     if known is not None:
         return known
-    if job.arm.table.kind == "federated":
-        outcome = _run_federated(job)
-    else:
-        outcome = train_without_exchange(job.config, job.arm.table.kind)
+    match job.arm.table.kind:
+        case "federated":
+            outcome = _run_federated(job)
+        case "ensemble":
+            outcome = train_ensemble(job.config)
+        case kind:
+            outcome = train_without_exchange(job.config, kind)
     job.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"config": job.config.to_flower(), "outcome": asdict(outcome)})
     write_atomically(job.folder / RESULT, text.encode())

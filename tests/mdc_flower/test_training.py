@@ -21,6 +21,7 @@ from mdc_flower.training import (
     Progress,
     TrainResult,
     TrainSettings,
+    class_probabilities,
     evaluate,
     num_local_steps,
     train,
@@ -690,6 +691,28 @@ def test_evaluation_leaves_weights_statistics_mode_and_random_state(training: bo
     assert [module.training for module in model.modules()] == [training] * 6
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_class_probabilities_are_the_softmax_of_the_outputs_by_hand() -> None:
+    # Outputs (x, 0): e^x / (e^x + 1), for x = 0 one half, for x = ln 3 three quarters.
+    inputs = torch.tensor([[0.0], [math.log(3.0)]])
+    said = class_probabilities(linear([[1.0], [0.0]]), inputs, RAW, CPU)
+    assert said.dtype == torch.float64
+    assert said.flatten().tolist() == pytest.approx([0.5, 0.5, 0.75, 0.25], rel=1e-6)
+
+
+def test_class_probabilities_cover_all_batches_and_leave_the_model_as_it_is() -> None:
+    model, data = small_net(dropout=0.5).train(), random_vectors(600)
+    before = copy.deepcopy(model)
+    said = class_probabilities(model, data.inputs, RAW, CPU)
+    assert said.shape == (600, 2)
+    assert not said.requires_grad
+    single = class_probabilities(model, data.inputs[599:], RAW, CPU)
+    assert said[599].tolist() == pytest.approx(single[0].tolist(), rel=1e-5)
+    share = float((said.argmax(1) == data.labels).double().mean())
+    assert share == evaluate(model, data, RAW, CPU).accuracy
+    assert same_bits(model, before)
+    assert model.training
 
 
 def test_evaluation_gives_the_mode_back_also_when_it_fails() -> None:

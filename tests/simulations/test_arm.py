@@ -7,6 +7,8 @@ import pytest
 
 from simulations.arm import ARMS_DIR, Arm, ArmTable, load_arm
 from strategies.errors import ConfigError
+from strategies.local_epochs import count_round
+from strategies.recipes import Recipe, diloco, fedadam, fedavg, fedavgm, fedprox, qsr
 
 SHIPPED = sorted(path.stem for path in ARMS_DIR.glob("*.toml"))
 
@@ -17,7 +19,23 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_the_arms_that_are_shipped_are_these() -> None:
-    assert SHIPPED == ["centralized", "co-learning", "fedavg", "one-site"]
+    assert SHIPPED == [
+        "centralized",
+        "clr-only",
+        "co-learning",
+        "diloco",
+        "ensemble",
+        "fedadam",
+        "fedavg",
+        "fedavg-each-epoch",
+        "fedavg-global-cosine",
+        "fedavg-global-cosine-each-epoch",
+        "fedavgm",
+        "fedprox",
+        "ile-only",
+        "one-site",
+        "qsr",
+    ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -39,15 +57,90 @@ def test_every_shipped_arm_loads_and_makes_a_config(name: str, tmp_path: Path) -
         ("co-learning", ArmTable(name="co-learning")),
         ("fedavg", ArmTable.model_validate({"name": "FedAvg", "rounds-of": "co-learning"})),
         ("one-site", ArmTable(name="one site alone", kind="one-site")),
+        ("ensemble", ArmTable(name="ensemble of the sites' models", kind="ensemble")),
+        ("ile-only", ArmTable(name="ILE only")),
+        ("qsr", ArmTable(name="QSR")),
     ],
 )
 def test_each_shipped_arm_is_of_its_kind(name: str, table: ArmTable, tmp_path: Path) -> None:
     assert load_arm(name, tmp_path, {}).table == table
 
 
-def test_yardsticks_differ_in_nothing_but_whose_data_they_have(tmp_path: Path) -> None:
-    centralized, alone = (load_arm(n, tmp_path, {}) for n in ("centralized", "one-site"))
-    assert centralized.values == alone.values
+def test_yardsticks_differ_in_nothing_but_whose_data_they_have() -> None:
+    centralized, alone, ensemble = map(values_of, ("centralized", "one-site", "ensemble"))
+    assert centralized == alone == ensemble
+
+
+def values_of(name: str) -> dict[str, Any]:
+    return load_arm(name, ARMS_DIR, {}).values
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("fedprox", {"proximal-mu": 0.01}),
+        ("fedavgm", {"outer-optimizer": "momentum", "outer-lr": 1.0, "outer-momentum": 0.9}),
+        ("fedadam", {"outer-optimizer": "adam", "outer-lr": 0.01}),
+        ("fedavg-global-cosine", {"lr-shape": "global-cosine", "lr-min-fraction": 0.0}),
+        ("clr-only", {"lr-shape": "exponential", "lr-min-fraction": 0.25}),
+    ],
+)
+def test_what_is_compared_with_fedavg_differs_from_it_in_one_thing(
+    name: str, changes: dict[str, Any]
+) -> None:
+    assert values_of(name) == values_of("fedavg") | changes
+    assert load_arm(name, ARMS_DIR, {}).table.rounds_of == "co-learning"
+
+
+def test_each_half_of_co_learning_has_one_half_of_it_and_one_of_fedavg() -> None:
+    clr, ile, both = values_of("clr-only"), values_of("ile-only"), values_of("co-learning")
+    plain = values_of("fedavg")
+    schedule = ("lr-shape", "lr-min-fraction")
+    assert [clr.get(key) for key in schedule] == [both.get(key) for key in schedule]
+    assert [ile.get(key) for key in schedule] == [plain.get(key) for key in schedule]
+    assert (clr["epochs"], ile["epochs"]) == (plain["epochs"], both["epochs"])
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("fedavg-each-epoch", fedavg(12, 1, 0.05)),
+        ("fedprox", fedprox(4, 3, 0.05, 0.01)),
+        ("fedavgm", fedavgm(4, 3, 0.05)),
+        ("fedadam", fedadam(4, 3, 0.05, 0.01)),
+        ("qsr", qsr(12, 0.05, 1, 0.1)),
+    ],
+)
+def test_an_arm_sends_the_plans_of_the_recipe_that_it_is_named_after(
+    name: str, recipe: Recipe
+) -> None:
+    arm = load_arm(name, ARMS_DIR, {})
+    more = {"num_rounds": 4} if arm.table.rounds_of else {}
+    ours = arm.config({"epoch-budget": 12}, **more).recipe()
+    assert ours.outer == recipe.outer
+
+    def plans(method: Recipe) -> list[tuple[int, float, float, float]]:
+        state, told = method.controller.start(), []
+        while not method.horizon.finished(state):
+            plan = method.plan(state, seed=1)
+            told.append((plan.local_epochs, plan.lr_at(0), plan.lr_at(1), plan.proximal_mu))
+            counted = count_round(state, plan.local_epochs)
+            state = method.controller.after_round(counted, None)
+        return told
+
+    assert plans(ours) == plans(recipe)
+
+
+def test_diloco_is_adamw_inside_and_nesterov_outside() -> None:
+    arm = load_arm("diloco", ARMS_DIR, {})
+    config = arm.config({"epoch-budget": 12}, num_rounds=4)
+    assert config.optimizer == "adamw"
+    method, named = config.recipe(), diloco(4, 500, config.lr_max)
+    assert (method.outer, method.schedule, method.weighting) == (
+        named.outer,
+        named.schedule,
+        named.weighting,
+    )
 
 
 def test_a_users_arm_is_found_by_its_path_from_the_folder(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.task import load_task
-from simulations.baselines import Outcome, train_without_exchange
+from simulations.baselines import Outcome, train_ensemble, train_without_exchange
 from strategies.errors import MdcError
 from strategies.round_plan import CycleShape, RoundPlan
 from tests.simulations import numbers
@@ -39,6 +39,8 @@ def config(**keys: Any) -> RunConfig:
 
 
 def run(kind: str, **keys: Any) -> Outcome:
+    if kind == "ensemble":
+        return train_ensemble(config(**keys))
     return train_without_exchange(config(**keys), kind)
 
 
@@ -153,7 +155,7 @@ def test_accuracies_are_shares_of_all_validation_and_all_test_examples() -> None
         assert point.validation * 21 == pytest.approx(round(point.validation * 21))
 
 
-@pytest.mark.parametrize("kind", ["centralized", "one-site"])
+@pytest.mark.parametrize("kind", ["centralized", "one-site", "ensemble"])
 def test_the_same_config_gives_the_same_curve_and_another_seed_another(kind: str) -> None:
     def curve(seed: int) -> list[tuple[float, float]]:
         keys = {"dataset": "digits", "model": "mlp", "max_train_examples": 200}
@@ -180,5 +182,68 @@ def test_pooled_data_teach_more_than_one_sites() -> None:
 
 def test_a_budget_of_no_epochs_is_refused_and_no_crash() -> None:
     # Rounds alone end a federated run; a yardstick has none to count.
-    with pytest.raises(MdcError, match="epoch-budget"):
-        run("centralized", epoch_budget=0, num_rounds=3)
+    for kind in ("centralized", "ensemble"):
+        with pytest.raises(MdcError, match="epoch-budget"):
+            run(kind, epoch_budget=0, num_rounds=3)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[float]]]:
+    """Let training give site-i the i-th of `LOGITS`; note the sites and their examples."""
+    seen: list[tuple[str, list[float]]] = []
+
+    def train(model: Any, data: Any, plan: RoundPlan, *others: Any) -> None:
+        site, after_epoch = others[-2], others[-1]
+        seen.append((site, data.inputs[:, 0].tolist()))
+        with torch.no_grad():
+            model.layer.weight.zero_()
+            model.layer.bias.copy_(torch.tensor(LOGITS[len(seen) - 1]))
+        for epoch in range(1, plan.local_epochs + 1):
+            after_epoch(epoch)
+
+    monkeypatch.setattr("simulations.baselines.train", train)
+    return seen
+
+
+LOGITS = [(9.0, 0.0), (0.0, 1.0), (0.0, 1.0)]
+
+
+def test_an_ensembles_class_is_that_with_the_highest_mean_probability(
+    trained: list[tuple[str, list[float]]],
+) -> None:
+    # Even has softmax 0.9999, 0.269 and 0.269: 0.513 in the mean, though two of three say odd.
+    outcome = run("ensemble", dataset="tests.simulations.numbers:always_even")
+    assert [(point.epochs, point.test) for point in outcome.points] == [(1, 1), (2, 1), (3, 1)]
+
+
+def test_it_is_the_probabilities_that_are_averaged_and_not_the_outputs(
+    trained: list[tuple[str, list[float]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Even has softmax 0.9999, 0.119 and 0.119: 0.413 in the mean, though its outputs sum to 9
+    # against 4.
+    monkeypatch.setattr(f"{__name__}.LOGITS", [(9.0, 0.0), (0.0, 2.0), (0.0, 2.0)])
+    outcome = run("ensemble", dataset="tests.simulations.numbers:always_even")
+    assert {point.test for point in outcome.points} == {0.0}
+
+
+def test_an_ensemble_has_a_model_of_every_site_on_its_own_data_and_sends_each_once(
+    trained: list[tuple[str, list[float]]],
+) -> None:
+    outcome = run("ensemble")
+    assert trained == [(f"site-{site}", site_rows(site)) for site in range(3)]
+    # Two weights and two biases of four bytes, from three sites.
+    assert (outcome.rounds, outcome.exchanged_bytes) == (1, 3 * 4 * 4)
+    assert {point.round for point in outcome.points} == {1}
+
+
+def test_an_ensemble_knows_more_than_one_site_of_digits() -> None:
+    keys: dict[str, Any] = {
+        "dataset": "digits",
+        "model": "mlp",
+        "partition": "iid",
+        "max_train_examples": 300,
+        "epoch_budget": 10,
+        "lr_shape": "cosine",
+    }
+    together, alone = (run(kind, **keys).points[-1].test for kind in ("ensemble", "one-site"))
+    assert together > alone + 0.02

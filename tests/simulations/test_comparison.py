@@ -124,6 +124,17 @@ def job_in(folder: Path, **changes: Any) -> Job:
     return Job(arm, 1, config, folder)
 
 
+def test_an_ensemble_is_a_job_like_others_and_exchanges_every_sites_model_once(
+    tmp_path: Path, cache: None
+) -> None:
+    arm = load_arm("ensemble", ARMS_DIR, {})
+    job = Job(arm, 1, arm.config(SMALL, seed=1, output_dir=str(tmp_path)), tmp_path)
+    outcome = run_job(job)
+    assert (outcome.rounds, outcome.exchanged_bytes) == (1, 2 * 4810 * 4)
+    assert [point.epochs for point in outcome.points] == [1, 2, 3, 4]
+    assert run_job(job) == outcome, "from the folder"
+
+
 def test_results_of_another_config_are_refused(
     finished: tuple[Path, dict[str, dict[int, Outcome]]],
 ) -> None:
