@@ -209,13 +209,23 @@ def _curves(by_seed: Mapping[int, Outcome], split: str) -> tuple[np.ndarray, np.
     return np.array(shared), np.array([[one[epochs] for epochs in shared] for one in series])
 
 
+def pushed_apart(heights: Sequence[float], gap: float, top: float) -> list[float]:
+    """Return ascending heights moved up until they are a gap apart; down from the top if needed."""
+    apart: list[float] = []
+    for height in heights:
+        apart.append(max(height, apart[-1] + gap) if apart else height)
+    for index in reversed(range(len(apart))):
+        apart[index] = min(apart[index], top - (len(apart) - 1 - index) * gap)
+    return apart
+
+
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write each line's name at its end, pushed apart where lines end close together."""
     low, high = axes.get_ylim()
-    gap, previous = (high - low) * 0.045, float("-inf")
-    for x, y, name, color in sorted(ends, key=lambda end: end[1]):
-        previous = max(y, previous + gap)
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = pushed_apart([end[1] for end in ends], (high - low) * 0.045, high)
+    for (x, y, name, color), height in zip(ends, heights, strict=True):
         axes.annotate(
-            f" {name}", (x, y), (x, previous), color=color, va="center", annotation_clip=False
+            f" {name}", (x, y), (x, height), color=color, va="center", annotation_clip=False
         )
     axes.margins(x=0.02)

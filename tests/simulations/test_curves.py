@@ -8,7 +8,7 @@ from PIL import Image
 
 from simulations.arm import Arm, ArmTable
 from simulations.baselines import Outcome, Point
-from simulations.results import Interval, csv_table, draw_curves, table_rows
+from simulations.results import Interval, csv_table, draw_curves, pushed_apart, table_rows
 
 ARMS = [Arm(key=key, table=ArmTable(name=key.upper()), values={}) for key in ("a", "b")]
 
@@ -51,6 +51,22 @@ def test_the_picture_is_a_png_whatever_points_the_seeds_share(
 def test_the_picture_shows_the_outcomes() -> None:
     one, other = picture({1: outcome((4, 0.9))}), picture({1: outcome((4, 0.6))})
     assert one.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("heights", "apart"),
+    [
+        ([], []),
+        ([1.0, 5.0], [1.0, 5.0]),
+        ([1.0, 1.5, 1.5], [1.0, 3.0, 5.0]),
+        ([8.0, 9.0, 10.0], [6.0, 8.0, 10.0]),  # no room above 10
+        ([1.0, 9.0, 9.0], [1.0, 8.0, 10.0]),
+    ],
+)
+def test_labels_are_pushed_up_and_where_there_is_no_room_down(
+    heights: list[float], apart: list[float]
+) -> None:
+    assert pushed_apart(heights, gap=2.0, top=10.0) == apart
 
 
 # Student's t at 97.5% for 1, 2 and 4 degrees of freedom: 12.706205, 4.302653, 2.776445.
