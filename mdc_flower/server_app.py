@@ -24,6 +24,7 @@ from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_client import load_arrays, model_arrays
 from mdc_flower.task import Task, load_task
 from mdc_flower.training import evaluate
+from strategies.averaging import Arrays
 from strategies.colearning import CoLearning, EvaluateFn
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.journal.files import StorageError, write_atomically
@@ -56,6 +57,7 @@ def main(grid: Grid, context: Context) -> None:
         resume=config.resume,
         keep_checkpoints=config.keep_checkpoints,
         keep_updates=config.keep_updates,
+        average_last=config.average_last,
     ) as record:
         _lead(grid, task, record)
 
@@ -190,9 +192,8 @@ def _run(
         deadline=config.deadline(),
         max_relative_update=config.max_relative_update,
     )
-    strategy.start(
-        grid, arrays_to_record(position.arrays), evaluate_fn=_evaluate_fn(task, model, data)
-    )
+    evaluate_global = _evaluate_fn(task, model, data)
+    strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     rounds = read_history(record.path)
     return {
         **facts,
@@ -202,11 +203,21 @@ def _run(
         "received-bytes": sum(line["received_bytes"] for line in rounds),
         # A coordinator without data has only what the sites say of the last model.
         "final": (rounds[-1]["evaluation"] or rounds[-1]["site_evaluation"]) if rounds else {},
+        **_averaged(record, initial, evaluate_global),
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")
         ],
     }
+
+
+def _averaged(record: RunDirectory, initial: Arrays, evaluate: EvaluateFn) -> dict[str, Any]:
+    """Write the average of the last rounds' models, and return what the summary says of it."""
+    rounds, mean = record.average_models(initial)
+    if not rounds:
+        return {}
+    metrics = evaluate(rounds[-1], arrays_to_record(mean))
+    return {"averaged": {"rounds": rounds, **(metrics or {})}}
 
 
 def _sha256(facts: Mapping[str, Any]) -> str | None:

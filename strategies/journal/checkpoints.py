@@ -62,11 +62,15 @@ class Checkpoints:
         Created if missing.
     keep : int
         How many of the newest are kept, >= 1; the models of their best rounds are kept too.
+    recent : int
+        Of how many of the newest rounds each of them keeps the models beside, >= 0.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, recent: int = 0) -> None:
         self._folder = folder
         self._keep = keep
+        self._num_recent = recent
+        self._recent: list[Path] = []
         self._best: Path | None = None
         self._newest: Path | None = None
 
@@ -79,6 +83,11 @@ class Checkpoints:
     def best_model(self) -> Path | None:
         """Return the file of the best model so far."""
         return self._best
+
+    @property
+    def recent_models(self) -> dict[int, Path]:
+        """Return the files of the newest rounds' models, by round; the initial one is none."""
+        return {_round(path): path for path in self._recent}
 
     def save(self, checkpoint: Checkpoint, model_metadata: Mapping[str, Any]) -> None:
         """Write a checkpoint, and remove what is older than those kept.
@@ -106,8 +115,11 @@ class Checkpoints:
         if position.outer_state:
             content = pack_model(position.outer_state, {})
             outer = seal(self._folder, f"{_stem(number)}-outer", MODEL, content)
+        recent = [*self._recent, model] if number else []
+        self._recent = recent[-self._num_recent :] if self._num_recent else []
         description = {
             "model": model.name,
+            "recent-models": [path.name for path in self._recent],
             "outer-state": outer.name if outer else None,
             "best-model": self._best.name if self._best else None,
             "best-round": position.best_round,
@@ -161,7 +173,13 @@ class Checkpoints:
             check_seal(self._folder / outer)
         self._newest = model
         best_round, best_score = told["best-round"], told["best-score"]
-        self._best = self._intact(told["best-model"])
+        self._best = self._intact(told["best-model"], "The best model so far is lost")
+        # Earlier versions kept none.
+        recent = [
+            self._intact(name, "The average will be without it")
+            for name in told.get("recent-models", [])
+        ]
+        self._recent = [path for path in recent if path is not None]
         if self._best is None:
             best_round, best_score = 0, None
         position = Position(
@@ -174,13 +192,13 @@ class Checkpoints:
         )
         return Checkpoint(position, told["run"], told["history-bytes"], told["record"])
 
-    def _intact(self, name: str | None) -> Path | None:
+    def _intact(self, name: str | None, otherwise: str) -> Path | None:
         if name is None:
             return None
         try:
             check_seal(self._folder / name)
         except DamagedError as error:
-            log(WARNING, "%s. The best model so far is lost; the run goes on without it", error)
+            log(WARNING, "%s. %s; the run goes on", error, otherwise)
             return None
         return self._folder / name
 
@@ -198,6 +216,7 @@ class Checkpoints:
             return
         told = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
         names = {one.get(key) for one in told for key in ("model", "best-model", "outer-state")}
+        names |= {name for one in told for name in one.get("recent-models", [])}
         for path in list(sealed_files(self._folder, MODEL)):
             if path.name not in names:
                 path.unlink(missing_ok=True)
@@ -208,3 +227,7 @@ class Checkpoints:
 
 def _stem(rounds_done: int) -> str:
     return f"{rounds_done:06d}"
+
+
+def _round(model: Path) -> int:
+    return int(model.name.split(".")[0])

@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.common import log
 
-from strategies.averaging import Arrays
+from strategies.averaging import Arrays, Update, uniform, weighted_mean
 from strategies.errors import MdcError, RunError
 from strategies.fault_points import reach
 from strategies.journal.checkpoints import Checkpoint, Checkpoints
@@ -27,6 +27,7 @@ from strategies.journal.files import (
     write_atomically,
 )
 from strategies.journal.lock import LockedError, coordinator_lock
+from strategies.journal.model_files import StoredArrays, pack_model
 from strategies.journal.updates import UpdateJournal
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
@@ -34,6 +35,7 @@ from strategies.round_record import RoundRecord
 
 CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl", "summary.json"
 GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
+AVERAGED_MODEL = "averaged-model.safetensors"
 REFUSED = "run-refused"
 """The event of a run that may not go on as it was asked to."""
 
@@ -51,6 +53,7 @@ def run_directory(
     resume: bool = False,
     keep_checkpoints: int = 2,
     keep_updates: bool = False,
+    average_last: int = 0,
 ) -> Iterator["RunDirectory"]:
     """Hold a run directory: nobody else coordinates a run in it inside the block.
 
@@ -67,6 +70,8 @@ def run_directory(
         How many of the newest checkpoints are kept.
     keep_updates : bool
         Whether the sites' updates are kept after their round.
+    average_last : int
+        Of how many of the newest rounds the models are kept for their average.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def run_directory(
             refuse_used(path, RunError, "output-dir")
         remove_temporary(path)
         cut_torn_line(path / EVENTS)
-        yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates)
+        yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates, average_last)
 
 
 class RunDirectory:
@@ -104,11 +109,12 @@ class RunDirectory:
         model_metadata: Mapping[str, Any],
         keep_checkpoints: int = 2,
         keep_updates: bool = False,
+        average_last: int = 0,
     ) -> None:
         self.path = path
         self.updates = UpdateJournal(path / OPEN_ROUND, path / UPDATES if keep_updates else None)
         self._metadata = dict(model_metadata)
-        self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints)
+        self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints, average_last)
         self._run: dict[str, Any] = {}
         self.checkpoint = self._checkpoints.newest()
         if self.checkpoint is None and _size(path / HISTORY):
@@ -195,6 +201,25 @@ class RunDirectory:
         """Record a round that ended the run; going on with the run takes its line back."""
         append_line(self.path / HISTORY, record.to_dict())
         self.event("round-finished", **record.to_dict())
+
+    def average_models(self, names: Iterable[str]) -> tuple[list[int], Arrays]:
+        """Write the mean of the newest rounds' models; return the rounds, and the mean.
+
+        Each round counts the same. One array of one model is in memory beside the mean; counters
+        are those of the newest. There is no mean, and no file, where no model was kept.
+
+        Parameters
+        ----------
+        names
+            The arrays, in the order of the result.
+        """
+        kept = self._checkpoints.recent_models
+        if not kept:
+            return [], {}
+        models = [Update(path.name, 1, StoredArrays(path), {}) for path in kept.values()]
+        mean = weighted_mean(models[::-1], uniform, names)
+        write_atomically(self.path / AVERAGED_MODEL, pack_model(mean, self._metadata))
+        return list(kept), mean
 
     def _save(
         self, position: Position, history_bytes: int, record: Mapping[str, Any] | None

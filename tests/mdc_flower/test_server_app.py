@@ -9,18 +9,22 @@ import pytest
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.engines import run_in_process
+from mdc_flower.evaluation import evaluate_run
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, EngineError, QuorumError, RunError
 from strategies.journal.files import StorageError
 from strategies.journal.lock import OWNER
 from strategies.journal.run_directory import (
+    AVERAGED_MODEL,
     CONFIG,
+    GLOBAL_MODEL,
     HISTORY,
     SUMMARY,
     RunDirectory,
     read_events,
     read_history,
 )
+from strategies.position import Position
 from strategies.round_record import RoundRecord
 
 
@@ -119,6 +123,50 @@ def test_a_run_that_did_not_finish_says_how_it_ended(
     (event,) = read_events(run_dir, "run-ended")
     assert (event["status"], event["error"]) == (ending["status"], ending["error"])
     assert not (run_dir / OWNER).exists()
+
+
+def test_the_last_models_are_averaged_and_evaluated_and_the_run_does_not_notice(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_average(folder: Path, **keys: Any) -> RunConfig:
+        three = {"num_rounds": 3, "average_last": 2, "output_dir": str(folder), **keys}
+        return config.model_copy(update=three)
+
+    plain, whole, cut = (with_average(tmp_path / name) for name in ("plain", "whole", "cut"))
+    plain = plain.model_copy(update={"average_last": 0})
+    run_in_process(plain, 2)
+    assert "averaged" not in summary_of(plain)
+    assert not (tmp_path / "plain" / AVERAGED_MODEL).exists()
+
+    run_in_process(whole, 2)
+    models = [tmp_path / name / GLOBAL_MODEL for name in ("plain", "whole")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    assert summary_of(whole)["final"] == summary_of(plain)["final"]
+    averaged = summary_of(whole)["averaged"]
+    assert averaged.pop("rounds") == [2, 3]
+    assert set(averaged) == set(summary_of(whole)["final"])
+    # What the summary says of it is what the file gives.
+    result = evaluate_run(tmp_path / "whole" / AVERAGED_MODEL, "", "", best=False)
+    assert result["accuracy"] == averaged["test-accuracy"]
+    assert result["loss"] == pytest.approx(averaged["test-loss"])
+    assert averaged != summary_of(whole)["final"]
+
+    # Interrupted after round 2, it is the same to the bit.
+    record_round = RunDirectory.round_finished
+
+    def interrupt(self: RunDirectory, record: RoundRecord, position: Position) -> None:
+        record_round(self, record, position)
+        if record.round == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "round_finished", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_in_process(cut, 2)
+    assert not (tmp_path / "cut" / AVERAGED_MODEL).exists()
+    run_in_process(cut.model_copy(update={"resume": True}), 2)
+    files = [tmp_path / name / AVERAGED_MODEL for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_too_few_sites_at_the_start_stop_the_run(config: RunConfig) -> None:

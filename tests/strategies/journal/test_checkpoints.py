@@ -205,6 +205,57 @@ def test_a_model_may_turn_out_to_be_the_best_one_round_later(
     assert 2 in rounds(tmp_path, ".safetensors")
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_the_models_of_the_newest_rounds_are_kept_for_as_long_as_they_are_asked_for(
+    tmp_path: Path, restart: bool
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, recent=3)
+    for number in range(6):
+        if restart:
+            checkpoints = Checkpoints(tmp_path, keep=1, recent=3)
+            checkpoints.newest()
+        checkpoints.save(checkpoint(number), METADATA)
+        # The initial model is that of no round.
+        expected = list(range(max(1, number - 2), number + 1))
+        assert list(checkpoints.recent_models) == expected
+        assert rounds(tmp_path, ".safetensors") == (expected or [0])
+        assert rounds(tmp_path, ".json") == [number]
+    models = checkpoints.recent_models
+    assert [float(read_model(path)[0]["a"]) for path in models.values()] == [1.0, 4 / 3, 5 / 3]
+
+
+def test_where_none_are_asked_for_no_more_models_are_kept_than_before(tmp_path: Path) -> None:
+    assert saved(tmp_path, 0, 1, 2, 3).recent_models == {}
+
+
+def test_after_a_fall_back_the_recent_models_are_those_of_that_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, recent=2)
+    for number in range(5):
+        checkpoints.save(checkpoint(number), METADATA)
+    damage(file_of(tmp_path, 4, ".json"))
+    again = Checkpoints(tmp_path, keep=2, recent=2)
+    newest = again.newest()
+    assert newest is not None
+    assert newest.position.epochs.rounds_done == 3
+    assert list(again.recent_models) == [2, 3]
+    again.save(checkpoint(4), METADATA)
+    assert list(again.recent_models) == [3, 4]
+
+
+def test_a_recent_model_that_is_damaged_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, recent=3)
+    for number in range(4):
+        checkpoints.save(checkpoint(number), METADATA)
+    damage(file_of(tmp_path, 2, ".safetensors"))
+    again = Checkpoints(tmp_path, keep=1, recent=3)
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        assert again.newest() is not None
+    assert list(again.recent_models) == [1, 3]
+    assert "The average will be without it" in caplog.text
+
+
 def test_the_initial_model_is_never_the_best(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 0, 1)
     assert checkpoints.best_model is None

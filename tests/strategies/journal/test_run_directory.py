@@ -18,6 +18,7 @@ from strategies.journal.files import DamagedError, StorageError
 from strategies.journal.lock import OWNER, LockedError, coordinator_lock, read_owner
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import (
+    AVERAGED_MODEL,
     BEST_MODEL,
     CHECKPOINTS,
     EVENTS,
@@ -114,6 +115,49 @@ def test_a_run_that_has_begun_has_an_empty_history_and_its_initial_model(
     assert value_of(fresh.path, GLOBAL_MODEL) == 0.0
     assert not (fresh.path / BEST_MODEL).exists()
     assert read_model(fresh.path / GLOBAL_MODEL)[1] == METADATA
+
+
+def test_the_last_models_are_averaged_by_hand_and_with_the_counters_of_the_newest(
+    path: Path,
+) -> None:
+    with opened(path, average_last=2, keep_checkpoints=1) as directory:
+        begun(directory)
+        for number in range(1, 5):
+            one = position(number)
+            arrays = {**one.arrays, "n": np.array(number)}
+            directory.round_finished(record(number), replace(one, arrays=arrays))
+        before = (path / GLOBAL_MODEL).read_bytes()
+        rounds, mean = directory.average_models(model(0.0))
+    assert rounds == [3, 4]
+    assert list(mean) == ["z", "a", "n"]
+    assert (float(mean["a"]), int(mean["n"]), str(mean["z"].dtype)) == (3.5, 4, "float32")
+    arrays, metadata = read_model(path / AVERAGED_MODEL)
+    assert metadata == METADATA
+    assert {name: array.tobytes() for name, array in arrays.items()} == {
+        name: array.tobytes() for name, array in mean.items()
+    }
+    assert (path / GLOBAL_MODEL).read_bytes() == before
+
+
+@pytest.mark.parametrize(("average_last", "rounds"), [(0, 2), (3, 0)])
+def test_where_there_is_nothing_to_average_there_is_no_file(
+    path: Path, average_last: int, rounds: int
+) -> None:
+    with opened(path, average_last=average_last) as directory:
+        begun(directory)
+        for number in range(1, rounds + 1):
+            directory.round_finished(record(number), position(number))
+        assert directory.average_models(model(0.0)) == ([], {})
+    assert not (path / AVERAGED_MODEL).exists()
+
+
+def test_a_run_that_is_shorter_is_averaged_over_the_rounds_it_has(path: Path) -> None:
+    with opened(path, average_last=9) as directory:
+        begun(directory)
+        for number in (1, 2):
+            directory.round_finished(record(number), position(number))
+        rounds, mean = directory.average_models(model(0.0))
+    assert (rounds, float(mean["a"])) == ([1, 2], 1.5)
 
 
 def test_a_fresh_run_begins_where_it_is_told_to(path: Path) -> None:
