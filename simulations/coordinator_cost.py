@@ -23,11 +23,10 @@ from mdc_flower.engines import run_in_process
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
     COMPLETED,
-    CONNECTION,
     environment,
     last_run_status,
+    run_command,
     running,
-    script,
     superlink,
 )
 from simulations import echo_app
@@ -140,8 +139,7 @@ def _peak(kind: str, megabytes: float, num_sites: int, rounds: int, cores: int) 
         }
         app = stage_echo(home / "app" / "mdc-flower", keys)
         settings = f"num-supernodes={num_sites} client-resources-num-cpus=1 init-args-num-cpus="
-        command = [script("flwr"), "run", str(app), CONNECTION, "--stream"]
-        command += ["--federation-config", f"{settings}{cores}"]
+        command = run_command(app, "--federation-config", f"{settings}{cores}")
         log = home / "log.txt"
         with (
             superlink(home, log, ["--simulation"]),

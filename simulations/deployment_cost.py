@@ -19,11 +19,11 @@ import typer
 
 from mdc_flower.engines.flower_processes import (
     COMPLETED,
-    CONNECTION,
     LOOPBACK,
     environment,
     free_port,
     last_run_status,
+    run_command,
     running,
     script,
     superlink,
@@ -72,7 +72,7 @@ def round_seconds(home: Path, kind: str, megabytes: float, rounds: int, number: 
     }
     app = stage_echo(home / f"app-{number}" / "mdc-flower", keys)
     done = subprocess.run(
-        [script("flwr"), "run", str(app), CONNECTION, "--stream"],
+        run_command(app),
         env=environment(home), cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if last_run_status(home) != COMPLETED:

@@ -206,6 +206,11 @@ def last_run_status(home: Path) -> str:
         return f"unknown: {error}"
 
 
+def run_command(app: Path, *options: str) -> list[str]:
+    """Return the command that runs a staged app through the connection `CONNECTION` to its end."""
+    return [script("flwr"), "run", str(app), CONNECTION, "--stream", *options]
+
+
 def flwr(home: Path, *arguments: str) -> dict[str, Any]:
     """Return what a command of Flower's says of the SuperLink that ``home`` leads to, in JSON.
 

@@ -13,11 +13,10 @@ from mdc_flower.config import RunConfig
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
     COMPLETED,
-    CONNECTION,
     environment,
     last_run_status,
+    run_command,
     running,
-    script,
 )
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.journal.lock import read_owner
@@ -90,8 +89,7 @@ def _submit_and_wait(
     app = stage_app(home / "app" / "mdc-flower")
     run_config = home / "run-config.toml"
     run_config.write_text(tomli_w.dumps(config.to_flower()))
-    command = [script("flwr"), "run", str(app), CONNECTION, "--stream"]
-    command += ["--run-config", str(run_config), *options]
+    command = run_command(app, "--run-config", str(run_config), *options)
     dead = read_owner(run_dir).get("pid")
     ended_at: float | None = None
     with running(command, environment(home), home, log_path) as submitted:

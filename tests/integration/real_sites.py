@@ -14,6 +14,7 @@ from mdc_flower.data import load_dataset
 from mdc_flower.engines.flower_processes import environment, free_port, home_of, script
 from mdc_flower.federation.provision import provision
 from mdc_flower.federation.spec import read_federation
+from tests.faults.federation import kill
 
 REPOSITORY = Path(__file__).parents[2]
 Process = subprocess.Popen[bytes]
@@ -170,10 +171,7 @@ class RealSites:
 
     def kill_coordinator(self, process: Process) -> None:
         """Kill the coordinator and all its processes, as when the power fails."""
-        family = psutil.Process(process.pid).children(recursive=True)
-        for member in [psutil.Process(process.pid), *family]:
-            member.kill()
-        process.wait()
+        kill(process)
 
     def close(self) -> None:
         """Kill what is left."""

@@ -18,10 +18,10 @@ import tomli_w
 from mdc_flower.config_files import read_toml
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
-    CONNECTION,
     connect,
     environment,
     free_port,
+    run_command,
     script,
 )
 from mdc_flower.federation.certificates import Credential, new_server_certificate
@@ -228,10 +228,9 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
         f'output-dir="{tmp_path / "run"}" num-sites=1 epoch-budget=1 local-epochs=1 model="mlp" '
         "wait-for-sites-s=15.0"
     )
-    command = [script("flwr"), "run", str(app), CONNECTION, "--stream", "--run-config", keys]
     done = subprocess.run(
-        command, env=environment(home), cwd=home, capture_output=True, text=True, check=False,
-        timeout=180,
+        run_command(app, "--run-config", keys), env=environment(home), cwd=home,
+        capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
     told = summary_of(tmp_path / "run")["error"]
     assert "the site runs only the app that it has installed, and not this one" in told

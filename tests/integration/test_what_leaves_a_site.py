@@ -18,10 +18,10 @@ from mdc_flower.data import site_data
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
     COMPLETED,
-    CONNECTION,
     environment,
     free_port,
     last_run_status,
+    run_command,
     running,
     script,
     superlink,
@@ -120,9 +120,14 @@ def test_nothing_but_updates_and_the_metrics_of_the_sites_config(tmp_path: Path)
             env, home, log,
         ),
     ):  # fmt: skip
-        command = [script("flwr"), "run", str(app), CONNECTION, "--stream", "--run-config", keys]
         done = subprocess.run(
-            command, cwd=home, env=env, capture_output=True, text=True, check=False, timeout=240
+            run_command(app, "--run-config", keys),
+            cwd=home,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
         )
         assert last_run_status(home) == COMPLETED, done.stdout + log.read_text()
 
