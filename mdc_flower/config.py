@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mdc_flower.config_model import ConfigModel
+from mdc_flower.data.reading import AudioReading, Columns, HubReading, Reading, TextReading
 from strategies.averaging import WEIGHTINGS
 from strategies.deadline import Deadline
 from strategies.local_epochs import (
@@ -43,6 +44,18 @@ class RunConfig(ConfigModel):
     dataset: str = "digits"
     data_root: str = ""
     image_size: Count = 0  # pixels; 0 keeps the images' own size
+    audio_sample_rate: Annotated[int, Field(ge=1000)] = 16_000  # Hz
+    audio_mels: AtLeastOne = 64
+    audio_seconds: Positive = 1.0
+    text_length: AtLeastOne = 64  # tokens
+    vocabulary: str = ""
+    vocabulary_size: Annotated[int, Field(ge=0)] = 20_000  # 0 for no limit
+    vocabulary_min_count: AtLeastOne = 2
+    input_column: Annotated[str, Field(min_length=1)] = "text"
+    label_column: Annotated[str, Field(min_length=1)] = "label"
+    group_column: str = ""
+    hf_subset: str = ""
+    hf_test_split: Annotated[str, Field(min_length=1)] = "test"
     max_train_examples: Count = 0  # 0 for all
     max_test_examples: Count = 0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -150,6 +163,21 @@ class RunConfig(ConfigModel):
         """Return the rule for the rounds' deadlines as the strategy takes it."""
         return Deadline(self.round_deadline_s, self.deadline_factor, self.longest_round_s)
 
+    def reading(self) -> Reading:
+        """Return how files become examples, as the loaders of data sets take it."""
+        return Reading(
+            image_size=self.image_size,
+            audio=AudioReading(self.audio_sample_rate, self.audio_mels, self.audio_seconds),
+            text=TextReading(
+                self.text_length,
+                self.vocabulary,
+                self.vocabulary_size,
+                self.vocabulary_min_count,
+            ),
+            columns=Columns(self.input_column, self.label_column, self.group_column),
+            hub=HubReading(self.hf_subset, self.hf_test_split),
+        )
+
     def recipe(self) -> Recipe:
         """Return the method as the strategy takes it."""
         return Recipe(
@@ -205,6 +233,7 @@ class SiteConfig(ConfigModel):
     site: str = ""
     data: str = ""
     data_root: str = ""
+    vocabulary: str = ""
     device: str = ""
     contract: str = ""
     min_examples: Count = 0

@@ -10,6 +10,8 @@ from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.config_files import read_arm
 from mdc_flower.data import load_dataset
+from mdc_flower.data.contract import CONTRACT, Contract
+from mdc_flower.data.reading import Reading
 from mdc_flower.models import build_model
 from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
 from mdc_flower.site_client import load_arrays
@@ -31,7 +33,9 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     arrays, metadata = read_model(path)
     shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
-    model = build_model(metadata["model"], shape, classes, seed=0)
+    # Files of earlier versions do not say how many tokens there are: none.
+    num_tokens = metadata.get("num-tokens", 0)
+    model = build_model(metadata["model"], shape, classes, seed=0, num_tokens=num_tokens)
     load_arrays(model, arrays)
     return model.eval(), metadata
 
@@ -52,7 +56,7 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
     model, metadata = load_model(file)
     config = _config_beside(file)
     dataset = load_dataset(
-        data or config.dataset, data_root or config.data_root, config.image_size
+        data or config.dataset, data_root or config.data_root, _reading(config)
     ).limited(0, config.max_test_examples)
     if list(dataset.class_names) != metadata["class-names"]:
         raise DataError(
@@ -67,6 +71,14 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
             where=f"data set {dataset.name!r}",
             got=list(dataset.input_shape),
             expected=str(metadata["input-shape"]),
+        )
+    if dataset.vocabulary != metadata.get("vocabulary", ""):
+        raise DataError(
+            "the data set's vocabulary is not the model's",
+            where=f"data set {dataset.name!r}",
+            got=dataset.vocabulary,
+            expected=metadata.get("vocabulary", ""),
+            hint="Name the file that the run was made with as vocabulary in its config.toml",
         )
     if len(dataset.test) == 0:
         raise DataError(
@@ -93,6 +105,13 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
         "accuracy": result.accuracy,
         "loss": result.loss,
     }
+
+
+def _reading(config: RunConfig) -> Reading:
+    """Return how files are read in a run: into the shape of its contract, if it was under one."""
+    if config.dataset.startswith(CONTRACT):
+        return Contract.from_spec(config.dataset).reading(config.reading())
+    return config.reading()
 
 
 def _config_beside(file: Path) -> RunConfig:

@@ -23,6 +23,7 @@ from mdc_flower.data import (
 from mdc_flower.data import registry as data
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
+from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.models import registry as models
 from mdc_flower.numerics import pick_autocast_dtype, pick_device
@@ -49,7 +50,13 @@ class Task:
             See `build_model` and `check_fits`.
         """
         spec, classes = self.config.model, self.dataset.num_classes
-        model = build_model(spec, self.dataset.input_shape, classes, self.config.seed)
+        model = build_model(
+            spec,
+            self.dataset.input_shape,
+            classes,
+            self.config.seed,
+            self.dataset.num_tokens,
+        )
         inputs = self.dataset.train.inputs
         # Zeros do as well where there is no example: only shapes matter.
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
@@ -100,6 +107,8 @@ class Task:
             "class-names": list(self.dataset.class_names),
             "mean": list(self.dataset.mean),
             "std": list(self.dataset.std),
+            "num-tokens": self.dataset.num_tokens,
+            "vocabulary": self.dataset.vocabulary,
         }
 
 
@@ -133,13 +142,18 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
             where="node config, data",
             hint="The run's own data set is a contract, which holds no examples",
         )
+    vocabulary = site.vocabulary or config.vocabulary
+    if vocabulary != config.vocabulary:
+        config = config.model_copy(update={"vocabulary": vocabulary})
     contract = _contract(config, site)
     if contract is None:
         dataset = _dataset(config, spec, root)
+        _check_vocabulary(spec, dataset, config, site)
     else:
         # What a site has promised is what it has, however little of it the run takes.
-        # Images of a folder get the agreed size, whatever size they have there.
-        whole = load_dataset(spec, root, config.image_size or contract.image_size)
+        # Files are read into the agreed shape, whatever shape they have there.
+        whole = load_dataset(spec, root, contract.reading(config.reading()))
+        _check_vocabulary(spec, whole, config, site)
         dataset = contract.kept_by(whole, site.min_examples).limited(
             config.max_train_examples, config.max_test_examples
         )
@@ -162,6 +176,12 @@ def _check_modules(config: RunConfig, site: SiteConfig) -> None:
             )
 
 
+def _check_vocabulary(spec: str, dataset: DataSet, config: RunConfig, site: SiteConfig) -> None:
+    """Refuse a vocabulary of a real site's own; simulated sites share one data set."""
+    if site.partition_id < 0 and makes_vocabulary(spec, dataset, config.reading()):
+        raise no_vocabulary("node config, vocabulary")
+
+
 def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
     """Return the contract that a site's data must keep: its own, which must be the run's."""
     own = read_contract(Path(site.contract)) if site.contract else None
@@ -181,7 +201,7 @@ def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
 
 def _dataset(config: RunConfig, spec: str, data_root: str) -> DataSet:
     return load_dataset(
-        spec, data_root, config.image_size, config.max_train_examples, config.max_test_examples
+        spec, data_root, config.reading(), config.max_train_examples, config.max_test_examples
     )
 
 

@@ -108,7 +108,7 @@ def time_loop(
     seed: int,
 ) -> Loop:
     """Train a new model with a loop on one thread, and evaluate it in float32."""
-    model = build_model(name, data.input_shape, data.num_classes, seed)
+    model = build_model(name, data.input_shape, data.num_classes, seed, data.num_tokens)
     with repeatable(1):
         seconds = loop(model, data, epochs, seed)
         result = evaluate(model, Tensors.of(data.test), InputPipeline.of(data), CPU)
@@ -186,7 +186,7 @@ def main(
 ) -> None:
     """Print the benchmarks' figures, a sentence each."""
     try:
-        data = load_dataset(dataset, data_root, 0, max_train, 2000)
+        data = load_dataset(dataset, data_root, max_train=max_train, max_test=2000)
         typer.echo(bench_training(model, data, epochs, repeats))
         typer.echo(bench_simulation(2 * cores, cores, 40, 2))
         typer.echo(bench_safety(50, 4, 3, repeats))

@@ -56,6 +56,12 @@ class DataSet:
         Per-channel statistics (axis 1) that inputs are normalized with: constants of the
         data set, the same at every site, because a site's own would mean another model input
         at each. Empty for no normalization.
+    num_tokens : int
+        Of int64 inputs: tokens are 0 (padding) to ``num_tokens - 1``. 0 where inputs are no
+        tokens, or their number is not known, which the built-in models of texts do not take.
+    vocabulary : str
+        SHA-256 of the vocabulary, in hex: a token stands for the same word wherever it is equal.
+        Empty for none.
     """
 
     name: str
@@ -64,6 +70,8 @@ class DataSet:
     class_names: Sequence[str]
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+    num_tokens: int = 0
+    vocabulary: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -100,6 +108,9 @@ class DataSet:
                 got=(tuple(self.mean), tuple(self.std)),
                 expected=f"{channels} values each, or none",
             )
+        if self.num_tokens:
+            for split, examples in (("train", self.train), ("test", self.test)):
+                _check_tokens(f"data set {self.name!r}, {split}", examples, self.num_tokens)
         return self
 
     def limited(self, max_train: int, max_test: int) -> Self:
@@ -138,6 +149,22 @@ def _check_examples(where: str, examples: Examples, num_classes: int) -> None:
             where=where,
             got=len(examples.groups),
             expected=str(len(labels)),
+        )
+
+
+def _check_tokens(where: str, examples: Examples, num_tokens: int) -> None:
+    inputs = examples.inputs
+    if inputs.dtype != np.int64:
+        raise DataError(
+            "only int64 inputs are tokens", where=where, got=str(inputs.dtype), expected="int64"
+        )
+    lowest, highest = int(inputs.min(initial=0)), int(inputs.max(initial=0))
+    if lowest < 0 or highest >= num_tokens:
+        raise DataError(
+            "a token is out of range",
+            where=where,
+            got=lowest if lowest < 0 else highest,
+            expected=f"0 to {num_tokens - 1}",
         )
 
 

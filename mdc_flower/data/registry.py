@@ -1,42 +1,61 @@
 """From the name in a config to a checked data set."""
 
 import difflib
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
+from mdc_flower.data.audio import load_audio_folder, load_audio_manifest
 from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.dataset import DataSet
+from mdc_flower.data.hub import load_hub
 from mdc_flower.data.image_folder import load_image_folder
+from mdc_flower.data.reading import Reading
+from mdc_flower.data.text import load_text_folder
 from mdc_flower.references import load_reference
 from strategies.errors import ConfigError, DataError
 
-IMAGE_FOLDER = "image-folder:"
+HUB = "hf"
+
+READERS: dict[str, Callable[[str, Reading], DataSet]] = {
+    "image-folder": lambda path, reading: load_image_folder(path, reading.image_size),
+    "audio-folder": lambda path, reading: load_audio_folder(path, reading.audio),
+    "audio-manifest": lambda path, reading: load_audio_manifest(path, reading.audio),
+    "text-folder": lambda path, reading: load_text_folder(path, reading.text, reading.columns),
+    HUB: lambda name, reading: load_hub(name, reading),
+}
+"""What reads ``KIND:/abs/path``, and ``hf:NAME``, by kind."""
+
+PLAIN = Reading()
 
 
 def own_module(spec: str) -> str:
     """Return the module of a user's own data set; empty for any other."""
-    if spec in BUILTIN or spec.startswith((IMAGE_FOLDER, CONTRACT)):
-        return ""
-    module, separator, _ = spec.partition(":")
-    return module if separator else ""
+    kind, separator, _ = spec.partition(":")
+    return kind if separator and kind not in READERS and not spec.startswith(CONTRACT) else ""
 
 
 @lru_cache(maxsize=4)
 def load_dataset(
-    spec: str, data_root: str = "", image_size: int = 0, max_train: int = 0, max_test: int = 0
+    spec: str,
+    data_root: str = "",
+    reading: Reading = PLAIN,
+    max_train: int = 0,
+    max_test: int = 0,
 ) -> DataSet:
     """Return a data set by name; repeated calls in a process return the same one.
 
     Parameters
     ----------
     spec
-        A built-in name, ``image-folder:/abs/path``, ``module:function``, a function that
-        takes no arguments and returns a `DataSet`, or a `Contract`, which gives a data set
-        without examples.
+        A built-in name, ``KIND:/abs/path`` with a kind in `READERS`, ``hf:NAME``,
+        ``module:function``, a function that takes no arguments and returns a `DataSet`, or a
+        `Contract`, which gives a data set without examples.
     data_root
         Folder in which built-in data sets are looked for first.
-    image_size
-        Pixels; only for image folders, 0 keeps the images' size.
+    reading
+        How files become examples.
     max_train, max_test
         Examples to keep, 0 for all.
 
@@ -49,14 +68,39 @@ def load_dataset(
     """
     if spec.startswith(CONTRACT):
         return Contract.from_spec(spec).data_set()
-    return _load(spec, data_root, image_size).checked().limited(max_train, max_test)
+    return _load(spec, data_root, reading).checked().limited(max_train, max_test)
 
 
-def _load(spec: str, data_root: str, image_size: int) -> DataSet:
+def data_folder(spec: str) -> str:
+    """Return the folder in which the files of a data set are, as far as its name tells; or ""."""
+    kind, _, path = spec.partition(":")
+    if kind == "audio-manifest":  # the recordings lie beside or below it
+        return str(Path(path).parent)
+    return path if kind in READERS and Path(path).is_absolute() else ""
+
+
+def makes_vocabulary(spec: str, dataset: DataSet, reading: Reading) -> bool:
+    """Return whether the data set's vocabulary is one that was made from its own texts."""
+    is_read_here = spec.partition(":")[0] in READERS
+    return is_read_here and bool(dataset.vocabulary) and not reading.text.vocabulary
+
+
+def no_vocabulary(where: str) -> ConfigError:
+    """Return the error of a real site that would make a vocabulary of its own."""
+    return ConfigError(
+        "this site has no vocabulary, and one from its own texts would not be the other sites'",
+        where=where,
+        expected="the absolute path of the file that all sites have",
+        hint="Ask the coordinator for it; mdc_flower.data.make_vocabulary makes one",
+    )
+
+
+def _load(spec: str, data_root: str, reading: Reading) -> DataSet:
     if spec in BUILTIN:
         return BUILTIN[spec](data_root)
-    if spec.startswith(IMAGE_FOLDER):
-        return load_image_folder(spec.removeprefix(IMAGE_FOLDER), image_size)
+    kind, _, path = spec.partition(":")
+    if kind in READERS and ":" in spec:
+        return READERS[kind](path, reading)
     if ":" in spec:
         dataset = load_reference(spec, "dataset")()
         if not isinstance(dataset, DataSet):
@@ -72,6 +116,11 @@ def _load(spec: str, data_root: str, image_size: int) -> DataSet:
         "no such data set",
         where="dataset",
         got=spec,
-        expected="one of: " + ", ".join([*BUILTIN, f"{IMAGE_FOLDER}/abs/path", "module:function"]),
+        expected="one of: "
+        + ", ".join([*BUILTIN, *(_form(kind) for kind in READERS), "module:function"]),
         hint=f"Did you mean {near[0]!r}?" if near else "",
     )
+
+
+def _form(kind: str) -> str:
+    return f"{kind}:NAME" if kind == HUB else f"{kind}:/abs/path"

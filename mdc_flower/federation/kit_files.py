@@ -8,7 +8,7 @@ from string import Template
 import tomli_w
 
 import mdc_flower
-from mdc_flower.data.registry import IMAGE_FOLDER
+from mdc_flower.data.registry import data_folder
 from mdc_flower.federation.kits import (
     CA,
     KIT,
@@ -121,7 +121,7 @@ def _classes(classes: Sequence[str]) -> str:
 
 def _mount(data: str, data_root: str) -> str:
     """Return the source of the data's volume in ``compose.yaml``, or a comment in its place."""
-    path = data.removeprefix(IMAGE_FOLDER) if data.startswith(IMAGE_FOLDER) else data_root
+    path = data_folder(data) or data_root
     if not path.startswith("/"):
         return "      # The data, if they are files: - /path/to/data:/path/to/data:ro\n"
     quoted = json.dumps(path).replace("$", "$$")  # compose would take $ for a variable

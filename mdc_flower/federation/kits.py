@@ -169,6 +169,11 @@ class SiteKit(Kit, SiteSettings):
         """Return the file of the site's public key, in OpenSSH's format."""
         return self.folder / SITE_PUBLIC_KEY
 
+    @property
+    def vocabulary_path(self) -> str:
+        """Return the absolute path of the vocabulary's file, or "" if none is named."""
+        return str(self.folder / self.vocabulary) if self.vocabulary else ""
+
     def with_data(self, data: str, data_root: str) -> Self:
         """Return the kit with another data set and root; the kit's own where they are empty."""
         named = {"data": data or self.data, "data_root": data_root or self.data_root}

@@ -35,6 +35,7 @@ def node_config(kit: SiteKit) -> dict[str, Any]:
         "site": kit.site,
         "data": kit.data,
         "data-root": kit.data_root,
+        "vocabulary": kit.vocabulary_path,
         "device": kit.device,
         "contract": str(kit.folder / KIT),
         "min-examples": kit.min_examples,

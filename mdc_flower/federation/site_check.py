@@ -24,6 +24,8 @@ from mdc_flower import __version__
 from mdc_flower.checks import Check, guarded
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.cache import cache_dir
+from mdc_flower.data.reading import Reading, TextReading
+from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.federation.kits import SiteKit
 from mdc_flower.federation.superlink import ABOUT
 from mdc_flower.numerics import pick_autocast_dtype, pick_device
@@ -86,7 +88,10 @@ def _data_checks(kit: SiteKit) -> Iterator[Check]:
                 "no data set is named", where="data", hint="Give --data, or set it in kit.toml"
             )
         contract = kit.contract
-        dataset = load_dataset(kit.data, kit.data_root, contract.image_size)
+        reading = contract.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
+        dataset = load_dataset(kit.data, kit.data_root, reading)
+        if kit.partition_id < 0 and makes_vocabulary(kit.data, dataset, reading):
+            raise no_vocabulary("kit.toml, vocabulary")
         found.append(contract.kept_by(dataset, kit.min_examples))
         return (
             f"{len(dataset.train)} training and {len(dataset.test)} test examples of the agreed "

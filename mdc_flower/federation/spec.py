@@ -109,8 +109,9 @@ class SiteSettings(ConfigModel):
     ----------
     contact : str
         Whom to call when the site is missing; for people.
-    data, data_root, device : str
-        As in `mdc_flower.config.SiteConfig`; empty where the site says so when it starts.
+    data, data_root, vocabulary, device : str
+        As in `mdc_flower.config.SiteConfig`; empty where the site says so when it starts. A
+        vocabulary may be named relative to the kit's folder as well.
     min_examples : int
         Training examples that the site has promised.
     metrics : tuple of str
@@ -125,6 +126,7 @@ class SiteSettings(ConfigModel):
     contact: Line = ""
     data: Line = ""
     data_root: Line = ""
+    vocabulary: Line = ""
     device: Line = ""
     min_examples: Annotated[int, Field(ge=1)] = 1
     metrics: Metrics = ALL_METRICS

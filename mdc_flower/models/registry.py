@@ -1,26 +1,34 @@
 """From the name in a config to a model whose initial weights depend on the seed alone."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
+from mdc_flower.models.audio import audio_cnn, audio_crnn
 from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
+from mdc_flower.models.text import text_cnn, text_gru
 from mdc_flower.references import load_reference
 from strategies.errors import ConfigError, MdcError, ModelError
 from strategies.seeds import derive_seed
 
-ModelFunction = Callable[[Shape, int], nn.Module]
+ModelFunction = Callable[..., nn.Module]
+"""Of ``(input_shape, num_classes)``, and ``num_tokens`` if it has a parameter of that name."""
 
 MODELS: dict[str, ModelFunction] = {
     "mlp": mlp,
     "small-cnn": small_cnn,
     "resnet8": partial(resnet, blocks=1),
     "resnet20": partial(resnet, blocks=3),
+    "audio-cnn": audio_cnn,
+    "audio-crnn": audio_crnn,
+    "text-cnn": text_cnn,
+    "text-gru": text_gru,
 }
-"""Built-in models; each takes the shape of one example and the number of classes."""
+"""Built-in models, for images, spectrograms and texts."""
 
 
 LIBRARIES = ("torchvision", "timm")
@@ -33,20 +41,26 @@ def own_module(spec: str) -> str:
     return kind if separator and spec not in MODELS and kind not in LIBRARIES else ""
 
 
-def build_model(spec: str, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+def build_model(
+    spec: str, input_shape: Shape, num_classes: int, seed: int, num_tokens: int = 0
+) -> nn.Module:
     """Return a new model in float32.
 
     Parameters
     ----------
     spec
         A name in `MODELS`, ``torchvision:NAME``, ``timm:NAME``, or ``module:function``: a
-        function of ``(input_shape, num_classes)`` that returns a module.
+        function of ``(input_shape, num_classes)`` that returns a module. One that has a
+        parameter ``num_tokens`` gets it by name as well.
     input_shape
         Shape of one example, without the batch axis.
     num_classes
         Number of outputs.
     seed
         The run's seed; the process's own random state is left as it was.
+    num_tokens
+        Of inputs that are tokens, how many there are; given to a function that has a parameter
+        of this name.
 
     Raises
     ------
@@ -59,7 +73,10 @@ def build_model(spec: str, input_shape: Shape, num_classes: int, seed: int) -> n
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "model"))
         try:
-            model = make(input_shape, num_classes)
+            if _takes_tokens(make):
+                model = make(input_shape, num_classes, num_tokens=num_tokens)
+            else:
+                model = make(input_shape, num_classes)
         except MdcError:
             raise
         except Exception as error:  # any library or user code may be behind the name
@@ -110,6 +127,13 @@ def check_fits(model: nn.Module, spec: str, example: torch.Tensor, num_classes: 
             got=tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs),
             expected=f"{(len(example), num_classes)}",
         )
+
+
+def _takes_tokens(make: ModelFunction) -> bool:
+    try:
+        return "num_tokens" in inspect.signature(make).parameters
+    except (TypeError, ValueError):  # of some functions written in C there is none
+        return False
 
 
 def _maker(spec: str) -> ModelFunction:

@@ -20,10 +20,10 @@ def mlp(input_shape: Shape, num_classes: int) -> nn.Module:
 def small_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
     """Return three 3x3 convolutions with BatchNorm; images (C, H, W) of at least 4x4 pixels."""
     return nn.Sequential(
-        *_conv(input_shape[0], 32),
-        *_conv(32, 64),
+        *conv_norm_relu(input_shape[0], 32),
+        *conv_norm_relu(32, 64),
         nn.MaxPool2d(2),
-        *_conv(64, 64),
+        *conv_norm_relu(64, 64),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Linear(64 * 2 * 2, num_classes),
@@ -36,7 +36,7 @@ def resnet(input_shape: Shape, num_classes: int, blocks: int) -> nn.Module:
     Three stages of 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2), made of
     torchvision's `BasicBlock`; shortcuts that change shape are 1x1 convolutions.
     """
-    layers = list(_conv(input_shape[0], 16))
+    layers = list(conv_norm_relu(input_shape[0], 16))
     channels = 16
     for width in (16, 32, 64):
         for index in range(blocks):
@@ -61,7 +61,8 @@ def _block(channels: int, width: int, stride: int) -> nn.Module:
     return block
 
 
-def _conv(channels: int, width: int) -> tuple[nn.Module, ...]:
+def conv_norm_relu(channels: int, width: int) -> tuple[nn.Module, ...]:
+    """Return a 3x3 convolution that keeps the size, BatchNorm, and ReLU."""
     return (
         nn.Conv2d(channels, width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),

@@ -424,7 +424,7 @@ def test_a_data_contract_that_is_not_kept_is_told_by_its_point_alone(
 ) -> None:
     contract = Contract(name="scans", type="uint8", shape=(1, 8, 8), classes=("healthy", "ill"))
     file = tmp_path / "contract.toml"
-    file.write_text(tomli_w.dumps({"contract": contract.model_dump()}))
+    file.write_text(tomli_w.dumps({"contract": contract.model_dump(by_alias=True)}))
     node = {"site": "north", "data": "client_lab:halves", "contract": str(file)}
     assert reason(ask_to_train(context(node))) == (
         "DataError: data contract 'scans': the classes are others. The site's log says more"

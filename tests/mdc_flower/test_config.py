@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 import mdc_flower
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
+from mdc_flower.data.reading import AudioReading, Columns, HubReading, Reading, TextReading
 from strategies.averaging import by_examples, uniform
 from strategies.deadline import Deadline
 from strategies.errors import ConfigError
@@ -33,6 +34,18 @@ OTHER_VALUES: dict[str, Any] = {
     "dataset": "cifar10",
     "data-root": "/data",
     "image-size": 64,
+    "audio-sample-rate": 8000,
+    "audio-mels": 40,
+    "audio-seconds": 2.5,
+    "text-length": 20,
+    "vocabulary": "/words.txt",
+    "vocabulary-size": 100,
+    "vocabulary-min-count": 5,
+    "input-column": "review",
+    "label-column": "verdict",
+    "group-column": "author",
+    "hf-subset": "de",
+    "hf-test-split": "validation",
     "max-train-examples": 500,
     "max-test-examples": 100,
     "validation-fraction": 0.25,
@@ -151,6 +164,16 @@ NOT_FINITE = [math.nan, math.inf]
 BAD_VALUES: dict[str, list[Any]] = {
     "dataset": [5],
     "image-size": NOT_COUNTS,
+    "audio-sample-rate": [999, *NOT_COUNTS],
+    "audio-mels": [0, *NOT_COUNTS],
+    "audio-seconds": [0.0, -1.0, *NOT_FINITE],
+    "text-length": [0, *NOT_COUNTS],
+    "vocabulary": [5],
+    "vocabulary-size": NOT_COUNTS,
+    "vocabulary-min-count": [0, *NOT_COUNTS],
+    "input-column": ["", 5],
+    "label-column": [""],
+    "hf-test-split": ["", 5],
     "max-train-examples": NOT_COUNTS,
     "max-test-examples": NOT_COUNTS,
     "validation-fraction": [0.0, 1.0, *NOT_FINITE],
@@ -348,6 +371,17 @@ def test_a_quorum_is_what_is_set_or_more_than_half_of_the_sites(
 def test_each_key_of_the_deadline_reaches_it() -> None:
     values = {"round-deadline-s": 5, "deadline-factor": 2, "longest-round-s": 700}
     assert read_run_config(values).deadline() == Deadline(5.0, 2.0, 700.0)
+
+
+def test_each_key_of_reading_reaches_it() -> None:
+    assert read_run_config(OTHER_VALUES | {"num-sites": 0}).reading() == Reading(
+        64,
+        AudioReading(8000, 40, 2.5),
+        TextReading(20, "/words.txt", 100, 5),
+        Columns("review", "verdict", "author"),
+        HubReading("de", "validation"),
+    )
+    assert RunConfig().reading() == Reading()
 
 
 def test_a_config_cannot_be_changed() -> None:

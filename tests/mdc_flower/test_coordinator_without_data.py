@@ -71,7 +71,9 @@ NODES = {
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the sites' own module where Python finds it, and the contract where they look for it."""
     (tmp_path / "corner_lab.py").write_text(LAB)
-    (tmp_path / "contract.toml").write_text(tomli_w.dumps({"contract": CONTRACT.model_dump()}))
+    (tmp_path / "contract.toml").write_text(
+        tomli_w.dumps({"contract": CONTRACT.model_dump(by_alias=True)})
+    )
     monkeypatch.syspath_prepend(tmp_path)
 
 

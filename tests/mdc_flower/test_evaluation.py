@@ -13,12 +13,14 @@ from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.builtin import BUILTIN
+from mdc_flower.data.contract import Contract
+from mdc_flower.data.vocabulary import Vocabulary
 from mdc_flower.evaluation import evaluate_run, load_model
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import load_task
 from mdc_flower.training import evaluate
 from strategies.errors import ConfigError, DataError, ModelError, RunError
-from strategies.journal.model_files import pack_model
+from strategies.journal.model_files import pack_model, read_model
 from strategies.journal.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 from tests.mdc_flower.examples import CPU, same_bits
 
@@ -177,6 +179,65 @@ def test_a_data_set_of_another_shape_is_refused_with_both(tmp_path: Path, model:
         evaluate_run(run_dir, "evaluation_lab:larger_images", "", best=False)
     assert "16" in str(caught.value)
     assert "8" in caught.value.expected
+
+
+# Texts
+
+
+def texts_in(folder: Path, word: str = "word") -> str:
+    folder.mkdir()
+    for split in ("train", "test"):
+        lines = [f"{row % 2} {word}{row % 7} other\n" for row in range(20)]
+        (folder / f"{split}.txt").write_text("".join(lines))
+    return f"text-folder:{folder}"
+
+
+@pytest.mark.parametrize("model", ["text-cnn", "text-gru"])
+def test_a_model_of_texts_is_rebuilt_from_its_file_and_evaluated(
+    tmp_path: Path, model: str
+) -> None:
+    keys = {"dataset": texts_in(tmp_path / "texts"), "model": model, "text_length": 5}
+    run_dir = run_directory(tmp_path / "run", **keys)
+    rebuilt, metadata = load_model(run_dir / GLOBAL_MODEL)
+    assert same_bits(rebuilt, load_task(config(seed=2, **keys)).new_model())
+    assert metadata["num-tokens"] == 2 + 7 + 1
+    assert evaluate_run(run_dir, "", "", best=False)["num-examples"] == 20
+
+
+def test_texts_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
+    keys = {"dataset": texts_in(tmp_path / "texts"), "model": "text-cnn", "text_length": 5}
+    run_dir = run_directory(tmp_path / "run", **keys)
+    other = texts_in(tmp_path / "others", "term")  # as many tokens
+    with pytest.raises(DataError, match="vocabulary is not the model's") as caught:
+        evaluate_run(run_dir, other, "", best=False)
+    assert len(caught.value.expected) == 64
+
+
+def test_a_model_file_of_a_version_before_texts_is_rebuilt(tmp_path: Path) -> None:
+    run_dir = run_directory(tmp_path / "run")
+    path = run_dir / GLOBAL_MODEL
+    arrays, metadata = read_model(path)
+    old = {k: v for k, v in metadata.items() if k not in ("num-tokens", "vocabulary")}
+    path.write_bytes(pack_model(arrays, old))
+    assert evaluate_run(run_dir, "", "", best=False)["accuracy"] == accuracy_of(2)
+
+
+def test_under_a_contract_files_are_read_into_its_shape(tmp_path: Path) -> None:
+    spec = texts_in(tmp_path / "texts")
+    words = tmp_path / "words.txt"
+    words.write_text("other\n")
+    values = {
+        "name": "words",
+        "type": "int64",
+        "shape": [4],
+        "classes": ["0", "1"],
+        "num-tokens": 3,
+        "vocabulary": Vocabulary(("other",)).sha256,
+    }
+    contract = Contract.read(values, "here").to_spec()
+    keys = {"dataset": contract, "model": "text-cnn", "vocabulary": str(words)}
+    run_dir = run_directory(tmp_path / "run", **keys)
+    assert evaluate_run(run_dir, spec, "", best=False)["num-examples"] == 20
 
 
 def test_evaluation_leaves_the_number_of_threads(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.data.contract import Contract
+from mdc_flower.data.vocabulary import Vocabulary
 from mdc_flower.models.registry import own_module
 from mdc_flower.task import Task, load_site_task, load_task
 from mdc_flower.training import TrainSettings
@@ -241,7 +242,7 @@ SCANS = Contract(
 
 def write_contract(folder: Path, contract: Contract = SCANS) -> str:
     path = folder / "contract.toml"
-    path.write_text(tomli_w.dumps({"contract": contract.model_dump()}))
+    path.write_text(tomli_w.dumps({"contract": contract.model_dump(by_alias=True)}))
     return str(path)
 
 
@@ -346,6 +347,75 @@ def test_a_model_is_checked_against_the_contracts_examples(
         assert task(dataset=spec).new_model() is not None
 
 
+# Texts
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> str:
+    """Return the data set of a folder of texts, beside a vocabulary that has half of the words."""
+    for split in ("train", "test"):
+        lines = [f"{row % 2} word{row} other{row % 2}\n" for row in range(20)]
+        (tmp_path / f"{split}.txt").write_text("".join(lines))
+    (tmp_path / "vocabulary.txt").write_text("other0\nother1\n")
+    return f"text-folder:{tmp_path}"
+
+
+def word_contract() -> Contract:
+    values = {
+        "name": "words",
+        "type": "int64",
+        "shape": (3,),
+        "classes": ("0", "1"),
+        "num-tokens": 4,
+        "vocabulary": Vocabulary(("other0", "other1")).sha256,
+    }
+    return Contract.read(values, "here")
+
+
+def test_the_number_of_tokens_reaches_the_model(texts: str) -> None:
+    one = task(dataset=texts, model="text-cnn", text_length=5, vocabulary_min_count=1)
+    assert one.new_model().get_parameter("embedding.weight").shape == (2 + 20 + 2, 64)
+    assert one.model_metadata()["num-tokens"] == 24
+    assert one.model_metadata()["vocabulary"] == one.dataset.vocabulary != ""
+
+
+@pytest.mark.parametrize("under", [True, False])
+def test_a_real_site_without_a_vocabulary_is_refused_by_key(texts: str, under: bool) -> None:
+    run = config(dataset=word_contract().to_spec() if under else texts, max_train_examples=0)
+    with pytest.raises(ConfigError, match="this site has no vocabulary") as caught:
+        site_task(run, data=texts)
+    assert caught.value.where == "node config, vocabulary"
+
+
+def test_a_simulated_site_has_the_vocabulary_of_the_runs_texts(texts: str) -> None:
+    run = config(dataset=texts)
+    site = read_site_config({"partition-id": 0, "num-partitions": 2})
+    assert load_site_task(run, site).dataset.vocabulary == load_task(run).dataset.vocabulary
+
+
+def test_a_sites_own_vocabulary_goes_before_the_runs(texts: str, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("other1\nother0\n")
+    run = config(dataset=texts, vocabulary=str(tmp_path / "vocabulary.txt"), text_length=3)
+    assert load_task(run).dataset.train.inputs[1].tolist() == [1, 3, 0]
+    assert site_task(run).dataset.train.inputs[1].tolist() == [1, 3, 0]
+    own = site_task(run, vocabulary=str(tmp_path / "own.txt"))
+    assert own.dataset.train.inputs[1].tolist() == [1, 2, 0]
+
+
+def test_a_site_with_the_contracts_vocabulary_has_the_coordinators_model(
+    texts: str, tmp_path: Path
+) -> None:
+    run = config(dataset=word_contract().to_spec(), model="text-gru", max_train_examples=0)
+    theirs = site_task(run, data=texts, vocabulary=str(tmp_path / "vocabulary.txt"))
+    ours = load_task(run)
+    assert theirs.dataset.input_shape == (3,)
+    assert same_bits(ours.new_model(), theirs.new_model())
+    assert ours.model_metadata() == theirs.model_metadata()
+    (tmp_path / "swapped.txt").write_text("other1\nother0\n")
+    with pytest.raises(DataError, match="tokens would stand for other words"):
+        site_task(run, data=texts, vocabulary=str(tmp_path / "swapped.txt"))
+
+
 def test_the_metadata_suffice_to_rebuild_the_model_and_hold_no_time_and_no_path(
     tmp_path: Path,
 ) -> None:
@@ -359,6 +429,8 @@ def test_the_metadata_suffice_to_rebuild_the_model_and_hold_no_time_and_no_path(
         "class-names": list("0123456789"),
         "mean": [0.305],
         "std": [0.376],
+        "num-tokens": 0,
+        "vocabulary": "",
     }
 
 

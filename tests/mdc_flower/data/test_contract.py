@@ -11,6 +11,7 @@ import tomli_w
 
 from mdc_flower.data import DataSet, Examples, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
+from mdc_flower.data.reading import AudioReading, Reading, TextReading
 from strategies.errors import ConfigError, DataError
 
 VALUES: dict[str, Any] = {
@@ -20,6 +21,21 @@ VALUES: dict[str, Any] = {
     "classes": ["healthy", "pneumonia", "other"],
     "mean": [0.5, 0.25, 0.125],
     "std": [1.0, 2.0, 4.0],
+}
+SOUND: dict[str, Any] = {
+    "type": "float32",
+    "shape": [1, 40, 151],
+    "sample-rate": 8000,
+    "mean": [-10.0],
+    "std": [5.0],
+}
+WORDS: dict[str, Any] = {
+    "type": "int64",
+    "shape": [4],
+    "num-tokens": 9,
+    "vocabulary": "0123456789abcdef" * 4,
+    "mean": [],
+    "std": [],
 }
 
 
@@ -66,6 +82,14 @@ def test_a_contract_is_read_from_its_table(tmp_path: Path) -> None:
         ({"std": [1.0, 0.0, 1.0]}, "here, std.1", "greater than 0"),
         ({"std": [1.0, 1.0, math.inf]}, "here, std.2", "finite number"),
         ({"shapes": [3]}, "here, shapes", "Did you mean 'shape'?"),
+        ({"sample-rate": -1}, "here, sample-rate", "got -1"),
+        ({"sample-rate": 8000}, "here", "shape [1, mels, frames]"),
+        ({**SOUND, "shape": [40, 101]}, "here", "shape [1, mels, frames]"),
+        ({"num-tokens": 9}, "here", "only examples of type 'int64' have num-tokens"),
+        ({"vocabulary": "0" * 64}, "here", "only examples of type 'int64' have num-tokens"),
+        ({**WORDS, "num-tokens": -1}, "here, num-tokens", "got -1"),
+        ({**WORDS, "vocabulary": "A" * 64}, "here, vocabulary", "match pattern"),
+        ({**SOUND, "sample-rate": 8}, "here", "in Hz, and at least 1000"),
     ],
 )
 def test_a_contract_that_cannot_be_is_refused_by_key(
@@ -109,6 +133,28 @@ def test_a_file_without_a_contract_is_refused_by_path(
     assert caught.value.where == str(path)
 
 
+# How files are read under it
+
+RUNS = Reading(audio=AudioReading(16_000, 64, 1.0))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 4), (9, 9)])
+def test_images_are_resized_to_the_runs_size_or_to_the_contracts(size: int, expected: int) -> None:
+    assert contract().reading(Reading(image_size=size)) == Reading(image_size=expected)
+
+
+def test_recordings_are_read_into_the_contracts_shape_whatever_the_run_says() -> None:
+    # 151 frames lie 150 hops of 80 samples apart: 1.5 s of 8000 Hz.
+    assert contract(**SOUND).reading(RUNS).audio == AudioReading(8000, 40, 1.5)
+    assert contract().reading(RUNS).audio == RUNS.audio
+
+
+def test_texts_are_read_into_the_contracts_length_with_the_sites_vocabulary() -> None:
+    base = Reading(text=TextReading(64, "/words.txt", 100, 5))
+    assert contract(**WORDS).reading(base).text == TextReading(4, "/words.txt", 100, 5)
+    assert contract().reading(base).text == base.text
+
+
 # As a data set of a coordinator without data
 
 
@@ -136,14 +182,47 @@ def test_a_spec_that_is_no_contract_is_refused(spec: str, where: str, named: str
 
 @pytest.mark.parametrize("kind", ["uint8", "float32", "int64"])
 def test_its_data_set_has_shape_and_classes_and_no_example(kind: str) -> None:
-    one = load_dataset(contract(type=kind).to_spec(), "/nowhere", 0, 10, 10)
+    one = load_dataset(contract(type=kind).to_spec(), "/nowhere", max_train=10, max_test=10)
     assert (len(one.train), len(one.test)) == (0, 0)
     assert one.train.inputs.dtype == np.dtype(kind)
     assert (one.input_shape, one.num_classes) == ((3, 4, 4), 3)
     assert (one.name, one.mean, one.std) == ("chest x-rays", (0.5, 0.25, 0.125), (1.0, 2.0, 4.0))
 
 
+def test_its_data_set_has_the_number_of_tokens_and_the_vocabulary() -> None:
+    one = load_dataset(contract(**WORDS).to_spec())
+    assert (one.num_tokens, one.vocabulary) == (9, WORDS["vocabulary"])
+
+
 # Kept and not kept
+
+
+def words(num_tokens: int, vocabulary: str) -> DataSet:
+    examples = Examples(np.ones((6, 4), np.int64), np.arange(6) % 3)
+    classes = VALUES["classes"]
+    return DataSet("words", examples, examples, classes, (), (), num_tokens, vocabulary)
+
+
+def test_texts_of_the_same_vocabulary_keep_the_contract() -> None:
+    kept = contract(**WORDS).kept_by(words(9, WORDS["vocabulary"]))
+    assert (kept.name, kept.num_tokens) == ("chest x-rays", 9)
+    left_open = contract(**{**WORDS, "num-tokens": 0, "vocabulary": ""})
+    assert left_open.kept_by(words(5, "")).num_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "vocabulary", "named"),
+    [
+        (8, WORDS["vocabulary"], "the vocabulary has another size"),
+        (9, "f" * 64, "tokens would stand for other words"),
+        (9, "", "tokens would stand for other words"),
+    ],
+)
+def test_texts_of_another_vocabulary_do_not_keep_it(
+    num_tokens: int, vocabulary: str, named: str
+) -> None:
+    with pytest.raises(DataError, match=named):
+        contract(**WORDS).kept_by(words(num_tokens, vocabulary))
 
 
 def test_data_that_keep_the_contract_come_under_its_name_and_statistics() -> None:

@@ -32,6 +32,11 @@ def data(train: Examples | None = None, test: Examples | None = None, **changes:
     return DataSet(**(fields | changes))
 
 
+def words(tokens: list[int], **changes: Any) -> DataSet:
+    train = images(inputs=np.array(tokens)[:, None])
+    return data(train, images(2, inputs=np.zeros((2, 1), np.int64)), mean=(), std=(), **changes)
+
+
 @pytest.mark.parametrize(
     "kept",
     [
@@ -41,6 +46,7 @@ def data(train: Examples | None = None, test: Examples | None = None, **changes:
         data(images(inputs=np.zeros((4, 7), np.float32)), images(shape=(7,)), mean=(), std=()),
         data(images(inputs=np.zeros((4, 7), np.int64)), images(shape=(7,)), mean=(), std=()),
         data(images(groups=np.array(["a", "b", "a", "b"]))),
+        words([0, 2, 1, 0], num_tokens=3),
         data(images(1), images(1)),
     ],
 )
@@ -72,6 +78,9 @@ TRAIN, TEST, WHOLE = "data set 'scans', train", "data set 'scans', test", "data 
         (data(images(labels=np.zeros(4, np.int32))), TRAIN, "labels do not go", "int32[4]"),
         (data(test=images(2, labels=np.zeros(3, np.int64))), TEST, "labels do not go", "int64[3]"),
         (data(images(0)), TRAIN, "there are no examples", None),
+        (words([0, 2, 1, 3], num_tokens=3), TRAIN, "a token is out of range", 3),
+        (words([0, 2, -1, 3], num_tokens=4), TRAIN, "a token is out of range", -1),
+        (data(num_tokens=3), TRAIN, "only int64 inputs are tokens", "uint8"),
         (data(test=images(0)), TEST, "there are no examples", None),
         (data(images(labels=np.array([0, 1, 2, 0]))), TRAIN, "a label has no class name", 2),
         (data(images(labels=np.array([0, -1, 1, 0]))), TRAIN, "a label has no class name", -1),

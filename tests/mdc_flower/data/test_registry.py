@@ -7,6 +7,8 @@ from PIL import Image
 
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.builtin import BUILTIN
+from mdc_flower.data.reading import Reading
+from mdc_flower.data.registry import data_folder
 from strategies.errors import ConfigError, DataError
 
 LAB = """
@@ -68,7 +70,23 @@ def test_an_image_folder_is_found_by_its_path_and_resized(tmp_path: Path) -> Non
             Image.new("RGB", (5, 5)).save(tmp_path / "images" / split / name / "1.png")
     spec = f"image-folder:{tmp_path / 'images'}"
     assert load_dataset(spec).input_shape == (3, 5, 5)
-    assert load_dataset(spec, image_size=8).input_shape == (3, 8, 8)
+    assert load_dataset(spec, reading=Reading(image_size=8)).input_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "folder"),
+    [
+        ("image-folder:/scans", "/scans"),
+        ("text-folder:/notes", "/notes"),
+        ("audio-manifest:/heart/sounds.csv", "/heart"),
+        ("hf:/copies/sst2", "/copies/sst2"),
+        ("hf:stanfordnlp/sst2", ""),
+        ("my_lab:load", ""),
+        ("digits", ""),
+    ],
+)
+def test_the_folder_of_the_files_is_read_off_the_name(spec: str, folder: str) -> None:
+    assert data_folder(spec) == folder
 
 
 def test_a_data_set_is_cut_to_its_limits() -> None:
@@ -98,7 +116,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_of_them(spec: str, 
     error = caught.value
     assert (error.where, error.got, error.hint) == ("dataset", spec, hint)
     assert error.expected == (
-        "one of: digits, fashion-mnist, cifar10, cifar100, image-folder:/abs/path, module:function"
+        "one of: digits, fashion-mnist, cifar10, cifar100, image-folder:/abs/path, "
+        "audio-folder:/abs/path, audio-manifest:/abs/path, text-folder:/abs/path, "
+        "hf:NAME, module:function"
     )
 
 

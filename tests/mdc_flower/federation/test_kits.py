@@ -19,6 +19,7 @@ from mdc_flower.federation.kits import (
     read_coordinator_kit,
     read_site_kit,
 )
+from mdc_flower.federation.site import node_config
 from strategies.errors import ConfigError
 from tests.mdc_flower.federation.federations import CONTRACT, HEAD, TWO_SITES, Federation
 
@@ -69,6 +70,7 @@ def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     site = (
         '[[site]]\nname = "x"\ndata-root = "/d"\ndevice = "cuda:1"\nmin-examples = 7\n'
         'metrics = ["num-examples"]\npartition-id = 1\nnum-partitions = 3\n'
+        'vocabulary = "words.txt"\n'
     )
     coordinator = '[coordinator]\ndata = "digits"\ndata-root = "/e"\n'
     text = HEAD + 'port = 443\nlisten = "::"\n' + CONTRACT + coordinator + site
@@ -76,6 +78,11 @@ def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     kit = read_site_kit(federation.kits / "x")
     assert (kit.data_root, kit.device, kit.min_examples) == ("/d", "cuda:1", 7)
     assert (kit.metrics, kit.partition_id, kit.num_partitions) == (("num-examples",), 1, 3)
+    assert kit.vocabulary_path == node_config(kit)["vocabulary"] == str(kit.folder / "words.txt")
+    assert kit.model_copy(update={"vocabulary": "/else/words.txt"}).vocabulary_path == (
+        "/else/words.txt"
+    )
+    assert kit.model_copy(update={"vocabulary": ""}).vocabulary_path == ""
     lead = read_coordinator_kit(federation.kits / "coordinator")
     assert (lead.port, lead.listen, lead.data, lead.data_root) == (443, "::", "digits", "/e")
 

@@ -64,6 +64,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         contact = "Zoé"
         data = "my_lab:load"
         data-root = "/d"
+        vocabulary = "/v"
         device = "cuda:1"
         min-examples = 50
         metrics = ["train-loss", "num-examples"]
@@ -81,6 +82,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "contact": "Zoé",
         "data": "my_lab:load",
         "data_root": "/d",
+        "vocabulary": "/v",
         "device": "cuda:1",
         "min_examples": 50,
         "metrics": ("train-loss", "num-examples"),

@@ -13,12 +13,19 @@ from mdc_flower.models import MODELS, build_model, check_fits
 from strategies.errors import ConfigError, ModelError
 from tests.mdc_flower.examples import same_bits
 
+IMAGE_MODELS = ("mlp", "small-cnn", "resnet8", "resnet20")
+AUDIO_MODELS = ("audio-cnn", "audio-crnn")
+TEXT_MODELS = ("text-cnn", "text-gru")
+
 LAB = """
 import torch
 from torch import nn
 
 def net(input_shape, num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(input_shape).numel(), num_classes))
+
+def tokens(input_shape, num_classes, num_tokens):
+    return nn.Embedding(num_tokens, num_classes)
 
 def doubles(input_shape, num_classes):
     return net(input_shape, num_classes).double()
@@ -54,10 +61,10 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def test_the_built_in_names_are_these() -> None:
-    assert list(MODELS) == ["mlp", "small-cnn", "resnet8", "resnet20"]
+    assert list(MODELS) == [*IMAGE_MODELS, *AUDIO_MODELS, *TEXT_MODELS]
 
 
-@pytest.mark.parametrize("spec", MODELS)
+@pytest.mark.parametrize("spec", IMAGE_MODELS)
 @pytest.mark.parametrize(
     ("shape", "classes"), [((1, 8, 8), 10), ((1, 28, 28), 10), ((3, 32, 32), 100), ((2, 4, 5), 2)]
 )
@@ -109,7 +116,7 @@ def test_a_resnet_has_as_many_layers_as_its_name_says(spec: str, layers: int) ->
 
 # Initial weights
 
-SPECS = [*MODELS, "torchvision:resnet18", "model_lab:net"]
+SPECS = [*IMAGE_MODELS, *AUDIO_MODELS, "torchvision:resnet18", "model_lab:net"]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -133,6 +140,123 @@ def test_a_model_is_in_float32() -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+# Models of recordings
+
+
+@pytest.mark.parametrize("spec", AUDIO_MODELS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 40, 101), (1, 64, 51), (2, 23, 30)])
+def test_a_model_of_recordings_fits_every_size_of_spectrogram(
+    spec: str, shape: tuple[int, ...]
+) -> None:
+    check_fits(build_model(spec, shape, 7, seed=1), spec, batch(*shape), 7)
+
+
+# audio-cnn: 9 (1 * 16 + 16 * 32 + 32 * 64 + 64 * 64), BatchNorms 2 (16 + 32 + 64 + 64), and
+#   64 * 10 + 10.
+# audio-crnn: 9 (16 + 16 * 32 + 32 * 32), BatchNorms 2 (16 + 32 + 32); of 40 bands 5 are left, so
+#   the GRU has 2 directions * 3 gates * 64 (5 * 32 + 64 weights and 2 biases); 128 * 10 + 10.
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("audio-cnn", 9 * (16 + 512 + 2048 + 4096) + 2 * 176 + 650),
+        ("audio-crnn", 9 * (16 + 512 + 1024) + 2 * 80 + 6 * 64 * (160 + 64 + 2) + 1290),
+    ],
+)
+def test_the_number_of_parameters_of_a_model_of_recordings_is_exact(
+    spec: str, expected: int
+) -> None:
+    assert num_parameters(build_model(spec, (1, 40, 101), 10, seed=1)) == expected
+
+
+def test_the_recurrent_model_hears_the_order_of_frames() -> None:
+    generator = torch.Generator().manual_seed(0)
+    there = torch.randn(2, 1, 16, 32, generator=generator)
+    model = build_model("audio-crnn", (1, 16, 32), 3, seed=1).eval()
+    with torch.no_grad():
+        assert not torch.allclose(model(there), model(there.flip(3)), atol=1e-4)
+
+
+# Models of texts
+
+
+def text_model(spec: str, num_tokens: int = 50, length: int = 12) -> nn.Module:
+    return build_model(spec, (length,), 3, seed=1, num_tokens=num_tokens).eval()
+
+
+def texts(*lengths: int, padded_to: int = 12) -> Tensor:
+    """Return texts of tokens 2, 3, 4, and so on, each followed by padding."""
+    rows = [[*range(2, 2 + length), *[0] * (padded_to - length)] for length in lengths]
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("spec", TEXT_MODELS)
+def test_a_model_of_texts_fits_tokens_of_every_length(spec: str) -> None:
+    for length in (1, 2, 64):
+        model = build_model(spec, (length,), 3, seed=1, num_tokens=9)
+        check_fits(model, spec, torch.zeros(2, length, dtype=torch.int64), 3)
+        check_fits(model, spec, torch.full((2, length), 8), 3)
+
+
+# text-cnn: 50 * 64 numbers; 64 maps of 64 * (3 + 4 + 5) weights and 3 biases; 192 * 3 + 3.
+# text-gru: 50 * 64; 2 directions * 3 gates * 64 (64 + 64 weights and 2 biases); 128 * 3 + 3.
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("text-cnn", 3200 + 64 * (64 * 12 + 3) + 579),
+        ("text-gru", 3200 + 6 * 64 * 130 + 387),
+    ],
+)
+def test_the_number_of_parameters_of_a_model_of_texts_is_exact(spec: str, expected: int) -> None:
+    assert num_parameters(text_model(spec)) == expected
+
+
+@pytest.mark.parametrize("spec", TEXT_MODELS)
+def test_padding_after_a_text_changes_nothing(spec: str) -> None:
+    model = text_model(spec)
+    with torch.no_grad():
+        for length in (0, 1, 2, 5, 12):
+            alone, among = model(texts(length)), model(texts(length, 12, 3, padded_to=20))
+            assert torch.allclose(alone[0], among[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", TEXT_MODELS)
+def test_the_order_of_tokens_is_seen(spec: str) -> None:
+    model = text_model(spec)
+    with torch.no_grad():
+        assert not torch.allclose(model(texts(12)), model(texts(12).flip(1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", TEXT_MODELS)
+def test_the_numbers_of_padding_stay_zero_in_training(spec: str) -> None:
+    model = text_model(spec).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(texts(3, 5)).sum().backward()
+        optimizer.step()
+    weights = model.get_parameter("embedding.weight").detach()
+    assert (weights[0] == 0).all()
+    assert (weights[2] != text_model(spec).get_parameter("embedding.weight")[2]).all()
+
+
+@pytest.mark.parametrize("spec", TEXT_MODELS)
+def test_the_seed_alone_decides_a_model_of_texts(spec: str) -> None:
+    torch.manual_seed(1)
+    one = text_model(spec)
+    torch.manual_seed(2)
+    assert same_bits(one, text_model(spec))
+
+
+@pytest.mark.parametrize("spec", TEXT_MODELS)
+@pytest.mark.parametrize(("shape", "num_tokens"), [((12,), 0), ((1, 8, 8), 9), ((), 9)])
+def test_a_model_of_texts_for_anything_else_is_refused(
+    spec: str, shape: tuple[int, ...], num_tokens: int
+) -> None:
+    with pytest.raises(ModelError, match="takes texts as tokens") as caught:
+        build_model(spec, shape, 3, seed=1, num_tokens=num_tokens)
+    assert caught.value.got == f"{spec} for inputs {shape} and {num_tokens} tokens"
+
+
 # Others' models
 
 
@@ -146,6 +270,12 @@ def test_a_model_of_torchvision_fits_colour_images() -> None:
 def test_a_users_function_is_given_shape_and_classes() -> None:
     model = build_model("model_lab:net", (1, 4, 4), 3, seed=1)
     assert num_parameters(model) == 16 * 3 + 3
+
+
+def test_a_users_function_that_has_a_parameter_for_the_number_of_tokens_gets_it() -> None:
+    model = build_model("model_lab:tokens", (1,), 3, seed=1, num_tokens=9)
+    assert num_parameters(model) == 9 * 3
+    assert num_parameters(build_model("model_lab:net", (4,), 3, seed=1, num_tokens=9)) == 15
 
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +321,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_of_them(spec: str, 
         build_model(spec, (1, 8, 8), 10, seed=1)
     assert (caught.value.where, caught.value.got, caught.value.hint) == ("model", spec, hint)
     assert caught.value.expected == (
-        "one of: mlp, small-cnn, resnet8, resnet20, torchvision:NAME, timm:NAME, module:function"
+        "one of: mlp, small-cnn, resnet8, resnet20, audio-cnn, audio-crnn, text-cnn, text-gru, "
+        "torchvision:NAME, timm:NAME, module:function"
     )
 
 
