@@ -1,51 +1,21 @@
 """The yardsticks: training without averaging, with the same model, data, plan and loop."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mdc_flower.batches import Tensors
 from mdc_flower.config import RunConfig, read_site_config
 from mdc_flower.data import Examples
 from mdc_flower.numerics import repeatable
 from mdc_flower.task import Task, load_task
-from mdc_flower.training import class_probabilities, evaluate, train
+from mdc_flower.training import EvalResult, class_probabilities, evaluate, train
+from simulations.outcome import Outcome, Point
 from strategies.errors import ConfigError
 from strategies.round_plan import RoundPlan
 
 CURVE_POINTS = 20
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of an arm's curve.
-
-    Attributes
-    ----------
-    round : int
-        Exchanges so far; 0 for training without any.
-    epochs : int
-        Passes over the data so far.
-    validation, test : float
-        Accuracy in [0, 1].
-    """
-
-    round: int
-    epochs: int
-    validation: float
-    test: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one arm reached with one seed; seconds of wall time on one core a site."""
-
-    points: Sequence[Point]
-    rounds: int
-    exchanged_bytes: int
-    seconds: float
 
 
 def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
@@ -75,7 +45,8 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
             evaluate(model, split, task.pipeline, task.device, task.settings.autocast_dtype)
             for split in splits
         )
-        points.append(Point(0, epoch, validation.accuracy, test.accuracy))
+        seconds = time.monotonic() - started
+        points.append(_point(config, epoch, validation, test, seconds=seconds))
 
     with repeatable(config.threads_per_site):
         train(
@@ -88,7 +59,7 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
             kind,
             after_epoch,
         )
-    return Outcome(points, 0, 0, time.monotonic() - started)
+    return Outcome(points)
 
 
 def train_ensemble(config: RunConfig) -> Outcome:
@@ -134,11 +105,50 @@ def train_ensemble(config: RunConfig) -> Outcome:
                 f"site-{site}",
                 after_epoch,
             )
-    points = [
-        Point(1, epoch, *(_share_right(by[epoch], of) for by, of in zip(sums, splits, strict=True)))
-        for epoch in sums[0]
-    ]
-    return Outcome(points, 1, model_bytes, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Outcome(
+        [
+            _point(
+                config,
+                epoch,
+                *(
+                    _said(by_epoch[epoch] / config.num_sites, split)
+                    for by_epoch, split in zip(sums, splits, strict=True)
+                ),
+                rounds=1,
+                received_bytes=model_bytes,
+                # The sites' models are trained one after the other, and evaluated together.
+                seconds=seconds * epoch / config.epoch_budget,
+            )
+            for epoch in sums[0]
+        ]
+    )
+
+
+def _point(
+    config: RunConfig,
+    epoch: int,
+    validation: EvalResult,
+    test: EvalResult,
+    *,
+    seconds: float,
+    rounds: int = 0,
+    received_bytes: int = 0,
+) -> Point:
+    return Point(
+        round=rounds,
+        epochs=epoch,
+        local_epochs=epoch,
+        lr_max=config.lr_max,
+        relative_change=None,
+        validation=validation.accuracy,
+        validation_loss=validation.loss,
+        test=test.accuracy,
+        test_loss=test.loss,
+        sent_bytes=0,
+        received_bytes=received_bytes,
+        seconds=seconds,
+    )
 
 
 def _one_cycle(config: RunConfig) -> RoundPlan:
@@ -161,11 +171,14 @@ def _one_cycle(config: RunConfig) -> RoundPlan:
 
 
 def _on_curve(epoch: int, budget: int) -> bool:
-    return epoch % max(1, budget // CURVE_POINTS) == 0 or epoch == budget
+    return epoch % max(1, round(budget / CURVE_POINTS)) == 0 or epoch == budget
 
 
-def _share_right(probabilities: Tensor, split: Tensors) -> float:
-    return float((probabilities.argmax(1) == split.labels).double().mean())
+def _said(probabilities: Tensor, split: Tensors) -> EvalResult:
+    """Return loss and accuracy of what was said of a split: examples x classes, in [0, 1]."""
+    right = probabilities.argmax(1) == split.labels
+    loss = functional.nll_loss(probabilities.log(), split.labels)
+    return EvalResult(len(split), float(loss), float(right.double().mean()))
 
 
 def _examples(task: Task, site: int) -> Examples:

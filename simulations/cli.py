@@ -34,7 +34,10 @@ def compare(
         int | None, typer.Option(min=1, help="Processes; one a core by default.")
     ] = None,
 ) -> None:
-    """Compare arms at equal budgets; write table.md, table.csv, results.jsonl, curves.png."""
+    """Compare arms at equal budgets; write results, tables and pictures.
+
+    Interrupted, it goes on where it stopped when it is given the same --output again.
+    """
     with_exit_status(
         lambda: _compare(
             comparison or COMPARISONS_DIR / "digits.toml", seeds, output, set_ or [], split, workers
@@ -50,8 +53,11 @@ def _compare(
     split: str,
     workers: int | None,
 ) -> None:
-    from simulations import results
-    from simulations.comparison import Job, read_comparison, run_comparison
+    from simulations.comparison import results_of, run_comparison
+    from simulations.comparison_file import read_comparison
+    from simulations.drawing import CURVES, draw_comparison
+    from simulations.progress import job_progress
+    from simulations.results_files import write_results
     from strategies.errors import ConfigError
 
     if split not in ("test", "validation"):
@@ -64,22 +70,10 @@ def _compare(
         update={"config": shared, "num_seeds": seeds or comparison.num_seeds}
     )
     folder = (output or Path("runs", f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}")).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-
-    def on_done(job: Job, done: int, total: int) -> None:
-        spent = time.monotonic() - started
-        left = f", about {spent / done * (total - done):.0f} s left" if done < total else ""
-        console.print(f"{done} of {total}: {job.arm.name}, seed {job.seed}{left}", highlight=False)
-
     console.print(f"{comparison.name}: {len(arms)} arms, {comparison.num_seeds} seeds")
-    outcomes = run_comparison(comparison, arms, folder, workers, on_done)
-    rows = results.table_rows(arms, outcomes, split)
-    table = results.markdown_table(comparison.name, rows, split, comparison.num_seeds)
-    (folder / "table.md").write_text(table)
-    (folder / "table.csv").write_text(results.csv_table(rows))
-    (folder / "results.jsonl").write_text(results.json_lines(arms, outcomes))
-    curves = results.draw_curves(comparison.name, arms, outcomes, split)
-    (folder / "curves.png").write_bytes(curves)
+    with job_progress(console) as on_done:
+        compared = run_comparison(comparison, arms, folder, workers, on_done)
+    write_results(folder, results_of(comparison, arms, compared, split))
+    table = draw_comparison(folder)
     sys.stdout.write(f"\n{table}\n")
-    console.print(f"picture: {folder / 'curves.png'}", highlight=False)
+    console.print(f"picture: {folder / CURVES}", highlight=False)

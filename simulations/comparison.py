@@ -1,121 +1,53 @@
 """Run arms at equal budgets: the same passes over the data, partition, initial model, seeds."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from mdc_flower.config import RunConfig
-from mdc_flower.config_files import read_arm
-from mdc_flower.engines import run_in_process
-from mdc_flower.report import work_done
+from mdc_flower.config_model import Scalar
 from mdc_flower.task import load_task
-from simulations.arm import Arm, load_arm
-from simulations.baselines import Outcome, Point, train_ensemble, train_without_exchange
+from simulations.arm import Arm
+from simulations.comparison_file import Comparison
+from simulations.jobs import Job, finished_jobs, without_places
+from simulations.outcome import Outcome
+from simulations.per_step import per_step_bytes
+from simulations.provenance import provenance
+from simulations.results_files import ArmFacts, Candidate, Facts, Results, Tuned
+from simulations.tuning import UNSEEN, ArmTuning
 from strategies.errors import ConfigError
-from strategies.journal.files import write_atomically
-from strategies.journal.run_directory import CONFIG, SUMMARY, holds_run, read_history
 
-RESULT = "result.json"
+TUNING = "tuning"
 
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+"""Outcomes by arm, its key, and seed."""
 
-class Comparison(BaseModel):
-    """A comparison file.
-
-    Attributes
-    ----------
-    name : str
-        Title of table and plot.
-    arms : sequence of str
-        Arms, by name or path; the first is what differences refer to.
-    num_seeds, first_seed : int
-        Seeds ``first_seed`` to ``first_seed + num_seeds - 1``, each for every arm.
-    config : dict
-        Keys of the run config that all arms share.
-    arm_config : dict
-        Keys of the run config for single arms, by the arm's file name.
-    """
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        populate_by_name=True,
-    )
-
-    name: str
-    arms: list[str] = Field(min_length=1)
-    num_seeds: int = Field(default=3, ge=1)
-    first_seed: int = Field(default=1, ge=0)
-    config: dict[str, Any] = {}
-    arm_config: dict[str, dict[str, Any]] = {}
-
-    @property
-    def seeds(self) -> list[int]:
-        """Return the seeds."""
-        return list(range(self.first_seed, self.first_seed + self.num_seeds))
+OnDone = Callable[[Job, int, int], None]
+"""Told of each finished job: the job, the number finished, and the number of all."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One arm with one seed."""
+class Compared:
+    """What a comparison gave.
 
-    arm: Arm
-    seed: int
-    config: RunConfig
-    folder: Path
-
-
-def read_comparison(path: Path) -> tuple[Comparison, list[Arm]]:
-    """Return a comparison file and its arms.
-
-    Raises
-    ------
-    ConfigError
-        If the file or an arm is not understood, or two arms have the same file name.
+    Attributes
+    ----------
+    outcomes : dict
+        Outcomes by arm and seed.
+    tuning : dict
+        How each arm was tuned, if it was.
+    seconds : float
+        Of all jobs together, tuning included: what one core needs.
     """
-    values, _ = read_arm(path)
-    try:
-        comparison = Comparison.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{path}, {'.'.join(str(part) for part in first['loc'])}"
-        raise ConfigError(first["msg"], where=where, got=first["input"]) from None
-    if unknown := set(comparison.arm_config) - {Path(arm).stem for arm in comparison.arms}:
-        raise ConfigError(
-            "no arm of the comparison has this name",
-            where=f"{path}, arm-config.{sorted(unknown)[0]}",
-            expected="one of: " + ", ".join(comparison.arms),
-        )
-    arms = [
-        load_arm(reference, path.parent, comparison.arm_config.get(Path(reference).stem, {}))
-        for reference in comparison.arms
-    ]
-    _check_arms(arms, path)
-    return comparison, arms
 
-
-def _check_arms(arms: Sequence[Arm], path: Path) -> None:
-    keys = [arm.key for arm in arms]
-    with_rounds = [
-        arm.key for arm in arms if arm.table.kind == "federated" and not arm.table.rounds_of
-    ]
-    for arm in arms:
-        if keys.count(arm.key) > 1:
-            raise ConfigError("two arms have the same file name", where=str(path), got=arm.key)
-        if arm.table.rounds_of and arm.table.rounds_of not in with_rounds:
-            raise ConfigError(
-                "the arm whose rounds it takes is not in the comparison, or has none of its own",
-                where=f"{path}, {arm.key}, rounds-of",
-                got=arm.table.rounds_of,
-                expected="one of: " + ", ".join(with_rounds),
-            )
+    outcomes: Outcomes
+    tuning: Mapping[str, ArmTuning]
+    seconds: float
 
 
 def run_comparison(
@@ -123,44 +55,88 @@ def run_comparison(
     arms: Sequence[Arm],
     output: Path,
     workers: int | None = None,
-    on_done: Callable[[Job, int, int], None] = lambda job, done, total: None,
-) -> dict[str, dict[int, Outcome]]:
-    """Run every arm with every seed, in parallel processes, and return all outcomes.
+    on_done: OnDone = lambda job, done, total: None,
+) -> Compared:
+    """Tune every arm, and run it with every seed, in parallel processes.
 
     A result that is there already, of the very same config, is not computed again.
 
     Parameters
     ----------
     output
-        Absolute folder; each job gets ``ARM/seed-N`` below it.
+        Absolute folder; each job gets ``ARM/seed-N`` below it, and one of tuning
+        ``tuning/ARM/candidate-N/seed-N``.
     workers
         Processes; one a core by default.
     on_done
-        Called with each finished job, the number finished, and the number of all.
-
-    Returns
-    -------
-    dict
-        Outcomes by arm (its key) and seed.
+        Told of every job.
     """
-    # Data sets are read, and models built, once here: an error is found before anything is
-    # trained, and workers find decoded images in the cache.
+    check(comparison, arms)
+    with _pool(workers) as pool:
+        return _Runner(comparison, arms, output, pool, on_done).run()
+
+
+def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
+    """Read the data sets and build the models once: before anything is trained.
+
+    The workers then find decoded data in the cache.
+    """
     for arm in arms:
-        config = arm.config(comparison.config, seed=comparison.first_seed, **_two_rounds(arm))
-        _check_budget(arm, config)
+        for values in _candidates(comparison, arm):
+            more = {**values, **_two_rounds(arm)}
+            config = arm.config(comparison.config, seed=comparison.first_seed, **more)
+            _check_budget(arm, config)
         load_task(config).new_model()
-    total, done = len(arms) * comparison.num_seeds, 0
-    outcomes: dict[str, dict[int, Outcome]] = {arm.key: {} for arm in arms}
-    count = workers or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-        for independent in (True, False):
-            phase = [arm for arm in arms if independent == (not arm.table.rounds_of)]
-            jobs = list(_jobs(comparison, phase, output, outcomes))
-            for job, outcome in _finished(pool, jobs):
-                outcomes[job.arm.key][job.seed] = outcome
-                done += 1
-                on_done(job, done, total)
-    return outcomes
+
+
+def results_of(
+    comparison: Comparison, arms: Sequence[Arm], compared: Compared, split: str
+) -> Results:
+    """Return a comparison's outcomes with all that is to be known of them."""
+    facts = Facts(
+        name=comparison.name,
+        split=split,
+        **provenance(),
+        seconds=round(compared.seconds, 1),
+        seeds=comparison.seeds,
+        num_sites=arms[0].config(comparison.config).num_sites,
+        highlight=comparison.highlight,
+        arms=[_arm_facts(comparison, arm, compared) for arm in arms],
+        tuning={key: _tuned(tuning) for key, tuning in compared.tuning.items()} or None,
+    )
+    return Results(facts=facts, outcomes=compared.outcomes)
+
+
+def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts:
+    values = compared.tuning[arm.key].values if arm.key in compared.tuning else {}
+    config = arm.config(
+        comparison.config, **{**values, **_two_rounds(arm), "seed": comparison.first_seed}
+    )
+    # Seeds and, for some arms, rounds differ from run to run.
+    left_out = {"seed", "resume", *_two_rounds(arm)}
+    return ArmFacts(
+        key=arm.key,
+        name=arm.name,
+        kind=arm.table.kind,
+        config={
+            key: value
+            for key, value in without_places(config.to_flower()).items()
+            if key not in left_out
+        },
+        per_step_bytes=per_step_bytes(config),
+    )
+
+
+def _tuned(tuning: ArmTuning) -> Tuned:
+    candidates = [
+        Candidate(values=dict(values), validation=dict(sorted(validation.items())))
+        for values, validation in zip(tuning.candidates, tuning.validation, strict=True)
+    ]
+    return Tuned(candidates=candidates, chosen=tuning.chosen)
+
+
+def _candidates(comparison: Comparison, arm: Arm) -> list[dict[str, Scalar]]:
+    return comparison.tuning.candidates(arm.key) if comparison.tuning else [{}]
 
 
 def _check_budget(arm: Arm, config: RunConfig) -> None:
@@ -175,88 +151,117 @@ def _check_budget(arm: Arm, config: RunConfig) -> None:
             )
 
 
-def _two_rounds(arm: Arm) -> dict[str, int]:
+def _two_rounds(arm: Arm) -> dict[str, Scalar]:
     """Return a stand-in for the rounds that an arm takes from another: only to check it."""
-    return {"num_rounds": 2} if arm.table.rounds_of else {}
+    return {"num-rounds": 2} if arm.table.rounds_of else {}
 
 
-def _jobs(
-    comparison: Comparison,
-    arms: Iterable[Arm],
-    output: Path,
-    outcomes: Mapping[str, Mapping[int, Outcome]],
-) -> Iterator[Job]:
-    for seed in comparison.seeds:
+@contextmanager
+def _pool(workers: int | None) -> Iterator[ProcessPoolExecutor]:
+    count = workers or len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+        yield pool
+
+
+class _Runner:
+    """The jobs of one comparison, in an order in which each has what it needs.
+
+    Arms that take their rounds from another come after it, in tuning as in what is reported; what
+    they do not need runs beside them, so that no core waits.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        arms: Sequence[Arm],
+        output: Path,
+        pool: ProcessPoolExecutor,
+        on_done: OnDone,
+    ) -> None:
+        self.comparison = comparison
+        self.independent = [arm for arm in arms if not arm.table.rounds_of]
+        self.dependent = [arm for arm in arms if arm.table.rounds_of]
+        self.output = output
+        self.pool = pool
+        self.on_done = on_done
+        self.outcomes: dict[str, dict[int, Outcome]] = {arm.key: {} for arm in arms}
+        self.tuning = {
+            arm.key: ArmTuning(comparison.tuning.candidates(arm.key))
+            for arm in arms
+            if comparison.tuning
+        }
+        # Of the arms whose rounds others take, those of each candidate, by seed.
+        self.rounds: dict[tuple[str, int, int], int] = {}
+        num_tuning = sum(len(one.candidates) for one in self.tuning.values())
+        tuning_seeds = len(comparison.tuning.seeds) if comparison.tuning else 0
+        self.total = num_tuning * tuning_seeds + len(arms) * len(comparison.seeds)
+        self.done = 0
+        self.seconds = 0.0
+
+    def run(self) -> Compared:
+        """Run all jobs."""
+        self._run(self._tuning_jobs(self.independent))
+        self._run([*self._tuning_jobs(self.dependent), *self._jobs(self.independent)])
+        self._run(self._jobs(self.dependent))
+        return Compared(self.outcomes, self.tuning, self.seconds)
+
+    def _run(self, jobs: Iterable["_Placed"]) -> None:
+        placed = {one.job.folder: one for one in jobs}
+        for job, outcome in finished_jobs(self.pool, [one.job for one in placed.values()]):
+            candidate = placed[job.folder].candidate
+            if candidate is None:
+                self.outcomes[job.arm.key][job.seed] = outcome
+            else:
+                self.tuning[job.arm.key].validation[candidate][job.seed] = outcome.final.validation
+                self.rounds[job.arm.key, candidate, job.seed] = outcome.final.round
+            self.done += 1
+            self.seconds += outcome.final.seconds
+            self.on_done(job, self.done, self.total)
+
+    def _tuning_jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
+        for arm in arms if self.comparison.tuning else ():
+            for index, values in enumerate(self.tuning[arm.key].candidates):
+                for seed in self.comparison.tuning.seeds if self.comparison.tuning else ():
+                    folder = self.output / TUNING / arm.key / f"candidate-{index}" / f"seed-{seed}"
+                    rounds = self._tuning_rounds(arm, seed)
+                    yield self._job(arm, seed, folder, {**values, **UNSEEN, **rounds}, index)
+
+    def _jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
         for arm in arms:
-            folder = output / arm.key / f"seed-{seed}"
-            more: dict[str, Any] = {"seed": seed, "output_dir": str(folder)}
-            if arm.table.rounds_of:
-                more["num_rounds"] = outcomes[arm.table.rounds_of][seed].rounds
-            yield Job(arm, seed, arm.config(comparison.config, **more), folder)
+            values = self.tuning[arm.key].values if arm.key in self.tuning else {}
+            for seed in self.comparison.seeds:
+                folder = self.output / arm.key / f"seed-{seed}"
+                rounds = {}
+                if source := arm.table.rounds_of:
+                    rounds = {"num-rounds": self.outcomes[source][seed].final.round}
+                yield self._job(arm, seed, folder, {**values, **rounds}, None)
 
+    def _tuning_rounds(self, arm: Arm, seed: int) -> dict[str, Scalar]:
+        if not (source := arm.table.rounds_of):
+            return {}
+        return {"num-rounds": self.rounds[source, self.tuning[source].chosen, seed]}
 
-def _finished(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-    running: dict[Future[Outcome], Job] = {pool.submit(run_job, job): job for job in jobs}
-    try:
-        for future in as_completed(running):
-            yield running[future], future.result()
-    finally:
-        for future in running:
-            future.cancel()
-
-
-def run_job(job: Job) -> Outcome:
-    """Return a job's outcome, from its folder if it was computed before."""
-    known = _read_result(job)
-    if known is not None:
-        return known
-    match job.arm.table.kind:
-        case "federated":
-            outcome = _run_federated(job)
-        case "ensemble":
-            outcome = train_ensemble(job.config)
-        case kind:
-            outcome = train_without_exchange(job.config, kind)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": job.config.to_flower(), "outcome": asdict(outcome)})
-    write_atomically(job.folder / RESULT, text.encode())
-    return outcome
-
-
-def _read_result(job: Job) -> Outcome | None:
-    path = job.folder / RESULT
-    if not path.is_file():
-        return None
-    stored = json.loads(path.read_text())
-    _check_same(stored["config"], job)
-    outcome = stored["outcome"]
-    return Outcome(**{**outcome, "points": [Point(**point) for point in outcome["points"]]})
-
-
-def _check_same(config: Mapping[str, Any], job: Job) -> None:
-    if config != job.config.to_flower():
-        raise ConfigError(
-            "the folder holds a result of another config",
-            where=str(job.folder),
-            hint="Name another --output, or remove the old results",
+    def _job(
+        self,
+        arm: Arm,
+        seed: int,
+        folder: Path,
+        values: Mapping[str, Any],
+        candidate: int | None,
+    ) -> "_Placed":
+        config = arm.config(
+            self.comparison.config, **{**values, "seed": seed, "output-dir": str(folder)}
         )
+        trying = ""
+        if candidate is not None:
+            tried = self.tuning[arm.key].candidates[candidate]
+            trying = ", ".join(f"{key} {value}" for key, value in tried.items())
+        return _Placed(Job(arm, seed, config, folder, trying), candidate)
 
 
-def _run_federated(job: Job) -> Outcome:
-    # A run that an interrupted comparison left goes on from its checkpoint.
-    if holds_run(job.folder):
-        _check_same(read_arm(job.folder / CONFIG)[0], job)
-    run_in_process(job.config.model_copy(update={"resume": True}), job.config.num_sites)
-    history = read_history(job.folder)
-    summary = json.loads((job.folder / SUMMARY).read_text())
-    points = [
-        Point(
-            line["round"],
-            epochs,
-            line["evaluation"]["validation-accuracy"],
-            line["evaluation"]["test-accuracy"],
-        )
-        for line, epochs in zip(history, work_done(history), strict=True)
-    ]
-    exchanged = summary["sent-bytes"] + summary["received-bytes"]
-    return Outcome(points, len(history), exchanged, summary["seconds"])
+@dataclass(frozen=True)
+class _Placed:
+    """A job, and which candidate it tries; None for one that is reported."""
+
+    job: Job
+    candidate: int | None

@@ -10,7 +10,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.task import load_task
-from simulations.baselines import Outcome, train_ensemble, train_without_exchange
+from simulations.baselines import train_ensemble, train_without_exchange
+from simulations.outcome import Outcome
 from strategies.errors import MdcError
 from strategies.round_plan import CycleShape, RoundPlan
 from tests.simulations import numbers
@@ -141,16 +142,26 @@ def test_the_curve_has_about_twenty_points_and_ends_with_the_budget(
 
 
 def test_nothing_is_exchanged_and_the_time_is_measured() -> None:
-    outcome = run("centralized")
-    assert (outcome.rounds, outcome.exchanged_bytes) == (0, 0)
-    assert math.isfinite(outcome.seconds)
-    assert outcome.seconds > 0
+    final = run("centralized").final
+    assert (final.round, final.sent_bytes, final.received_bytes) == (0, 0, 0)
+    assert math.isfinite(final.seconds)
+    assert final.seconds > 0
+
+
+def test_an_ensembles_loss_is_that_of_its_mean_probabilities(
+    trained: list[tuple[str, list[float]]],
+) -> None:
+    # Even, which all are, has 0.9998766, 0.2689414 and 0.2689414: 0.5125865 in the mean.
+    outcome = run("ensemble", dataset="tests.simulations.numbers:always_even")
+    assert outcome.final.test_loss == pytest.approx(-math.log(0.5125865), abs=1e-5)
 
 
 def test_accuracies_are_shares_of_all_validation_and_all_test_examples() -> None:
     # The model sees signs only, so all examples but 0 get one class: half of the test
     # examples are right, and of the 21 validation examples a whole number is.
     for point in run("centralized").points:
+        assert math.isfinite(point.validation_loss)
+        assert point.test_loss > 0
         assert point.test == 0.5
         assert point.validation * 21 == pytest.approx(round(point.validation * 21))
 
@@ -232,7 +243,8 @@ def test_an_ensemble_has_a_model_of_every_site_on_its_own_data_and_sends_each_on
     outcome = run("ensemble")
     assert trained == [(f"site-{site}", site_rows(site)) for site in range(3)]
     # Two weights and two biases of four bytes, from three sites.
-    assert (outcome.rounds, outcome.exchanged_bytes) == (1, 3 * 4 * 4)
+    final = outcome.final
+    assert (final.round, final.sent_bytes, final.received_bytes) == (1, 0, 3 * 4 * 4)
     assert {point.round for point in outcome.points} == {1}
 
 

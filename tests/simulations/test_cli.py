@@ -15,9 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from simulations.arm import ARMS_DIR, load_arm
-from simulations.baselines import Outcome, Point
 from simulations.cli import app
-from simulations.comparison import RESULT
+from simulations.jobs import RESULT
+from simulations.outcome import Outcome
+from simulations.results_files import COMPARISON
+from tests.simulations import made_up
 
 SHARED: dict[str, Any] = {"model": "mlp", "num-sites": 2, "epoch-budget": 4}
 FILE = """
@@ -83,9 +85,10 @@ def stored(output: Path, arm: str, seed: int, outcome: Outcome, **more: Any) -> 
     (folder / RESULT).write_text(text)
 
 
-def outcome(final: float, rounds: int, seconds: float = 2.0) -> Outcome:
-    points = [Point(1, 2, 0.5, 0.5), Point(rounds, 4, final - 0.125, final)]
-    return Outcome(points, rounds, rounds * 1_000_000, seconds)
+def outcome(final: float, rounds: int) -> Outcome:
+    sent = {"sent_bytes": rounds * 250_000, "received_bytes": rounds * 750_000, "seconds": 2.0}
+    points = [made_up.point(2, 0.5), made_up.point(4, final, round=rounds, **sent)]
+    return Outcome(points)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
         (folder / "two.toml").write_text(FILE)
         # The options go before the file, which has seven seeds and a budget of 6.
         options = ["--seeds", "2", "--set", "epoch-budget=4", "--workers", "1"]
-        result = mdc("compare", "two.toml", "--output", "out", *options)
+        arguments = ["compare", "two.toml", "--output", "out", *options]
+        patch.setattr(sys, "argv", ["/usr/bin/mdc", *arguments])
+        result = mdc(*arguments)
     signal.signal(signal.SIGTERM, handler)
     sys.path[:] = path
     return output, result
@@ -123,12 +128,14 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_picture(
     assert table.splitlines()[:7] == [
         "### two arms",
         "",
-        "| arm | test accuracy, % | difference to centralized, points | rounds "
-        "| exchanged, MB | seconds |",
-        "|---|---:|---:|---:|---:|---:|",
-        "| centralized | 62.50 ± 317.66 |  | 0 | 0.0 | 2.0 |",
-        "| FedAvg | 25.00 ± 0.00 | -37.50 ± 317.66 | 3.5 | 3.5 | 2.0 |",
-        "| co-learning | 50.00 ± 317.66 | -12.50 ± 0.00 | 3.5 | 3.5 | 2.0 |",
+        "| arm | test accuracy, % | difference to centralized, points | exchanges "
+        "| sent, MB | received, MB | of per-step bytes | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| centralized | 62.50 ± 317.66 |  | 0 | 0.0 | 0.0 | 0 | 2.0 |",
+        # 1,442 digits less 2 times 72 held out, in batches of 2 times 32: 21 steps a pass, 4
+        # passes; 4,810 parameters of 4 bytes to and from 2 sites: 6.5 MB.
+        "| FedAvg | 25.00 ± 0.00 | -37.50 ± 317.66 | 3.5 | 0.9 | 2.6 | 1/2 | 2.0 |",
+        "| co-learning | 50.00 ± 317.66 | -12.50 ± 0.00 | 3.5 | 0.9 | 2.6 | 1/2 | 2.0 |",
     ]
     assert "Mean over 2 seeds" in table
     assert table in result.stdout
@@ -138,18 +145,24 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_picture(
     assert [float(row["accuracy"]) for row in rows] == [0.625, 0.25, 0.5]
     assert float(rows[0]["accuracy_ci95"]) == pytest.approx(3.176551, rel=1e-6)
     assert [float(row["difference"]) for row in rows] == [0.0, -0.375, -0.125]
-    assert [float(row["exchanged_megabytes"]) for row in rows] == [0.0, 3.5, 3.5]
+    assert [float(row["sent_megabytes"]) for row in rows] == [0.0, 0.875, 0.875]
+    assert [float(row["received_megabytes"]) for row in rows] == [0.0, 2.625, 2.625]
 
     lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * 2 * 2
-    assert lines[1] == {
-        "arm": "centralized", "seed": 1, "round": 0, "epochs": 4, "validation": 0.25, "test": 0.375
-    }  # fmt: skip
+    assert lines[1] == {"arm": "centralized", "seed": 1, **asdict(outcome(0.375, 0).final)}
 
-    image = Image.open(output / "curves.png")
-    image.load()
-    # 8 by 4.8 inches at 130 dots an inch
-    assert (image.format, image.size) == ("PNG", (1040, 624))
+    facts = json.loads((output / COMPARISON).read_text())
+    assert facts["command"] == (
+        "mdc compare two.toml --output out --seeds 2 --set epoch-budget=4 --workers 1"
+    )
+    assert (facts["split"], facts["seeds"], facts["tuning"]) == ("test", [1, 2], None)
+
+    for name in ("curves.png", "frontier.png"):
+        image = Image.open(output / name)
+        image.load()
+        # 8 by 4.8 inches at 130 dots an inch
+        assert (image.format, image.size) == ("PNG", (1040, 624))
 
 
 def test_progress_is_a_line_for_each_job(compared: tuple[Path, Result]) -> None:

@@ -1,6 +1,7 @@
 """Comparisons: equal budgets, the same examples, nothing computed twice, nothing mixed up."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,15 +12,12 @@ import pytest
 from mdc_flower.config import read_site_config
 from mdc_flower.task import load_task
 from simulations.arm import ARMS_DIR, load_arm
-from simulations.baselines import Outcome, train_without_exchange
-from simulations.comparison import (
-    RESULT,
-    Comparison,
-    Job,
-    read_comparison,
-    run_comparison,
-    run_job,
-)
+from simulations.baselines import train_without_exchange
+from simulations.comparison import results_of, run_comparison
+from simulations.comparison_file import Comparison, Tuning, read_comparison
+from simulations.jobs import RESULT, Job, run_job
+from simulations.outcome import Outcome, Point
+from simulations.tuning import ArmTuning
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, QuorumError
 from strategies.journal.run_directory import SUMMARY, RunDirectory, read_events, read_history
@@ -62,7 +60,10 @@ def finished(
     """Run all four arms with two seeds once."""
     output = tmp_path_factory.mktemp("comparison")
     comparison = small_comparison()
-    return output, run_comparison(comparison, arms_of(comparison), output, workers=2)
+    return output, {
+        k: dict(v)
+        for k, v in run_comparison(comparison, arms_of(comparison), output, 2).outcomes.items()
+    }
 
 
 def test_every_arm_uses_the_whole_budget_with_every_seed(
@@ -72,7 +73,7 @@ def test_every_arm_uses_the_whole_budget_with_every_seed(
     assert sorted(outcomes) == sorted(ARMS)
     for by_seed in outcomes.values():
         assert sorted(by_seed) == [1, 2]
-        assert all(outcome.points[-1].epochs == 4 for outcome in by_seed.values())
+        assert all(outcome.final.epochs == 4 for outcome in by_seed.values())
 
 
 def test_fedavg_takes_the_rounds_of_co_learning(
@@ -80,18 +81,22 @@ def test_fedavg_takes_the_rounds_of_co_learning(
 ) -> None:
     output, outcomes = finished
     # With epsilon 10 every round doubles: 1 + 2 + the 1 that is left of 4.
-    assert outcomes["co-learning"][1].rounds == 3
-    assert outcomes["fedavg"][1].rounds == 3
+    assert outcomes["co-learning"][1].final.round == 3
+    assert outcomes["fedavg"][1].final.round == 3
     history = read_history(output / "fedavg" / "seed-1")
     assert [line["plan"]["local_epochs"] for line in history] == [1, 1, 2]
     assert {line["plan"]["shape"] for line in history} == {"constant"}
+
+
+def exchanged_bytes(point: Point) -> int:
+    return point.sent_bytes + point.received_bytes
 
 
 def test_only_arms_that_exchange_have_exchanged_bytes(
     finished: tuple[Path, dict[str, dict[int, Outcome]]],
 ) -> None:
     _, outcomes = finished
-    exchanged = {arm: outcomes[arm][1].exchanged_bytes for arm in ARMS}
+    exchanged = {arm: exchanged_bytes(outcomes[arm][1].final) for arm in ARMS}
     assert exchanged["centralized"] == exchanged["one-site"] == 0
     # The MLP's 64 x 64 + 64 + 64 x 10 + 10 = 4,810 float32, to and from 2 sites, in 3 rounds,
     # beside a little for names and headers.
@@ -111,7 +116,7 @@ def test_a_second_call_reads_the_results_and_trains_nothing(
         done.append((job.arm.key, number, total))
 
     comparison = small_comparison()
-    again = run_comparison(comparison, arms_of(comparison), output, 2, on_done)
+    again = run_comparison(comparison, arms_of(comparison), output, 2, on_done).outcomes
     assert again == outcomes
     assert [file.stat().st_mtime_ns for file in files] == before
     assert [(number, total) for _, number, total in done] == [(i, 8) for i in range(1, 9)]
@@ -130,9 +135,102 @@ def test_an_ensemble_is_a_job_like_others_and_exchanges_every_sites_model_once(
     arm = load_arm("ensemble", ARMS_DIR, {})
     job = Job(arm, 1, arm.config(SMALL, seed=1, output_dir=str(tmp_path)), tmp_path)
     outcome = run_job(job)
-    assert (outcome.rounds, outcome.exchanged_bytes) == (1, 2 * 4810 * 4)
+    assert (outcome.final.round, exchanged_bytes(outcome.final)) == (1, 2 * 4810 * 4)
     assert [point.epochs for point in outcome.points] == [1, 2, 3, 4]
     assert run_job(job) == outcome, "from the folder"
+
+
+def test_a_results_folder_may_be_moved_and_the_data_too(
+    finished: tuple[Path, dict[str, dict[int, Outcome]]], tmp_path: Path
+) -> None:
+    output, outcomes = finished
+    moved = shutil.copytree(output / "co-learning" / "seed-1", tmp_path / "moved")
+    assert run_job(job_in(moved, **{"data-root": "/elsewhere"})) == outcomes["co-learning"][1]
+
+
+def test_a_runs_curve_is_its_history(
+    finished: tuple[Path, dict[str, dict[int, Outcome]]],
+) -> None:
+    output, outcomes = finished
+    history = read_history(output / "co-learning" / "seed-1")
+    points = outcomes["co-learning"][1].points
+    assert [point.local_epochs for point in points] == [1, 2, 1]
+    assert [point.relative_change for point in points] == [h["relative_change"] for h in history]
+    assert [point.test_loss for point in points] == [h["evaluation"]["test-loss"] for h in history]
+    assert points[1].seconds == history[0]["seconds"] + history[1]["seconds"]
+
+
+def test_a_run_with_averaged_models_is_judged_by_their_average(tmp_path: Path, cache: None) -> None:
+    outcome = run_job(job_in(tmp_path / "job", **{"average-last": 2}))
+    averaged = json.loads((tmp_path / "job" / SUMMARY).read_text())["averaged"]
+    last = read_history(tmp_path / "job")[-1]["evaluation"]
+    assert outcome.final.test_loss == averaged["test-loss"] != last["test-loss"]
+
+
+# Tuning
+
+
+def rate_is_tuned(**changes: Any) -> Comparison:
+    """Return a comparison in which 1e-9, the first candidate, teaches nothing."""
+    tuning = Tuning(num_seeds=2, grid={"lr-max": [1e-9, 0.05]})
+    return small_comparison(arms=["co-learning", "fedavg"], tuning=tuning, **changes)
+
+
+def test_every_arm_is_tuned_on_the_validation_split_and_then_run_with_what_was_best(
+    tmp_path: Path, cache: None
+) -> None:
+    comparison = rate_is_tuned(num_seeds=1)
+    done: list[str] = []
+    compared = run_comparison(
+        comparison,
+        arms_of(comparison),
+        tmp_path,
+        workers=2,
+        on_done=lambda job, *_: done.append(job.label),
+    )
+    assert len(done) == 2 * 2 * 2 + 2
+    assert "co-learning, seed 101, trying lr-max 1e-09" in done
+    for arm in ("co-learning", "fedavg"):
+        tuning = compared.tuning[arm]
+        assert [sorted(by_seed) for by_seed in tuning.validation] == [[101, 102]] * 2
+        assert tuning.values == {"lr-max": 0.05}
+        stored = json.loads((tmp_path / arm / "seed-1" / RESULT).read_text())["config"]
+        assert (stored["lr-max"], stored["max-test-examples"]) == (0.05, 0)
+        for path in (tmp_path / "tuning" / arm).rglob(RESULT):
+            tried = json.loads(path.read_text())
+            assert tried["config"]["max-test-examples"] == 1, "the test set stays out of it"
+            candidate = int(path.parent.parent.name.removeprefix("candidate-"))
+            known = tuning.validation[candidate][tried["config"]["seed"]]
+            assert known == tried["outcome"]["points"][-1]["validation"]
+    total = sum(
+        json.loads(path.read_text())["outcome"]["points"][-1]["seconds"]
+        for path in tmp_path.rglob(RESULT)
+    )
+    assert compared.seconds == pytest.approx(total)
+
+
+def test_of_equal_candidates_the_first_is_taken() -> None:
+    tuning = ArmTuning(
+        [{"lr-max": 0.1}, {"lr-max": 0.2}, {"lr-max": 0.3}],
+        [{1: 0.5, 2: 0.6}, {1: 0.6, 2: 0.75}, {1: 0.75, 2: 0.6}],
+    )
+    assert tuning.values == {"lr-max": 0.2}
+
+
+def test_the_facts_of_a_comparison(
+    finished: tuple[Path, dict[str, dict[int, Outcome]]],
+) -> None:
+    comparison = small_comparison()
+    arms = arms_of(comparison)
+    compared = run_comparison(comparison, arms, finished[0], 1)
+    facts = results_of(comparison, arms, compared, "test").facts
+    assert ([arm.key for arm in facts.arms], facts.seeds, facts.num_sites) == (ARMS, [1, 2], 2)
+    # 4,810 parameters to and from 2 sites; 180 examples in batches of 32 at each: 3 steps a pass.
+    assert {arm.per_step_bytes for arm in facts.arms} == {4810 * 4 * 2 * 2 * 3 * 4}
+    config = facts.arms[1].config
+    assert (config["ile-epsilon"], config["model"]) == (10.0, "mlp")
+    assert not {"output-dir", "data-root", "seed"} & set(config)
+    assert "num-rounds" not in facts.arms[2].config, "they differ from seed to seed"
 
 
 def test_results_of_another_config_are_refused(
@@ -143,6 +241,10 @@ def test_results_of_another_config_are_refused(
     assert run_job(job_in(folder)) == outcomes["co-learning"][1]
     with pytest.raises(ConfigError, match="another config"):
         run_job(job_in(folder, **{"lr-max": 0.01}))
+
+
+def without_seconds(outcome: Outcome) -> list[Point]:
+    return [replace(point, seconds=0.0) for point in outcome.points]
 
 
 def test_an_interrupted_job_goes_on_and_gives_what_it_would_have_given(
@@ -165,7 +267,7 @@ def test_an_interrupted_job_goes_on_and_gives_what_it_would_have_given(
     assert not (job.folder / RESULT).exists()
     outcome = run_job(job)
     whole = finished[1]["co-learning"][1]
-    assert outcome == replace(whole, seconds=outcome.seconds)
+    assert without_seconds(outcome) == without_seconds(whole)
     assert read_events(job.folder, "run-resumed")[0]["rounds_done"] == 2
     plans = [event["plan"]["round"] for event in read_events(job.folder, "round-started")]
     assert plans == [1, 2, 3], "no round is trained again"
@@ -186,7 +288,7 @@ def test_a_job_that_died_before_its_first_round_starts_again(
         patch.setattr(owner, method, interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_job(job)
-    assert run_job(job).rounds == 3
+    assert run_job(job).final.round == 3
 
 
 @pytest.mark.parametrize("key", ["lr-max", "epoch-budget"])  # a single run may go on with the last
@@ -220,7 +322,7 @@ def test_pooled_training_is_on_exactly_what_the_sites_train_on(cache: None) -> N
 def test_training_without_exchange_repeats_to_the_bit(cache: None) -> None:
     config = load_arm("one-site", ARMS_DIR, {}).config(SMALL, seed=5)
     first, second = (train_without_exchange(config, "one-site") for _ in range(2))
-    assert first.points == second.points
+    assert without_seconds(first) == without_seconds(second)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in ARMS_DIR.glob("*.toml")))

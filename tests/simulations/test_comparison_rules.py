@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from simulations.arm import ARMS_DIR, load_arm
-from simulations.comparison import Comparison, read_comparison, run_comparison
+from simulations.comparison import run_comparison
+from simulations.comparison_file import Comparison, read_comparison
 from strategies.errors import ConfigError
 
 COMPARISONS = sorted((ARMS_DIR.parent / "comparisons").glob("*.toml"))
@@ -78,6 +79,53 @@ def test_an_arm_for_which_keys_are_given_must_be_there(tmp_path: Path) -> None:
         read_comparison(written(tmp_path / "c.toml", text))
     assert caught.value.where.endswith("arm-config.colearning")
     assert caught.value.expected == "one of: co-learning"
+
+
+TUNED = """name = "x"
+arms = ["co-learning", "diloco"]
+[tuning]
+num-seeds = 2
+[tuning.grid]
+lr-max = [0.1, 0.2]
+ile-epsilon = [0.01, 0.02]
+[tuning.arm-grid.diloco]
+"""
+
+
+def test_every_combination_of_a_grid_is_a_candidate(tmp_path: Path) -> None:
+    text = f"{TUNED}lr-max = [0.001, 0.002, 0.003, 0.004]\n"
+    comparison, _ = read_comparison(written(tmp_path / "c.toml", text))
+    assert comparison.tuning is not None
+    assert comparison.tuning.seeds == [101, 102]
+    assert comparison.tuning.candidates("co-learning") == [
+        {"lr-max": 0.1, "ile-epsilon": 0.01},
+        {"lr-max": 0.1, "ile-epsilon": 0.02},
+        {"lr-max": 0.2, "ile-epsilon": 0.01},
+        {"lr-max": 0.2, "ile-epsilon": 0.02},
+    ]
+    assert comparison.tuning.candidates("diloco")[2] == {"lr-max": 0.003}
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "where"),
+    [
+        (("", "lr-max = [0.001]"), "as many candidates", "tuning.arm-grid.diloco"),
+        (("num-seeds = 2", "first-seed = 3"), "are not reported", "tuning, first-seed"),
+        (("arm-grid.diloco", "arm-grid.dilco"), "no arm of", "tuning.arm-grid.dilco"),
+        (("[0.1, 0.2]", "[]"), "at least 1", "tuning.grid.lr-max"),
+        (("arms = [", 'highlight = ["fedavg"]\narms = ['), "no arm of", "highlight.fedavg"),
+    ],
+    ids=["fewer-candidates", "reported-seeds", "no-such-arm", "empty", "no-such-highlight"],
+)
+def test_unequal_tuning_is_refused(
+    tmp_path: Path, change: tuple[str, str], message: str, where: str
+) -> None:
+    old, new = change
+    text = f"{TUNED}lr-max = [0.001, 0.002, 0.003, 0.004]\n" if old else f"{TUNED}{new}\n"
+    path = written(tmp_path / "c.toml", text.replace(old, new, 1) if old else text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_comparison(path)
+    assert caught.value.where == f"{path}, {where}"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""A comparison file: which arms, with which seeds, on what data, and how they are tuned."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdc_flower.config_files import read_arm
+from mdc_flower.config_model import Scalar
+from simulations.arm import Arm, load_arm
+from strategies.errors import ConfigError
+
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+"""Keys of the run config, each with the values to try; every combination is a candidate."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+    )
+
+
+class Tuning(_Table):
+    """The ``[tuning]`` table: how every arm's own keys are chosen, on the validation split.
+
+    Attributes
+    ----------
+    num_seeds, first_seed : int
+        Seeds on which candidates are compared; none of those that are reported.
+    grid : dict
+        Candidates of every arm.
+    arm_grid : dict
+        Candidates of single arms instead, by the arm's file name; as many as the others have.
+    """
+
+    num_seeds: int = Field(default=1, ge=1)
+    first_seed: int = Field(default=101, ge=0)
+    grid: Grid
+    arm_grid: dict[str, Grid] = {}
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds."""
+        return list(range(self.first_seed, self.first_seed + self.num_seeds))
+
+    def candidates(self, arm: str) -> list[dict[str, Scalar]]:
+        """Return an arm's candidates, the first key's values changing slowest."""
+        grid = self.arm_grid.get(arm, self.grid)
+        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+class Comparison(_Table):
+    """A comparison file.
+
+    Attributes
+    ----------
+    name : str
+        Title of tables and pictures.
+    arms : sequence of str
+        Arms, by name or path; the first is what differences refer to.
+    highlight : sequence of str
+        File names of the arms that pictures name; all if empty.
+    num_seeds, first_seed : int
+        Seeds ``first_seed`` to ``first_seed + num_seeds - 1``, each for every arm.
+    config : dict
+        Keys of the run config that all arms share.
+    arm_config : dict
+        Keys of the run config for single arms, by the arm's file name.
+    tuning : Tuning or None
+        How the arms are tuned before; None where they are taken as they are.
+    """
+
+    name: str
+    arms: list[str] = Field(min_length=1)
+    highlight: list[str] = []
+    num_seeds: int = Field(default=3, ge=1)
+    first_seed: int = Field(default=1, ge=0)
+    config: dict[str, Any] = {}
+    arm_config: dict[str, dict[str, Any]] = {}
+    tuning: Tuning | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds."""
+        return list(range(self.first_seed, self.first_seed + self.num_seeds))
+
+
+def read_comparison(path: Path) -> tuple[Comparison, list[Arm]]:
+    """Return a comparison file and its arms.
+
+    Raises
+    ------
+    ConfigError
+        If the file or an arm is not understood, two arms have the same file name, or the arms are
+        not tuned alike.
+    """
+    values, _ = read_arm(path)
+    try:
+        comparison = Comparison.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{path}, {'.'.join(str(part) for part in first['loc'])}"
+        raise ConfigError(first["msg"], where=where, got=first["input"]) from None
+    arms = [
+        load_arm(reference, path.parent, comparison.arm_config.get(Path(reference).stem, {}))
+        for reference in comparison.arms
+    ]
+    _check_arms(arms, path)
+    _check_names(comparison, path)
+    if comparison.tuning:
+        _check_tuning(comparison.tuning, comparison, arms, path)
+    return comparison, arms
+
+
+def _check_names(comparison: Comparison, path: Path) -> None:
+    """Refuse what is said of an arm that is not in the comparison."""
+    named: Mapping[str, Sequence[str]] = {
+        "highlight": comparison.highlight,
+        "arm-config": list(comparison.arm_config),
+        "tuning.arm-grid": list(comparison.tuning.arm_grid) if comparison.tuning else [],
+    }
+    known = {Path(arm).stem for arm in comparison.arms}
+    for table, names in named.items():
+        if unknown := sorted(set(names) - known):
+            raise ConfigError(
+                "no arm of the comparison has this name",
+                where=f"{path}, {table}.{unknown[0]}",
+                expected="one of: " + ", ".join(comparison.arms),
+            )
+
+
+def _check_arms(arms: Sequence[Arm], path: Path) -> None:
+    keys = [arm.key for arm in arms]
+    with_rounds = [
+        arm.key for arm in arms if arm.table.kind == "federated" and not arm.table.rounds_of
+    ]
+    for arm in arms:
+        if keys.count(arm.key) > 1:
+            raise ConfigError("two arms have the same file name", where=str(path), got=arm.key)
+        if arm.table.rounds_of and arm.table.rounds_of not in with_rounds:
+            raise ConfigError(
+                "the arm whose rounds it takes is not in the comparison, or has none of its own",
+                where=f"{path}, {arm.key}, rounds-of",
+                got=arm.table.rounds_of,
+                expected="one of: " + ", ".join(with_rounds),
+            )
+
+
+def _check_tuning(tuning: Tuning, comparison: Comparison, arms: Sequence[Arm], path: Path) -> None:
+    expected = prod(len(values) for values in tuning.grid.values())
+    for arm in arms:
+        if (count := len(tuning.candidates(arm.key))) != expected:
+            raise ConfigError(
+                "every arm gets the same tuning: as many candidates as the others",
+                where=f"{path}, tuning.arm-grid.{arm.key}",
+                got=count,
+                expected=str(expected),
+            )
+    if shared := sorted(set(tuning.seeds) & set(comparison.seeds)):
+        raise ConfigError(
+            "seeds that arms are tuned on are not reported",
+            where=f"{path}, tuning, first-seed",
+            got=shared[0],
+            expected=f"none of {comparison.seeds[0]} to {comparison.seeds[-1]}",
+        )

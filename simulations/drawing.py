@@ -1,0 +1,28 @@
+"""Draw a comparison's tables and pictures from its two files, and from nothing else."""
+
+from pathlib import Path
+
+from simulations.figures import draw_curves, draw_frontier, png
+from simulations.results_files import read_results
+from simulations.tables import csv_table, markdown_table, tuning_table
+from strategies.journal.files import write_atomically
+
+TABLE, TUNING_TABLE, CSV_TABLE = "table.md", "tuning.md", "table.csv"
+CURVES, FRONTIER = "curves.png", "frontier.png"
+
+
+def draw_comparison(folder: Path) -> str:
+    """Write tables and pictures into a comparison's folder; return the table as Markdown."""
+    results = read_results(folder)
+    table = markdown_table(results)
+    files = {
+        TABLE: table.encode(),
+        CSV_TABLE: csv_table(results).encode(),
+        CURVES: png(draw_curves(results)),
+        FRONTIER: png(draw_frontier(results)),
+    }
+    if tuning := tuning_table(results):
+        files[TUNING_TABLE] = tuning.encode()
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return table

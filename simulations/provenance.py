@@ -1,0 +1,64 @@
+"""Where a result comes from: command, date, hardware, versions."""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("mdc-flower", "flwr", "torch", "torchvision", "torchaudio", "timm", "numpy")
+"""Distributions whose versions may change a result; those that are installed are named."""
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command as one would type it; where the data are is the machine's own affair."""
+    words = [Path(arguments[0]).name, *arguments[1:]]
+    return " ".join(
+        "data-root=DATA" if word.startswith("data-root=") else shlex.quote(word) for word in words
+    )
+
+
+def provenance() -> dict[str, Any]:
+    """Return date, command, hardware and versions of this process."""
+    return {
+        "command": command_line(sys.argv),
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def hardware() -> str:
+    """Return what computes here: cores that may be used, processor, and GPUs."""
+    cores = len(os.sched_getaffinity(0))
+    parts = [f"{cores} {'core' if cores == 1 else 'cores'} of {_processor()}"]
+    parts += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(parts)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed `PACKAGES`."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    # platform.processor() is empty on Linux.
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

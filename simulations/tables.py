@@ -1,0 +1,198 @@
+"""From results to tables: Markdown for people, CSV for programs."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from mdc_flower.config_model import Scalar
+from simulations.outcome import Outcome
+from simulations.results_files import ArmFacts, Results, Tuned
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and half the width of its 95% interval (Student's t); NaN for one seed."""
+
+    mean: float
+    half_width: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """Return the interval of these values."""
+        array = np.asarray(values, dtype=np.float64)
+        if len(array) < 2:
+            return cls(float(array.mean()), float("nan"))
+        t = float(stats.t.ppf(0.975, len(array) - 1))
+        return cls(float(array.mean()), t * float(array.std(ddof=1)) / len(array) ** 0.5)
+
+    def percent(self, sign: bool = False) -> str:
+        """Return the interval in percent, such as ``98.70 ± 0.35``."""
+        text = f"{100 * self.mean:+.2f}" if sign else f"{100 * self.mean:.2f}"
+        return text if np.isnan(self.half_width) else f"{text} ± {100 * self.half_width:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's line of the table; all but accuracy and difference are means over seeds.
+
+    Attributes
+    ----------
+    arm : str
+        Name.
+    accuracy, difference : Interval
+        After the last round; paired by seed to the first arm.
+    rounds : float
+        Exchanges.
+    sent_megabytes, received_megabytes : float
+        Model bytes, in 10^6, to and from all sites.
+    per_step : float
+        The same, both ways, as a share of what averaging after each step would exchange.
+    seconds : float
+        Wall time of a run on one core, sites one after the other.
+    """
+
+    arm: str
+    accuracy: Interval
+    difference: Interval
+    rounds: float
+    sent_megabytes: float
+    received_megabytes: float
+    per_step: float
+    seconds: float
+
+
+def table_rows(results: Results) -> list[Row]:
+    """Return a row for each arm; differences are paired by seed, to the first arm."""
+    split = results.facts.split
+    reference = _finals(results.outcomes[results.facts.arms[0].key], split)
+    return [_row(arm, results.outcomes[arm.key], reference, split) for arm in results.facts.arms]
+
+
+def _row(
+    arm: ArmFacts, by_seed: Mapping[int, Outcome], reference: Mapping[int, float], split: str
+) -> Row:
+    finals = _finals(by_seed, split)
+    points = [outcome.final for outcome in by_seed.values()]
+    sent = _mean([point.sent_bytes for point in points])
+    received = _mean([point.received_bytes for point in points])
+    return Row(
+        arm.name,
+        Interval.of(list(finals.values())),
+        Interval.of([value - reference[seed] for seed, value in finals.items()]),
+        _mean([point.round for point in points]),
+        sent / 1e6,
+        received / 1e6,
+        (sent + received) / arm.per_step_bytes,
+        _mean([point.seconds for point in points]),
+    )
+
+
+def _finals(by_seed: Mapping[int, Outcome], split: str) -> dict[int, float]:
+    """Return the accuracy after the last round by seed, in the order of the seeds."""
+    return {seed: getattr(by_seed[seed].final, split) for seed in sorted(by_seed)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def markdown_table(results: Results) -> str:
+    """Return the table as Markdown, with what its figures mean and where they come from."""
+    facts, rows = results.facts, table_rows(results)
+    lines = [
+        f"### {facts.name}",
+        "",
+        f"| arm | {facts.split} accuracy, % | difference to {rows[0].arm}, points | exchanges "
+        "| sent, MB | received, MB | of per-step bytes | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {row.arm} | {row.accuracy.percent()} "
+            f"| {row.difference.percent(sign=True) if index else ''} "
+            f"| {row.rounds:g} | {row.sent_megabytes:.1f} | {row.received_megabytes:.1f} "
+            f"| {_share(row.per_step)} | {row.seconds:.1f} |"
+            for index, row in enumerate(rows)
+        ),
+        "",
+        f"{_over(len(facts.seeds))}Every arm makes the same number of passes over its data from "
+        "the same initial model. Sent, received: model bytes to and from all sites. Of per-step "
+        "bytes: both, beside what averaging after each optimizer step would exchange. Seconds: "
+        "wall time of a run on one core, sites one after the other.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _share(share: float) -> str:
+    return f"1/{1 / share:.0f}" if share else "0"
+
+
+def _over(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return "One seed, so there are no intervals. "
+    return (
+        f"Mean over {num_seeds} seeds ± half the 95% interval (Student's t); differences are "
+        "paired by seed. "
+    )
+
+
+def tuning_table(results: Results) -> str:
+    """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning."""
+    tuning = results.facts.tuning
+    if not tuning:
+        return ""
+    lines = ["| arm | candidates: validation accuracy, % |", "|---|---|"]
+    for arm in results.facts.arms:
+        lines.append(f"| {arm.name} | {_candidates(tuning[arm.key])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _candidates(tuned: Tuned) -> str:
+    cells = []
+    for number, one in enumerate(tuned.candidates):
+        mean = 100 * _mean(list(one.validation.values()))
+        text = f"{_keys(one.values)}: {mean:.2f}"
+        cells.append(f"**{text}**" if number == tuned.chosen else text)
+    return "; ".join(cells)
+
+
+def _keys(values: Mapping[str, Scalar]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def csv_table(results: Results) -> str:
+    """Return the table as CSV, accuracies in [0, 1]."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        [
+            "arm",
+            "accuracy",
+            "accuracy_ci95",
+            "difference",
+            "difference_ci95",
+            "exchanges",
+            "sent_megabytes",
+            "received_megabytes",
+            "share_of_per_step_bytes",
+            "seconds",
+        ]
+    )
+    for row in table_rows(results):
+        writer.writerow(
+            [
+                row.arm,
+                row.accuracy.mean,
+                row.accuracy.half_width,
+                row.difference.mean,
+                row.difference.half_width,
+                row.rounds,
+                row.sent_megabytes,
+                row.received_megabytes,
+                row.per_step,
+                round(row.seconds, 3),
+            ]
+        )
+    return buffer.getvalue()
