@@ -212,11 +212,16 @@ class _Runner:
             if candidate is None:
                 self.outcomes[job.arm.key][job.seed] = outcome
             else:
-                self.tuning[job.arm.key].validation[candidate][job.seed] = outcome.final.validation
-                self.rounds[job.arm.key, candidate, job.seed] = outcome.final.round
+                self._tried(job, candidate, outcome)
             self.done += 1
-            self.seconds += outcome.final.seconds
+            self.seconds += outcome.final.seconds if outcome.points else 0.0
             self.on_done(job, self.done, self.total)
+
+    def _tried(self, job: Job, candidate: int, outcome: Outcome) -> None:
+        reached = self.tuning[job.arm.key].validation[candidate]
+        reached[job.seed] = outcome.final.validation if outcome.points else None
+        if outcome.points:
+            self.rounds[job.arm.key, candidate, job.seed] = outcome.final.round
 
     def _tuning_jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
         for arm in arms if self.comparison.tuning else ():

@@ -15,7 +15,7 @@ from mdc_flower.report import work_done
 from simulations.arm import Arm
 from simulations.baselines import train_ensemble, train_without_exchange
 from simulations.outcome import Outcome, Point
-from strategies.errors import ConfigError
+from strategies.errors import ConfigError, QuorumError
 from strategies.journal.files import write_atomically
 from strategies.journal.run_directory import CONFIG, SUMMARY, holds_run, read_history
 
@@ -29,7 +29,7 @@ PLACES = ("output-dir", "data-root")
 class Job:
     """One arm with one seed, in a folder of its own.
 
-    ``trying`` says of a job that tunes which values it tries.
+    ``trying`` says of a job that tunes which values it tries; such a job may diverge.
     """
 
     arm: Arm
@@ -58,25 +58,40 @@ def finished_jobs(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[tu
 def run_job(job: Job) -> Outcome:
     """Return a job's outcome, from its folder if it was computed before.
 
+    Returns
+    -------
+    Outcome
+        Without points for a job that tunes whose values cannot be used: its updates are not finite.
+
     Raises
     ------
     ConfigError
         If the folder holds a result, or a run, of another config.
+    QuorumError
+        If a job that is to be reported cannot finish.
     """
-    known = _read_result(job)
-    if known is not None:
-        return known
-    match job.arm.table.kind:
-        case "federated":
-            outcome = _run_federated(job)
-        case "ensemble":
-            outcome = train_ensemble(job.config)
-        case kind:
-            outcome = train_without_exchange(job.config, kind)
+    if (job.folder / RESULT).is_file():
+        return _read_result(job)
+    try:
+        outcome = _run(job)
+    except QuorumError:
+        if not job.trying:
+            raise
+        outcome = Outcome([])
     job.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"config": job.config.to_flower(), "outcome": asdict(outcome)})
     write_atomically(job.folder / RESULT, text.encode())
     return outcome
+
+
+def _run(job: Job) -> Outcome:
+    match job.arm.table.kind:
+        case "federated":
+            return _run_federated(job)
+        case "ensemble":
+            return train_ensemble(job.config)
+        case kind:
+            return train_without_exchange(job.config, kind)
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,11 +99,8 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in PLACES}
 
 
-def _read_result(job: Job) -> Outcome | None:
-    path = job.folder / RESULT
-    if not path.is_file():
-        return None
-    stored = json.loads(path.read_text())
+def _read_result(job: Job) -> Outcome:
+    stored = json.loads((job.folder / RESULT).read_text())
     _check_same(stored["config"], job)
     return Outcome([Point(**point) for point in stored["outcome"]["points"]])
 

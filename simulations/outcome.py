@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The curve of one arm with one seed, in the order of the epochs; never empty."""
+    """The curve of one arm with one seed, in the order of the epochs; empty if it diverged."""
 
     points: Sequence[Point]
 

@@ -17,16 +17,21 @@ from strategies.journal.files import write_atomically
 COMPARISON = "comparison.json"
 RESULTS = "results.jsonl"
 
+LOSSES = ("validation_loss", "test_loss")
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Candidate(_Record):
-    """Keys that were tried, and the validation accuracy after the last round by seed."""
+    """Keys that were tried, and the validation accuracy after the last round by seed.
+
+    None where a run did not come to its last round.
+    """
 
     values: dict[str, Scalar]
-    validation: dict[int, float]
+    validation: dict[int, float | None]
 
 
 class Tuned(_Record):
@@ -152,6 +157,7 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
         try:
             values: dict[str, Any] = json.loads(line)
             arm, seed = values.pop("arm"), values.pop("seed")
+            values |= {key: math.nan for key in LOSSES if values[key] is None}
             points.setdefault(arm, {}).setdefault(seed, []).append(Point(**values))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"not a point of a curve: {error}", where=f"{path}:{number}") from None
@@ -164,12 +170,17 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
 def _rounded(point: Point) -> dict[str, Any]:
     """Return a point as it is written: losses and times need no more digits than are known."""
     values = asdict(point)
-    for key, digits in (("validation_loss", 5), ("test_loss", 5), ("seconds", 2)):
-        values[key] = round(values[key], digits)
+    for key, digits in (*((loss, 5) for loss in LOSSES), ("seconds", 2)):
+        values[key] = _finite(round(values[key], digits))
     if values["relative_change"] is not None:
         values["relative_change"] = _significant(values["relative_change"], 4)
     return values
 
 
+def _finite(value: float) -> float | None:
+    """Return the value, or None, for JSON knows no NaN: a loss may be one after divergence."""
+    return value if math.isfinite(value) else None
+
+
 def _significant(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else value
+    return float(f"{value:.{digits}g}")

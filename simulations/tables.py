@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from scipy import stats
 from mdc_flower.config_model import Scalar
 from simulations.outcome import Outcome
 from simulations.results_files import ArmFacts, Results, Tuned
+from simulations.tuning import mean_validation
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ def tuning_table(results: Results) -> str:
 def _candidates(tuned: Tuned) -> str:
     cells = []
     for number, one in enumerate(tuned.candidates):
-        mean = 100 * _mean(list(one.validation.values()))
-        text = f"{_keys(one.values)}: {mean:.2f}"
+        mean = mean_validation(one.validation)
+        reached = f"{100 * mean:.2f}" if math.isfinite(mean) else "diverged"
+        text = f"{_keys(one.values)}: {reached}"
         cells.append(f"**{text}**" if number == tuned.chosen else text)
     return "; ".join(cells)
 

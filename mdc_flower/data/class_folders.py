@@ -63,7 +63,12 @@ def absolute(path: str, kind: str) -> Path:
         If it is not: processes of a run do not share a working directory.
     """
     if not Path(path).is_absolute():
-        raise DataError("the path is not absolute", where=kind, got=path)
+        raise DataError(
+            "the path is not absolute",
+            where=kind,
+            got=path,
+            hint="A relative path of a data set is one from data-root, if that is given",
+        )
     return Path(path)
 
 

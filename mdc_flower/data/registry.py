@@ -49,11 +49,12 @@ def load_dataset(
     Parameters
     ----------
     spec
-        A built-in name, ``KIND:/abs/path`` with a kind in `READERS`, ``hf:NAME``,
+        A built-in name, ``KIND:PATH`` with a kind in `READERS`, ``hf:NAME``,
         ``module:function``, a function that takes no arguments and returns a `DataSet`, or a
         `Contract`, which gives a data set without examples.
     data_root
-        Folder in which built-in data sets are looked for first.
+        Folder in which built-in data sets are looked for first, and from which a relative path
+        goes.
     reading
         How files become examples.
     max_train, max_test
@@ -71,12 +72,18 @@ def load_dataset(
     return _load(spec, data_root, reading).checked().limited(max_train, max_test)
 
 
-def data_folder(spec: str) -> str:
+def data_folder(spec: str, data_root: str = "") -> str:
     """Return the folder in which the files of a data set are, as far as its name tells; or ""."""
     kind, _, path = spec.partition(":")
+    path = _under(data_root, kind, path)
     if kind == "audio-manifest":  # the recordings lie beside or below it
         return str(Path(path).parent)
     return path if kind in READERS and Path(path).is_absolute() else ""
+
+
+def _under(data_root: str, kind: str, path: str) -> str:
+    """Return where a data set's files are: a relative path is one from ``data_root``."""
+    return path if kind == HUB or not data_root else str(Path(data_root, path))
 
 
 def makes_vocabulary(spec: str, dataset: DataSet, reading: Reading) -> bool:
@@ -100,7 +107,7 @@ def _load(spec: str, data_root: str, reading: Reading) -> DataSet:
         return BUILTIN[spec](data_root)
     kind, _, path = spec.partition(":")
     if kind in READERS and ":" in spec:
-        return READERS[kind](path, reading)
+        return READERS[kind](_under(data_root, kind, path), reading)
     if ":" in spec:
         dataset = load_reference(spec, "dataset")()
         if not isinstance(dataset, DataSet):

@@ -121,7 +121,7 @@ def _classes(classes: Sequence[str]) -> str:
 
 def _mount(data: str, data_root: str) -> str:
     """Return the source of the data's volume in ``compose.yaml``, or a comment in its place."""
-    path = data_folder(data) or data_root
+    path = data_folder(data, data_root) or data_root
     if not path.startswith("/"):
         return "      # The data, if they are files: - /path/to/data:/path/to/data:ro\n"
     quoted = json.dumps(path).replace("$", "$$")  # compose would take $ for a variable

@@ -17,9 +17,10 @@ from simulations.comparison import results_of, run_comparison
 from simulations.comparison_file import Comparison, Tuning, read_comparison
 from simulations.jobs import RESULT, Job, run_job
 from simulations.outcome import Outcome, Point
+from simulations.tables import tuning_table
 from simulations.tuning import ArmTuning
 from strategies.colearning import CoLearning
-from strategies.errors import ConfigError, QuorumError
+from strategies.errors import ConfigError, QuorumError, RunError
 from strategies.journal.run_directory import SUMMARY, RunDirectory, read_events, read_history
 from strategies.position import Position
 from strategies.round_record import RoundRecord
@@ -207,6 +208,25 @@ def test_every_arm_is_tuned_on_the_validation_split_and_then_run_with_what_was_b
         for path in tmp_path.rglob(RESULT)
     )
     assert compared.seconds == pytest.approx(total)
+
+
+def test_a_candidate_that_diverges_is_not_chosen_and_stops_nothing(
+    tmp_path: Path, cache: None
+) -> None:
+    tuning = Tuning(num_seeds=1, grid={"lr-max": [1e30, 0.05]})
+    comparison = small_comparison(arms=["co-learning"], num_seeds=1, tuning=tuning)
+    for _ in range(2):  # the second time from the folder
+        compared = run_comparison(comparison, arms_of(comparison), tmp_path, workers=1)
+        tuned = compared.tuning["co-learning"]
+        assert tuned.validation[0] == {101: None}
+        assert tuned.values == {"lr-max": 0.05}
+    written = results_of(comparison, arms_of(comparison), compared, "test")
+    assert "lr-max 1e+30: diverged; **lr-max 0.05:" in tuning_table(written)
+
+
+def test_if_all_candidates_diverge_the_arm_cannot_be_run() -> None:
+    with pytest.raises(RunError, match="no candidate of an arm finished"):
+        _ = ArmTuning([{"lr-max": 1e30}], [{1: None}]).chosen
 
 
 def test_of_equal_candidates_the_first_is_taken() -> None:

@@ -1,6 +1,7 @@
 """The two files that a comparison leaves: nothing is lost in them, and nothing is made up."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def test_accuracies_keep_every_digit_and_times_those_that_are_known(tmp_path: Pa
     write_results(tmp_path, results({"a": {1: Outcome([point])}}))
     line = json.loads((tmp_path / RESULTS).read_text())
     assert (line["test"], line["seconds"], line["relative_change"]) == (0.1 + 0.2, 1.23, 0.1235)
+
+
+def test_a_loss_that_is_not_finite_is_written_as_json_knows_it(tmp_path: Path) -> None:
+    point = replace(MADE.outcomes["a"][1].points[0], test_loss=math.nan)
+    write_results(tmp_path, results({"a": {1: Outcome([point])}}))
+    assert '"test_loss": null' in (tmp_path / RESULTS).read_text()
+    assert math.isnan(read_results(tmp_path).outcomes["a"][1].final.test_loss)
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ def test_an_image_folder_is_found_by_its_path_and_resized(tmp_path: Path) -> Non
     spec = f"image-folder:{tmp_path / 'images'}"
     assert load_dataset(spec).input_shape == (3, 5, 5)
     assert load_dataset(spec, reading=Reading(image_size=8)).input_shape == (3, 8, 8)
+    assert load_dataset("image-folder:images", str(tmp_path)).input_shape == (3, 5, 5)
+    assert load_dataset(spec, "/elsewhere").input_shape == (3, 5, 5), "an absolute path is one"
+    with pytest.raises(DataError, match="not absolute"):
+        load_dataset("image-folder:images")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,12 @@ def test_an_image_folder_is_found_by_its_path_and_resized(tmp_path: Path) -> Non
 )
 def test_the_folder_of_the_files_is_read_off_the_name(spec: str, folder: str) -> None:
     assert data_folder(spec) == folder
+    assert data_folder(spec, "/elsewhere") == folder
+
+
+def test_a_relative_folder_is_one_from_data_root() -> None:
+    assert data_folder("audio-manifest:heart/sounds.csv", "/data") == "/data/heart"
+    assert data_folder("image-folder:scans") == ""
 
 
 def test_a_data_set_is_cut_to_its_limits() -> None:
