@@ -98,13 +98,17 @@ def evaluate(
     best: Annotated[
         bool, typer.Option(help="Evaluate the best model instead of the final one.")
     ] = False,
+    recalibrate: Annotated[
+        str,
+        typer.Option(help="Data set to take BatchNorm's statistics from first, as a site would."),
+    ] = "",
 ) -> None:
     """Evaluate the model of a run on a test set."""
 
     def work() -> None:
         from mdc_flower.evaluation import evaluate_run
 
-        result = evaluate_run(run_dir.expanduser().absolute(), data, data_root, best)
+        result = evaluate_run(run_dir.expanduser().absolute(), data, data_root, best, recalibrate)
         console.print_json(data=result)
 
     with_exit_status(work)

@@ -25,7 +25,7 @@ from mdc_flower.site_client import SiteClient
 from mdc_flower.site_log import SITE_LOG, site_event
 from mdc_flower.task import load_site_task
 from mdc_flower.training import Progress
-from strategies.errors import DataError, MdcError, ModelError
+from strategies.errors import DataError, MdcError, ModelError, PlanError
 from strategies.fault_points import reach
 from strategies.messages import (
     ARRAYS,
@@ -33,6 +33,7 @@ from strategies.messages import (
     NUM_EXAMPLES,
     NUM_VALIDATION,
     PLAN,
+    STATISTICS_ACTION,
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
     SiteCard,
@@ -40,6 +41,8 @@ from strategies.messages import (
     deadline_of,
     evaluate_reply_content,
     record_to_arrays,
+    statistics_plan_id,
+    statistics_reply_content,
     train_reply_content,
     wants_evaluation,
 )
@@ -110,6 +113,30 @@ def evaluate(message: Message, context: Context) -> Message:
             validated = _validate(client, arrays)
         site_event("evaluated", **validated)
         return evaluate_reply_content(_shared(validated, site))
+
+    return _answer(message, context, work)
+
+
+@app.evaluate(STATISTICS_ACTION)
+def statistics(message: Message, context: Context) -> Message:
+    """Take BatchNorm's statistics of the model in the message on the site's training examples."""
+
+    def work() -> RecordDict:
+        client, config, _ = _site(context)
+        if config.batch_norm != "recalibrate":
+            raise PlanError(
+                "statistics leave a site only where the run is to recalibrate",
+                where="batch-norm",
+                got=config.batch_norm,
+                expected="'recalibrate'",
+            )
+        plan_id, deadline_s = statistics_plan_id(message.content), deadline_of(message.content)
+        _, arrays = _model_in(message, client)
+        reach("statistics", site=client.site)
+        with repeatable(config.threads_per_site):
+            taken, num_examples = client.statistics(arrays, deadline_s)
+        site_event("recalibrated", examples=num_examples)
+        return statistics_reply_content(arrays_to_record(taken), num_examples, plan_id)
 
     return _answer(message, context, work)
 
@@ -209,6 +236,8 @@ def _site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
         task.pipeline,
         task.device,
         _log_progress if os.environ.get(SITE_LOG) else None,
+        config.seed,
+        config.batch_norm == "local",
     )
 
 

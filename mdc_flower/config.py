@@ -104,6 +104,7 @@ class RunConfig(ConfigModel):
     outer_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     outer_epsilon: Positive = 1e-3
     average_last: Count = 0  # rounds; 0 for no average
+    batch_norm: Literal["average", "recalibrate", "local"] = "average"
 
     # The run
     seed: Count = 1

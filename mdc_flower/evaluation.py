@@ -1,22 +1,24 @@
 """Rebuild a run's model from its file alone, and evaluate it on a test set."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mdc_flower.batch_norm import INITIAL, STATISTICS_KEY, check_policy, recalibrate
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.config_files import read_arm
-from mdc_flower.data import load_dataset
+from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.reading import Reading
 from mdc_flower.models import build_model
 from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
 from mdc_flower.site_client import load_arrays
 from mdc_flower.training import evaluate
-from strategies.errors import DataError
+from strategies.errors import ConfigError, DataError
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 
@@ -40,7 +42,9 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), metadata
 
 
-def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[str, Any]:
+def evaluate_run(
+    run_dir: Path, data: str, data_root: str, best: bool, recalibrate_on: str = ""
+) -> dict[str, Any]:
     """Return accuracy and loss of a run's model on the test examples of a data set.
 
     Parameters
@@ -51,13 +55,69 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
         Data set; the run's own if empty.
     best
         Whether to take the best model (by validation) of a run directory.
+    recalibrate_on
+        Data set on whose training examples BatchNorm's statistics are taken first; empty to leave
+        the model as it is.
+
+    Raises
+    ------
+    DataError
+        If a data set is not of the model's kind, or has no examples.
+    ConfigError
+        If the model has no statistics and none are to be taken.
     """
     file = run_dir if run_dir.is_file() else run_dir / (BEST_MODEL if best else GLOBAL_MODEL)
     model, metadata = load_model(file)
     config = _config_beside(file)
-    dataset = load_dataset(
-        data or config.dataset, data_root or config.data_root, _reading(config)
-    ).limited(0, config.max_test_examples)
+    if metadata.get(STATISTICS_KEY) == INITIAL and not recalibrate_on:
+        raise ConfigError(
+            "the model has no BatchNorm statistics: they never left the sites",
+            where=str(file),
+            hint="Take them from the training examples of a site's data set: --recalibrate DATA",
+        )
+    root = data_root or config.data_root
+
+    def load(spec: str) -> DataSet:
+        dataset = load_dataset(spec or config.dataset, root, _reading(config))
+        _check_kind(dataset, metadata)
+        return dataset
+
+    dataset = load(data).limited(0, config.max_test_examples)
+    if len(dataset.test) == 0:
+        raise _empty(dataset, "test", "--data")
+    device = pick_device(config.device)
+    dtype = pick_autocast_dtype(config.precision, device)
+    pipeline = InputPipeline(
+        tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
+    )
+    with repeatable(config.threads_per_site), torch.no_grad():
+        if recalibrate_on:
+            check_policy(model, metadata["model"], "recalibrate")
+            own = load(recalibrate_on)
+            if len(own.train) == 0:
+                raise _empty(own, "training", "--recalibrate")
+            recalibrate(
+                model,
+                Tensors.of(own.train),
+                config.batch_size,
+                pipeline,
+                device,
+                dtype,
+                config.seed,
+                own.name,
+            )
+        result = evaluate(model, Tensors.of(dataset.test), pipeline, device, dtype)
+    return {
+        "model": file.name,
+        "dataset": dataset.name,
+        "num-examples": result.num_examples,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+    }
+
+
+def _check_kind(dataset: DataSet, metadata: Mapping[str, Any]) -> None:
+    """Refuse a data set of other classes, shape or vocabulary than the model's."""
     if list(dataset.class_names) != metadata["class-names"]:
         raise DataError(
             "the data set's classes are not the model's",
@@ -80,31 +140,14 @@ def evaluate_run(run_dir: Path, data: str, data_root: str, best: bool) -> dict[s
             expected=metadata.get("vocabulary", ""),
             hint="Name the file that the run was made with as vocabulary in its config.toml",
         )
-    if len(dataset.test) == 0:
-        raise DataError(
-            "the data set has no test examples",
-            where=f"data set {dataset.name!r}",
-            hint="The run's own data set is a contract: name a data set with --data",
-        )
-    device = pick_device(config.device)
-    pipeline = InputPipeline(
-        tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
+
+
+def _empty(dataset: DataSet, split: str, option: str) -> DataError:
+    return DataError(
+        f"the data set has no {split} examples",
+        where=f"data set {dataset.name!r}",
+        hint=f"The run's own data set is a contract: name a data set with {option}",
     )
-    with repeatable(config.threads_per_site), torch.no_grad():
-        result = evaluate(
-            model,
-            Tensors.of(dataset.test),
-            pipeline,
-            device,
-            pick_autocast_dtype(config.precision, device),
-        )
-    return {
-        "model": file.name,
-        "dataset": dataset.name,
-        "num-examples": result.num_examples,
-        "accuracy": result.accuracy,
-        "loss": result.loss,
-    }
 
 
 def _reading(config: RunConfig) -> Reading:

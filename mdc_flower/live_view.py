@@ -66,6 +66,21 @@ class RunState:
                 return f"round {event['round']}: {event['site']} dropped: {why}" if why else None
             case "round-finished":
                 return self._finish_round(event)
+            case "recalibration-started":
+                self.headline = "taking BatchNorm's statistics of the final model"
+                self.sites |= dict.fromkeys(event["kept"], "done")
+                self.sites |= dict.fromkeys(event["sites"], "taking statistics")
+            case "statistics-answered":
+                why = event["dropped"]
+                self.sites[event["site"]] = f"dropped: {why}" if why else "done"
+                return f"statistics: {event['site']} dropped: {why}" if why else None
+            case "recalibrated":
+                scores = _accuracies(event)
+                return (
+                    f"statistics taken anew at {len(event['participants'])} sites, "
+                    + (f"accuracy: {scores}" if scores else "not evaluated")
+                    + f", {event['seconds']:.1f} s"
+                )
             case "run-ended":
                 self.headline = event["status"]
         return None

@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import Context
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
-from torch import nn
 
 from mdc_flower import __version__
 from mdc_flower.admission import REGISTER, admission
-from mdc_flower.batches import Tensors
+from mdc_flower.batch_norm import statistics_of
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.data import CoordinatorData
-from mdc_flower.numerics import repeatable
+from mdc_flower.global_evaluation import evaluate_fn
+from mdc_flower.last_models import finish
 from mdc_flower.report import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
-from mdc_flower.site_client import load_arrays, model_arrays
+from mdc_flower.site_client import model_arrays
 from mdc_flower.task import Task, load_task
-from mdc_flower.training import evaluate
-from strategies.averaging import Arrays
-from strategies.colearning import CoLearning, EvaluateFn
+from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.journal.files import StorageError, write_atomically
 from strategies.journal.run_directory import (
@@ -38,7 +35,7 @@ from strategies.journal.run_directory import (
     run_directory,
     write_summary,
 )
-from strategies.messages import arrays_to_record, record_to_arrays
+from strategies.messages import arrays_to_record
 from strategies.position import Position
 from strategies.roster import Roster, wait_for_sites
 
@@ -147,6 +144,7 @@ def _run(
         Roster(admission=admission(os.environ.get(REGISTER, ""))),
     )
     _check_partitions(roster, config)
+    _check_local_statistics(roster, config)
     # A coordinator without data cannot cut them as the sites do, and need not.
     num_partitions = roster.num_partitions if len(task.dataset.train) else 0
     data = task.coordinator_data(num_partitions)
@@ -192,32 +190,17 @@ def _run(
         deadline=config.deadline(),
         max_relative_update=config.max_relative_update,
     )
-    evaluate_global = _evaluate_fn(task, model, data)
+    evaluate_global = evaluate_fn(task, model, data, num_partitions)
     strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
-    rounds = read_history(record.path)
+    layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
     return {
         **facts,
-        "rounds": len(rounds),
-        "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
-        "sent-bytes": sum(line["sent_bytes"] for line in rounds),
-        "received-bytes": sum(line["received_bytes"] for line in rounds),
-        # A coordinator without data has only what the sites say of the last model.
-        "final": (rounds[-1]["evaluation"] or rounds[-1]["site_evaluation"]) if rounds else {},
-        **_averaged(record, initial, evaluate_global),
+        **finish(grid, strategy, record, initial, evaluate_global, layers),
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")
         ],
     }
-
-
-def _averaged(record: RunDirectory, initial: Arrays, evaluate: EvaluateFn) -> dict[str, Any]:
-    """Write the average of the last rounds' models, and return what the summary says of it."""
-    rounds, mean = record.average_models(initial)
-    if not rounds:
-        return {}
-    metrics = evaluate(rounds[-1], arrays_to_record(mean))
-    return {"averaged": {"rounds": rounds, **(metrics or {})}}
 
 
 def _sha256(facts: Mapping[str, Any]) -> str | None:
@@ -243,6 +226,18 @@ def _check_partitions(roster: Roster, config: RunConfig) -> None:
         )
 
 
+def _check_local_statistics(roster: Roster, config: RunConfig) -> None:
+    """Refuse a run of which nobody could say how good its model is."""
+    if config.batch_norm == "local" and not (roster.num_partitions or config.site_evaluation):
+        raise ConfigError(
+            "BatchNorm's statistics are the sites' own, and no site is to evaluate",
+            where="batch-norm",
+            got="'local' with site-evaluation = false",
+            expected="site-evaluation = true",
+            hint="The coordinator has a model without statistics, and cannot evaluate it",
+        )
+
+
 def _partition_facts(task: Task, num_partitions: int) -> dict[str, Any]:
     if not num_partitions:
         return {}
@@ -253,29 +248,3 @@ def _partition_facts(task: Task, num_partitions: int) -> dict[str, Any]:
             "label-histogram": cut.histogram(task.dataset.train.labels, task.dataset.num_classes),
         }
     }
-
-
-def _evaluate_fn(task: Task, model: nn.Module, data: CoordinatorData) -> EvaluateFn:
-    """Return the function that evaluates a global model on validation and test examples.
-
-    ``model`` is overwritten with each global model.
-    """
-    splits = {
-        name: Tensors.of(examples)
-        for name, examples in (("validation", data.validation), ("test", data.test))
-        if len(examples)
-    }
-
-    def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
-        load_arrays(model, record_to_arrays(arrays))
-        metrics: dict[str, float] = {}
-        with repeatable(task.config.threads_per_site):
-            for name, tensors in splits.items():
-                result = evaluate(
-                    model, tensors, task.pipeline, task.device, task.settings.autocast_dtype
-                )
-                metrics[f"{name}-loss"] = result.loss
-                metrics[f"{name}-accuracy"] = result.accuracy
-        return MetricRecord(dict(metrics))
-
-    return evaluate_global

@@ -12,6 +12,7 @@ from flwr.common.typing import NDArrays, Scalar
 from numpy.typing import NDArray
 from torch import nn
 
+from mdc_flower.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import SiteData
 from mdc_flower.training import Progress, TrainSettings, evaluate, train
@@ -40,6 +41,11 @@ class SiteClient(NumPyClient):
         How to train, how to make batches, and where.
     on_progress
         Told how local training goes on; None for nobody.
+    seed
+        The run's seed, for the order in which statistics are taken.
+    local_statistics
+        Whether BatchNorm's running statistics stay here: what is sent back has those that came,
+        and a model is evaluated with the site's own, taken anew from its training examples.
     """
 
     def __init__(
@@ -51,6 +57,8 @@ class SiteClient(NumPyClient):
         pipeline: InputPipeline,
         device: torch.device,
         on_progress: Callable[[Progress], None] | None = None,
+        seed: int = 0,
+        local_statistics: bool = False,
     ) -> None:
         self.site = site
         self.model = model
@@ -59,6 +67,8 @@ class SiteClient(NumPyClient):
         self.pipeline = pipeline
         self.device = device
         self.on_progress = on_progress
+        self.seed = seed
+        self.local_statistics = local_statistics
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
         """Return the model's arrays in the order of its state dict."""
@@ -114,7 +124,16 @@ class SiteClient(NumPyClient):
             "train-accuracy": result.accuracy,
             "train-seconds": result.seconds,
         }
-        return self.get_parameters({}), result.num_examples, metrics
+        trained = self.get_parameters({})
+        if self.local_statistics:
+            own = buffers_of(self.model)
+            trained = [
+                given if name in own else array
+                for name, given, array in zip(
+                    self.model.state_dict(), parameters, trained, strict=True
+                )
+            ]
+        return trained, result.num_examples, metrics
 
     def evaluate(
         self, parameters: NDArrays, config: dict[str, Scalar]
@@ -132,6 +151,8 @@ class SiteClient(NumPyClient):
             If the arrays do not fit the model, naming the first misfit.
         """
         load_arrays(self.model, parameters)
+        if self.local_statistics:
+            self._recalibrate()
         result = evaluate(
             self.model,
             Tensors.of(self.data.validation),
@@ -140,6 +161,43 @@ class SiteClient(NumPyClient):
             self.settings.autocast_dtype,
         )
         return result.loss, result.num_examples, {"accuracy": result.accuracy}
+
+    def statistics(
+        self, parameters: NDArrays, deadline_s: float = math.inf
+    ) -> tuple[dict[str, NDArray[np.generic]], int]:
+        """Return BatchNorm's statistics of a model on the site's training examples.
+
+        Returns
+        -------
+        tuple
+            Running means and variances by name, and the number of training examples.
+
+        Raises
+        ------
+        DeadlineError
+            If they are not taken within so many seconds.
+        ModelError
+            If the arrays do not fit the model, naming the first misfit.
+        """
+        stop_at = time.monotonic() + deadline_s
+        load_arrays(self.model, parameters)
+        self._recalibrate(stop_at)
+        arrays = model_arrays(self.model)
+        names = [name for pair in statistics_of(self.model).items() for name in pair]
+        return {name: arrays[name] for name in names}, len(self.data.train)
+
+    def _recalibrate(self, stop_at: float = math.inf) -> None:
+        recalibrate(
+            self.model,
+            Tensors.of(self.data.train),
+            self.settings.batch_size,
+            self.pipeline,
+            self.device,
+            self.settings.autocast_dtype,
+            self.seed,
+            self.site,
+            stop_at,
+        )
 
 
 def model_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mdc_flower import __version__
+from mdc_flower.batch_norm import INITIAL, STATISTICS_KEY, check_policy
 from mdc_flower.batches import InputPipeline
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.data import (
@@ -47,7 +48,7 @@ class Task:
         Raises
         ------
         ConfigError, ModelError
-            See `build_model` and `check_fits`.
+            See `build_model`, `check_fits` and `check_policy`.
         """
         spec, classes = self.config.model, self.dataset.num_classes
         model = build_model(
@@ -61,6 +62,7 @@ class Task:
         # Zeros do as well where there is no example: only shapes matter.
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
         check_fits(model, spec, self.pipeline(example, torch.device("cpu")), classes)
+        check_policy(model, spec, self.config.batch_norm)
         return model
 
     def partition(self, num_sites: int) -> Partition:
@@ -98,6 +100,7 @@ class Task:
 
     def model_metadata(self) -> dict[str, Any]:
         """Return what suffices to rebuild and use the model; no times and no paths."""
+        about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
         return {
             "format": 1,
             "version": __version__,
@@ -109,6 +112,7 @@ class Task:
             "std": list(self.dataset.std),
             "num-tokens": self.dataset.num_tokens,
             "vocabulary": self.dataset.vocabulary,
+            **about,
         }
 
 

@@ -212,7 +212,7 @@ def evaluate(
 ) -> EvalResult:
     """Evaluate ``model``, leaving its weights, statistics and mode as they were."""
     loss_sum, num_right = 0.0, 0
-    with _evaluating(model, device, autocast_dtype):
+    with evaluating(model, device, autocast_dtype):
         for start in range(0, len(data), EVALUATION_BATCH):
             rows = slice(start, start + EVALUATION_BATCH)
             labels = data.labels[rows].to(device)
@@ -231,7 +231,7 @@ def class_probabilities(
     autocast_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return the softmax of the model's outputs, examples x classes, float64, on the CPU."""
-    with _evaluating(model, device, autocast_dtype):
+    with evaluating(model, device, autocast_dtype):
         outputs = [
             model(pipeline(inputs[start : start + EVALUATION_BATCH], device)).double().cpu()
             for start in range(0, len(inputs), EVALUATION_BATCH)
@@ -277,7 +277,7 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast
 
 
 @contextmanager
-def _evaluating(
+def evaluating(
     model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
 ) -> Iterator[None]:
     """Put the model into evaluation mode inside the block, and give it its own mode back after."""

@@ -115,7 +115,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
                     _said(by_epoch[epoch] / config.num_sites, split)
                     for by_epoch, split in zip(sums, splits, strict=True)
                 ),
-                rounds=1,
+                exchanges=1,
                 received_bytes=model_bytes,
                 # The sites' models are trained one after the other, and evaluated together.
                 seconds=seconds * epoch / config.epoch_budget,
@@ -132,11 +132,12 @@ def _point(
     test: EvalResult,
     *,
     seconds: float,
-    rounds: int = 0,
+    exchanges: int = 0,
     received_bytes: int = 0,
 ) -> Point:
     return Point(
-        round=rounds,
+        round=0,
+        exchanges=exchanges,
         epochs=epoch,
         local_epochs=epoch,
         lr_max=config.lr_max,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -120,39 +120,53 @@ def _run_federated(job: Job) -> Outcome:
         _check_same(read_arm(job.folder / CONFIG)[0], job)
     run_in_process(job.config.model_copy(update={"resume": True}), job.config.num_sites)
     history = read_history(job.folder)
-    return Outcome(_curve(history, _used_model(job, history)))
+    summary = json.loads((job.folder / SUMMARY).read_text())
+    points = _curve(history)
+    return Outcome([*points[:-1], _at_the_end(points[-1], summary)])
 
 
-def _used_model(job: Job, history: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
-    """Return the metrics of the model that a finished run is there to give."""
-    if job.config.average_last:
-        averaged: Mapping[str, float] = json.loads((job.folder / SUMMARY).read_text())["averaged"]
-        return averaged
-    metrics: Mapping[str, float] = history[-1]["evaluation"]
-    return metrics
-
-
-def _curve(history: Sequence[Mapping[str, Any]], last: Mapping[str, float]) -> list[Point]:
-    """Return a run's curve; its last point has the metrics of the model that is used."""
+def _curve(history: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Return the curve of a run's rounds."""
     sums = {
         key: list(accumulate(line[key] for line in history))
         for key in ("sent_bytes", "received_bytes", "seconds")
     }
-    evaluations = [*(line["evaluation"] for line in history[:-1]), last]
     return [
         Point(
             round=line["round"],
+            exchanges=line["round"],
             epochs=epochs,
             local_epochs=line["plan"]["local_epochs"],
             lr_max=line["plan"]["lr_max"],
             relative_change=line["relative_change"],
-            validation=metrics["validation-accuracy"],
-            validation_loss=metrics["validation-loss"],
-            test=metrics["test-accuracy"],
-            test_loss=metrics["test-loss"],
+            **_metrics(line["evaluation"]),
             **{key: values[index] for key, values in sums.items()},
         )
-        for index, (line, epochs, metrics) in enumerate(
-            zip(history, work_done(history), evaluations, strict=True)
-        )
+        for index, (line, epochs) in enumerate(zip(history, work_done(history), strict=True))
     ]
+
+
+def _metrics(evaluation: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "validation": evaluation["validation-accuracy"],
+        "validation_loss": evaluation["validation-loss"],
+        "test": evaluation["test-accuracy"],
+        "test_loss": evaluation["test-loss"],
+    }
+
+
+def _at_the_end(last: Point, summary: Mapping[str, Any]) -> Point:
+    """Return the last point as it is when the run is over.
+
+    The model that the run is there to give is another than that of the last round, where models
+    of several rounds are averaged, or BatchNorm's statistics are taken anew by an exchange more.
+    """
+    averaged = summary.get("averaged", {})
+    recalibrated = [part for part in (summary, averaged) if "recalibration" in part]
+    return replace(
+        last,
+        exchanges=last.round + len(recalibrated),
+        sent_bytes=summary["sent-bytes"],
+        received_bytes=summary["received-bytes"],
+        **_metrics(averaged or summary["final"]),
+    )

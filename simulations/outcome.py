@@ -11,7 +11,9 @@ class Point:
     Attributes
     ----------
     round : int
-        Exchanges so far; 0 for training without any.
+        Rounds so far; 0 for training without any.
+    exchanges : int
+        Times that models, or statistics, have been exchanged with all sites so far.
     epochs : int
         Passes over the data so far.
     local_epochs : int
@@ -31,6 +33,7 @@ class Point:
     """
 
     round: int
+    exchanges: int
     epochs: int
     local_epochs: int
     lr_max: float

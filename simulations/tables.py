@@ -47,8 +47,8 @@ class Row:
         Name.
     accuracy, difference : Interval
         After the last round; paired by seed to the first arm.
-    rounds : float
-        Exchanges.
+    exchanges : float
+        With all sites.
     sent_megabytes, received_megabytes : float
         Model bytes, in 10^6, to and from all sites.
     per_step : float
@@ -60,7 +60,7 @@ class Row:
     arm: str
     accuracy: Interval
     difference: Interval
-    rounds: float
+    exchanges: float
     sent_megabytes: float
     received_megabytes: float
     per_step: float
@@ -85,7 +85,7 @@ def _row(
         arm.name,
         Interval.of(list(finals.values())),
         Interval.of([value - reference[seed] for seed, value in finals.items()]),
-        _mean([point.round for point in points]),
+        _mean([point.exchanges for point in points]),
         sent / 1e6,
         received / 1e6,
         (sent + received) / arm.per_step_bytes,
@@ -114,7 +114,7 @@ def markdown_table(results: Results) -> str:
         *(
             f"| {row.arm} | {row.accuracy.percent()} "
             f"| {row.difference.percent(sign=True) if index else ''} "
-            f"| {row.rounds:g} | {row.sent_megabytes:.1f} | {row.received_megabytes:.1f} "
+            f"| {row.exchanges:g} | {row.sent_megabytes:.1f} | {row.received_megabytes:.1f} "
             f"| {_share(row.per_step)} | {row.seconds:.1f} |"
             for index, row in enumerate(rows)
         ),
@@ -191,7 +191,7 @@ def csv_table(results: Results) -> str:
                 row.accuracy.half_width,
                 row.difference.mean,
                 row.difference.half_width,
-                row.rounds,
+                row.exchanges,
                 row.sent_megabytes,
                 row.received_megabytes,
                 row.per_step,

@@ -35,13 +35,15 @@ class Asks:
     round_number : int
         Goes into every message.
     content : callable
-        Returns the content of a train message that is to be answered within so many seconds.
+        Returns the content of a message that is to be answered within so many seconds.
     deadline_s : float
         Seconds from now until when replies are waited for.
     wait_s : float
         How long a site that failed and went offline is hoped for, in seconds.
     kept : iterable of str
         Sites whose updates are here already.
+    kind : str
+        Flower's type of the messages.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Asks:
         deadline_s: float,
         wait_s: float,
         kept: Iterable[str] = (),
+        kind: str = MessageType.TRAIN,
     ) -> None:
         self.roster = roster
         self.accepted = set(kept)
@@ -60,6 +63,7 @@ class Asks:
         self._grid = grid
         self._round = round_number
         self._content = content
+        self._kind = kind
         self._deadline_s = deadline_s
         self._wait_s = wait_s
         self._site_of: dict[int, str] = {}
@@ -76,9 +80,9 @@ class Asks:
         return self.times.total()
 
     def first(self) -> list[Message]:
-        """Return a train message for each site that is online and whose update is not here."""
+        """Return a message for each site that is online and whose update is not here."""
         nodes = self.roster.nodes
-        return [self._train(site, nodes[site]) for site in nodes if site not in self.accepted]
+        return [self._ask(site, nodes[site]) for site in nodes if site not in self.accepted]
 
     def due(self) -> Iterator[Message]:
         """Yield messages for sites that failed and are online, and for those that came back."""
@@ -88,7 +92,7 @@ class Asks:
             if site in self.accepted or self.times[site] >= MAX_ASKS:
                 continue
             if site in self._failed_at or self._node_of.get(site) != node:
-                yield self._train(site, node)
+                yield self._ask(site, node)
 
     def introduce(self, reply: Message) -> None:
         """Take in what a node that came while the round goes on says of itself.
@@ -157,14 +161,14 @@ class Asks:
             ttl=deadline_s + LATE_WINDOW_S,
         )
 
-    def _train(self, site: str, node: int) -> Message:
+    def _ask(self, site: str, node: int) -> Message:
         self.times[site] += 1
         self._node_of[site] = node
         self._nodes_of.setdefault(site, set()).add(node)
         self._sent_at[site] = time.monotonic()
         self._failed_at.pop(site, None)
         left_s = self._left_s()
-        return self.message(site, node, MessageType.TRAIN, self._content(left_s), left_s)
+        return self.message(site, node, self._kind, self._content(left_s), left_s)
 
     def _left_s(self) -> float:
         return max(1.0, self._deadline_s - (time.monotonic() - self._started_at))

@@ -19,18 +19,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.asks import Asks
+from strategies.attendance import Attendance
 from strategies.averaging import Arrays
+from strategies.batch_norm import Layers
 from strategies.deadline import Deadline
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
+from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import MemoryUpdates, UpdateStore
 from strategies.local_epochs import EpochState, Horizon, count_round, relative_change
 from strategies.messages import (
-    NUM_EXAMPLES,
-    NUM_VALIDATION,
     VALIDATION_ACCURACY,
-    VALIDATION_METRICS,
     arrays_to_record,
     evaluate_content,
     record_to_arrays,
@@ -38,18 +38,13 @@ from strategies.messages import (
 )
 from strategies.outer_optimizers import next_model
 from strategies.position import Position
+from strategies.recalibration import EvaluateFn, Recalibration
 from strategies.recipes import Recipe
-from strategies.reply_gate import (
-    Rejection,
-    engine_died,
-    judge_evaluate,
-    judge_train,
-)
-from strategies.roster import HELLO_DEADLINE_S, Roster, refresh, wait_until_online
+from strategies.reply_gate import Rejection, engine_died, judge_train
+from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver
-
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+from strategies.round_record import RoundRecord, RunObserver, reasons
+from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
 
 SELECTION_METRIC = "validation-accuracy"
 """The coordinator's metric by which the best model is chosen: never one of the test set.
@@ -123,8 +118,7 @@ class CoLearning(Strategy):
         self.max_relative_update = max_relative_update
         # Sites that an earlier process knew are missed, too.
         known = position.pace if position else ()
-        self._roster = replace(roster, names=roster.names | set(known))
-        self._absent: frozenset[str] = frozenset()
+        self._sites = Attendance(replace(roster, names=roster.names | set(known)))
         self._position = position or Position({}, recipe.controller.start())
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
@@ -158,12 +152,15 @@ class CoLearning(Strategy):
         record.deadline_s = self.deadline.seconds(
             self._position.pace, plan.local_steps or plan.local_epochs, record.attempts
         )
-        self._wait_for_missing(grid, record.deadline_s)
         kept = self.updates.sites()
-        record.missing = sorted(set(self._roster.missing) - set(kept) - set(times))
+        self._sites = self._sites.waited(
+            grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
+        )
+        roster = self._sites.roster
+        record.missing = sorted(set(roster.missing) - set(kept) - set(times))
         asks = Asks(
             grid,
-            self._roster,
+            roster,
             plan.round,
             lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
             deadline_s=record.deadline_s,
@@ -171,7 +168,7 @@ class CoLearning(Strategy):
             kept=kept,
         )
         self._round = _OpenRound(plan, record, asks, times)
-        asked = [site for site in self._roster.nodes if site not in kept]
+        asked = [site for site in roster.nodes if site not in kept]
         for observer in self.observers:
             observer.round_started(plan, asked, kept)
         reach("sending", round=plan.round)
@@ -201,7 +198,7 @@ class CoLearning(Strategy):
             else:
                 self._take(reply)
             del reply  # before the next one comes: it holds a whole model
-        self._roster = asks.roster
+        self._sites = replace(self._sites, roster=asks.roster)
         opened.times += asks.times
         record.asked_again = sorted(site for site, times in opened.times.items() if times > 1)
         record.missing = sorted(set(record.missing) - set(asks.times))
@@ -212,7 +209,7 @@ class CoLearning(Strategy):
         opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
-        record.start_evaluation = _mean_validation(record.participants)
+        record.start_evaluation = mean_validation(record.participants)
         if record.failed:
             log(
                 WARNING,
@@ -233,7 +230,7 @@ class CoLearning(Strategy):
             self.trainable,
         )
         record.relative_change = relative_change(before, arrays, self.trainable)
-        return arrays_to_record(arrays), MetricRecord({**_mean_metrics(record.participants)})
+        return arrays_to_record(arrays), MetricRecord({**mean_metrics(record.participants)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -247,7 +244,7 @@ class CoLearning(Strategy):
         asks, deadline_s = self._opened().asks, self._opened().record.deadline_s
         return [
             asks.message(site, node, MessageType.EVALUATE, evaluate_content(arrays), deadline_s)
-            for site, node in self._roster.nodes.items()
+            for site, node in self._sites.roster.nodes.items()
         ]
 
     def aggregate_evaluate(
@@ -255,18 +252,7 @@ class CoLearning(Strategy):
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
         record, asks = self._opened().record, self._opened().asks
-        by_site: dict[str, Mapping[str, float]] = {}
-        for reply in replies:
-            site = asks.site_of(reply)
-            if site is None or site in by_site:
-                continue
-            verdict = judge_evaluate(reply, site)
-            if isinstance(verdict, Rejection):
-                before = f"{record.dropped[site]}; " if site in record.dropped else ""
-                record.dropped[site] = f"{before}evaluation: {verdict.reason}"
-            else:
-                by_site[site] = verdict
-        record.site_evaluation = _mean_validation(dict(sorted(by_site.items())))
+        record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
 
     def start(
@@ -331,6 +317,49 @@ class CoLearning(Strategy):
         result.arrays = arrays
         return result
 
+    @property
+    def position(self) -> Position:
+        """Return where the run stands: after its last round, once `start` has returned."""
+        return self._position
+
+    def recalibration(
+        self,
+        layers: Layers,
+        updates: UpdateStore,
+        results: Recalibrations,
+        on_event: Callable[..., None] = lambda kind, **fields: None,
+    ) -> Recalibration:
+        """Return what takes BatchNorm's statistics anew, on the terms of this run's rounds.
+
+        Parameters
+        ----------
+        layers
+            Names of the model's running means and variances.
+        updates
+            Where the sites' statistics are kept until they are folded.
+        results
+            Where the outcome is kept.
+        on_event
+            Told what happens, as a kind and fields.
+        """
+        epochs, pace = self._position.epochs, self._position.pace
+        # One pass forward and both transfers: less than a round's work takes.
+        work = self.recipe.local_steps or max(1, epochs.local_epochs)
+        return Recalibration(
+            layers=layers,
+            weighting=self.recipe.weighting,
+            updates=updates,
+            results=results,
+            round_number=epochs.rounds_done,
+            sites=self._sites,
+            min_sites=self.min_sites,
+            max_round_retries=self.max_round_retries,
+            wait_s=self.wait_s,
+            deadline_s=lambda attempt: self.deadline.seconds(pace, work, attempt),
+            site_evaluation=self.site_evaluation,
+            on_event=on_event,
+        )
+
     def _train(
         self,
         number: int,
@@ -345,7 +374,7 @@ class CoLearning(Strategy):
             record, asks = self._opened().record, self._opened().asks
             replies = exchange.replies(messages, record.deadline_s, asks)
             averaged, metrics = self.aggregate_train(number, replies)
-            self._absent |= asks.gone()
+            self._sites = replace(self._sites, absent=self._sites.absent | asks.gone())
             record.sent_bytes += arrays.count_bytes() * asks.num_sent
             if averaged is not None and metrics is not None:
                 return averaged, metrics
@@ -357,8 +386,8 @@ class CoLearning(Strategy):
                     where="min-sites",
                     got=len(record.participants),
                     expected=f"{self.min_sites} or more",
-                    hint=f"{_reasons(record)}. Each was waited for {record.deadline_s:g} s: "
-                    "if that is too short, set round-deadline-s",
+                    hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
+                    f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
@@ -411,29 +440,6 @@ class CoLearning(Strategy):
         self.updates.close(record.round)
         self._round = None
 
-    def _wait_for_missing(self, grid: Grid, deadline_s: float) -> None:
-        """Wait for sites that have gone: once for each, and for any while the quorum lacks.
-
-        A site that did not come back in time is not waited for again, and takes part again as
-        soon as it is there.
-        """
-        wait_s = min(self.wait_s, deadline_s)
-        self._roster = refresh(self._roster, grid, min(HELLO_DEADLINE_S, wait_s))
-        kept = set(self.updates.sites())
-        expected = set(self._roster.missing) - self._absent - kept
-        if expected:
-            log(WARNING, "waiting up to %g s for %s", wait_s, ", ".join(sorted(expected)))
-            self._roster = wait_until_online(
-                self._roster, grid, lambda online: expected <= set(online), wait_s
-            )
-        if len(kept | set(self._roster.nodes)) < self.min_sites:
-            missing = ", ".join(self._roster.missing)
-            log(WARNING, "below the quorum: waiting up to %g s for %s", wait_s, missing)
-            self._roster = wait_until_online(
-                self._roster, grid, lambda online: len(kept | set(online)) >= self.min_sites, wait_s
-            )
-        self._absent = (self._absent | expected) & frozenset(self._roster.missing)
-
     def _take(self, reply: Message) -> None:
         """Judge one reply; keep its update if it counts."""
         opened = self._opened()
@@ -443,7 +449,7 @@ class CoLearning(Strategy):
             log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
             return
         # A real site that says so has only itself to speak for.
-        if self._roster.simulated and engine_died(reply):
+        if self._sites.roster.simulated and engine_died(reply):
             raise EngineError(
                 "a worker of the simulation died",
                 where=f"round {plan.round}, {site}",
@@ -513,13 +519,6 @@ class _OpenRound:
     outer_state: Arrays = field(default_factory=dict)
 
 
-def _reasons(record: RoundRecord) -> str:
-    """Return what became of the sites without an update."""
-    parts = [f"{site}: {reason}" for site, reason in record.dropped.items()]
-    parts += [f"{site}: not online" for site in record.missing if site not in record.dropped]
-    return "; ".join(parts)
-
-
 def _scores(record: RoundRecord) -> list[tuple[int, float]]:
     """Return the scores that a round has brought, each with the round whose model it is of."""
     if SELECTION_METRIC in record.evaluation:
@@ -531,32 +530,3 @@ def _scores(record: RoundRecord) -> list[tuple[int, float]]:
         # Before round 1 there is nothing that has been trained.
         if number and VALIDATION_ACCURACY in metrics
     ]
-
-
-def _mean_metrics(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the training metrics' means weighted by examples, and the examples' sum."""
-    trained = {
-        site: {name: value for name, value in metrics.items() if name not in VALIDATION_METRICS}
-        for site, metrics in by_site.items()
-    }
-    return _weighted(trained, NUM_EXAMPLES)
-
-
-def _mean_validation(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the same of the validation metrics, over the sites that share them."""
-    validated = {
-        site: {name: value for name, value in metrics.items() if name in VALIDATION_METRICS}
-        for site, metrics in by_site.items()
-        if NUM_VALIDATION in metrics
-    }
-    return _weighted(validated, NUM_VALIDATION)
-
-
-def _weighted(by_site: Mapping[str, Mapping[str, float]], weight: str) -> dict[str, float]:
-    """Return each metric's mean over the sites that share it, and the sum of the weights."""
-    means: dict[str, float] = {}
-    for name in sorted({name for metrics in by_site.values() for name in metrics} - {weight}):
-        shared = [(m[weight], m[name]) for m in by_site.values() if name in m]
-        means[name] = sum(w * value for w, value in shared) / sum(w for w, _ in shared)
-    total = sum(metrics[weight] for metrics in by_site.values())
-    return {weight: total, **means} if by_site else {}

@@ -1,15 +1,17 @@
 """What coordinator and site say to each other: record names, and the one reader of each.
 
-Three kinds of message exist. *hello* (a Flower query) asks a node for its site name.
+Four kinds of message exist. *hello* (a Flower query) asks a node for its site name.
 *train* carries the global model, a round plan and orders, and is answered with the local model.
 *evaluate* carries the global model, and is answered with metrics.
+*statistics* carries the global model and orders, and is answered with what the site's data give as
+its BatchNorm layers' statistics.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from strategies.errors import PlanError, RunError
@@ -20,6 +22,10 @@ PROTOCOL_VERSION = 2
 ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site"
 ORDERS = "orders"
 NUM_EXAMPLES, PLAN_ID, DEADLINE, EVALUATE = "num-examples", "plan-id", "deadline-s", "evaluate"
+
+STATISTICS_ACTION = "statistics"
+STATISTICS = f"{MessageType.EVALUATE}.{STATISTICS_ACTION}"
+"""Flower's message type of *statistics*."""
 
 NUM_VALIDATION = "num-validation-examples"
 VALIDATION_LOSS, VALIDATION_ACCURACY = "validation-loss", "validation-accuracy"
@@ -113,7 +119,7 @@ def train_content(
 
 
 def deadline_of(content: RecordDict) -> float:
-    """Return the seconds within which a train message is to be answered.
+    """Return the seconds within which a train or statistics message is to be answered.
 
     Raises
     ------
@@ -154,3 +160,28 @@ def evaluate_content(arrays: ArrayRecord) -> RecordDict:
 def evaluate_reply_content(metrics: Mapping[str, float | int]) -> RecordDict:
     """Return the content of a site's answer to an evaluate message."""
     return RecordDict({METRICS: MetricRecord(dict(metrics))})
+
+
+def statistics_content(arrays: ArrayRecord, plan_id: str, deadline_s: float) -> RecordDict:
+    """Return the content of a statistics message; ``plan_id`` names the model it carries."""
+    orders = ConfigRecord({DEADLINE: float(deadline_s), PLAN_ID: plan_id})
+    return RecordDict({ARRAYS: arrays, ORDERS: orders})
+
+
+def statistics_plan_id(content: RecordDict) -> str:
+    """Return the id that the answer to a statistics message must give.
+
+    Raises
+    ------
+    PlanError
+        If it is missing.
+    """
+    value = content.config_records.get(ORDERS, ConfigRecord()).get(PLAN_ID)
+    if not (isinstance(value, str) and value):
+        raise PlanError("the id is missing", where=f"{ORDERS}, {PLAN_ID}", got=value)
+    return value
+
+
+def statistics_reply_content(arrays: ArrayRecord, num_examples: int, plan_id: str) -> RecordDict:
+    """Return the content of a site's answer to a statistics message."""
+    return train_reply_content(arrays, {NUM_EXAMPLES: num_examples}, plan_id)

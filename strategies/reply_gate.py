@@ -7,6 +7,7 @@ that site's update and nothing more. The gate never raises; it returns a reason.
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
@@ -108,6 +109,40 @@ def judge_train(
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
 
+def judge_statistics(
+    reply: Message, site: str, plan_id: str, expected: Arrays, layers: Mapping[str, str]
+) -> Update | Rejection:
+    """Judge what a site says of its BatchNorm layers' statistics.
+
+    It counts only if it is of the model of ``plan_id``, has exactly the arrays ``expected`` with
+    their shapes and dtypes, all finite, no variance below 0, no mean whose square is beyond its
+    dtype, no metric but the number of examples, and more than 0 of them.
+
+    Parameters
+    ----------
+    reply
+        What the site sent.
+    site
+        Its name.
+    plan_id
+        Names the model that the site was sent.
+    expected
+        The statistics in that model.
+    layers
+        The name of each mean, with that of its variance.
+    """
+    try:
+        _check_no_error(reply)
+        _check_plan_id(reply, plan_id)
+        metrics = _metrics(reply, {NUM_EXAMPLES}, {NUM_EXAMPLES})
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), specs_of(expected))
+        for mean, variance in layers.items():
+            _check_statistics(mean, arrays[mean], variance, arrays[variance])
+    except _UnfitError as unfit:
+        return Rejection(site, str(unfit), _detail(reply))
+    return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
+
+
 def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
     """Judge an evaluate reply: no metrics but those of `VALIDATION_METRICS`, examples > 0."""
     try:
@@ -153,6 +188,18 @@ def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
             f"update: its norm is {got:.3g} times the global model's, max-relative-update is "
             f"{bound:g}"
         )
+
+
+def _check_statistics(
+    mean_name: str, mean: NDArray[Any], variance_name: str, variance: NDArray[Any]
+) -> None:
+    if (variance < 0).any():
+        raise _UnfitError(f"array {variance_name!r}: {int((variance < 0).sum())} are below 0")
+    # The variance over the sites is at most the largest of these sums.
+    with np.errstate(over="ignore"):
+        largest = np.square(mean) + variance
+    if not np.isfinite(largest).all():
+        raise _UnfitError(f"array {mean_name!r}: a variance of such means is beyond {mean.dtype}")
 
 
 def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str, float]:

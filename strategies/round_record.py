@@ -1,6 +1,6 @@
 """What happened in one round, and who is told of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -98,3 +98,10 @@ class RunObserver(Protocol):
     def round_failed(self, record: RoundRecord) -> None:
         """Take note of a round that ended the run."""
         ...
+
+
+def reasons(dropped: Mapping[str, str], missing: Iterable[str]) -> str:
+    """Return in one line what became of the sites whose answers did not count."""
+    parts = [f"{site}: {reason}" for site, reason in dropped.items()]
+    parts += [f"{site}: not online" for site in missing if site not in dropped]
+    return "; ".join(parts)

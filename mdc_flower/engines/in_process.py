@@ -17,7 +17,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig
 from strategies.exchange import NO_REPLY
-from strategies.messages import deadline_of
+from strategies.messages import STATISTICS, deadline_of
+
+WITH_DEADLINE = (MessageType.TRAIN, STATISTICS)
 
 
 def run_in_process(
@@ -135,7 +137,7 @@ class InProcessGrid(Grid):
     def _deliver(self, message: Message) -> Message:
         context = self._contexts[message.metadata.dst_node_id]
         try:
-            if message.metadata.message_type == MessageType.TRAIN and _is_overdue(message):
+            if message.metadata.message_type in WITH_DEADLINE and _is_overdue(message):
                 # A site that would begin when nobody waits any more does not begin.
                 return Message(Error(NO_REPLY, "the deadline has come"), reply_to=message)
             return self._client(message, context)

@@ -28,6 +28,7 @@ from strategies.journal.files import (
 )
 from strategies.journal.lock import LockedError, coordinator_lock
 from strategies.journal.model_files import StoredArrays, pack_model
+from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import UpdateJournal
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
@@ -43,6 +44,7 @@ INTERRUPTED = {"status": "interrupted", "exit-status": 130, "restart": False}
 """What the summary says of a run that was interrupted."""
 
 CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
+RECALIBRATIONS, OPEN_RECALIBRATION = "recalibrations", "open-recalibration"
 
 
 @contextmanager
@@ -113,6 +115,8 @@ class RunDirectory:
     ) -> None:
         self.path = path
         self.updates = UpdateJournal(path / OPEN_ROUND, path / UPDATES if keep_updates else None)
+        self.open_statistics = UpdateJournal(path / OPEN_RECALIBRATION)
+        self.recalibrations = Recalibrations(path / RECALIBRATIONS)
         self._metadata = dict(model_metadata)
         self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints, average_last)
         self._run: dict[str, Any] = {}
@@ -172,6 +176,10 @@ class RunDirectory:
         """Write a small text file whole."""
         write_atomically(self.path / name, text.encode())
 
+    def write_model(self, name: str, arrays: Arrays, **about: str) -> None:
+        """Write a model file, with ``about`` beside the metadata of all models of the run."""
+        write_atomically(self.path / name, pack_model(arrays, self._metadata | about))
+
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to the event log, which live views follow."""
         append_line(self.path / EVENTS, {"event": kind, "time": round(time.time(), 3), **fields})
@@ -218,7 +226,7 @@ class RunDirectory:
             return [], {}
         models = [Update(path.name, 1, StoredArrays(path), {}) for path in kept.values()]
         mean = weighted_mean(models[::-1], uniform, names)
-        write_atomically(self.path / AVERAGED_MODEL, pack_model(mean, self._metadata))
+        self.write_model(AVERAGED_MODEL, mean)
         return list(kept), mean
 
     def _save(

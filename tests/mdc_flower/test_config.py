@@ -90,6 +90,7 @@ OTHER_VALUES: dict[str, Any] = {
     "outer-beta2": 0.5,
     "outer-epsilon": 0.5,
     "average-last": 3,
+    "batch-norm": "recalibrate",
     "seed": 0,
     "site-evaluation": True,
     "max-relative-update": 0.5,

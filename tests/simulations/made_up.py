@@ -12,6 +12,7 @@ MEGABYTE = 1_000_000
 def point(epochs: int, accuracy: float, **changes: Any) -> Point:
     values: dict[str, Any] = {
         "round": 0,
+        "exchanges": 0,
         "epochs": epochs,
         "local_epochs": 1,
         "lr_max": 0.05,

@@ -143,7 +143,7 @@ def test_the_curve_has_about_twenty_points_and_ends_with_the_budget(
 
 def test_nothing_is_exchanged_and_the_time_is_measured() -> None:
     final = run("centralized").final
-    assert (final.round, final.sent_bytes, final.received_bytes) == (0, 0, 0)
+    assert (final.exchanges, final.sent_bytes, final.received_bytes) == (0, 0, 0)
     assert math.isfinite(final.seconds)
     assert final.seconds > 0
 
@@ -244,8 +244,8 @@ def test_an_ensemble_has_a_model_of_every_site_on_its_own_data_and_sends_each_on
     assert trained == [(f"site-{site}", site_rows(site)) for site in range(3)]
     # Two weights and two biases of four bytes, from three sites.
     final = outcome.final
-    assert (final.round, final.sent_bytes, final.received_bytes) == (1, 0, 3 * 4 * 4)
-    assert {point.round for point in outcome.points} == {1}
+    assert (final.exchanges, final.sent_bytes, final.received_bytes) == (1, 0, 3 * 4 * 4)
+    assert {point.exchanges for point in outcome.points} == {1}
 
 
 def test_an_ensemble_knows_more_than_one_site_of_digits() -> None:

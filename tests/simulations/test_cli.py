@@ -87,7 +87,10 @@ def stored(output: Path, arm: str, seed: int, outcome: Outcome, **more: Any) -> 
 
 def outcome(final: float, rounds: int) -> Outcome:
     sent = {"sent_bytes": rounds * 250_000, "received_bytes": rounds * 750_000, "seconds": 2.0}
-    points = [made_up.point(2, 0.5), made_up.point(4, final, round=rounds, **sent)]
+    points = [
+        made_up.point(2, 0.5),
+        made_up.point(4, final, round=rounds, exchanges=rounds, **sent),
+    ]
     return Outcome(points)
 
 

@@ -136,7 +136,7 @@ def test_an_ensemble_is_a_job_like_others_and_exchanges_every_sites_model_once(
     arm = load_arm("ensemble", ARMS_DIR, {})
     job = Job(arm, 1, arm.config(SMALL, seed=1, output_dir=str(tmp_path)), tmp_path)
     outcome = run_job(job)
-    assert (outcome.final.round, exchanged_bytes(outcome.final)) == (1, 2 * 4810 * 4)
+    assert (outcome.final.exchanges, exchanged_bytes(outcome.final)) == (1, 2 * 4810 * 4)
     assert [point.epochs for point in outcome.points] == [1, 2, 3, 4]
     assert run_job(job) == outcome, "from the folder"
 
@@ -166,6 +166,20 @@ def test_a_run_with_averaged_models_is_judged_by_their_average(tmp_path: Path, c
     averaged = json.loads((tmp_path / "job" / SUMMARY).read_text())["averaged"]
     last = read_history(tmp_path / "job")[-1]["evaluation"]
     assert outcome.final.test_loss == averaged["test-loss"] != last["test-loss"]
+
+
+def test_a_recalibrated_run_is_judged_by_its_recalibrated_model_and_pays_for_it(
+    tmp_path: Path, cache: None
+) -> None:
+    keys = {"model": "small-cnn", "max-train-examples": 60, "batch-norm": "recalibrate"}
+    outcome = run_job(job_in(tmp_path / "job", **keys))
+    told = json.loads((tmp_path / "job" / SUMMARY).read_text())["recalibration"]
+    history = read_history(tmp_path / "job")
+    assert outcome.final.test_loss == told["evaluation"]["test-loss"]
+    assert outcome.final.test_loss != history[-1]["evaluation"]["test-loss"]
+    assert (outcome.final.round, outcome.final.exchanges) == (3, 4)
+    sent = sum(line["sent_bytes"] for line in history) + told["sent_bytes"]
+    assert outcome.final.sent_bytes == sent
 
 
 # Tuning

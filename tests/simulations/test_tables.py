@@ -16,7 +16,7 @@ from simulations.tables import (
 )
 from tests.simulations.made_up import MEGABYTE, outcome, results, tuned
 
-EXCHANGED = {"round": 4, "sent_bytes": MEGABYTE, "received_bytes": 3 * MEGABYTE}
+EXCHANGED = {"exchanges": 4, "sent_bytes": MEGABYTE, "received_bytes": 3 * MEGABYTE}
 OUTCOMES: dict[str, dict[int, Outcome]] = {
     "base": {
         seed: outcome((1, 0.25), (2, value)) for seed, value in ((1, 0.90), (2, 0.92), (3, 0.94))
@@ -50,7 +50,7 @@ def test_differences_are_paired_by_seed() -> None:
     _, other = table_rows(RESULTS)
     assert other.difference.mean == pytest.approx(-0.01)
     assert other.difference.half_width == pytest.approx(0.0248414, abs=1e-6)
-    assert (other.rounds, other.sent_megabytes, other.received_megabytes) == (4, 1.0, 3.0)
+    assert (other.exchanges, other.sent_megabytes, other.received_megabytes) == (4, 1.0, 3.0)
     assert (other.per_step, other.seconds) == (0.004, 1.5)
 
 

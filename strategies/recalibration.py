@@ -1,0 +1,275 @@
+"""After the last round: BatchNorm's statistics of the final model, taken anew at the sites.
+
+A running statistic averaged over the sites belongs to other weights than the averaged ones, and
+the mean of variances is not the variance of all data. So each site passes its training examples
+once through the final model, and the coordinator folds what that gives.
+
+On failure: as in a round. A site whose reply is unfit or missing is asked once more, and is left
+out and named then; below the quorum the exchange is repeated for the missing sites, and then the
+run stops. Replies are on disk before they count: a coordinator that died asks for the others.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from strategies.asks import Asks
+from strategies.attendance import Attendance
+from strategies.averaging import Arrays, Update, Weighting
+from strategies.batch_norm import Layers, pooled_statistics
+from strategies.errors import EngineError, QuorumError
+from strategies.exchange import Exchange
+from strategies.fault_points import reach
+from strategies.journal.recalibrations import Recalibrations
+from strategies.journal.updates import UpdateStore
+from strategies.messages import (
+    STATISTICS,
+    arrays_to_record,
+    evaluate_content,
+    statistics_content,
+)
+from strategies.reply_gate import Rejection, engine_died, judge_statistics
+from strategies.round_record import reasons
+from strategies.site_metrics import judged_evaluations
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+@dataclass
+class RecalibrationRecord:
+    """What happened when a model's statistics were taken anew; fields as in `RoundRecord`.
+
+    Attributes
+    ----------
+    plan_id : str
+        Names the model: a digest of its arrays.
+    participants : dict
+        Training examples of each site whose statistics were folded.
+    """
+
+    round: int
+    plan_id: str
+    participants: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    asked_again: list[str] = field(default_factory=list)
+    attempts: int = 1
+    deadline_s: float = 0.0
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    site_evaluation: dict[str, float] = field(default_factory=dict)
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Recalibration:
+    """The exchange, on the terms of the run's rounds.
+
+    Attributes
+    ----------
+    layers : Layers
+        Names of the model's running means and variances.
+    weighting : Weighting
+        Weight of each site: that of the average, whose data the statistics are to describe.
+    updates : UpdateStore
+        Where replies are kept until they are folded.
+    results : Recalibrations
+        Where the outcome is kept.
+    round_number : int
+        Rounds done.
+    sites : Attendance
+        Who is there.
+    min_sites, max_round_retries, wait_s
+        As for a round.
+    deadline_s : callable
+        Returns the seconds that replies are waited for, of the how manieth attempt.
+    site_evaluation : bool
+        Whether the sites evaluate the model with its new statistics.
+    on_event : callable
+        Told what happens, as a kind and fields.
+    """
+
+    layers: Layers
+    weighting: Weighting
+    updates: UpdateStore
+    results: Recalibrations
+    round_number: int
+    sites: Attendance
+    min_sites: int
+    max_round_retries: int
+    wait_s: float
+    deadline_s: Callable[[int], float]
+    site_evaluation: bool
+    on_event: Callable[..., None]
+
+    def apply(
+        self, grid: Grid, arrays: Arrays, evaluate: EvaluateFn
+    ) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+        """Return a model with new statistics, and how they came about.
+
+        A model that had them before, in this process or an earlier one, gets the same again, and
+        no site is asked.
+
+        Raises
+        ------
+        QuorumError
+            If too few sites answered as often as they may be asked.
+        EngineError
+            If the simulation's worker died.
+        """
+        plan_id = _digest(arrays)
+        known = self.results.read(plan_id)
+        if known is None:
+            started = time.monotonic()
+            statistics, record = self._taken(grid, arrays, plan_id)
+            packed = arrays_to_record({**arrays, **statistics})
+            record.evaluation = dict(evaluate(self.round_number, packed) or {})
+            if self.site_evaluation:
+                self._evaluate(grid, packed, record)
+            record.seconds = round(time.monotonic() - started, 3)
+            reach("recalibrated", round=self.round_number)
+            self.results.save(plan_id, statistics, asdict(record))
+            self.on_event("recalibrated", **asdict(record))
+            self.updates.close(self.round_number)
+            known = statistics, asdict(record)
+        statistics, told = known
+        return {**arrays, **statistics}, told
+
+    def _taken(
+        self, grid: Grid, arrays: Arrays, plan_id: str
+    ) -> tuple[dict[str, NDArray[np.generic]], RecalibrationRecord]:
+        """Ask until enough sites have answered; return the folded statistics."""
+        record = RecalibrationRecord(self.round_number, plan_id)
+        times: Counter[str] = Counter()
+        log(INFO, "taking BatchNorm's statistics of the final model anew")
+        while True:
+            self.updates.open(plan_id)
+            updates = self._attempt(grid, arrays, record, times)
+            if len(updates) >= self.min_sites:
+                reach("statistics-folding", round=self.round_number)
+                record.participants = {update.site: update.num_examples for update in updates}
+                return pooled_statistics(updates, self.weighting, self.layers), record
+            if record.attempts > self.max_round_retries:
+                raise QuorumError(
+                    "too few sites sent statistics of the final model, after "
+                    f"{record.attempts} attempts",
+                    where="min-sites",
+                    got=len(updates),
+                    expected=f"{self.min_sites} or more",
+                    hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
+                    f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
+                )
+            record.attempts += 1
+
+    def _attempt(
+        self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, times: Counter[str]
+    ) -> list[Update]:
+        """Ask the sites whose statistics are not here; return all that are, in site order."""
+        record.deadline_s = self.deadline_s(record.attempts)
+        kept = self.updates.sites()
+        self.sites = self.sites.waited(
+            grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
+        )
+        packed = arrays_to_record(arrays)
+        asks = Asks(
+            grid,
+            self.sites.roster,
+            self.round_number,
+            lambda left_s: statistics_content(packed, record.plan_id, left_s),
+            deadline_s=record.deadline_s,
+            wait_s=self.wait_s,
+            kept=kept,
+            kind=STATISTICS,
+        )
+        asked = [site for site in self.sites.roster.nodes if site not in kept]
+        self.on_event("recalibration-started", round=self.round_number, sites=asked, kept=kept)
+        reach("recalibrating", round=self.round_number)
+        for reply in Exchange(grid).replies(asks.first(), record.deadline_s, asks):
+            if reply.metadata.message_type == MessageType.QUERY:
+                asks.introduce(reply)
+            else:
+                self._take(reply, asks, arrays, record)
+        times += asks.times
+        record.sent_bytes += packed.count_bytes() * asks.num_sent
+        record.asked_again = sorted(site for site, count in times.items() if count > 1)
+        self.sites = replace(self.sites, roster=asks.roster, absent=self.sites.absent | asks.gone())
+        here = self.updates.updates()
+        answered = {*times, *(update.site for update in here)}
+        record.missing = sorted(set(self.sites.roster.missing) - answered)
+        return here
+
+    def _take(
+        self, reply: Message, asks: Asks, arrays: Arrays, record: RecalibrationRecord
+    ) -> None:
+        """Judge one reply; keep its statistics if they count."""
+        site = asks.site_of(reply)
+        if site is None or site in asks.accepted:
+            log(WARNING, "second statistics of %s are left out", site)
+            return
+        if self.sites.roster.simulated and engine_died(reply):
+            raise EngineError(
+                "a worker of the simulation died",
+                where=f"statistics of the final model, {site}",
+                got=(reply.error.reason or "").splitlines()[0],
+            )
+        expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
+        verdict = judge_statistics(reply, site, record.plan_id, expected, self.layers)
+        if reply.has_content():
+            record.received_bytes += sum(
+                sent.count_bytes() for sent in reply.content.array_records.values()
+            )
+        if isinstance(verdict, Rejection):
+            record.dropped[site] = verdict.reason
+            if verdict.detail:
+                record.errors[site] = verdict.detail
+            log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
+            asks.reject(site)
+        else:
+            self.updates.add(verdict)
+            record.dropped.pop(site, None)
+            asks.accept(site)
+            reach("statistics-accepted", site=site, count=len(asks.accepted))
+        self.on_event(
+            "statistics-answered",
+            round=self.round_number,
+            site=site,
+            dropped=record.dropped.get(site),
+        )
+
+    def _evaluate(self, grid: Grid, packed: ArrayRecord, record: RecalibrationRecord) -> None:
+        """Let the sites evaluate the model with its new statistics."""
+        asks = Asks(
+            grid,
+            self.sites.roster,
+            self.round_number,
+            lambda left_s: evaluate_content(packed),
+            deadline_s=record.deadline_s,
+            wait_s=0.0,
+            kind=MessageType.EVALUATE,
+        )
+        messages = asks.first()
+        record.sent_bytes += packed.count_bytes() * len(messages)
+        replies = Exchange(grid).replies(messages, record.deadline_s)
+        record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
+
+
+def _digest(arrays: Arrays) -> str:
+    """Return 16 hex digits that any change of the model changes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()[:16]

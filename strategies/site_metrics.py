@@ -1,0 +1,61 @@
+"""What the sites say of a model, put together: means weighted by their examples."""
+
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Message
+
+from strategies.asks import Asks
+from strategies.messages import NUM_EXAMPLES, NUM_VALIDATION, VALIDATION_METRICS
+from strategies.reply_gate import Rejection, judge_evaluate
+
+BySite = Mapping[str, Mapping[str, float]]
+
+
+def judged_evaluations(
+    replies: Iterable[Message], asks: Asks, dropped: dict[str, str]
+) -> dict[str, float]:
+    """Return the mean of the sites' validation metrics; empty if none counts.
+
+    The reason why a reply does not count is added to ``dropped``.
+    """
+    by_site: dict[str, Mapping[str, float]] = {}
+    for reply in replies:
+        site = asks.site_of(reply)
+        if site is None or site in by_site:
+            continue
+        verdict = judge_evaluate(reply, site)
+        if isinstance(verdict, Rejection):
+            before = f"{dropped[site]}; " if site in dropped else ""
+            dropped[site] = f"{before}evaluation: {verdict.reason}"
+        else:
+            by_site[site] = verdict
+    return mean_validation(dict(sorted(by_site.items())))
+
+
+def mean_metrics(by_site: BySite) -> dict[str, float]:
+    """Return the training metrics' means weighted by examples, and the examples' sum."""
+    trained = {
+        site: {name: value for name, value in metrics.items() if name not in VALIDATION_METRICS}
+        for site, metrics in by_site.items()
+    }
+    return _weighted(trained, NUM_EXAMPLES)
+
+
+def mean_validation(by_site: BySite) -> dict[str, float]:
+    """Return the same of the validation metrics, over the sites that share them."""
+    validated = {
+        site: {name: value for name, value in metrics.items() if name in VALIDATION_METRICS}
+        for site, metrics in by_site.items()
+        if NUM_VALIDATION in metrics
+    }
+    return _weighted(validated, NUM_VALIDATION)
+
+
+def _weighted(by_site: BySite, weight: str) -> dict[str, float]:
+    """Return each metric's mean over the sites that share it, and the sum of the weights."""
+    means: dict[str, float] = {}
+    for name in sorted({name for metrics in by_site.values() for name in metrics} - {weight}):
+        shared = [(m[weight], m[name]) for m in by_site.values() if name in m]
+        means[name] = sum(w * value for w, value in shared) / sum(w for w, _ in shared)
+    total = sum(metrics[weight] for metrics in by_site.values())
+    return {weight: total, **means} if by_site else {}

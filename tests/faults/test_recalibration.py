@@ -1,0 +1,97 @@
+"""The coordinator dies while BatchNorm's statistics are taken anew: the same bits in the end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdc_flower.engines import run_in_process
+from strategies.journal.run_directory import (
+    OPEN_RECALIBRATION,
+    RECALIBRATIONS,
+    read_events,
+    read_history,
+)
+from tests.faults.catalog import fault
+from tests.faults.injector import Fault
+from tests.faults.runs import NUM_ROUNDS, NUM_SITES, config_in, resumed, run_child, sha256
+from tests.integration.conftest import summary_of
+
+KILLED = -9
+KEYS: dict[str, Any] = {
+    "model": "small-cnn",
+    "max_train_examples": 150,
+    "max_test_examples": 50,
+    "batch_norm": "recalibrate",
+}
+KILLS = [
+    pytest.param(
+        Fault("round-finished", "kill", {"round": NUM_ROUNDS}), 0,
+        marks=fault(
+            "coordinator killed between the last round and the recalibration",
+            "resumed after the last round; the statistics are taken",
+        ),
+        id="before-it",
+    ),
+    pytest.param(
+        Fault("statistics-accepted", "kill", {"count": 1}), 1,
+        marks=fault(
+            "coordinator killed in the recalibration, with one site's statistics in",
+            "resumed after the last round; only the sites without statistics on disk are asked",
+        ),
+        id="one-in",
+    ),
+    pytest.param(
+        Fault("statistics-folding", "kill"), 3,
+        marks=fault(
+            "coordinator killed before it folds the statistics",
+            "resumed after the last round; no site is asked",
+        ),
+        id="before-folding",
+    ),
+    pytest.param(
+        Fault("recalibrated", "kill"), 3,
+        marks=fault(
+            "coordinator killed before the new statistics are on disk",
+            "resumed after the last round; no site is asked",
+        ),
+        id="before-writing",
+    ),
+    pytest.param(
+        Fault("file-written", "kill", {"path": f"/{RECALIBRATIONS}/"}), 3,
+        marks=fault(
+            "coordinator killed while it writes the new statistics",
+            "resumed after the last round; no site is asked",
+        ),
+        id="writing",
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recalibrated(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> str:
+    """Return the digest of the recalibrated model that nothing has disturbed."""
+    run_dir: Path = tmp_path_factory.mktemp("recalibrated") / "run"
+    run_in_process(config_in(run_dir, **KEYS), NUM_SITES)
+    return sha256(run_dir)
+
+
+@pytest.mark.parametrize(("killed_at", "kept"), KILLS)
+def test_a_coordinator_killed_in_the_recalibration_is_resumed_to_the_same_bits(
+    tmp_path: Path, recalibrated: str, killed_at: Fault, kept: int
+) -> None:
+    config = config_in(tmp_path / "run", **KEYS)
+    assert run_child(config, [killed_at]) == KILLED
+    assert summary_of(tmp_path / "run")["status"] == "running"
+    assert sha256(tmp_path / "run") != recalibrated
+
+    run_in_process(resumed(config), NUM_SITES)
+
+    assert sha256(tmp_path / "run") == recalibrated
+    assert len(read_history(tmp_path / "run")) == NUM_ROUNDS
+    summary = summary_of(tmp_path / "run")
+    assert summary["status"] == "finished"
+    assert list(summary["recalibration"]["participants"]) == ["site-0", "site-1", "site-2"]
+    assert list((tmp_path / "run" / OPEN_RECALIBRATION).iterdir()) == []
+    begun = read_events(tmp_path / "run", "recalibration-started")[-1]
+    assert (len(begun["kept"]), len(begun["sites"])) == (kept, NUM_SITES - kept)
