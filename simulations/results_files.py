@@ -108,6 +108,7 @@ class Results(_Record):
 
 def write_results(folder: Path, results: Results) -> None:
     """Write ``comparison.json`` and ``results.jsonl``, a line for each arm, seed and point."""
+    folder.mkdir(parents=True, exist_ok=True)
     facts = json.dumps(results.facts.model_dump(mode="json"), indent=1) + "\n"
     write_atomically(folder / COMPARISON, facts.encode())
     write_atomically(folder / RESULTS, json_lines(results).encode())

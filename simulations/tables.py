@@ -140,6 +140,48 @@ def _over(num_seeds: int) -> str:
     )
 
 
+def provenance_line(results: Results) -> str:
+    """Return where results come from, as a paragraph."""
+    facts = results.facts
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    hours = f"{facts.seconds / 3600:.1f} hours of one core in all, tuning included"
+    seeds = ", ".join(map(str, facts.seeds))
+    return (
+        f"`{facts.command}`, {facts.date}, on {facts.hardware}: seeds {seeds}, {hours}; "
+        f"{versions}.\n"
+    )
+
+
+SUMMARY_ARMS = ("centralized", "co-learning", "fedavg", "one-site")
+"""What the summary of several comparisons shows, by key; the first is the yardstick."""
+
+
+def summary_table(comparisons: Sequence[Results]) -> str:
+    """Return a line for each comparison, with the arms of `SUMMARY_ARMS`, as Markdown."""
+    names = [arm.name for arm in comparisons[0].facts.arms]
+    keys = [arm.key for arm in comparisons[0].facts.arms]
+    heads = [names[keys.index(key)] for key in SUMMARY_ARMS]
+    lines = [
+        f"| data | {' | '.join(heads)} | {heads[1]} less {heads[0]}, points "
+        "| exchanges | of per-step bytes |",
+        f"|---|{'---:|' * (len(heads) + 3)}",
+    ]
+    for results in comparisons:
+        by_key = dict(
+            zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True)
+        )
+        rows = [by_key[key] for key in SUMMARY_ARMS]
+        cells = [row.accuracy.percent() for row in rows]
+        lines.append(
+            f"| {results.facts.name} | {' | '.join(cells)} "
+            f"| {rows[1].difference.percent(sign=True)} "
+            f"| {rows[1].exchanges:.3g} | {_share(rows[1].per_step)} |"
+        )
+    split, seeds = comparisons[0].facts.split, len(comparisons[0].facts.seeds)
+    lines += ["", f"{split.capitalize()} accuracy in percent. {_over(seeds).strip()}"]
+    return "\n".join(lines) + "\n"
+
+
 def tuning_table(results: Results) -> str:
     """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning."""
     tuning = results.facts.tuning
