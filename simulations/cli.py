@@ -27,6 +27,10 @@ def compare(
         list[str] | None,
         typer.Option("--set", help="One key=value of the run config, for every arm."),
     ] = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option("--arm", help="One arm to run, by its file's name; may be repeated."),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Whose accuracy the table shows: test, or validation to tune.")
     ] = "test",
@@ -40,13 +44,20 @@ def compare(
     """
     with_exit_status(
         lambda: _compare(
-            comparison or COMPARISONS_DIR / "digits.toml", seeds, output, set_ or [], split, workers
+            comparison or COMPARISONS_DIR / "digits.toml",
+            arms or [],
+            seeds,
+            output,
+            set_ or [],
+            split,
+            workers,
         )
     )
 
 
 def _compare(
     path: Path,
+    only: list[str],
     seeds: int | None,
     output: Path | None,
     settings: list[str],
@@ -64,7 +75,7 @@ def _compare(
         raise ConfigError(
             "no such split", where="--split", got=split, expected="test or validation"
         )
-    comparison, arms = read_comparison(path)
+    comparison, arms = read_comparison(path, only)
     shared = {**comparison.config, **dict(parse_setting(text) for text in settings)}
     comparison = comparison.model_copy(
         update={"config": shared, "num_seeds": seeds or comparison.num_seeds}

@@ -91,14 +91,21 @@ class Comparison(_Table):
         return list(range(self.first_seed, self.first_seed + self.num_seeds))
 
 
-def read_comparison(path: Path) -> tuple[Comparison, list[Arm]]:
+def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, list[Arm]]:
     """Return a comparison file and its arms.
+
+    Parameters
+    ----------
+    path
+        The file.
+    only
+        File names of the arms to take, in the order of the file; all if empty.
 
     Raises
     ------
     ConfigError
-        If the file or an arm is not understood, two arms have the same file name, or the arms are
-        not tuned alike.
+        If the file or an arm is not understood, two arms have the same file name, the arms are
+        not tuned alike, or one that is to be taken is not there.
     """
     values, _ = read_arm(path)
     try:
@@ -107,15 +114,34 @@ def read_comparison(path: Path) -> tuple[Comparison, list[Arm]]:
         first = error.errors()[0]
         where = f"{path}, {'.'.join(str(part) for part in first['loc'])}"
         raise ConfigError(first["msg"], where=where, got=first["input"]) from None
+    _check_names(comparison, path)
+    if only:
+        comparison = _with_only(comparison, only)
     arms = [
         load_arm(reference, path.parent, comparison.arm_config.get(Path(reference).stem, {}))
         for reference in comparison.arms
     ]
     _check_arms(arms, path)
-    _check_names(comparison, path)
     if comparison.tuning:
         _check_tuning(comparison.tuning, comparison, arms, path)
     return comparison, arms
+
+
+def _with_only(comparison: Comparison, only: Sequence[str]) -> Comparison:
+    by_name = {Path(arm).stem: arm for arm in comparison.arms}
+    if unknown := [name for name in only if name not in by_name]:
+        raise ConfigError(
+            "no arm of the comparison has this name",
+            where="--arm",
+            got=unknown[0],
+            expected="one of: " + ", ".join(by_name),
+        )
+    return comparison.model_copy(
+        update={
+            "arms": [arm for name, arm in by_name.items() if name in only],
+            "highlight": [name for name in comparison.highlight if name in only],
+        }
+    )
 
 
 def _check_names(comparison: Comparison, path: Path) -> None:

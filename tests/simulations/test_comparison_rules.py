@@ -106,6 +106,18 @@ def test_every_combination_of_a_grid_is_a_candidate(tmp_path: Path) -> None:
     assert comparison.tuning.candidates("diloco")[2] == {"lr-max": 0.003}
 
 
+def test_some_arms_can_be_taken_of_a_comparison(tmp_path: Path) -> None:
+    text = f"{TUNED}lr-max = [0.001, 0.002, 0.003, 0.004]\n"
+    path = written(tmp_path / "c.toml", f'highlight = ["diloco"]\n{text}')
+    comparison, arms = read_comparison(path, ["co-learning"])
+    assert ([arm.key for arm in arms], comparison.highlight) == (["co-learning"], [])
+    with pytest.raises(ConfigError, match="no arm of the comparison") as caught:
+        read_comparison(path, ["fedavg"])
+    assert (caught.value.where, caught.value.got) == ("--arm", "fedavg")
+    with pytest.raises(ConfigError, match="the arm whose rounds it takes"):
+        read_comparison(path, ["diloco"])
+
+
 @pytest.mark.parametrize(
     ("change", "message", "where"),
     [
