@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdc_flower.data import DataSet, Examples
+from strategies.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class InputPipeline:
     mean, std : sequence of float
         Per-channel statistics, in units of inputs scaled to [0, 1]; empty for none.
     augment : str
-        ``none``, ``crop`` (shift by up to an eighth of the size, zeros outside), ``flip``
-        (left to right, half of the images) or ``crop-flip``.
+        Of images ``(N, C, H, W)``: ``none``, ``crop`` (shift by up to an eighth of the size, zeros
+        outside), ``flip`` (left to right, half of the images) or ``crop-flip``.
     channels_last : bool
         Whether 4-d inputs are laid out channels-last, which convolutions on CPUs with bf16
         and on GPUs run faster on.
@@ -53,7 +55,22 @@ class InputPipeline:
     def of(
         cls, dataset: DataSet, augment: str = "none", channels_last: bool = True
     ) -> "InputPipeline":
-        """Return the pipeline of a data set."""
+        """Return the pipeline of a data set.
+
+        Raises
+        ------
+        ConfigError
+            If anything but images is to be augmented: a spectrogram that is flipped is heard
+            backwards, and nobody would notice.
+        """
+        inputs = dataset.train.inputs
+        if augment != "none" and not (inputs.dtype == np.uint8 and inputs.ndim == 4):
+            raise ConfigError(
+                "only images can be augmented",
+                where="augment",
+                got=f"{augment}, for inputs {inputs.dtype}{list(inputs.shape[1:])}",
+                expected="none, or inputs uint8 [channels, height, width]",
+            )
         return cls(tuple(dataset.mean), tuple(dataset.std), augment, channels_last)
 
     def __call__(
@@ -97,7 +114,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def _augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    if kind == "none" or images.ndim != 4:
+    if kind == "none":
         return images
     if "flip" in kind:
         flip = torch.rand(len(images), generator=generator) < 0.5

@@ -34,6 +34,14 @@ MODELS: dict[str, ModelFunction] = {
 LIBRARIES = ("torchvision", "timm")
 """What may stand before the colon in ``LIBRARY:NAME``."""
 
+TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
+    # Without the auxiliary classifiers, which in training return outputs of their own beside the
+    # model's. timm builds its inception_v3 without one, too.
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+"""Options of torchvision's models that are not its defaults."""
+
 
 def own_module(spec: str) -> str:
     """Return the module of a user's own model; empty for a built-in one or a library's."""
@@ -93,42 +101,6 @@ def build_model(
     return model.float()
 
 
-def check_fits(model: nn.Module, spec: str, example: torch.Tensor, num_classes: int) -> None:
-    """Check that a model takes a data set's inputs and gives one output a class.
-
-    Parameters
-    ----------
-    example
-        A batch of at least two examples, as training makes them.
-
-    Raises
-    ------
-    ModelError
-        If it does not, with the shapes.
-    """
-    mode = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            outputs = model(example)
-    except Exception as error:  # any library or user code may be behind the name
-        raise ModelError(
-            f"the model does not fit the data: {type(error).__name__}: {error}",
-            where="model",
-            got=spec,
-            expected=f"a model that takes inputs {tuple(example.shape[1:])}",
-        ) from error
-    finally:
-        model.train(mode)
-    if not isinstance(outputs, torch.Tensor) or outputs.shape != (len(example), num_classes):
-        raise ModelError(
-            "the model's output does not fit the classes",
-            where="model",
-            got=tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs),
-            expected=f"{(len(example), num_classes)}",
-        )
-
-
 def _takes_tokens(make: ModelFunction) -> bool:
     try:
         return "num_tokens" in inspect.signature(make).parameters
@@ -160,7 +132,8 @@ def _maker(spec: str) -> ModelFunction:
 def _torchvision(name: str, num_classes: int) -> nn.Module:
     import torchvision.models
 
-    return torchvision.models.get_model(name, weights=None, num_classes=num_classes)  # type: ignore[no-any-return]
+    options = {"weights": None, "num_classes": num_classes, **TORCHVISION_OPTIONS.get(name, {})}
+    return torchvision.models.get_model(name, **options)  # type: ignore[no-any-return]
 
 
 def _timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
@@ -173,6 +146,6 @@ def _timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
             got=f"timm:{name}",
             hint="Install it with: pip install 'mdc-flower[timm]'",
         ) from None
-    return timm.create_model(  # type: ignore[no-any-return]
+    return timm.create_model(
         name, pretrained=False, num_classes=num_classes, in_chans=input_shape[0]
     )

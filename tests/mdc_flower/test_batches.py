@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mdc_flower.batches import InputPipeline, Tensors, shuffled, steps_per_epoch
 from mdc_flower.data import Examples
+from strategies.errors import ConfigError
 from tests.mdc_flower.examples import CPU, dataset_of
 
 
@@ -183,9 +184,24 @@ def test_without_a_generator_nothing_is_augmented() -> None:
     assert np.array_equal(np.rint(batch.numpy() * 255), images.numpy())
 
 
-def test_vectors_are_not_augmented() -> None:
-    inputs = torch.arange(6.0).view(2, 3)
-    assert torch.equal(InputPipeline(augment="crop-flip")(inputs, CPU, seeded()), inputs)
+@pytest.mark.parametrize("kind", ["crop", "flip", "crop-flip"])
+@pytest.mark.parametrize(
+    ("inputs", "shown"),
+    [
+        (np.zeros((2, 1, 40, 101), np.float32), "float32[1, 40, 101]"),  # a spectrogram
+        (np.zeros((2, 64), np.int64), "int64[64]"),
+        (np.zeros((2, 7), np.float32), "float32[7]"),
+        (np.zeros((2, 8, 8), np.uint8), "uint8[8, 8]"),
+    ],
+)
+def test_only_images_can_be_augmented(kind: str, inputs: NDArray[Any], shown: str) -> None:
+    examples = Examples(inputs, np.array([0, 1]))
+    data = dataset_of(examples, examples)
+    with pytest.raises(ConfigError, match="only images can be augmented") as caught:
+        InputPipeline.of(data, kind)
+    assert caught.value.where == "augment"
+    assert caught.value.got == f"{kind}, for inputs {shown}"
+    assert InputPipeline.of(data, "none").augment == "none"
 
 
 def test_zeros_outside_are_black_before_normalization() -> None:

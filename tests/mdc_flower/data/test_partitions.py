@@ -138,6 +138,12 @@ def test_the_histogram_counts_each_class_at_each_site() -> None:
 # Each kind
 
 
+@pytest.mark.parametrize("seed", [1, 2, 5, 7])  # of which a first draw leaves a site with two
+def test_a_site_of_dirichlet_has_at_least_three_examples(seed: int) -> None:
+    # One to hold out, and two to train on: fewer is nothing to BatchNorm.
+    assert min(sizes(cut("dirichlet", 5, examples(40), seed=seed, alpha=0.1))) >= 3
+
+
 @pytest.mark.parametrize(("count", "num_sites"), [(100, 3), (97, 7), (10, 10), (50, 1)])
 def test_iid_sizes_differ_by_at_most_one(count: int, num_sites: int) -> None:
     of_sites = sizes(cut("iid", num_sites, examples(count)))

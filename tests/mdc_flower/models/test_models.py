@@ -35,13 +35,6 @@ def fails(input_shape, num_classes):
 
 def no_module(input_shape, num_classes):
     return "a model"
-
-class Pair(nn.Module):
-    def forward(self, inputs):
-        return inputs, inputs
-
-def pair(input_shape, num_classes):
-    return Pair()
 """
 
 
@@ -354,41 +347,3 @@ def test_a_function_that_returns_something_else_is_refused() -> None:
     with pytest.raises(ModelError, match="did not return a module") as caught:
         build_model("model_lab:no_module", (1, 8, 8), 10, seed=1)
     assert caught.value.got == "str"
-
-
-def test_a_model_for_other_inputs_is_refused_with_the_shape() -> None:
-    model = build_model("torchvision:resnet18", (1, 8, 8), 10, seed=1)
-    with pytest.raises(ModelError, match="does not fit the data") as caught:
-        check_fits(model, "torchvision:resnet18", batch(1, 8, 8), 10)
-    assert caught.value.got == "torchvision:resnet18"
-    assert caught.value.expected == "a model that takes inputs (1, 8, 8)"
-
-
-@pytest.mark.parametrize(
-    ("model", "got"),
-    [
-        (nn.Flatten(), "(2, 64)"),
-        (nn.Identity(), "(2, 1, 8, 8)"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), "(2, 9)"),
-        (nn.Flatten(0), "(128,)"),
-    ],
-)
-def test_a_model_of_other_outputs_is_refused_with_both_shapes(model: nn.Module, got: str) -> None:
-    with pytest.raises(ModelError, match="output does not fit the classes") as caught:
-        check_fits(model, "mine:net", batch(1, 8, 8), 10)
-    assert f"got {got}, expected (2, 10)" in str(caught.value)
-
-
-def test_a_model_that_returns_no_tensor_is_refused() -> None:
-    model = build_model("model_lab:pair", (1, 8, 8), 10, seed=1)
-    with pytest.raises(ModelError, match="output does not fit") as caught:
-        check_fits(model, "model_lab:pair", batch(1, 8, 8), 10)
-    assert "tuple" in str(caught.value)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_check_leaves_mode_and_statistics_as_they_were(training: bool) -> None:
-    model = build_model("small-cnn", (1, 8, 8), 10, seed=1).train(training)
-    check_fits(model, "small-cnn", torch.ones(2, 1, 8, 8), 10)
-    assert model.training is training
-    assert same_bits(model, build_model("small-cnn", (1, 8, 8), 10, seed=1))

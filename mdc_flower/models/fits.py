@@ -1,0 +1,104 @@
+"""Whether a model takes a data set's inputs, and what it would take if it does not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from strategies.errors import ModelError
+
+SIDES = (32, 48, 64, 75, 96, 128, 160, 192, 224, 256, 299, 384)
+"""Heights and widths, in pixels, that are tried to say what a model would take.
+
+VGG and DenseNet begin at 32, Inception at 75, transformers take the one size in their name.
+"""
+
+
+def check_fits(model: nn.Module, spec: str, example: Tensor, num_classes: int) -> None:
+    """Check that a model takes a data set's inputs and gives one output a class.
+
+    It is asked both as in evaluation and as in training, where some models return more than
+    outputs. Weights, running statistics, mode and torch's random state are left as they were.
+
+    Parameters
+    ----------
+    example
+        A batch of at least two examples, as training makes them.
+
+    Raises
+    ------
+    ModelError
+        If it does not, with the shapes; for images with a size or number of channels that it
+        would take, if there is one.
+    """
+    for training in (False, True):
+        try:
+            outputs = _outputs(model, example, training)
+        except Exception as error:  # any library or user code may be behind the name
+            raise ModelError(
+                f"the model does not fit the data: {type(error).__name__}: {error}",
+                where="model",
+                got=spec,
+                expected=f"a model that takes inputs {tuple(example.shape[1:])}",
+                hint=_would_take(model, example),
+            ) from error
+        if not isinstance(outputs, Tensor) or outputs.shape != (len(example), num_classes):
+            when = " in training" if training else ""
+            raise ModelError(
+                f"the model's output does not fit the classes{when}",
+                where="model",
+                got=tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs),
+                expected=f"{(len(example), num_classes)}",
+            )
+
+
+def _would_take(model: nn.Module, example: Tensor) -> str:
+    """Return a sentence on the images that the model takes; empty if none of those tried."""
+    if example.ndim != 4:
+        return ""
+    _, channels, height, width = example.shape
+    larger = [(side, side) for side in SIDES if side > min(height, width)]
+    for wanted in dict.fromkeys((channels, 3)):
+        for size in ((height, width), *larger):
+            if _takes(model, example.new_zeros(2, wanted, *size)):
+                return _sentence(wanted, size, wanted != channels, size != (height, width))
+    return ""
+
+
+def _sentence(channels: int, size: tuple[int, int], recolor: bool, resize: bool) -> str:
+    parts = [f"It takes images (C, H, W) of {(channels, *size)}"]
+    if resize:
+        parts.append("the key image-size resizes images read from files")
+    if recolor:
+        parts.append("a model of timm, as timm:NAME, is made for any number of channels")
+    return "; ".join(parts)
+
+
+def _takes(model: nn.Module, example: Tensor) -> bool:
+    try:
+        for training in (False, True):
+            _outputs(model, example, training)
+    except Exception:  # whatever a model raises, it does not take this
+        return False
+    return True
+
+
+def _outputs(model: nn.Module, example: Tensor, training: bool) -> object:
+    with _as_it_was(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        return model.train(training)(example)
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give every part of the model its own mode back after, and buffers their values."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
