@@ -16,9 +16,10 @@ from mdc_flower import __version__
 from mdc_flower.admission import REGISTER, admission
 from mdc_flower.batch_norm import statistics_of
 from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.event_files import event_files
 from mdc_flower.global_evaluation import evaluate_fn
 from mdc_flower.last_models import finish
-from mdc_flower.report import draw_run
+from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import Task, load_task
@@ -175,23 +176,24 @@ def _run(
             changed=changed,
             version=[record.checkpoint.run["version"], __version__],
         )
-    strategy = CoLearning(
-        recipe,
-        roster,
-        seed=config.seed,
-        trainable=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
-        observers=[record],
-        updates=record.updates,
-        position=position,
-        site_evaluation=config.site_evaluation,
-        min_sites=config.quorum(config.num_sites or roster.num_partitions),
-        max_round_retries=config.max_round_retries,
-        wait_s=config.wait_for_sites_s,
-        deadline=config.deadline(),
-        max_relative_update=config.max_relative_update,
-    )
     evaluate_global = evaluate_fn(task, model, data, num_partitions)
-    strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
+    with event_files(record.path, read_history(record.path)) as observers:
+        strategy = CoLearning(
+            recipe,
+            roster,
+            seed=config.seed,
+            trainable=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
+            observers=[record, *observers],
+            updates=record.updates,
+            position=position,
+            site_evaluation=config.site_evaluation,
+            min_sites=config.quorum(config.num_sites or roster.num_partitions),
+            max_round_retries=config.max_round_retries,
+            wait_s=config.wait_for_sites_s,
+            deadline=config.deadline(),
+            max_relative_update=config.max_relative_update,
+        )
+        strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
     return {
         **facts,

@@ -17,6 +17,28 @@ __all__ = ["app"]
 
 
 @app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory of a run, or of a comparison.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The page; report.html in DIR by default.")
+    ] = None,
+) -> None:
+    """Write a page to read and print: one HTML file that needs neither network nor script."""
+
+    def work() -> None:
+        from simulations.report import write_report
+
+        path = write_report(
+            folder.expanduser().absolute(), output.expanduser().absolute() if output else None
+        )
+        console.print(f"the page is {path}", highlight=False)
+
+    with_exit_status(work)
+
+
+@app.command()
 def compare(
     comparison: Annotated[
         Path | None, typer.Argument(help="Comparison file; digits by default.")

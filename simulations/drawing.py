@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from simulations.figures import draw_curves, draw_frontier, png
+from mdc_flower.reports.drawing import png
+from simulations.figures import draw_curves, draw_frontier
 from simulations.results_files import read_results
 from simulations.tables import csv_table, markdown_table, tuning_table
 from strategies.journal.files import write_atomically
@@ -18,8 +19,8 @@ def draw_comparison(folder: Path) -> str:
     files = {
         TABLE: table.encode(),
         CSV_TABLE: csv_table(results).encode(),
-        CURVES: png(draw_curves(results)),
-        FRONTIER: png(draw_frontier(results)),
+        CURVES: png(draw_curves(results), dpi=130),
+        FRONTIER: png(draw_frontier(results), dpi=130),
     }
     if tuning := tuning_table(results):
         files[TUNING_TABLE] = tuning.encode()

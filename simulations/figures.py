@@ -4,7 +4,6 @@ Arms that are to be named differ in dash and marker, not only in colour, and are
 ends; the others are thin and grey.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mdc_flower.reports.drawing import pushed_apart
 from simulations.outcome import Outcome, Point
 from simulations.results_files import ArmFacts, Results
 from simulations.tables import Interval
@@ -19,13 +19,6 @@ from simulations.tables import Interval
 STYLES = ("-", "-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("", "o", "s", "^", "v", "D")
 OTHERS = "0.75"
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
 
 
 def draw_curves(results: Results) -> Figure:
@@ -163,16 +156,6 @@ def _curves(
         ends = np.array([[one[max(one)]] for one in series])
         return np.array([max(max(one) for one in series)]), ends
     return np.array(shared), np.array([[one[place] for place in shared] for one in series])
-
-
-def pushed_apart(heights: Sequence[float], gap: float, top: float) -> list[float]:
-    """Return ascending heights moved up until they are a gap apart; down from the top if needed."""
-    apart: list[float] = []
-    for height in heights:
-        apart.append(max(height, apart[-1] + gap) if apart else height)
-    for index in reversed(range(len(apart))):
-        apart[index] = min(apart[index], top - (len(apart) - 1 - index) * gap)
-    return apart
 
 
 def _label_ends(

@@ -11,7 +11,7 @@ from typing import Any
 from mdc_flower.config import RunConfig
 from mdc_flower.config_files import read_arm
 from mdc_flower.engines import run_in_process
-from mdc_flower.report import work_done
+from mdc_flower.reports.series import work_done
 from simulations.arm import Arm
 from simulations.baselines import train_ensemble, train_without_exchange
 from simulations.outcome import Outcome, Point

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from mdc_flower.config_model import Scalar
 from simulations.outcome import Outcome
 from simulations.results_files import ArmFacts, Results, Tuned
 from simulations.tuning import mean_validation
@@ -102,27 +101,55 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
+def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Return the table's heads and rows as people read them."""
+    rows = table_rows(results)
+    heads = [
+        "arm",
+        f"{results.facts.split} accuracy, %",
+        f"difference to {rows[0].arm}, points",
+        "exchanges",
+        "sent, MB",
+        "received, MB",
+        "of per-step bytes",
+        "seconds",
+    ]
+    return heads, [
+        [
+            row.arm,
+            row.accuracy.percent(),
+            row.difference.percent(sign=True) if index else "",
+            f"{row.exchanges:g}",
+            f"{row.sent_megabytes:.1f}",
+            f"{row.received_megabytes:.1f}",
+            _share(row.per_step),
+            f"{row.seconds:.1f}",
+        ]
+        for index, row in enumerate(rows)
+    ]
+
+
+def table_note(results: Results) -> str:
+    """Return what the table's figures mean."""
+    return (
+        f"{_over(len(results.facts.seeds))}Every arm makes the same number of passes over its data "
+        "from the same initial model. Sent, received: model bytes to and from all sites. Of "
+        "per-step bytes: both, beside what averaging after each optimizer step would exchange. "
+        "Seconds: wall time of a run on one core, sites one after the other."
+    )
+
+
 def markdown_table(results: Results) -> str:
-    """Return the table as Markdown, with what its figures mean and where they come from."""
-    facts, rows = results.facts, table_rows(results)
+    """Return the table as Markdown, with what its figures mean."""
+    heads, rows = table_cells(results)
     lines = [
-        f"### {facts.name}",
+        f"### {results.facts.name}",
         "",
-        f"| arm | {facts.split} accuracy, % | difference to {rows[0].arm}, points | exchanges "
-        "| sent, MB | received, MB | of per-step bytes | seconds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        *(
-            f"| {row.arm} | {row.accuracy.percent()} "
-            f"| {row.difference.percent(sign=True) if index else ''} "
-            f"| {row.exchanges:g} | {row.sent_megabytes:.1f} | {row.received_megabytes:.1f} "
-            f"| {_share(row.per_step)} | {row.seconds:.1f} |"
-            for index, row in enumerate(rows)
-        ),
+        f"| {' | '.join(heads)} |",
+        "|---" + "|---:" * (len(heads) - 1) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        f"{_over(len(facts.seeds))}Every arm makes the same number of passes over its data from "
-        "the same initial model. Sent, received: model bytes to and from all sites. Of per-step "
-        "bytes: both, beside what averaging after each optimizer step would exchange. Seconds: "
-        "wall time of a run on one core, sites one after the other.",
+        table_note(results),
     ]
     return "\n".join(lines) + "\n"
 
@@ -194,17 +221,19 @@ def tuning_table(results: Results) -> str:
 
 
 def _candidates(tuned: Tuned) -> str:
-    cells = []
-    for number, one in enumerate(tuned.candidates):
-        mean = mean_validation(one.validation)
-        reached = f"{100 * mean:.2f}" if math.isfinite(mean) else "diverged"
-        text = f"{_keys(one.values)}: {reached}"
-        cells.append(f"**{text}**" if number == tuned.chosen else text)
+    cells = [f"{keys}: {reached}" for keys, reached in tuning_cells(tuned)]
+    cells[tuned.chosen] = f"**{cells[tuned.chosen]}**"
     return "; ".join(cells)
 
 
-def _keys(values: Mapping[str, Scalar]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+def tuning_cells(tuned: Tuned) -> list[tuple[str, str]]:
+    """Return each candidate's keys, and what it reached in percent: its mean over the seeds."""
+    cells = []
+    for one in tuned.candidates:
+        mean = mean_validation(one.validation)
+        keys = ", ".join(f"{key} {value}" for key, value in one.values.items())
+        cells.append((keys, f"{100 * mean:.2f}" if math.isfinite(mean) else "diverged"))
+    return cells
 
 
 def csv_table(results: Results) -> str:

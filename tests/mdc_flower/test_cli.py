@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from mdc_flower.cli import app, with_exit_status
 from mdc_flower.config import RunConfig
+from mdc_flower.event_files import FOLDER
 from mdc_flower.launching import read_config
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, DataError, EngineError, QuorumError, RunError
@@ -254,7 +256,8 @@ def test_a_run_ends_with_status_0_and_says_where_everything_is(
 def test_a_run_leaves_its_files_and_no_others(finished_run: tuple[Path, Result]) -> None:
     run_dir, _ = finished_run
     files = {CONFIG, HISTORY, EVENTS, SUMMARY, GLOBAL_MODEL, BEST_MODEL, "report.png", LOCK}
-    assert {path.name for path in run_dir.iterdir()} == {*files, CHECKPOINTS, OPEN_ROUND}
+    folders = {CHECKPOINTS, OPEN_ROUND} | ({FOLDER} if find_spec("tensorboard") else set())
+    assert {path.name for path in run_dir.iterdir()} == files | folders
     # Of the rounds 0, 1 and 2 the two newest, each a model and its description.
     numbers = [path.name.split(".")[0] for path in (run_dir / CHECKPOINTS).iterdir()]
     assert sorted(numbers) == ["000001", "000001", "000002", "000002"]

@@ -19,7 +19,7 @@ from mdc_flower.engines import run_in_process
 from mdc_flower.engines.in_process import InProcessGrid
 from mdc_flower.evaluation import evaluate_run
 from mdc_flower.live_view import RunState
-from mdc_flower.report import site_scores
+from mdc_flower.reports.series import site_scores
 from strategies.errors import ConfigError, DataError, QuorumError
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import (

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simulations.figures import draw_curves, draw_frontier, png, pushed_apart
+from mdc_flower.reports.drawing import png
+from simulations.figures import draw_curves, draw_frontier
 from simulations.outcome import Outcome
 from tests.simulations.made_up import MEGABYTE, outcome, results
 
@@ -16,7 +17,7 @@ EXCHANGED = {"round": 2, "sent_bytes": MEGABYTE, "received_bytes": MEGABYTE}
 
 def picture(b: dict[int, Outcome], split: str = "test") -> Image.Image:
     curves = draw_curves(results({**FULL, "b": b}, split=split, seeds=[1, 2]))
-    image = Image.open(io.BytesIO(png(curves)))
+    image = Image.open(io.BytesIO(png(curves, dpi=130)))
     image.load()
     return image
 
@@ -66,19 +67,3 @@ def test_the_frontier_has_a_point_for_what_exchanges_and_a_line_for_what_does_no
     assert any(np.allclose(place, [[2.0, 0.8]]) for place in places if len(place) == 1)
     assert axes.get_xscale() == "log"
     assert {"a", "b", "averaging after each step"} == {t.get_text().strip() for t in axes.texts}
-
-
-@pytest.mark.parametrize(
-    ("heights", "apart"),
-    [
-        ([], []),
-        ([1.0, 5.0], [1.0, 5.0]),
-        ([1.0, 1.5, 1.5], [1.0, 3.0, 5.0]),
-        ([8.0, 9.0, 10.0], [6.0, 8.0, 10.0]),  # no room above 10
-        ([1.0, 9.0, 9.0], [1.0, 8.0, 10.0]),
-    ],
-)
-def test_labels_are_pushed_up_and_where_there_is_no_room_down(
-    heights: list[float], apart: list[float]
-) -> None:
-    assert pushed_apart(heights, gap=2.0, top=10.0) == apart

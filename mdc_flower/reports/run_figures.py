@@ -1,0 +1,203 @@
+"""The pictures of one run: what it reached, how it trained, what it exchanged.
+
+Each ``plot_...`` draws into axes; rounds that failed, or of which a value is not known, are gaps.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from pydantic import ValidationError
+
+from mdc_flower.reports.drawing import LineEnd, finish, label_ends, png
+from mdc_flower.reports.series import History, completed, metric_series, unit, work, work_done
+from mdc_flower.reports.units import byte_scale
+from strategies.round_plan import RoundPlan
+
+POINTS_PER_CYCLE = 40
+DARK, MIDDLE, LIGHT = "#12355b", "#b0531a", "#8a8a8a"
+LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "test": {"color": DARK, "marker": "o", "linestyle": "-"},
+    "validation": {"color": MIDDLE, "marker": "s", "linestyle": "--"},
+    "sites, validation": {"color": "#2f7d6b", "marker": "d", "linestyle": "-."},
+    "sites, training": {"color": LIGHT, "marker": "", "linestyle": ":"},
+}
+"""How the curves are told apart, in grey as well."""
+
+MANY_POINTS = 60
+WIDTH = 6.4
+
+
+def draw_run(history: History) -> bytes:
+    """Return a PNG of a run: accuracy, learning rate and relative change over its local work."""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    accuracy, rate, change = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    plot_metric(accuracy, history, "accuracy")
+    accuracy.set(title="Global model after each round", xlabel="")
+    plot_learning_rate(rate, history)
+    rate.set_xlabel("")
+    plot_relative_change(change, history)
+    return png(figure)
+
+
+def draw_metric(history: History, metric: str) -> Figure:
+    """Return the curves of ``accuracy`` or ``loss``."""
+    figure, axes = _single()
+    plot_metric(axes, history, metric)
+    return figure
+
+
+def draw_learning_rate(history: History) -> Figure:
+    """Return the learning rate over the local work."""
+    figure, axes = _single()
+    plot_learning_rate(axes, history)
+    return figure
+
+
+def draw_local_work(history: History) -> Figure:
+    """Return the local epochs (or steps) of each round."""
+    figure, axes = _single()
+    values, edges = [work(line) for line in history], _edges(history)
+    axes.stairs(values, edges, fill=True, color=DARK, alpha=0.25)
+    axes.stairs(values, edges, color=DARK)
+    axes.set(xlabel="round", ylabel=f"{unit(history)} a round", ylim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _rounds(axes)
+    return figure
+
+
+def draw_relative_change(history: History, threshold: float | None = None) -> Figure:
+    """Return how far each round moved the global model.
+
+    Parameters
+    ----------
+    threshold
+        At or below which the local epochs double; None where they do not.
+    """
+    figure, axes = _single()
+    if threshold:
+        axes.axhline(threshold, color=MIDDLE, linestyle="--", linewidth=1)
+        axes.annotate(
+            "local epochs double below",
+            (0.99, threshold),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            color=MIDDLE,
+            fontsize=8,
+        )
+    plot_relative_change(axes, history)
+    return figure
+
+
+def draw_bytes(history: History) -> Figure:
+    """Return the model bytes of each round: sent above the axis, received below."""
+    figure, axes = _single()
+    lines = completed(history)
+    largest = max(max(line["sent_bytes"], line["received_bytes"]) for line in lines)
+    scale, name = byte_scale(largest)
+    edges = _edges(history)
+    for key, sign, color, hatch, text in (
+        ("sent_bytes", 1, DARK, None, "sent to the sites"),
+        ("received_bytes", -1, MIDDLE, "///", "received from the sites"),
+    ):
+        values = [sign * line[key] / scale for line in lines]
+        axes.stairs(values, edges, fill=True, facecolor=color, alpha=0.25)
+        axes.stairs(values, edges, fill=bool(hatch), facecolor="none", hatch=hatch, edgecolor=color)
+        axes.annotate(
+            text,
+            (0.01, 0.98 if sign > 0 else 0.02),
+            xycoords="axes fraction",
+            va="top" if sign > 0 else "bottom",
+            color=color,
+        )
+    limit = 1.25 * max(largest / scale, 1e-9)
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.set(xlabel="round", ylabel=f"model bytes a round ({name})", ylim=(-limit, limit))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
+    _rounds(axes)
+    return figure
+
+
+def plot_metric(axes: Axes, history: History, metric: str) -> None:
+    """Plot the global model's ``accuracy`` or ``loss`` at the coordinator and at the sites."""
+    ends = []
+    for curve in metric_series(history, metric):
+        look = dict(LOOKS[curve.name])
+        if len(curve.done) > MANY_POINTS:
+            look["marker"] = ""
+        axes.plot(curve.done, curve.values, markersize=4, **look)
+        last = np.flatnonzero(~np.isnan(curve.values))[-1]
+        ends.append(LineEnd(curve.done[last], curve.values[last], curve.name, look["color"]))
+    _span(axes, history)
+    axes.set_ylim(*axes.get_ylim())
+    label_ends(axes, ends)
+    ylabel = "accuracy" if metric == "accuracy" else "loss (cross-entropy)"
+    axes.set(xlabel=unit(history), ylabel=ylabel)
+    finish(axes)
+
+
+def plot_learning_rate(axes: Axes, history: History) -> None:
+    """Plot the learning rate as the round plans have it, from round to round."""
+    ends = work_done(history)
+    for start, end, line in zip([0, *ends], ends, history, strict=False):
+        plan = plan_of(line)
+        if plan is None:
+            continue
+        progress = np.linspace(0, 1, POINTS_PER_CYCLE)
+        rates = [plan.lr_at(float(p)) for p in progress]
+        axes.plot(start + progress * (end - start), rates, color=DARK)
+    for end in ends[:-1] if len(ends) <= MANY_POINTS else ():
+        axes.axvline(end, color=LIGHT, linewidth=0.8, linestyle=":")
+    _span(axes, history)
+    axes.set(xlabel=unit(history), ylabel="learning rate", ylim=(0, None))
+    finish(axes)
+
+
+def plot_relative_change(axes: Axes, history: History) -> None:
+    """Plot how far each round moved the global model, on a logarithmic axis."""
+    # There is no place for 0 on it: a round that changed nothing is a gap too.
+    changes = [line.get("relative_change") or np.nan for line in history]
+    marker = "o" if len(history) <= MANY_POINTS else ""
+    axes.semilogy(work_done(history), changes, marker=marker, markersize=4, color=DARK)
+    _span(axes, history)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=unit(history), ylabel="relative change")
+    finish(axes)
+
+
+def plan_of(line: Mapping[str, Any]) -> RoundPlan | None:
+    """Return a round's plan; None if another version wrote it in another way."""
+    fields = {key: value for key, value in line["plan"].items() if key != "plan_id"}
+    try:
+        return RoundPlan.model_validate(fields)
+    except ValidationError:
+        return None
+
+
+def _single() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _span(axes: Axes, history: History) -> None:
+    """Let x go from the beginning to what is done, in all pictures alike."""
+    end = sum(map(work, history)) or 1
+    axes.set_xlim(-0.02 * end, 1.02 * end)
+
+
+def _edges(history: History) -> list[float]:
+    """Return the edges of one bar for each round."""
+    first = history[0]["round"] - 0.5
+    return [first + index for index in range(len(history) + 1)]
+
+
+def _rounds(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    finish(axes)

@@ -1,0 +1,96 @@
+"""The tables of a run's page: what went wrong, each round, and the config."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mdc_flower.config import RunConfig
+from mdc_flower.reports.page import Listing, Section, Table
+from mdc_flower.reports.participation import incidents
+from mdc_flower.reports.run_figures import plan_of
+from mdc_flower.reports.series import History, completed, unit, work
+from mdc_flower.reports.units import byte_scale, format_number
+from strategies.messages import VALIDATION_ACCURACY
+
+DEFAULTS = RunConfig().to_flower()
+
+
+def incident_tables(history: History) -> list[Table]:
+    """Return what went wrong, and what sites that failed have said of it."""
+    found = incidents(history)
+    tables = []
+    if found:
+        rows = [
+            [str(one.round), one.site or "the round as a whole", one.what, one.reason]
+            for one in found
+        ]
+        tables.append(Table("What went wrong", ["round", "site", "what", "reason"], rows))
+    errors = [
+        [str(line["round"]), site, text]
+        for line in completed(history)
+        for site, text in line["errors"].items()
+    ]
+    if errors:
+        tables.append(Table("Errors of sites", ["round", "site", "error"], errors))
+    return tables
+
+
+def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
+    """Return a table with a row a round; a column in which nothing is known is left out."""
+    lines = completed(history)
+    if not lines:
+        return []
+    largest = max(max(line["sent_bytes"], line["received_bytes"]) for line in lines)
+    scale, byte_unit = byte_scale(largest)
+    columns: dict[str, list[str]] = {
+        "round": [f"{line['round']}{' (failed)' if line['failed'] else ''}" for line in lines],
+        unit(history): [str(work(line)) for line in lines],
+        "learning rate": [_rates(line) for line in lines],
+        f"sites, of {len(sites)}": [str(len(line["participants"])) for line in lines],
+        "test accuracy, %": _percent(lines, "evaluation", "test-accuracy"),
+        "validation accuracy, %": _percent(lines, "evaluation", "validation-accuracy"),
+        "at the sites, before, %": _percent(lines, "start_evaluation", VALIDATION_ACCURACY),
+        "at the sites, after, %": _percent(lines, "site_evaluation", VALIDATION_ACCURACY),
+        "test loss": [format_number(line["evaluation"].get("test-loss"), 4) for line in lines],
+        "relative change": [format_number(line["relative_change"]) for line in lines],
+        f"sent, {byte_unit}": [f"{line['sent_bytes'] / scale:.1f}" for line in lines],
+        f"received, {byte_unit}": [f"{line['received_bytes'] / scale:.1f}" for line in lines],
+        "seconds": [f"{line['seconds']:.1f}" for line in lines],
+    }
+    known = {name: cells for name, cells in columns.items() if any(cells)}
+    rows = list(zip(*known.values(), strict=True))
+    note = "At the sites: accuracy on their validation examples, before and after the round."
+    by_sites = any(name.startswith("at the sites") for name in known)
+    return [Table("Rounds", list(known), rows, numeric=True, note=note if by_sites else "")]
+
+
+def _rates(line: Mapping[str, Any]) -> str:
+    """Return the learning rates with which a round's training began and ended."""
+    plan = plan_of(line)
+    if plan is None:
+        return ""
+    first, last = (f"{plan.lr_at(progress):.3g}" for progress in (0, 1))
+    return first if first == last else f"{first} to {last}"
+
+
+def _percent(lines: History, place: str, metric: str) -> list[str]:
+    values = [line[place].get(metric) for line in lines]
+    return ["" if value is None else f"{100 * value:.2f}" for value in values]
+
+
+def config_section(config: Mapping[str, Any]) -> Section:
+    """Return what was set, and then all that has its default."""
+    changed = [key for key, value in config.items() if DEFAULTS.get(key) != value]
+    rows = [[key, _value(config[key]), _value(DEFAULTS.get(key))] for key in changed]
+    rest = [(key, _value(config[key])) for key in config if key not in changed]
+    return Section(
+        "Config",
+        tables=[Table("Set for this run", ["key", "value", "default"], rows)] if rows else [],
+        listing=Listing("All other keys have their defaults", rest) if rest else None,
+    )
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "not known here"
+    return json.dumps(value) if isinstance(value, str | bool) else str(value)

@@ -1,0 +1,120 @@
+"""The lines of a history as series: what was reached, and after how much local work."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from strategies.round_record import RoundRecord
+
+History = Sequence[Mapping[str, Any]]
+"""Lines of ``history.jsonl``, one a round."""
+
+UNKNOWN = asdict(RoundRecord(0, {}))
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named curve; ``done`` is the local work behind each value."""
+
+    name: str
+    done: Sequence[int]
+    values: Sequence[float]
+
+
+def completed(history: History) -> list[dict[str, Any]]:
+    """Return the lines with every field; what an earlier version did not write is empty."""
+    return [{**UNKNOWN, **line} for line in history]
+
+
+def work(line: Mapping[str, Any]) -> int:
+    """Return the local epochs (or steps) of one round."""
+    plan = line["plan"]
+    return int(plan.get("local_steps") or plan["local_epochs"])
+
+
+def work_done(history: History) -> list[int]:
+    """Return the local epochs (or steps) behind the global model after each round."""
+    return list(accumulate(map(work, history)))
+
+
+def in_steps(history: History) -> bool:
+    """Return whether a run counts its local work in optimizer steps."""
+    return bool(history) and bool(history[0]["plan"].get("local_steps"))
+
+
+def unit(history: History) -> str:
+    """Return the unit of a run's local work."""
+    return "local steps" if in_steps(history) else "local epochs"
+
+
+def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
+    """Return the global model's score on the sites' validation examples, by work done.
+
+    A round brings that of the model it started from, the last round also that of its own.
+
+    Parameters
+    ----------
+    metric
+        ``accuracy`` or ``loss``.
+    """
+    scores: dict[int, float] = {}
+    ends = work_done(history)
+    for start, end, line in zip([0, *ends], ends, history, strict=False):
+        for done, key in ((start, "start_evaluation"), (end, "site_evaluation")):
+            # What an earlier version wrote has not all of it.
+            score = line.get(key, {}).get(f"validation-{metric}")
+            if score is not None:
+                scores[done] = score
+    return scores
+
+
+def metric_series(history: History, metric: str) -> list[Series]:
+    """Return the curves of a metric that the history has values of; rounds without are NaN.
+
+    Parameters
+    ----------
+    metric
+        ``accuracy`` or ``loss``.
+    """
+    lines, ends = completed(history), work_done(history)
+    scores = site_scores(history, metric)
+    curves = [
+        Series("test", ends, [_number(line["evaluation"], f"test-{metric}") for line in lines]),
+        Series(
+            "validation",
+            ends,
+            [_number(line["evaluation"], f"validation-{metric}") for line in lines],
+        ),
+        Series("sites, validation", list(scores), list(scores.values())),
+        Series("sites, training", ends, [_mean_trained(line, metric) for line in lines]),
+    ]
+    return [curve for curve in curves if not np.isnan(curve.values).all()]
+
+
+def sites_of(history: History, more: Iterable[str] = ()) -> list[str]:
+    """Return every site that the history or ``more`` names; site-2 comes before site-10."""
+    places = ("participants", "dropped", "errors", "missing", "asked_again", "late")
+    named = {site for line in completed(history) for place in places for site in line[place]}
+    return sorted(named | set(more), key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _mean_trained(line: Mapping[str, Any], metric: str) -> float:
+    """Return the mean over the sites that share it."""
+    key = f"train-{metric}"
+    shared = [metrics[key] for metrics in line["participants"].values() if key in metrics]
+    return float(np.mean(shared)) if shared else float("nan")
+
+
+def _number(metrics: Mapping[str, Any], key: str) -> float:
+    # What was no finite number stands as null in the file.
+    value = metrics.get(key)
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,46 @@
+"""`mdc report`: the page of whatever a folder holds, a run or a comparison."""
+
+from pathlib import Path
+
+from mdc_flower.reports.page import render
+from mdc_flower.reports.run_files import is_run, read_run
+from mdc_flower.reports.run_page import run_page
+from simulations.comparison_page import comparison_page
+from simulations.results_files import COMPARISON, read_results
+from strategies.errors import ConfigError
+from strategies.journal.files import write_atomically
+from strategies.journal.run_directory import EVENTS, HISTORY, SUMMARY
+
+PAGE = "report.html"
+
+
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Write the page of a run directory, or of a comparison's folder; return its path.
+
+    Parameters
+    ----------
+    output
+        The page's path; ``report.html`` in the folder by default.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds neither.
+    DataError
+        If a comparison's files are not understood.
+    """
+    if (folder / COMPARISON).is_file():
+        page = comparison_page(read_results(folder))
+    elif is_run(folder):
+        page = run_page(read_run(folder))
+    else:
+        raise ConfigError(
+            "there is nothing to report on",
+            where="DIR",
+            got=str(folder),
+            expected=f"a run directory with one of {HISTORY}, {EVENTS}, {SUMMARY}, or the folder "
+            f"of a comparison with {COMPARISON}",
+        )
+    path = output or folder / PAGE
+    write_atomically(path, render(page).encode())
+    return path

@@ -1,0 +1,89 @@
+"""What became of each site in each round."""
+
+from typing import Any
+
+import pytest
+
+from mdc_flower.reports.participation import Incident, Part, draw_participation, incidents, parts
+from tests.mdc_flower.reports.lines import line
+
+SITES = ["a", "b", "c", "d"]
+
+
+def round_of(number: int, **fields: Any) -> dict[str, Any]:
+    return {**line(number), "participants": {}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"participants": {"a": {}}}, Part.TOOK_PART),
+        ({"participants": {"a": {}}, "asked_again": ["a"]}, Part.ASKED_AGAIN),
+        ({"dropped": {"a": "odd"}}, Part.DROPPED),
+        ({"dropped": {"a": "odd"}, "asked_again": ["a"]}, Part.DROPPED),
+        # Its update counts, though its evaluation does not.
+        ({"participants": {"a": {}}, "dropped": {"a": "evaluation: odd"}}, Part.TOOK_PART),
+        ({"missing": ["a"]}, Part.MISSING),
+        ({}, Part.UNKNOWN),
+    ],
+)
+def test_what_became_of_a_site(fields: dict[str, Any], expected: Part) -> None:
+    assert parts([round_of(1, **fields)], ["a"]) == {(1, "a"): expected}
+
+
+def test_a_late_reply_stands_at_the_round_that_it_is_of() -> None:
+    history = [
+        round_of(1, dropped={"a": "no reply"}),
+        round_of(2, participants={"a": {}}, late={"a": 1}),
+    ]
+    assert parts(history, ["a"]) == {(1, "a"): Part.LATE, (2, "a"): Part.TOOK_PART}
+
+
+def test_every_part_has_a_marker_of_its_own_so_that_grey_is_enough() -> None:
+    looks = [part.value[1:] for part in Part]
+    assert len(set(looks)) == len(looks)
+
+
+def test_the_grid_has_a_place_for_each_site_and_names_only_what_happened() -> None:
+    history = [
+        round_of(1, participants={"a": {}, "b": {}}, missing=["c"], dropped={"d": "odd"}),
+        round_of(2, failed=True, participants={"a": {}}),
+    ]
+    figure = draw_participation(history, SITES)
+    (axes,) = figure.axes
+    points = {
+        str(one.get_label()): sorted(
+            zip(map(int, one.get_xdata()), map(int, one.get_ydata()), strict=True)  # type: ignore[arg-type]
+        )
+        for one in axes.lines
+    }
+    assert points == {
+        "took part": [(1, 0), (1, 1), (2, 0)],
+        "dropped": [(1, 3)],
+        "not online": [(1, 2)],
+    }
+    assert [label.get_text() for label in axes.get_yticklabels()] == SITES
+    assert len(axes.patches) == 1  # the failed round
+
+
+def test_all_that_went_wrong_is_listed_in_its_order() -> None:
+    history = [
+        round_of(1, participants={site: {} for site in SITES}),
+        round_of(
+            2,
+            attempts=3,
+            failed=True,
+            dropped={"b": "odd"},
+            missing=["c"],
+            asked_again=["d"],
+            late={"a": 1},
+        ),
+    ]
+    assert incidents(history) == [
+        Incident(2, "", "repeated", "3 attempts"),
+        Incident(2, "", "failed", "too few updates: the run ended here"),
+        Incident(2, "b", "dropped", "odd"),
+        Incident(2, "c", "not online"),
+        Incident(2, "d", "asked again"),
+        Incident(2, "a", "answered too late", "a message of round 1"),
+    ]

@@ -1,0 +1,131 @@
+"""The pictures of a run: all of them, whatever happened."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mdc_flower.reports.run_figures import (
+    draw_bytes,
+    draw_learning_rate,
+    draw_local_work,
+    draw_relative_change,
+    draw_run,
+)
+from tests.mdc_flower.reports.lines import by_sites, line
+
+
+def picture(history: list[dict[str, Any]]) -> Image.Image:
+    image = Image.open(io.BytesIO(draw_run(history)))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [line(1)],
+        [line(1), line(2), line(3)],
+        [line(1, None), line(2)],
+        [line(1, None), line(2, None)],
+        [line(1, local_steps=10), line(2, local_steps=10)],
+        [line(1) | {"evaluation": {}}],  # a coordinator without validation or test examples
+        [line(1) | {"relative_change": 0.0}],
+        [line(1) | by_sites(0.1), line(2) | by_sites(0.2, 0.3)],
+        [line(1) | by_sites() | {"participants": {"site-0": {"num-examples": 3}}}],
+        [
+            line(1),
+            line(2) | {"participants": {"a": {"num-examples": 3}, "b": {"train-accuracy": 0.5}}},
+        ],
+    ],
+    ids=[
+        "empty",
+        "one",
+        "three",
+        "gap",
+        "failed",
+        "steps",
+        "not-evaluated",
+        "settled",
+        "by-sites",
+        "all-kept-back",
+        "some-kept-back",
+    ],
+)
+def test_the_picture_is_a_png_whatever_happened(history: list[dict[str, Any]]) -> None:
+    image = picture(history)
+    assert image.format == "PNG"
+    # 8 by 7 inches at 120 dots an inch
+    assert image.size == (960, 840)
+
+
+def test_the_picture_shows_the_accuracy() -> None:
+    low, high = picture([line(1, 0.1), line(2, 0.2)]), picture([line(1, 0.1), line(2, 0.9)])
+    assert low.tobytes() != high.tobytes()
+
+
+def test_the_picture_shows_the_accuracy_at_the_sites() -> None:
+    low = picture([line(1) | by_sites(0.1, 0.2)])
+    high = picture([line(1) | by_sites(0.1, 0.3)])
+    without = picture([line(1) | by_sites()])
+    assert len({image.tobytes() for image in (low, high, without)}) == 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_of_which_nothing_is_known_is_drawn_without_a_warning() -> None:
+    one = line(1) | by_sites() | {"participants": {"site-0": {"num-examples": 3}}}
+    assert picture([one]).size == (960, 840)
+
+
+def test_equal_histories_are_drawn_equally() -> None:
+    assert picture([line(1)]).tobytes() == picture([line(1)]).tobytes()
+
+
+def drawn(figure: Figure) -> list[tuple[list[float], list[float]]]:
+    """Return x and y of every line of a figure."""
+    (axes,) = figure.axes
+    return [
+        (np.asarray(one.get_xdata(), float).tolist(), np.asarray(one.get_ydata(), float).tolist())
+        for one in axes.lines
+    ]
+
+
+def test_a_rounds_learning_rate_goes_from_its_first_to_its_last_value() -> None:
+    # Two epochs, then four; from 0.1 to 0.05 in each.
+    history = [line(1, local_epochs=2), line(2, local_epochs=4)]
+    first, second, end_of_first = drawn(draw_learning_rate(history))
+    assert [(xs[0], xs[-1]) for xs, _ in (first, second)] == [(0, 2), (2, 6)]
+    for _, ys in (first, second):
+        assert [ys[0], ys[-1]] == pytest.approx([0.1, 0.05])
+    assert end_of_first[0] == [2, 2]
+
+
+def test_a_plan_that_this_version_does_not_understand_is_a_gap() -> None:
+    other = line(1)
+    other["plan"]["shape"] = "zigzag"
+    assert drawn(draw_learning_rate([other])) == []
+
+
+def test_a_round_is_as_high_as_its_local_work_and_its_bytes() -> None:
+    history = [
+        line(1, local_epochs=2) | {"sent_bytes": 3_000_000, "received_bytes": 1_500_000},
+        line(2, local_epochs=4) | {"sent_bytes": 6_000_000},
+    ]
+    (axes,) = draw_local_work(history).axes
+    assert list(axes.patches[-1].get_data().values) == [2, 4]  # type: ignore[attr-defined]
+    (axes,) = draw_bytes(history).axes
+    heights = [list(patch.get_data().values) for patch in axes.patches]  # type: ignore[attr-defined]
+    # In megabytes; what is received goes down, and of round 2 an old version did not say it.
+    assert heights == [[3, 6], [3, 6], [-1.5, 0], [-1.5, 0]]
+    assert axes.get_ylabel() == "model bytes a round (MB)"
+
+
+def test_the_relative_change_has_its_threshold_where_there_is_one() -> None:
+    assert len(drawn(draw_relative_change([line(1)]))) == 1
+    threshold, change = drawn(draw_relative_change([line(1)], 0.02))
+    assert set(threshold[1]) == {0.02}
+    assert change == ([1], [0.1])

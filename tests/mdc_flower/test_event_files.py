@@ -1,0 +1,230 @@
+"""Event files for TensorBoard, read back by TensorBoard itself."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.engines import run_in_process
+from mdc_flower.event_files import (
+    EPOCHS,
+    FOLDER,
+    ROUNDS,
+    EventFiles,
+    event_files,
+    learning_rates,
+    round_scalars,
+)
+from strategies.journal.run_directory import read_history
+from strategies.local_epochs import EpochState
+from strategies.position import Position
+from strategies.round_record import RoundRecord
+from tests.mdc_flower.examples import plan
+
+NOWHERE = Position({}, EpochState(1))
+
+Points = dict[str, list[tuple[int, float]]]
+Read = Callable[[Path], Points]
+
+
+def record(number: int, **fields: Any) -> RoundRecord:
+    """Return a record of a round of two epochs, from 0.1 down to 0.05."""
+    orders = {"lr_max": 0.1, "lr_min": 0.05, "shape": "linear"}
+    one = plan(round=number, local_epochs=2, **orders)
+    return RoundRecord(number, one.model_dump() | {"plan_id": one.plan_id}, **fields)
+
+
+# What is written
+
+
+def test_a_round_is_written_with_all_that_is_known_of_it() -> None:
+    one = record(
+        1,
+        participants={"a": {"train-loss": 0.5, "num-examples": 10}},
+        dropped={"b": "odd"},
+        missing=["c", "d"],
+        relative_change=0.25,
+        evaluation={"test-accuracy": 0.75, "test-loss": 1.5},
+        start_evaluation={"validation-accuracy": 0.5},
+        sent_bytes=100,
+        received_bytes=50,
+        seconds=2.5,
+    )
+    assert round_scalars(one) == {
+        "relative-change": 0.25,
+        "bytes/sent": 100,
+        "bytes/received": 50,
+        "sites/took-part": 1,
+        "sites/dropped": 1,
+        "sites/missing": 2,
+        "work/local-epochs": 2,
+        "seconds": 2.5,
+        "accuracy/test": 0.75,
+        "loss/test": 1.5,
+        "accuracy/sites-before": 0.5,
+        "site/a/train-loss": 0.5,
+        "site/a/num-examples": 10,
+    }
+
+
+def test_a_failed_round_and_what_is_no_number_are_left_out() -> None:
+    scalars = round_scalars(record(1, failed=True, evaluation={"test-loss": float("nan")}))
+    assert not set(scalars) & {"seconds", "relative-change", "loss/test"}
+    assert scalars["sites/took-part"] == 0
+
+
+def test_the_learning_rate_is_that_of_the_plan_at_both_ends_of_each_epoch() -> None:
+    # Linear from 0.1 to 0.05 over two epochs, of which the first is the run's sixth.
+    points = learning_rates(record(1).plan, done=5)
+    assert [step for step, _ in points] == [6, 7]
+    values = [tuple(scalars.values()) for _, scalars in points]
+    assert values == [pytest.approx((0.1, 0.075)), pytest.approx((0.075, 0.05))]
+    assert set(points[0][1]) == {"learning-rate/start", "learning-rate/end"}
+
+
+def test_a_round_of_steps_has_one_point_at_its_end() -> None:
+    one = plan(local_steps=30, lr_max=0.1, lr_min=0.05, shape="linear")
+    ((step, scalars),) = learning_rates(one.model_dump() | {"plan_id": one.plan_id}, done=10)
+    assert step == 40
+    assert list(scalars.values()) == pytest.approx([0.1, 0.05])
+
+
+# How it is written
+
+
+@pytest.fixture
+def read() -> Read:
+    """Return TensorBoard's own reader: the points of every tag of a folder."""
+    pytest.importorskip(
+        "tensorboard", reason="TensorBoard is not installed: pip install 'mdc-flower[tensorboard]'"
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def points(folder: Path) -> Points:
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        return {
+            tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+        }
+
+    return points
+
+
+def test_what_is_written_again_after_a_resume_takes_the_place_of_what_was_there(
+    tmp_path: Path, read: Read
+) -> None:
+    first = EventFiles(tmp_path, rounds_done=0, work_done=0)
+    for number in (1, 2):
+        first.round_finished(record(number, evaluation={"test-accuracy": 0.25}), NOWHERE)
+    first.round_failed(record(3, failed=True, sent_bytes=7))
+    first.close()
+    # Round 1 is over, round 2 was lost with its checkpoint.
+    again = EventFiles(tmp_path, rounds_done=1, work_done=2)
+    for number in (2, 3):
+        again.round_finished(record(number, evaluation={"test-accuracy": 0.5}), NOWHERE)
+    again.close()
+    rounds, epochs = read(tmp_path / ROUNDS), read(tmp_path / EPOCHS)
+    assert rounds["accuracy/test"] == [(1, 0.25), (2, 0.5), (3, 0.5)]
+    assert rounds["bytes/sent"] == [(1, 0), (2, 0), (3, 0)]
+    assert [step for step, _ in epochs["learning-rate/start"]] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return read_run_config(
+        {
+            "model": "mlp",
+            "max-train-examples": 100,
+            "num-sites": 2,
+            "num-rounds": 2,
+            "epochs": "fixed",
+            "local-epochs": 2,
+            "site-evaluation": True,
+            "output-dir": str(tmp_path / "run"),
+        }
+    )
+
+
+def test_a_run_that_goes_on_has_every_step_once(config: RunConfig, read: Read) -> None:
+    run_in_process(config, 2)
+    run_in_process(config.model_copy(update={"num_rounds": 3, "resume": True}), 2)
+    run_dir = Path(config.output_dir)
+    history = read_history(run_dir)
+    rounds = read(run_dir / FOLDER / ROUNDS)
+    steps, accuracies = zip(*rounds["accuracy/test"], strict=True)
+    assert steps == (1, 2, 3)
+    scores = [line["evaluation"]["test-accuracy"] for line in history]
+    assert list(accuracies) == pytest.approx(scores)
+    for site in ("site-0", "site-1"):
+        losses = [line["participants"][site]["train-loss"] for line in history]
+        assert [value for _, value in rounds[f"site/{site}/train-loss"]] == pytest.approx(losses)
+        assert [step for step, _ in rounds[f"site/{site}/train-seconds"]] == [1, 2, 3]
+    # The model of round 2 was the last one, and then was not.
+    assert [step for step, _ in rounds["accuracy/sites-before"]] == [1, 2, 3]
+    assert [step for step, _ in rounds["accuracy/sites-after"]] == [2, 3]
+    epochs = read(run_dir / FOLDER / EPOCHS)
+    assert [step for step, _ in epochs["learning-rate/end"]] == [1, 2, 3, 4, 5, 6]
+
+
+# What goes wrong
+
+
+@pytest.fixture
+def errors() -> Iterator[list[str]]:
+    """Return what Flower's log says of errors."""
+    messages: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, one: logging.LogRecord) -> None:
+            messages.append(one.getMessage())
+
+    handler = Keep(logging.ERROR)
+    logging.getLogger("flwr").addHandler(handler)
+    yield messages
+    logging.getLogger("flwr").removeHandler(handler)
+
+
+@pytest.mark.usefixtures("read")
+def test_a_folder_that_cannot_be_made_costs_the_run_nothing(
+    config: RunConfig, errors: list[str]
+) -> None:
+    run_dir = Path(config.output_dir)
+    run_dir.mkdir()
+    (run_dir / FOLDER).write_text("in the way")
+    run_in_process(config, 2)
+    assert len(read_history(run_dir)) == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("event files for TensorBoard are written no more: ")
+
+
+@pytest.mark.usefixtures("read")
+def test_a_writer_that_fails_is_not_asked_again(
+    tmp_path: Path, errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    asked: list[str] = []
+
+    def full(self: SummaryWriter, tag: str, *arguments: Any) -> None:
+        asked.append(tag)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    with event_files(tmp_path, []) as (observer,):
+        for number in (1, 2):
+            observer.round_finished(record(number), NOWHERE)
+    assert len(asked) == 1
+    assert errors == ["event files for TensorBoard are written no more: no space left on device"]
+
+
+def test_without_tensorboard_there_is_no_observer_and_no_folder(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    run_in_process(config, 2)
+    assert not (Path(config.output_dir) / FOLDER).exists()
