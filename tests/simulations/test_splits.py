@@ -9,7 +9,8 @@ import pytest
 
 from simulations.arm import Arm
 from simulations.cli import COMPARISONS_DIR
-from simulations.comparison import Comparison, Job, read_comparison, run_job
+from simulations.comparison_file import Comparison, read_comparison
+from simulations.jobs import Job, run_job
 from strategies.journal.run_directory import SUMMARY, read_history
 
 FASHION_MNIST = (
