@@ -65,31 +65,53 @@ def load_hub(name: str, reading: Reading) -> DataSet:
     return data_set("hf" if Path(name).is_absolute() else name, arrays, mean, std)
 
 
+def hub_train_texts(name: str, reading: Reading) -> Sequence[str]:
+    """Return the training texts of a data set of the Hub, with or without labels.
+
+    Raises
+    ------
+    DataError
+        If the data set cannot be had, its training split or the input column is missing, or that
+        column does not hold texts.
+    """
+    where, column = f"hf:{name}", reading.columns.inputs
+    train = _split(where, _download(name, reading.hub), "train", [column])
+    if (kind := _kind(where, train, column)) != "text":
+        raise DataError(
+            "the inputs are no texts", where=f"{where}, {column}", got=kind, expected="text"
+        )
+    return _texts(where, train, column)
+
+
 def _splits(name: str, reading: Reading) -> tuple[Any, Any]:
     """Return training and test split, having checked that they have the columns."""
     where = f"hf:{name}"
     found = _download(name, reading.hub)
-    for split in ("train", reading.hub.test_split):
-        if split not in found:
-            raise DataError(
-                "there is no such split",
-                where=where,
-                got=split,
-                expected="one of: " + ", ".join(found),
-                hint="The split to test on is named by hf-test-split",
-            )
     columns = reading.columns
-    train, test = found["train"], found[reading.hub.test_split]
-    for column in (columns.inputs, columns.labels, *([columns.groups] if columns.groups else [])):
-        if column not in train.features or column not in test.features:
+    names = [columns.inputs, columns.labels, *([columns.groups] if columns.groups else [])]
+    train, test = (_split(where, found, s, names) for s in ("train", reading.hub.test_split))
+    return train, test
+
+
+def _split(where: str, found: Any, split: str, columns: Sequence[str]) -> Any:
+    if split not in found:
+        raise DataError(
+            "there is no such split",
+            where=where,
+            got=split,
+            expected="one of: " + ", ".join(found),
+            hint="The split to test on is named by hf-test-split",
+        )
+    for column in columns:
+        if column not in found[split].features:
             raise DataError(
                 "the column is missing",
                 where=where,
-                got=list(train.features),
+                got=list(found[split].features),
                 expected=repr(column),
                 hint="Name the columns with input-column, label-column and group-column",
             )
-    return train, test
+    return found[split]
 
 
 def _download(name: str, hub: HubReading) -> Any:

@@ -2,20 +2,21 @@
 
 It reads the training texts of a text folder, and writes their frequent tokens. These are words of
 the texts, so the folder should be one whose words may be known to every site, such as a public
-corpus of the same field.
+corpus of the same field. Sites that have no such corpus count their own tokens: `mdc site
+count-tokens`.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mdc_flower.data.class_folders import absolute
-from mdc_flower.data.reading import Columns, TextReading
-from mdc_flower.data.tables import read_table
-from mdc_flower.data.text import train_file
-from mdc_flower.data.vocabulary import Vocabulary
-from strategies.errors import MdcError
+from mdc_flower.data.reading import TextReading
+from mdc_flower.data.text import train_texts
+from mdc_flower.data.token_counts import merged
+from mdc_flower.data.vocabulary import Vocabulary, count_tokens
+from strategies.errors import DataError, MdcError
 from strategies.journal.files import write_atomically
 
 DEFAULT = TextReading()
@@ -27,11 +28,42 @@ def make_vocabulary(folder: Path, file: Path, size: int, min_count: int, column:
     Raises
     ------
     DataError
-        If there are no training texts, or they cannot be read.
+        If there are no training texts, or they cannot be read, or no token is left.
     """
-    train = train_file(absolute(str(folder.absolute()), "text-folder"))
-    texts = read_table(train, Columns(inputs=column, labels=column)).inputs
-    vocabulary = Vocabulary.of(texts, size, min_count)
+    counts = count_tokens(train_texts(str(folder.absolute()), column))
+    return write_vocabulary(file, [counts], size, min_count)
+
+
+def write_vocabulary(
+    file: Path, counts: Sequence[Mapping[str, int]], size: int, min_count: int
+) -> Vocabulary:
+    """Write the vocabulary of the sites' token counts to a file, and return it.
+
+    It is the one of the pooled texts, to the byte, if the counts are those of all their tokens.
+
+    Parameters
+    ----------
+    file
+        File to write; what is there is replaced.
+    counts
+        How often each token occurs, for each site; their order does not matter.
+    size, min_count
+        See `Vocabulary.of_counts`.
+
+    Raises
+    ------
+    DataError
+        If no token is left.
+    StorageError
+        If the file cannot be written.
+    """
+    vocabulary = Vocabulary.of_counts(merged(counts), size, min_count)
+    if not vocabulary.tokens:
+        raise DataError(
+            "the vocabulary would be empty",
+            where=str(file),
+            hint="Give a smaller --min-count, or a --size above 2: padding and unknown are in it",
+        )
     write_atomically(file, vocabulary.text.encode())
     return vocabulary
 
@@ -49,7 +81,7 @@ def main(
     except MdcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
-    typer.echo(f'num-tokens = {made.num_tokens}\nvocabulary = "{made.sha256}"')
+    typer.echo(made.contract_keys)
 
 
 if __name__ == "__main__":

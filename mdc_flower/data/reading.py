@@ -10,7 +10,7 @@ class Columns:
     Attributes
     ----------
     inputs, labels : str
-        What the model sees, and the class of it.
+        What the model sees, and the class of it; no labels, and no groups, if that is empty.
     groups : str
         Natural owner of each example, for ``partition = natural-id``; empty for none.
     """

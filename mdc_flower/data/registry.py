@@ -1,7 +1,7 @@
 """From the name in a config to a checked data set."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from mdc_flower.data.audio import load_audio_folder, load_audio_manifest
 from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.dataset import DataSet
-from mdc_flower.data.hub import load_hub
+from mdc_flower.data.hub import hub_train_texts, load_hub
 from mdc_flower.data.image_folder import load_image_folder
 from mdc_flower.data.reading import Reading
-from mdc_flower.data.text import load_text_folder
+from mdc_flower.data.text import load_text_folder, train_texts
 from mdc_flower.references import load_reference
 from strategies.errors import ConfigError, DataError
 
@@ -26,6 +26,12 @@ READERS: dict[str, Callable[[str, Reading], DataSet]] = {
     HUB: lambda name, reading: load_hub(name, reading),
 }
 """What reads ``KIND:/abs/path``, and ``hf:NAME``, by kind."""
+
+TEXT_READERS: dict[str, Callable[[str, Reading], Sequence[str]]] = {
+    "text-folder": lambda path, reading: train_texts(path, reading.columns.inputs),
+    HUB: hub_train_texts,
+}
+"""What reads the training texts alone, by kind."""
 
 PLAIN = Reading()
 
@@ -72,6 +78,31 @@ def load_dataset(
     return _load(spec, data_root, reading).checked().limited(max_train, max_test)
 
 
+def training_texts(spec: str, data_root: str = "", reading: Reading = PLAIN) -> Sequence[str]:
+    """Return the texts that a data set without a vocabulary's file would make one from.
+
+    Those are all of its training texts. Which of them a run will hold out for validation depends
+    on its seed.
+
+    Raises
+    ------
+    ConfigError
+        If the data set is of no kind whose texts are tokenized here.
+    DataError
+        If it is missing or cannot be read.
+    """
+    kind, separator, path = spec.partition(":")
+    if not separator or kind not in TEXT_READERS:
+        raise ConfigError(
+            "the texts of this data set are not tokenized by mdc-flower",
+            where="data",
+            got=spec,
+            expected=" or ".join(_form(kind) for kind in TEXT_READERS),
+            hint="A data set that is a function of one's own has a tokenizer of its own",
+        )
+    return TEXT_READERS[kind](_under(data_root, kind, path), reading)
+
+
 def data_folder(spec: str, data_root: str = "") -> str:
     """Return the folder in which the files of a data set are, as far as its name tells; or ""."""
     kind, _, path = spec.partition(":")
@@ -98,7 +129,7 @@ def no_vocabulary(where: str) -> ConfigError:
         "this site has no vocabulary, and one from its own texts would not be the other sites'",
         where=where,
         expected="the absolute path of the file that all sites have",
-        hint="Ask the coordinator for it; mdc_flower.data.make_vocabulary makes one",
+        hint="Ask the coordinator for it; `mdc coordinator merge-counts` makes one",
     )
 
 

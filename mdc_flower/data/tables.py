@@ -11,10 +11,10 @@ from strategies.errors import DataError
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text; ``groups`` is empty where there are none."""
+    """Columns of text; ``labels`` and ``groups`` are empty where there are none."""
 
     inputs: Sequence[str]
-    labels: Sequence[str]
+    labels: Sequence[str] = ()
     groups: Sequence[str] = ()
 
 
@@ -102,7 +102,7 @@ SUFFIXES: dict[str, Callable[[Path, Columns], Table]] = {
 
 
 def _named(columns: Columns) -> list[str]:
-    return [columns.inputs, columns.labels, *([columns.groups] if columns.groups else [])]
+    return [name for name in (columns.inputs, columns.labels, columns.groups) if name]
 
 
 def _checked(file: Path, name: str, names: Sequence[str]) -> str:

@@ -48,15 +48,23 @@ def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataS
     return data_set("text-folder", arrays)
 
 
-def train_file(root: Path) -> Path:
-    """Return the file of a text folder's training texts.
+def train_texts(path: str, column: str) -> Sequence[str]:
+    """Return the training texts of a folder, with or without labels.
+
+    Parameters
+    ----------
+    path
+        Absolute path of a folder with one ``train.*``.
+    column
+        Name of the texts' column.
 
     Raises
     ------
     DataError
-        If there is none, or more than one.
+        If there is no such file, or more than one, or it cannot be read.
     """
-    return _file(root, "train")
+    file = _file(absolute(path, "text-folder"), "train")
+    return read_table(file, Columns(inputs=column, labels="")).inputs
 
 
 def read_vocabulary(reading: TextReading) -> Vocabulary | None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -32,6 +32,16 @@ def tokens_of(text: str) -> list[str]:
     return _TOKEN.findall(unicodedata.normalize("NFKC", lower))
 
 
+def count_tokens(texts: Iterable[str]) -> Counter[str]:
+    """Return how often each token occurs in texts."""
+    return Counter(token for text in texts for token in tokens_of(text))
+
+
+def by_frequency(counts: Mapping[str, int]) -> list[str]:
+    """Return the tokens, the most frequent first, those of equal count by their code points."""
+    return sorted(counts, key=lambda token: (-counts[token], token))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The known tokens; the first has number 2, after padding (0) and unknown (1).
@@ -43,21 +53,25 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str], max_size: int, min_count: int) -> Self:
-        """Return the most frequent tokens of texts, those of equal count in alphabetical order.
+        """Return the vocabulary of texts, training texts and no others; see `of_counts`."""
+        return cls.of_counts(count_tokens(texts), max_size, min_count)
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int], max_size: int, min_count: int) -> Self:
+        """Return the vocabulary of the most frequent tokens, in the order of `by_frequency`.
 
         Parameters
         ----------
-        texts
-            Training texts, and no others.
+        counts
+            How often each token occurs.
         max_size
             Most numbers in all, padding and unknown among them; 0 for no limit.
         min_count
             How often a token must occur.
         """
-        counts = Counter(token for text in texts for token in tokens_of(text))
-        frequent = [(-count, token) for token, count in counts.items() if count >= min_count]
+        frequent = [token for token in by_frequency(counts) if counts[token] >= min_count]
         limit = max(0, max_size - NUM_SPECIAL) if max_size else None
-        return cls(tuple(token for _, token in sorted(frequent)[:limit]))
+        return cls(tuple(frequent[:limit]))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -99,6 +113,11 @@ class Vocabulary:
     def num_tokens(self) -> int:
         """Return how many numbers there are, padding and unknown among them."""
         return NUM_SPECIAL + len(self.tokens)
+
+    @property
+    def contract_keys(self) -> str:
+        """Return the keys of a data contract that name this vocabulary, as lines of TOML."""
+        return f'num-tokens = {self.num_tokens}\nvocabulary = "{self.sha256}"'
 
     def encode(self, texts: Sequence[str], length: int) -> NDArray[np.int64]:
         """Return the numbers of each text's first tokens, shape ``(len(texts), length)``.

@@ -18,6 +18,7 @@ from mdc_flower.cli import (
     with_exit_status,
 )
 from mdc_flower.config_model import Scalar
+from mdc_flower.data.reading import Columns, HubReading, Reading
 from mdc_flower.launching import read_config, resumed_config, run_supervised
 
 coordinator = typer.Typer(
@@ -32,6 +33,7 @@ app.add_typer(site, name="site")
 Kit = Annotated[Path, typer.Argument(help="Folder of the kit.")]
 Data = Annotated[str, typer.Option(help="Data set; that of the kit by default.")]
 DataRoot = Annotated[str, typer.Option(help="Where built-in data sets are.")]
+READING = Reading()
 
 
 @app.command()
@@ -147,6 +149,56 @@ def run_on_coordinator(
     with_exit_status(work)
 
 
+@coordinator.command("merge-counts")
+def merge_counts(
+    counts: Annotated[list[Path], typer.Argument(help="What the sites have counted, CSV files.")],
+    output: Annotated[Path, typer.Option(help="Vocabulary to write.")],
+    size: Annotated[
+        int, typer.Option(min=0, help="Most tokens; 0 for all.")
+    ] = READING.text.vocabulary_size,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Tokens that are rarer in all are left out.")
+    ] = READING.text.min_count,
+) -> None:
+    """Make one vocabulary of the sites' token counts; print the contract's keys for it."""
+
+    def work() -> None:
+        from mdc_flower.data.make_vocabulary import write_vocabulary
+        from mdc_flower.data.token_counts import read_all_counts
+
+        _check_output(output)
+        made = write_vocabulary(output, read_all_counts(counts), size, min_count)
+        console.print(made.contract_keys, highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@site.command("count-tokens")
+def count_tokens(
+    data: Annotated[str, typer.Argument(help="Data set: text-folder:/abs/path or hf:NAME.")],
+    output: Annotated[Path, typer.Option(help="CSV file to write, and to read before it leaves.")],
+    data_root: Annotated[str, typer.Option(help="Where a relative path begins.")] = "",
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Tokens that are rarer here do not leave the site.")
+    ] = READING.text.min_count,
+    input_column: Annotated[
+        str, typer.Option(help="Column of the texts.")
+    ] = READING.columns.inputs,
+    hf_subset: Annotated[str, typer.Option(help="Subset of a data set of the Hub.")] = "",
+) -> None:
+    """Count the tokens of the training texts here, for a vocabulary that all sites share."""
+
+    def work() -> None:
+        from mdc_flower.federation.site_tokens import count_site_tokens
+
+        _check_output(output)
+        reading = Reading(columns=Columns(input_column), hub=HubReading(hf_subset))
+        for line in count_site_tokens(data, data_root, reading, min_count, output):
+            console.print(line, highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
 @site.command("check")
 def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
     """Check data, machine, network, certificate and key before joining."""
@@ -179,6 +231,19 @@ def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
             start(read, _tell)
 
     with_exit_status(work)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a file that cannot be written before anything is read for it."""
+    from strategies.errors import ConfigError
+
+    if not output.absolute().parent.is_dir() or output.is_dir():
+        raise ConfigError(
+            "there is no such folder" if not output.is_dir() else "this is a folder",
+            where="--output",
+            got=str(output),
+            expected="a file in a folder that is there",
+        )
 
 
 def _tell(line: str) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.audio import log_mel
 from mdc_flower.data.reading import AudioReading, Columns, HubReading, Reading, TextReading
+from mdc_flower.data.registry import training_texts
 from mdc_flower.data.vocabulary import Vocabulary
 from strategies.errors import DataError
 
@@ -84,6 +85,26 @@ def test_a_vocabularys_file_is_used(tmp_path: Path) -> None:
     reading = Reading(text=TextReading(3, str(path)))
     data = load(saved(tmp_path, train=WORDS, test=WORDS), reading)
     assert data.train.inputs.tolist() == [[1, 1, 0], [1, 0, 0], [2, 0, 0]]
+
+
+def test_a_vocabulary_is_of_the_training_texts(tmp_path: Path) -> None:
+    columns = {"review": ["b a", "", "c"]}
+    spec = saved(tmp_path, train=columns, dev=columns | {"review": ["x", "y", "z"]})
+    assert training_texts(spec, reading=Reading(columns=Columns("review"))) == ["b a", "", "c"]
+    with pytest.raises(DataError, match="the column is missing"):
+        training_texts(spec)
+    none = saved(tmp_path / "none", dev=columns)
+    with pytest.raises(DataError, match="there is no such split") as caught:
+        training_texts(none)
+    assert caught.value.got == "train"
+
+
+def test_images_are_no_texts(tmp_path: Path) -> None:
+    columns = {"image": [Image.new("RGB", (6, 4), RED)]}
+    spec = saved(tmp_path, datasets.Features({"image": datasets.Image()}), train=columns)
+    with pytest.raises(DataError, match="the inputs are no texts") as caught:
+        training_texts(spec, reading=Reading(columns=Columns("image")))
+    assert (caught.value.where, caught.value.got) == (f"{spec}, image", "image")
 
 
 def test_images_become_rgb_of_one_size(tmp_path: Path) -> None:

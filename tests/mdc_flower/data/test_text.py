@@ -12,9 +12,10 @@ import pytest
 from mdc_flower.data import DataSet, load_dataset, text
 from mdc_flower.data.make_vocabulary import make_vocabulary
 from mdc_flower.data.reading import Columns, Reading, TextReading
+from mdc_flower.data.registry import training_texts
 from mdc_flower.data.text import load_text_folder
 from mdc_flower.data.vocabulary import Vocabulary, tokens_of
-from strategies.errors import DataError
+from strategies.errors import ConfigError, DataError
 
 READING = TextReading(length=4, min_count=1)
 COLUMNS = Columns()
@@ -209,6 +210,37 @@ def test_a_vocabulary_is_made_of_a_folders_training_texts(folder: Path, tmp_path
     made = make_vocabulary(folder, path, size=0, min_count=1, column="text")
     assert Vocabulary.read(path) == made
     assert made.sha256 == load(folder).vocabulary
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_vocabulary_is_of_the_texts_that_are_trained_on(tmp_path: Path, kind: str) -> None:
+    texts = folder_of(tmp_path / "texts", kind)
+    words = [words for words, _ in TRAIN]
+    assert list(training_texts(f"text-folder:{texts}")) == words
+    assert list(training_texts("text-folder:texts", str(tmp_path))) == words
+
+
+def test_a_vocabulary_needs_neither_labels_nor_test_texts(tmp_path: Path) -> None:
+    # An empty text, as a run may have it, is no missing label.
+    (tmp_path / "train.csv").write_text('review,id\nb a,1\n"",2\nb,3\n')
+    made = make_vocabulary(tmp_path, tmp_path / "words.txt", 0, 1, "review")
+    assert made.tokens == ("b", "a")
+    reading = Reading(columns=Columns("review"))
+    spec = f"text-folder:{tmp_path}"
+    assert list(training_texts(spec, reading=reading)) == ["b a", "", "b"]
+    with pytest.raises(DataError, match="the column is missing"):
+        training_texts(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["digits", "image-folder:/x", "audio-folder:/x", "my:data", "text-folder", "contract:{}"],
+)
+def test_only_what_is_tokenized_here_has_texts(spec: str) -> None:
+    with pytest.raises(ConfigError, match="not tokenized by mdc-flower") as caught:
+        training_texts(spec)
+    assert caught.value.got == spec
+    assert caught.value.expected == "text-folder:/abs/path or hf:NAME"
 
 
 def test_texts_are_read_once_and_mapped_from_then_on(
