@@ -342,9 +342,11 @@ class CoLearning(Strategy):
         on_event
             Told what happens, as a kind and fields.
         """
-        epochs, pace = self._position.epochs, self._position.pace
-        # One pass forward and both transfers: less than a round's work takes.
-        work = self.recipe.local_steps or max(1, epochs.local_epochs)
+        epochs = self._position.epochs
+        # One pass forward and both transfers take less than a round of epochs. A round of steps may
+        # be shorter than a pass, and tells nothing about it.
+        pace = {} if self.recipe.local_steps else self._position.pace
+        work = max(1, epochs.local_epochs)
         return Recalibration(
             layers=layers,
             weighting=self.recipe.weighting,

@@ -32,6 +32,7 @@ from strategies.deadline import Deadline
 from strategies.errors import EngineError, QuorumError
 from strategies.journal.files import StorageError
 from strategies.journal.model_files import StoredArrays, read_model
+from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
 from strategies.journal.updates import MemoryUpdates, UpdateJournal
 from strategies.local_epochs import EpochState, Fixed, Horizon
@@ -50,7 +51,7 @@ from strategies.messages import (
 )
 from strategies.outer_optimizers import Adam, Momentum, OuterOptimizer
 from strategies.position import Position
-from strategies.recipes import LrSchedule, Recipe, co_learning, fedavg
+from strategies.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord
@@ -1395,6 +1396,25 @@ def test_the_deadline_is_learned_from_the_slowest_site_and_told_to_all() -> None
         found[1],
         found[1],
     ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "deadlines"),
+    [
+        (fedavg(2, 4, 0.1), [240.0, 480.0]),  # 3 * 20 * 4, and double
+        # A step says nothing of how long a pass over all examples takes.
+        (diloco(2, 4, 0.1), [1000.0, 1000.0]),
+    ],
+)
+def test_a_pass_for_statistics_has_the_time_of_a_round_of_epochs_but_not_of_one_of_steps(
+    tmp_path: Path, recipe: Recipe, deadlines: list[float]
+) -> None:
+    position = Position({}, recipe.controller.start(), pace={"a": 20.0, "b": 5.0})
+    strategy = strategy_of(recipe, position=position, deadline=Deadline(longest_s=1000.0))
+    found = strategy.recalibration({}, MemoryUpdates(), Recalibrations(tmp_path))
+    assert [found.deadline_s(attempt) for attempt in (1, 2)] == deadlines
+    fixed = strategy_of(recipe, position=position, deadline=Deadline(fixed_s=7.0))
+    assert fixed.recalibration({}, MemoryUpdates(), Recalibrations(tmp_path)).deadline_s(1) == 7.0
 
 
 def test_a_pace_is_kept_while_its_site_does_not_answer_and_over_a_resume() -> None:
