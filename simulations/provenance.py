@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mdc_flower.numerics import pick_autocast_dtype
+
 PACKAGES = ("mdc-flower", "flwr", "torch", "torchvision", "torchaudio", "timm", "numpy")
 """Distributions whose versions may change a result; those that are installed are named."""
 
@@ -37,9 +39,15 @@ def provenance() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """Return what computes here: cores that may be used, processor, and GPUs."""
+    """Return what computes here: cores that may be used, processor, and GPUs.
+
+    With the processor stand its vector instructions and the dtype that ``precision = "auto"`` is on
+    it: one name is sold with and without bfloat16, which are other bits and other seconds.
+    """
     cores = len(os.sched_getaffinity(0))
-    parts = [f"{cores} {'core' if cores == 1 else 'cores'} of {_processor()}"]
+    dtype = pick_autocast_dtype("auto", torch.device("cpu")) or torch.float32
+    kind = f"{torch.backends.cpu.get_cpu_capability()}, {str(dtype).removeprefix('torch.')}"
+    parts = [f"{cores} {'core' if cores == 1 else 'cores'} of {_processor()} ({kind})"]
     parts += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join(parts)
 

@@ -142,16 +142,16 @@ def table_note(results: Results) -> str:
 def markdown_table(results: Results) -> str:
     """Return the table as Markdown, with what its figures mean."""
     heads, rows = table_cells(results)
-    lines = [
-        f"### {results.facts.name}",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" + "|---:" * (len(heads) - 1) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        table_note(results),
-    ]
-    return "\n".join(lines) + "\n"
+    return f"### {results.facts.name}\n\n{_lines(heads, rows)}\n\n{table_note(results)}\n"
+
+
+def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = "|---" + "|---:" * (len(heads) - 1) + "|"
+    return "\n".join([_line(heads), rule, *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _share(share: float) -> str:
@@ -171,7 +171,8 @@ def provenance_line(results: Results) -> str:
     """Return where results come from, as a paragraph."""
     facts = results.facts
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    hours = f"{facts.seconds / 3600:.1f} hours of one core in all, tuning included"
+    tuned = ", tuning included" if facts.tuning else ""
+    hours = f"{facts.seconds / 3600:.1f} hours of one core in all{tuned}"
     seeds = ", ".join(map(str, facts.seeds))
     return (
         f"`{facts.command}`, {facts.date}, on {facts.hardware}: seeds {seeds}, {hours}; "
@@ -180,33 +181,47 @@ def provenance_line(results: Results) -> str:
 
 
 SUMMARY_ARMS = ("centralized", "co-learning", "fedavg", "one-site")
-"""What the summary of several comparisons shows, by key; the first is the yardstick."""
+"""What the summary of several comparisons shows, by key, where all have it; the first is the
+yardstick, the second and third are what is measured."""
 
 
 def summary_table(comparisons: Sequence[Results]) -> str:
-    """Return a line for each comparison, with the arms of `SUMMARY_ARMS`, as Markdown."""
-    names = [arm.name for arm in comparisons[0].facts.arms]
-    keys = [arm.key for arm in comparisons[0].facts.arms]
-    heads = [names[keys.index(key)] for key in SUMMARY_ARMS]
-    lines = [
-        f"| data | {' | '.join(heads)} | {heads[1]} less {heads[0]}, points "
-        "| exchanges | of per-step bytes |",
-        f"|---|{'---:|' * (len(heads) + 3)}",
+    """Return a line for each comparison as Markdown, with the `SUMMARY_ARMS` that all have."""
+    lines = [_by_key(results) for results in comparisons]
+    keys = [key for key in SUMMARY_ARMS if all(key in line for line in lines)]
+    names = [lines[0][key].arm for key in keys]
+    heads = [
+        "data",
+        "seeds",
+        *names,
+        *(f"{name} less {names[0]}, points" for name in names[1:3]),
+        "exchanges",
+        "of per-step bytes",
     ]
-    for results in comparisons:
-        by_key = dict(
-            zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True)
-        )
-        rows = [by_key[key] for key in SUMMARY_ARMS]
-        cells = [row.accuracy.percent() for row in rows]
-        lines.append(
-            f"| {results.facts.name} | {' | '.join(cells)} "
-            f"| {rows[1].difference.percent(sign=True)} "
-            f"| {rows[1].exchanges:.3g} | {_share(rows[1].per_step)} |"
-        )
-    split, seeds = comparisons[0].facts.split, len(comparisons[0].facts.seeds)
-    lines += ["", f"{split.capitalize()} accuracy in percent. {_over(seeds).strip()}"]
-    return "\n".join(lines) + "\n"
+    cells = [
+        [results.facts.name, str(len(results.facts.seeds)), *_summary_cells(line, keys)]
+        for results, line in zip(comparisons, lines, strict=True)
+    ]
+    split = comparisons[0].facts.split.capitalize()
+    note = (
+        f"{split} accuracy in percent: mean over the seeds ± half the 95% interval (Student's t); "
+        "differences are paired by seed."
+    )
+    return f"{_lines(heads, cells)}\n\n{note}\n"
+
+
+def _by_key(results: Results) -> dict[str, Row]:
+    return dict(zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True))
+
+
+def _summary_cells(line: Mapping[str, Row], keys: Sequence[str]) -> list[str]:
+    rows = [line[key] for key in keys]
+    return [
+        *(row.accuracy.percent() for row in rows),
+        *(row.difference.percent(sign=True) for row in rows[1:3]),
+        f"{rows[1].exchanges:.3g}",
+        _share(rows[1].per_step),
+    ]
 
 
 def tuning_table(results: Results) -> str:

@@ -42,8 +42,11 @@ def test_a_block_is_filled_from_its_folder_and_stays_as_it_is_then(tmp_path: Pat
 def test_the_summary_has_a_line_for_each_comparison() -> None:
     lines = summary_table([MADE, MADE]).splitlines()
     # 0.8 and 0.9: half width 12.7062 * 0.05 = 0.63531.
-    cells = "85.00 ± 63.53 | 80.00 ± 63.53 | 65.00 ± 63.53 | 55.00 ± 63.53 | -5.00 ± 0.00 | 0 | 0"
-    assert lines[2:4] == [f"| title | {cells} |"] * 2
+    cells = (
+        "85.00 ± 63.53 | 80.00 ± 63.53 | 65.00 ± 63.53 | 55.00 ± 63.53 | -5.00 ± 0.00 "
+        "| -20.00 ± 0.00 | 0 | 0"
+    )
+    assert lines[2:4] == [f"| title | 2 | {cells} |"] * 2
 
 
 @pytest.mark.parametrize(
