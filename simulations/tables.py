@@ -119,7 +119,7 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
             row.arm,
             row.accuracy.percent(),
             row.difference.percent(sign=True) if index else "",
-            f"{row.exchanges:g}",
+            f"{row.exchanges:.3g}",
             f"{row.sent_megabytes:.1f}",
             f"{row.received_megabytes:.1f}",
             _share(row.per_step),

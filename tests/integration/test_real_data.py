@@ -21,7 +21,7 @@ def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unpack some of CIFAR-10's image folders: 30 training and 10 test images a class."""
     if not CIFAR10.is_file():
         pytest.skip("MDC_TEST_DATA does not name a folder with cifar10-jpeg.tar.xz")
-    folder = tmp_path_factory.mktemp("cifar10")
+    folder = tmp_path_factory.mktemp("data") / "cifar10"
     wanted, taken = {"train": 30, "test": 10}, dict[str, int]()
     with tarfile.open(CIFAR10) as archive:
         for member in archive:
@@ -35,10 +35,10 @@ def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compare_on_image_folders_end_to_end(cifar10_folder: Path, tmp_path: Path) -> None:
-    comparison = ROOT / "simulations" / "comparisons" / "image-folder.toml"
+    comparison = ROOT / "simulations" / "comparisons" / "cifar10.toml"
     done = mdc(
-        "compare", str(comparison), "--set", f"dataset=image-folder:{cifar10_folder}",
-        "--set", "epoch-budget=2", "--set", "batch-size=16", "--output", str(tmp_path / "results"),
+        "compare", str(comparison), "--set", f"data-root={cifar10_folder.parent}", "--seeds", "1",
+        "--set", "epoch-budget=2", "--output", str(tmp_path / "results"),
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

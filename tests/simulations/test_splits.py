@@ -11,8 +11,11 @@ from simulations.arm import Arm
 from simulations.cli import COMPARISONS_DIR
 from simulations.comparison_file import Comparison, read_comparison
 from simulations.jobs import Job, run_job
+from simulations.published import ROOT
+from simulations.results_files import read_results
 from strategies.journal.run_directory import SUMMARY, read_history
 
+RESULTS = ROOT / "docs" / "results"
 FASHION_MNIST = (
     "sites-2",
     "sites-5",
@@ -52,6 +55,21 @@ def test_comparisons_of_fashion_mnist_are_alike_but_for_the_split(split: str) ->
     first, other = ({k: v for k, v in c.items() if k not in OF_THE_SPLIT} for c in configs)
     assert first == other
     assert other["dataset"] == "fashion-mnist"
+
+
+@pytest.mark.parametrize("name", [*FASHION_MNIST, "batch-norm"])
+def test_learning_rates_are_those_that_five_even_sites_chose(name: str) -> None:
+    tuned = read_results(RESULTS / "splits" / "sites-5").facts
+    assert tuned.tuning
+    rates = {arm.key: arm.config["lr-max"] for arm in tuned.arms}
+    comparison, arms = comparison_of(name)
+    if name == "sites-5":
+        assert comparison.tuning
+        assert not any("lr-max" in arm.values for arm in arms)
+        return
+    for arm in arms:
+        method = next(key for key in rates if arm.key.startswith(key))
+        assert arm.values["lr-max"] == rates[method]
 
 
 def recordings(folder: Path) -> dict[str, Any]:
