@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 OUTPUT ?= runs/$(shell date +%Y-%m-%d-%H%M%S)
 PYTEST_FLAGS ?=
 
-.PHONY: run test slow faults chaos lint format bench build clean
+.PHONY: run test slow faults chaos lint format bench notebooks build clean
 
 # Co-learning on Ray with five simulated data centers, then the comparison with training on the
 # pooled data. Ends with the table and the path of the picture.
@@ -43,6 +43,10 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m simulations.bench
 	$(BIN)/python -m simulations.deployment_cost
+
+# Every notebook anew, in place, from the committed results.
+notebooks: $(INSTALLED)
+	$(BIN)/python -m simulations.execute_notebooks
 
 build: $(INSTALLED)
 	$(BIN)/flwr build

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 HREF = f"{{{XLINK}}}href"
@@ -111,13 +113,16 @@ def label_ends(axes: Axes, ends: Iterable[LineEnd]) -> None:
 
 
 def pushed_apart(heights: Sequence[float], gap: float, top: float) -> list[float]:
-    """Return ascending heights moved up until they are a gap apart; down from the top if needed."""
-    apart: list[float] = []
-    for height in heights:
-        apart.append(max(height, apart[-1] + gap) if apart else height)
-    for index in reversed(range(len(apart))):
-        apart[index] = min(apart[index], top - (len(apart) - 1 - index) * gap)
-    return apart
+    """Return ascending heights moved, as little as can be, until they are a gap apart.
+
+    The sum of the squares of the ways is the least that there is, but that none is above the top.
+    """
+    if not heights:
+        return []
+    # Less a gap for each one below, what is to be a gap apart is only not to descend.
+    steps = gap * np.arange(len(heights))
+    level = isotonic_regression(np.asarray(heights) - steps).x
+    return [float(height) for height in np.minimum(level, top - steps[-1]) + steps]
 
 
 def _height(axes: Axes, y: float) -> float:

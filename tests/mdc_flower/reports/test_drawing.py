@@ -56,15 +56,17 @@ def test_a_text_stays_a_text() -> None:
     [
         ([], []),
         ([1.0, 5.0], [1.0, 5.0]),
-        ([1.0, 1.5, 1.5], [1.0, 3.0, 5.0]),
+        # A gap apart around their middle, 1.5.
+        ([1.0, 1.5, 2.0], [-0.5, 1.5, 3.5]),
+        ([5.0, 5.0], [4.0, 6.0]),
         ([8.0, 9.0, 10.0], [6.0, 8.0, 10.0]),  # no room above 10
         ([1.0, 9.0, 9.0], [1.0, 8.0, 10.0]),
     ],
 )
-def test_labels_are_pushed_up_and_where_there_is_no_room_down(
+def test_labels_are_pushed_apart_around_their_middle_and_below_the_top(
     heights: list[float], apart: list[float]
 ) -> None:
-    assert pushed_apart(heights, gap=2.0, top=10.0) == apart
+    assert pushed_apart(heights, gap=2.0, top=10.0) == pytest.approx(apart)
 
 
 def test_every_line_is_named_once_in_its_colour() -> None:

@@ -1,0 +1,42 @@
+"""A cache that all notebooks share, and results of splits made by a small comparison."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulations.committed_results import SPLITS
+from simulations.comparison import results_of, run_comparison
+from simulations.comparison_file import read_comparison
+from simulations.partition_figures import COMPARISONS
+from simulations.results_files import write_results
+
+TINY = {
+    "dataset": "digits",
+    "max-train-examples": 200,
+    "max-test-examples": 50,
+    "model": "mlp",
+    "epoch-budget": 2,
+    "local-epochs": 1,
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MDC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def split_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with results of two splits: even and very uneven, two seeds each."""
+    folder = tmp_path_factory.mktemp("results")
+    for name in ("sites-2", "dirichlet-0.1"):
+        comparison, arms = read_comparison(COMPARISONS / f"{name}.toml")
+        comparison = comparison.model_copy(
+            update={"config": {**comparison.config, **TINY}, "num_seeds": 2}
+        )
+        compared = run_comparison(comparison, arms, folder / "runs" / name, workers=2)
+        write_results(folder / SPLITS / name, results_of(comparison, arms, compared, "test"))
+    return folder

@@ -1,0 +1,189 @@
+"""The notebooks: they define nothing, run from a clean kernel, and are committed executed."""
+
+import ast
+import base64
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.committed_results import SPLITS, read_comparisons, read_splits
+from simulations.execute_notebooks import NOTEBOOKS, execute, plain, read_notebook, write_notebook
+from simulations.notebook import BUDGET, RESULTS
+from simulations.published import ROOT
+from simulations.tables import markdown_table, summary_table
+
+NAMES = (
+    "01_quickstart",
+    "02_decentralized_vs_centralized",
+    "03_schedules_and_epochs",
+    "04_uneven_data",
+    "05_your_data_and_model",
+)
+COMMITTED_RESULTS = ROOT / "docs" / "results"
+HAS_SPLITS = (COMMITTED_RESULTS / SPLITS).is_dir()
+FILE_MAGIC = "%%writefile "
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:bin|etc|home|mnt|opt|root|srv|tmp|Users|usr|var|work)/\S*")
+PNG = b"\x89PNG"
+
+
+def notebook_of(name: str) -> Any:
+    return read_notebook(NOTEBOOKS / f"{name}.ipynb")
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def own_code(notebook: Any) -> Iterator[ast.Module]:
+    """Yield the notebook's code, without magics and without the files that it writes."""
+    for cell in code_cells(notebook):
+        if not cell.source.startswith(FILE_MAGIC):
+            lines = cell.source.splitlines()
+            yield ast.parse("\n".join(line for line in lines if not line.startswith("%")))
+
+
+def written_files(notebook: Any) -> dict[str, str]:
+    """Return what the notebook writes into files, by name."""
+    sources = [cell.source for cell in code_cells(notebook) if cell.source.startswith(FILE_MAGIC)]
+    pairs = [source.split("\n", 1) for source in sources]
+    return {head.removeprefix(FILE_MAGIC).strip(): body.strip() for head, body in pairs}
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def texts(notebook: Any) -> str:
+    """Return all that people read in the outputs."""
+    found = [output.get("text", "") for output in outputs(notebook)]
+    for output in outputs(notebook):
+        found += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+    return "\n".join(found)
+
+
+def pictures(notebook: Any) -> list[bytes]:
+    datas = [output.get("data", {}) for output in outputs(notebook)]
+    return [base64.b64decode(data["image/png"]) for data in datas if "image/png" in data]
+
+
+def check_executed(notebook: Any, least_pictures: int) -> None:
+    """Hold that a notebook was executed whole, from a clean kernel, with nothing but results."""
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = [output.output_type for output in outputs(notebook)]
+    assert "error" not in kinds
+    assert not [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
+    assert not re.search(r"warning", texts(notebook), re.IGNORECASE)
+    assert not ABSOLUTE.findall(texts(notebook))
+    assert len(pictures(notebook)) >= least_pictures
+    assert all(picture.startswith(PNG) for picture in pictures(notebook))
+
+
+def test_there_are_five() -> None:
+    assert tuple(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_calls_functions_and_defines_none(name: str) -> None:
+    defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    modules = list(own_code(notebook_of(name)))
+    assert modules
+    for module in modules:
+        assert not [node for node in ast.walk(module) if isinstance(node, defining)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_names_no_place_of_a_machine(name: str) -> None:
+    assert not ABSOLUTE.findall("\n".join(cell.source for cell in notebook_of(name).cells))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_between_files_lead_somewhere(name: str) -> None:
+    prose = "\n".join(c.source for c in notebook_of(name).cells if c.cell_type == "markdown")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", prose)
+    assert links
+    assert not [link for link in links if not (NOTEBOOKS / link).exists()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_committed_executed(name: str) -> None:
+    notebook = notebook_of(name)
+    if name == "04_uneven_data" and not HAS_SPLITS:
+        # It draws results that are not there yet.
+        assert not outputs(notebook)
+        assert {cell.execution_count for cell in code_cells(notebook)} == {None}
+    else:
+        check_executed(notebook, least_pictures=2)
+    assert notebook == plain(notebook_of(name)), "metadata of a machine or a moment"
+
+
+def test_committed_tables_are_those_of_the_committed_results() -> None:
+    names = ["digits-arms", "fashion-mnist", "spoken-digits", "sst2"]
+    comparisons = read_comparisons(COMMITTED_RESULTS, names)
+    shown = texts(notebook_of("02_decentralized_vs_centralized"))
+    assert summary_table(comparisons) in shown
+    assert all(markdown_table(results) in shown for results in comparisons)
+    if HAS_SPLITS:
+        shown = texts(notebook_of("04_uneven_data"))
+        splits = read_splits(COMMITTED_RESULTS)
+        assert all(markdown_table(results) in shown for results in splits)
+
+
+def test_the_users_own_files_are_the_recipes_of_contributing() -> None:
+    blocks = re.findall(
+        r"^```python\n# (\w+\.py)\n(.*?)^```$",
+        (ROOT / "CONTRIBUTING.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert len(blocks) == 2
+    written = written_files(notebook_of("05_your_data_and_model"))
+    assert {name: written.get(name) for name, _ in blocks} == {n: b.strip() for n, b in blocks}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs_from_a_clean_kernel(
+    name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv(BUDGET, "small")
+    if name == "04_uneven_data":
+        monkeypatch.setenv(RESULTS, str(request.getfixturevalue("split_results")))
+    else:
+        monkeypatch.delenv(RESULTS, raising=False)
+    check_executed(execute(notebook_of(name)), least_pictures=2)
+
+
+def tiny(folder: Path, source: str) -> Path:
+    """Return a notebook of one cell, with an output that is not its own."""
+    notebook = notebook_of(NAMES[0])
+    notebook.cells = code_cells(notebook)[:1]
+    notebook.cells[0] |= {"source": source, "outputs": [], "metadata": {"a": 1}}
+    path = folder / "tiny.ipynb"
+    write_notebook(path, notebook)
+    return path
+
+
+def test_executing_writes_outputs_in_place_and_the_same_bytes_again(tmp_path: Path) -> None:
+    from simulations.execute_notebooks import main
+
+    path = tiny(tmp_path, "print(6 * 7)")
+    main([str(path)])
+    first = path.read_bytes()
+    main([str(path)])
+    assert path.read_bytes() == first
+    assert texts(read_notebook(path)) == "42\n"
+    assert read_notebook(path).cells[0].metadata == {}
+
+
+def test_a_notebook_that_fails_is_left_as_it_was(tmp_path: Path) -> None:
+    from nbclient.exceptions import CellExecutionError
+
+    from simulations.execute_notebooks import main
+
+    path = tiny(tmp_path, "1 / 0")
+    before = path.read_bytes()
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        main([str(path)])
+    assert path.read_bytes() == before

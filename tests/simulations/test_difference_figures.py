@@ -1,0 +1,92 @@
+"""Pictures of differences: where the points are, and that what is far away is still named."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from mdc_flower.reports.drawing import png
+from simulations.difference_figures import draw_differences, draw_split_costs
+from simulations.results_files import Results
+from tests.simulations.made_up import outcome, results
+
+
+def accuracies(*values: float) -> dict[int, object]:
+    return {seed: outcome((2, value)) for seed, value in enumerate(values, 1)}
+
+
+def comparison(name: str = "letters, 5 sites, IID", far: float = 0.58) -> Results:
+    outcomes = {
+        "pooled": accuracies(0.80, 0.82),
+        "co-learning": accuracies(0.79, 0.83),  # -1 and +1 points
+        "other": accuracies(0.77, 0.79),  # -3 and -3
+        "far": accuracies(far, far + 0.02),
+    }
+    return results(outcomes, names=["pooled", "co-learning", "Other", "Far"], name=name)  # type: ignore[arg-type]
+
+
+def points(axes: Axes) -> list[tuple[float, float]]:
+    """Return the places of single markers."""
+    data = [np.array(line.get_data(), dtype=np.float64).T for line in axes.lines]
+    markers = [line.get_marker() for line in axes.lines]
+    return [
+        (round(float(one[0, 0]), 6), round(float(one[0, 1]), 6))
+        for one, marker in zip(data, markers, strict=True)
+        if len(one) == 1 and marker in ("o", "s", "^")
+    ]
+
+
+def test_each_arm_has_a_row_with_its_paired_difference_in_points() -> None:
+    figure = draw_differences([comparison(far=0.75), comparison(far=0.75)])
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert points(axes) == [(0.0, 0.0), (-3.0, 1.0), (-5.0, 2.0)]
+        low, high = axes.get_xlim()
+        assert low < -5 < 0 < high
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["co-learning", "Other", "Far"]
+    assert png(figure)
+
+
+def test_what_is_far_away_is_an_arrow_with_its_number() -> None:
+    (axes,) = draw_differences([comparison(far=-0.2)]).axes
+    assert points(axes) == [(0.0, 0.0), (-3.0, 1.0)]
+    assert [text.get_text() for text in axes.texts] == ["-100.00 ± 0.00"]
+    assert axes.get_xlim()[0] > -100
+
+
+def test_only_the_arms_that_are_asked_for() -> None:
+    (axes,) = draw_differences([comparison()], ["other"]).axes
+    assert points(axes) == [(-3.0, 0.0)]
+
+
+def test_splits_have_a_row_each_below_the_name_of_their_data() -> None:
+    splits = [
+        comparison("letters, 2 sites, IID"),
+        comparison("letters, 5 sites, IID"),
+        comparison("voices, 6 sites, a speaker each"),
+    ]
+    figure = draw_split_costs(splits)
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [
+        "letters",
+        "2 sites, IID",
+        "5 sites, IID",
+        "voices",
+        "6 sites, a speaker each",
+    ]
+    # Three arms in each of the rows 1, 2 and 4, a little apart.
+    assert sorted(points(axes)) == sorted(
+        (x, round(row + 0.36 * place, 6))
+        for row in (1, 2, 4)
+        for x, place in ((0.0, -1), (-3.0, 0), (-22.0, 1))
+    )
+    texts = [text.get_text() for text in axes.texts]
+    assert [texts.count(name) for name in ("co-learning", "Other", "Far")] == [1, 1, 1]
+    assert texts.count("81.00 ± 12.71 %") == 3  # of 0.80 and 0.82: 12.706 * 0.01
+    assert png(figure)
+
+
+def test_one_seed_has_no_interval_and_is_drawn() -> None:
+    one = results({"a": {1: outcome((2, 0.5))}, "b": {1: outcome((2, 0.4))}}, name="x, y, z")
+    assert png(draw_differences([one], bold="b"))
+    assert png(draw_split_costs([one]))
