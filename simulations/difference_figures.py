@@ -31,6 +31,9 @@ ROW_HEIGHT = 0.3
 FURTHEST = 4.0
 """How many times the median distance to the yardstick still is on the axis."""
 
+LEAST_MARGIN = 0.05
+"""Points left and right of all intervals, where there is no difference at all, too."""
+
 
 def draw_differences(
     comparisons: Sequence[Results], arms: Sequence[str] = (), bold: str = "co-learning"
@@ -130,7 +133,7 @@ def _plot_column(axes: Axes, rows: dict[str, Row], keys: Sequence[str], bold: st
     shown = distances <= reach
     low = float(min((means - widths)[shown], default=0)) * 100
     high = float(max((means + widths)[shown], default=0)) * 100
-    margin = 0.08 * (max(high, 0) - min(low, 0))
+    margin = max(0.08 * (max(high, 0) - min(low, 0)), LEAST_MARGIN)
     left = min(low, 0) - margin
     for place, key in enumerate(keys):
         look = ("o", DARK, DARK) if key == bold else ("o", "0.45", "white")

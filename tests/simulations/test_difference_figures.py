@@ -1,6 +1,7 @@
 """Pictures of differences: where the points are, and that what is far away is still named."""
 
 import numpy as np
+import pytest
 from matplotlib.axes import Axes
 
 from mdc_flower.reports.drawing import png
@@ -90,3 +91,12 @@ def test_one_seed_has_no_interval_and_is_drawn() -> None:
     one = results({"a": {1: outcome((2, 0.5))}, "b": {1: outcome((2, 0.4))}}, name="x, y, z")
     assert png(draw_differences([one], bold="b"))
     assert png(draw_split_costs([one]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_arms_without_any_difference_are_drawn() -> None:
+    same = accuracies(0.8, 0.9)
+    (axes,) = draw_differences([results({"a": same, "b": same})], bold="b").axes  # type: ignore[dict-item]
+    assert points(axes) == [(0.0, 0.0)]
+    low, high = axes.get_xlim()
+    assert low < 0 < high
