@@ -16,14 +16,16 @@ def draw_comparison(folder: Path) -> str:
     """Write tables and pictures into a comparison's folder; return the table as Markdown."""
     results = read_results(folder)
     table = markdown_table(results)
-    files = {
-        TABLE: table.encode(),
-        CSV_TABLE: csv_table(results).encode(),
-        CURVES: png(draw_curves(results), dpi=130),
-        FRONTIER: png(draw_frontier(results), dpi=130),
-    }
-    if tuning := tuning_table(results):
-        files[TUNING_TABLE] = tuning.encode()
+    files = {TABLE: table, CSV_TABLE: csv_table(results), TUNING_TABLE: tuning_table(results)}
     for name, content in files.items():
-        write_atomically(folder / name, content)
+        if content:
+            write_atomically(folder / name, content.encode())
+    draw_pictures(folder)
     return table
+
+
+def draw_pictures(folder: Path) -> None:
+    """Draw a comparison's pictures into its folder."""
+    results = read_results(folder)
+    write_atomically(folder / CURVES, png(draw_curves(results), dpi=130))
+    write_atomically(folder / FRONTIER, png(draw_frontier(results), dpi=130))

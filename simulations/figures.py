@@ -103,7 +103,7 @@ def plot_frontier(axes: Axes, results: Results) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(filter(None, exchanged.values()), default=per_step) / 2, per_step * 1.5)
     margin = 0.06 * (max(reached) - min(reached)) or 0.01
-    axes.set_ylim(min(reached) - margin, max(reached) + margin)
+    axes.set_ylim(min(reached) - margin, min(1.005, max(reached) + margin))
     _label_beside(axes, ends)
     axes.set(
         xlabel="exchanged with all sites, both ways (MB, log scale)",

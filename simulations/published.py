@@ -1,22 +1,36 @@
-"""Tables in the documentation that are made of committed results, and held to them.
+"""Tables and pictures in the documentation that are made of committed results.
 
 A block in a Markdown file says what belongs into it, with folders relative to the file::
 
     <!-- results: table results/digits -->
     <!-- /results -->
 
-``python -m simulations.published`` writes what is between the two lines; a test holds it.
+``python -m simulations.published`` writes what is between the two lines, and a test holds it. It
+draws the pictures beside the results, too, and the one in the README, of what its summary is of.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from simulations.results_files import Results, read_results
-from simulations.tables import markdown_table, provenance_line, summary_table, tuning_table
+from mdc_flower.reports.drawing import png
+from simulations.committed_results import only, read_comparisons
+from simulations.drawing import CURVES, draw_pictures
+from simulations.figures import plot_curves
+from simulations.panels import draw_panels
+from simulations.results_files import COMPARISON, Results, read_results
+from simulations.tables import (
+    SUMMARY_ARMS,
+    markdown_table,
+    provenance_line,
+    summary_table,
+    tuning_table,
+)
 from strategies.errors import DataError
+from strategies.journal.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
 
 BLOCK = re.compile(
     r"(<!-- results: (?P<kind>\S+) (?P<folders>[^>]+?) -->\n).*?(<!-- /results -->)", re.DOTALL
@@ -32,7 +46,7 @@ KINDS: dict[str, Callable[[Sequence[Results]], str]] = {
 
 def documents(root: Path = ROOT) -> list[Path]:
     """Return the Markdown files of the documentation."""
-    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    return [root / README.name, *sorted((root / "docs").rglob("*.md"))]
 
 
 def refreshed(text: str, folder: Path) -> str:
@@ -66,14 +80,25 @@ def refreshed(text: str, folder: Path) -> str:
     return BLOCK.sub(block, text)
 
 
+def draw_overview() -> None:
+    """Draw the comparisons of the README's summary beside each other."""
+    blocks = BLOCK.finditer(README.read_text(encoding="utf-8"))
+    folders = next(block["folders"] for block in blocks if block["kind"] == "summary").split()
+    comparisons = only(read_comparisons(ROOT, folders), SUMMARY_ARMS)
+    figure = draw_panels(plot_curves, comparisons, columns=3, width=5.0, height=3.6)
+    write_atomically(RESULTS / CURVES, png(figure, dpi=130))
+
+
 def main() -> None:
-    """Write all blocks of all documents."""
+    """Write all blocks of all documents, and draw all pictures."""
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = refreshed(before, path.parent)
         if after != before:
             path.write_text(after, encoding="utf-8")
-            print(path.relative_to(ROOT))
+    for comparison in sorted(RESULTS.rglob(COMPARISON)):
+        draw_pictures(comparison.parent)
+    draw_overview()
 
 
 if __name__ == "__main__":

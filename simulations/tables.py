@@ -225,14 +225,28 @@ def _summary_cells(line: Mapping[str, Row], keys: Sequence[str]) -> list[str]:
 
 
 def tuning_table(results: Results) -> str:
-    """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning."""
+    """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning.
+
+    Below stands which choices are at an end of what was tried: a better one may lie beyond.
+    """
     tuning = results.facts.tuning
     if not tuning:
         return ""
     lines = ["| arm | candidates: validation accuracy, % |", "|---|---|"]
     for arm in results.facts.arms:
         lines.append(f"| {arm.name} | {_candidates(tuning[arm.key])} |")
+    ends = [arm.name for arm in results.facts.arms if _is_at_an_end(tuning[arm.key])]
+    if ends:
+        lines += ["", f"Chosen at an end of three values or more: {'; '.join(ends)}."]
     return "\n".join(lines) + "\n"
+
+
+def _is_at_an_end(tuned: Tuned) -> bool:
+    for key, chosen in tuned.candidates[tuned.chosen].values.items():
+        tried = {value for one in tuned.candidates if not isinstance(value := one.values[key], str)}
+        if len(tried) >= 3 and chosen in (min(tried), max(tried)):
+            return True
+    return False
 
 
 def _candidates(tuned: Tuned) -> str:

@@ -69,7 +69,7 @@ def test_learning_rates_are_those_that_five_even_sites_chose(name: str) -> None:
         return
     for arm in arms:
         method = next(key for key in rates if arm.key.startswith(key))
-        assert arm.values["lr-max"] == rates[method]
+        assert {**comparison.config, **arm.values}["lr-max"] == rates[method]
 
 
 def recordings(folder: Path) -> dict[str, Any]:

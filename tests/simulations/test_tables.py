@@ -92,6 +92,14 @@ def test_the_tuning_table_shows_every_candidate_and_the_chosen_one_in_bold() -> 
     assert tuning_table(RESULTS) == ""
 
 
+def test_below_the_tuning_table_stands_whose_choice_is_at_an_end() -> None:
+    tuning = {"base": tuned(0.5, 0.6, 0.7, chosen=2), "other": tuned(0.5, 0.7, 0.6, chosen=1)}
+    text = tuning_table(results(OUTCOMES, tuning=tuning))
+    assert text.endswith("\n\nChosen at an end of three values or more: base.\n")
+    both = {**tuning, "other": tuned(0.7, 0.6, 0.5, chosen=0)}
+    assert tuning_table(results(OUTCOMES, tuning=both)).endswith(" base; other.\n")
+
+
 # Student's t at 97.5% for 1, 2 and 4 degrees of freedom: 12.706205, 4.302653, 2.776445.
 #   0, 1: deviation 1 / sqrt(2); 12.706205 / sqrt(2) / sqrt(2) = 6.3531025
 #   1, 2, 3: deviation 1; 4.302653 / sqrt(3) = 2.484138
