@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from strategies.exchange import NO_REPLY
 from strategies.roster import HELLO_DEADLINE_S, Roster, hellos, introduced, without_gone
+from strategies.traffic import Traffic
 
 MAX_ASKS = 2
 """How often a site is asked in one attempt at a round."""
@@ -44,6 +45,8 @@ class Asks:
         Sites whose updates are here already.
     kind : str
         Flower's type of the messages.
+    traffic : Traffic or None
+        Told of every message; of all attempts at the round. None for a new one.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class Asks:
         wait_s: float,
         kept: Iterable[str] = (),
         kind: str = MessageType.TRAIN,
+        traffic: Traffic | None = None,
     ) -> None:
         self.roster = roster
         self.accepted = set(kept)
         self.times: Counter[str] = Counter()
+        self.traffic = traffic if traffic is not None else Traffic()
         self._grid = grid
         self._round = round_number
         self._content = content
@@ -73,11 +78,6 @@ class Asks:
         self._sent_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._started_at = self._looked_at = time.monotonic()
-
-    @property
-    def num_sent(self) -> int:
-        """Return how many models were sent."""
-        return self.times.total()
 
     def first(self) -> list[Message]:
         """Return a message for each site that is online and whose update is not here."""
@@ -168,7 +168,9 @@ class Asks:
         self._sent_at[site] = time.monotonic()
         self._failed_at.pop(site, None)
         left_s = self._left_s()
-        return self.message(site, node, self._kind, self._content(left_s), left_s)
+        content = self._content(left_s)
+        self.traffic.send(site, content)
+        return self.message(site, node, self._kind, content, left_s)
 
     def _left_s(self) -> float:
         return max(1.0, self._deadline_s - (time.monotonic() - self._started_at))

@@ -31,6 +31,9 @@ class Update:
     pace : float
         Seconds from the sending of the model to the reply's arrival, for a unit of local work;
         0 where that was not measured.
+    sent_bytes, received_bytes : int
+        Model bytes to and from the site in this round until its reply was accepted; 0 where an
+        earlier version did not write them down.
     """
 
     site: str
@@ -38,6 +41,8 @@ class Update:
     arrays: Arrays
     metrics: Mapping[str, float]
     pace: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 Weighting = Callable[[Update], float]

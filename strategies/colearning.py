@@ -8,7 +8,6 @@ that dies asks only the sites whose updates it did not have.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
@@ -45,6 +44,7 @@ from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord, RunObserver, reasons
 from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
+from strategies.traffic import Traffic
 
 SELECTION_METRIC = "validation-accuracy"
 """The coordinator's metric by which the best model is chosen: never one of the test set.
@@ -141,14 +141,15 @@ class CoLearning(Strategy):
         """
         plan = self.recipe.plan(self._position.epochs, self.seed)
         again = self._round if self._round and self._round.plan == plan else None
+        self.updates.open(plan.plan_id)
         if again is None:
             self._position = replace(self._position, arrays=record_to_arrays(arrays))
             facts = plan.model_dump() | {"plan_id": plan.plan_id}
-            record, times = RoundRecord(plan.round, plan=facts), Counter[str]()
+            record = RoundRecord(plan.round, plan=facts)
+            traffic = Traffic.of(self.updates.updates())
         else:
-            record, times = again.record, again.times
+            record, traffic = again.record, again.asks.traffic
             record.attempts += 1
-        self.updates.open(plan.plan_id)
         record.deadline_s = self.deadline.seconds(
             self._position.pace, plan.local_steps or plan.local_epochs, record.attempts
         )
@@ -157,7 +158,7 @@ class CoLearning(Strategy):
             grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
         )
         roster = self._sites.roster
-        record.missing = sorted(set(roster.missing) - set(kept) - set(times))
+        record.missing = sorted(set(roster.missing) - set(kept) - set(traffic.times))
         asks = Asks(
             grid,
             roster,
@@ -166,8 +167,9 @@ class CoLearning(Strategy):
             deadline_s=record.deadline_s,
             wait_s=self.wait_s,
             kept=kept,
+            traffic=traffic,
         )
-        self._round = _OpenRound(plan, record, asks, times)
+        self._round = _OpenRound(plan, record, asks)
         asked = [site for site in roster.nodes if site not in kept]
         for observer in self.observers:
             observer.round_started(plan, asked, kept)
@@ -199,8 +201,9 @@ class CoLearning(Strategy):
                 self._take(reply)
             del reply  # before the next one comes: it holds a whole model
         self._sites = replace(self._sites, roster=asks.roster)
-        opened.times += asks.times
-        record.asked_again = sorted(site for site, times in opened.times.items() if times > 1)
+        record.asked_again = asks.traffic.asked_again()
+        record.sent_bytes = asks.traffic.sent_bytes.total()
+        record.received_bytes = asks.traffic.received_bytes.total()
         record.missing = sorted(set(record.missing) - set(asks.times))
         updates = self.updates.updates()
         reach("folding", round=server_round)
@@ -377,7 +380,6 @@ class CoLearning(Strategy):
             replies = exchange.replies(messages, record.deadline_s, asks)
             averaged, metrics = self.aggregate_train(number, replies)
             self._sites = replace(self._sites, absent=self._sites.absent | asks.gone())
-            record.sent_bytes += arrays.count_bytes() * asks.num_sent
             if averaged is not None and metrics is not None:
                 return averaged, metrics
             if record.attempts > self.max_round_retries:
@@ -460,10 +462,7 @@ class CoLearning(Strategy):
         verdict = judge_train(
             reply, site, plan.plan_id, self._position.arrays, self.max_relative_update
         )
-        if reply.has_content():
-            record.received_bytes += sum(
-                arrays.count_bytes() for arrays in reply.content.array_records.values()
-            )
+        asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
             if verdict.detail:
@@ -472,7 +471,7 @@ class CoLearning(Strategy):
             asks.reject(site)
         else:
             pace = asks.seconds_of(site) / (plan.local_steps or plan.local_epochs)
-            self.updates.add(replace(verdict, pace=pace))
+            self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             asks.accept(site)
             reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
@@ -505,8 +504,6 @@ class _OpenRound:
         What has happened.
     asks : Asks
         The attempt that goes on.
-    times : Counter of str
-        How often each site was asked, in all attempts that are over.
     pace : dict
         Seconds that each site whose update counts took for a unit of work.
     outer_state : Arrays
@@ -516,7 +513,6 @@ class _OpenRound:
     plan: RoundPlan
     record: RoundRecord
     asks: Asks
-    times: Counter[str]
     pace: Mapping[str, float] = field(default_factory=dict)
     outer_state: Arrays = field(default_factory=dict)
 

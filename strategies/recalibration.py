@@ -11,7 +11,6 @@ run stops. Replies are on disk before they count: a coordinator that died asks f
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from logging import INFO, WARNING
@@ -41,6 +40,7 @@ from strategies.messages import (
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
 from strategies.round_record import reasons
 from strategies.site_metrics import judged_evaluations
+from strategies.traffic import Traffic
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -152,11 +152,11 @@ class Recalibration:
     ) -> tuple[dict[str, NDArray[np.generic]], RecalibrationRecord]:
         """Ask until enough sites have answered; return the folded statistics."""
         record = RecalibrationRecord(self.round_number, plan_id)
-        times: Counter[str] = Counter()
         log(INFO, "taking BatchNorm's statistics of the final model anew")
+        self.updates.open(plan_id)
+        traffic = Traffic.of(self.updates.updates())
         while True:
-            self.updates.open(plan_id)
-            updates = self._attempt(grid, arrays, record, times)
+            updates = self._attempt(grid, arrays, record, traffic)
             if len(updates) >= self.min_sites:
                 reach("statistics-folding", round=self.round_number)
                 record.participants = {update.site: update.num_examples for update in updates}
@@ -174,7 +174,7 @@ class Recalibration:
             record.attempts += 1
 
     def _attempt(
-        self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, times: Counter[str]
+        self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, traffic: Traffic
     ) -> list[Update]:
         """Ask the sites whose statistics are not here; return all that are, in site order."""
         record.deadline_s = self.deadline_s(record.attempts)
@@ -192,6 +192,7 @@ class Recalibration:
             wait_s=self.wait_s,
             kept=kept,
             kind=STATISTICS,
+            traffic=traffic,
         )
         asked = [site for site in self.sites.roster.nodes if site not in kept]
         self.on_event("recalibration-started", round=self.round_number, sites=asked, kept=kept)
@@ -201,12 +202,12 @@ class Recalibration:
                 asks.introduce(reply)
             else:
                 self._take(reply, asks, arrays, record)
-        times += asks.times
-        record.sent_bytes += packed.count_bytes() * asks.num_sent
-        record.asked_again = sorted(site for site, count in times.items() if count > 1)
+        record.asked_again = traffic.asked_again()
+        record.sent_bytes = traffic.sent_bytes.total()
+        record.received_bytes = traffic.received_bytes.total()
         self.sites = replace(self.sites, roster=asks.roster, absent=self.sites.absent | asks.gone())
         here = self.updates.updates()
-        answered = {*times, *(update.site for update in here)}
+        answered = {*traffic.times, *(update.site for update in here)}
         record.missing = sorted(set(self.sites.roster.missing) - answered)
         return here
 
@@ -226,10 +227,7 @@ class Recalibration:
             )
         expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
         verdict = judge_statistics(reply, site, record.plan_id, expected, self.layers)
-        if reply.has_content():
-            record.received_bytes += sum(
-                sent.count_bytes() for sent in reply.content.array_records.values()
-            )
+        asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
             if verdict.detail:
@@ -237,7 +235,7 @@ class Recalibration:
             log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
             asks.reject(site)
         else:
-            self.updates.add(verdict)
+            self.updates.add(asks.traffic.noted_on(verdict))
             record.dropped.pop(site, None)
             asks.accept(site)
             reach("statistics-accepted", site=site, count=len(asks.accepted))

@@ -12,8 +12,7 @@ from strategies.round_plan import RoundPlan
 class RoundRecord:
     """What happened in one round: a line of ``history.jsonl``.
 
-    What a coordinator that died had sent, received and dropped in the round is not in it; the
-    event log has that.
+    Whom a coordinator that died had dropped in the round is not in it; the event log has that.
 
     Attributes
     ----------
@@ -47,7 +46,9 @@ class RoundRecord:
     site_evaluation : dict
         The same of the new global model, after the last round.
     sent_bytes, received_bytes : int
-        Model bytes to and from the sites, dropped replies included.
+        Model bytes to and from the sites, dropped replies included. Of a coordinator that died in
+        the round they have what was exchanged with the sites whose updates it had kept; what was
+        on its way is sent again, and counted once.
     seconds : float
         Wall time of the round.
     """

@@ -121,6 +121,8 @@ class UpdateJournal:
             "num-examples": update.num_examples,
             "metrics": dict(update.metrics),
             "pace": update.pace,
+            "sent-bytes": update.sent_bytes,
+            "received-bytes": update.received_bytes,
         }
         stem = f"{self._plan_id}.{hashlib.sha256(update.site.encode()).hexdigest()[:12]}"
         path = seal(self._folder, stem, SUFFIX, pack_model(update.arrays, about))
@@ -154,7 +156,14 @@ class UpdateJournal:
             stored = StoredArrays(path)
             about = stored.metadata
             return Update(
-                about["site"], about["num-examples"], stored, about["metrics"], about["pace"]
+                about["site"],
+                about["num-examples"],
+                stored,
+                about["metrics"],
+                about["pace"],
+                # An earlier version did not write them down.
+                about.get("sent-bytes", 0),
+                about.get("received-bytes", 0),
             )
         except DamagedError as error:
             log(WARNING, "%s. It is set aside and does not count", error)

@@ -116,6 +116,9 @@ def test_a_killed_coordinator_is_resumed_to_the_same_bits(
     assert [line["round"] for line in lines] == list(range(1, NUM_ROUNDS + 1))
     assert all(sorted(line["participants"]) == ["site-0", "site-1", "site-2"] for line in lines)
     assert summary_of(tmp_path / "run")["status"] == "finished"
+    # A death changes nothing of what a round exchanges: the model to three sites, and theirs back.
+    (exchanged,) = {(line["sent_bytes"], line["received_bytes"]) for line in lines}
+    assert exchanged[0] == exchanged[1] > 0
     assert list((tmp_path / "run" / OPEN_ROUND).iterdir()) == []
     begun_again = read_events(tmp_path / "run", "run-started")[-1]
     asked = [

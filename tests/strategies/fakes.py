@@ -4,11 +4,13 @@ The grid subclasses Flower's own, so that a change of Flower's interface breaks 
 is a clock that moves when someone sleeps: no test waits, and a round of a day takes no time.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -45,6 +47,24 @@ NODE_IDS = (
 """As Flower draws them: large, and in no order that has to do with the sites' names."""
 
 SUPERLINK_NODE = 1
+
+
+class DiedError(Exception):
+    """Stands for the end of the coordinator's process."""
+
+
+@contextmanager
+def dies_at(module: str, point: str, **where: int) -> Iterator[None]:
+    """Let the coordinator die in the block, at a fault point of a module of `strategies`."""
+
+    def hook(reached: str, **known: int | str) -> None:
+        if reached == point and where.items() <= known.items():
+            raise DiedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"strategies.{module}.reach", hook)
+        with pytest.raises(DiedError):
+            yield
 
 
 class Clock:

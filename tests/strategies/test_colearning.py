@@ -58,9 +58,11 @@ from strategies.round_record import RoundRecord
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
+    DiedError,
     FakeGrid,
     Fault,
     LinearSite,
+    dies_at,
     grid_of,
     raises,
     sends_nan,
@@ -1125,10 +1127,6 @@ def test_an_update_that_is_damaged_on_disk_is_not_averaged_and_asked_for_again_i
     assert len(a.plans) == 1
 
 
-class DiedError(Exception):
-    """Stands for the end of the coordinator's process."""
-
-
 @dataclass
 class Mortal(Watcher):
     """Dies when told of so many answers."""
@@ -1175,6 +1173,57 @@ def test_a_resumed_run_asks_only_the_missing_sites_and_ends_with_the_same_bits(
     assert record_to_arrays(resumed.arrays)["w"].tobytes() == models[-1]
     assert record_to_arrays(result.arrays)["w"].tobytes() == models[-1]
     assert list(after.records[0].participants) == ["a", "b", "c"]
+
+
+def exchanged(watcher: Watcher) -> list[tuple[int, int]]:
+    """Return the bytes sent and received in each round."""
+    return [(record.sent_bytes, record.received_bytes) for record in watcher.records]
+
+
+@pytest.mark.parametrize("answers", [1, 2, 3])
+def test_a_resumed_run_has_exchanged_as_many_bytes_as_one_that_was_not_disturbed(
+    tmp_path: Path, answers: int
+) -> None:
+    """The coordinator dies in round 2; there a, the first to answer, is asked twice."""
+
+    def federation() -> FakeGrid:
+        sites = three_sites(a={2: times(1, sends_nan)})
+        return FakeGrid(dict(zip(NODE_IDS, sites, strict=False)), arrival=[A, B, C])
+
+    recipe, one = fedavg(3, 1, 0.1), model().count_bytes()
+    whole, _ = run(federation(), recipe, site_evaluation=True)
+    # In round 2 four are asked and answer; after the last one, three are asked to evaluate.
+    assert exchanged(whole) == [(3 * one, 3 * one), (4 * one, 4 * one), (6 * one, 3 * one)]
+
+    before, store = Watcher(), UpdateJournal(tmp_path)
+    with dies_at("colearning", "update-accepted", round=2, count=answers):
+        run(federation(), recipe, watcher=before, updates=store, site_evaluation=True)
+    sites = three_sites()
+    after, _ = run(
+        FakeGrid(dict(zip(NODE_IDS, sites, strict=False))),
+        recipe,
+        updates=UpdateJournal(tmp_path),
+        position=before.positions[-1],
+        site_evaluation=True,
+    )
+    asked, kept = after.started()[0]
+    assert (len(asked), len(kept)) == (3 - answers, answers)
+    # What was on its way to the others when it died is sent again, and counted once.
+    assert exchanged(before) + exchanged(after) == exchanged(whole)
+
+
+def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_repeated(
+    tmp_path: Path,
+) -> None:
+    recipe, one = fedavg(1, 1, 0.1), model().count_bytes()
+    with dies_at("colearning", "update-accepted", count=1):
+        run(grid_of(*three_sites()), recipe, updates=UpdateJournal(tmp_path))
+    # Of the two that are left b raises in the first attempt, both times.
+    sites = three_sites(b={1: times(2, raises)})
+    after, _ = run(grid_of(*sites), recipe, updates=UpdateJournal(tmp_path), min_sites=3)
+    assert after.records[0].attempts == 2
+    # a once, by the process that died; c once; b three times.
+    assert exchanged(after) == [(5 * one, 3 * one)]
 
 
 @pytest.mark.parametrize("outer", [Momentum(0.7, 0.9, nesterov=True), Adam(0.01)], ids=repr)

@@ -31,7 +31,16 @@ from strategies.messages import (
 )
 from strategies.recalibration import Recalibration
 from strategies.roster import Roster
-from tests.strategies.fakes import NODE_IDS, FakeGrid, Fault, grid_of, raises, silent, times
+from tests.strategies.fakes import (
+    NODE_IDS,
+    FakeGrid,
+    Fault,
+    dies_at,
+    grid_of,
+    raises,
+    silent,
+    times,
+)
 
 LAYERS = {"bn.running_mean": "bn.running_var"}
 MODEL: dict[str, NDArray[np.generic]] = {
@@ -278,6 +287,29 @@ def test_replies_on_disk_count_for_the_next_process(tmp_path: Path) -> None:
     assert [len(site.asked) for site in sites] == [0, 1, 1]
     assert list(told["participants"]) == ["a", "b", "c"]
     assert list((tmp_path / "open").iterdir()) == []
+
+
+@pytest.mark.parametrize("answers", [1, 2, 3])
+def test_bytes_exchanged_before_the_coordinator_died_are_counted(
+    tmp_path: Path, answers: int
+) -> None:
+    def bench(name: str) -> Bench:
+        return Bench(tmp_path / name, UpdateJournal(tmp_path / name / "open"))
+
+    def federation() -> FakeGrid:
+        grid = grid_of(*three(a=times(1, raises)))
+        grid.arrival = list(NODE_IDS)  # so that a is asked twice before any other answers
+        return grid
+
+    _, whole = bench("whole").apply(federation())
+    assert whole["sent_bytes"] == 4 * arrays_to_record(MODEL).count_bytes()
+    with dies_at("recalibration", "statistics-accepted", count=answers):
+        bench("cut").apply(federation())
+    sites = three()
+    _, told = bench("cut").apply(grid_of(*sites))
+    assert sum(len(site.asked) for site in sites) == 3 - answers
+    keys = ("sent_bytes", "received_bytes", "participants")
+    assert [told[key] for key in keys] == [whole[key] for key in keys]
 
 
 def test_the_sites_evaluate_the_model_with_its_new_statistics(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Kept updates: on disk before they count, there again after a restart, never if damaged."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from strategies.averaging import Update
-from strategies.journal.files import StorageError
+from strategies.journal.files import StorageError, seal
+from strategies.journal.model_files import pack_model
 from strategies.journal.updates import MemoryUpdates, UpdateJournal, UpdateStore
 
 PLAN, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -21,13 +23,14 @@ def update(site: str, value: float = 1 / 3) -> Update:
         "scale": np.array(value, np.float16),
         "bn.num_batches_tracked": np.array(12),
     }
-    return Update(site, 40, arrays, METRICS)
+    return Update(site, 40, arrays, METRICS, pace=0.5, sent_bytes=700, received_bytes=800)
 
 
 def plain(update: Update) -> tuple[Any, ...]:
     """Return an update in a form that is equal only when every bit is."""
     arrays = {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in update.arrays.items()}
-    return update.site, update.num_examples, dict(update.metrics), arrays
+    numbers = update.num_examples, update.pace, update.sent_bytes, update.received_bytes
+    return update.site, numbers, dict(update.metrics), arrays
 
 
 def files(folder: Path) -> list[str]:
@@ -87,6 +90,16 @@ def test_updates_are_there_again_for_another_process_that_goes_on_with_the_plan(
     again.open(PLAN)
     assert again.sites() == ["a", "b"]
     assert [plain(one) for one in again.updates()] == [plain(update("a")), plain(update("b"))]
+
+
+def test_an_update_that_an_earlier_version_kept_counts_without_its_bytes(tmp_path: Path) -> None:
+    old = update("a")
+    about = {"site": "a", "num-examples": 40, "metrics": METRICS, "pace": 0.5}
+    seal(tmp_path, f"{PLAN}.a", ".safetensors", pack_model(old.arrays, about))
+    journal = UpdateJournal(tmp_path)
+    journal.open(PLAN)
+    (one,) = journal.updates()
+    assert plain(one) == plain(replace(old, sent_bytes=0, received_bytes=0))
 
 
 def test_the_updates_of_another_plan_and_what_was_half_written_are_removed(tmp_path: Path) -> None:
