@@ -168,5 +168,6 @@ def _at_the_end(last: Point, summary: Mapping[str, Any]) -> Point:
         exchanges=last.round + len(recalibrated),
         sent_bytes=summary["sent-bytes"],
         received_bytes=summary["received-bytes"],
+        seconds=last.seconds + sum(part["recalibration"]["seconds"] for part in recalibrated),
         **_metrics(averaged or summary["final"]),
     )

@@ -180,6 +180,9 @@ def test_a_recalibrated_run_is_judged_by_its_recalibrated_model_and_pays_for_it(
     assert (outcome.final.round, outcome.final.exchanges) == (3, 4)
     sent = sum(line["sent_bytes"] for line in history) + told["sent_bytes"]
     assert outcome.final.sent_bytes == sent
+    spent = sum(line["seconds"] for line in history) + told["seconds"]
+    assert outcome.final.seconds == pytest.approx(spent)
+    assert told["seconds"] > 0
 
 
 # Tuning
