@@ -83,7 +83,7 @@ def _recalibrated(
     record: RunDirectory,
     evaluate: EvaluateFn,
 ) -> dict[str, Any]:
-    """Write the global model with new statistics, and also as the best if no round's was better."""
+    """Write the global model with new statistics, and as the best too if it beats every round's."""
     arrays, told = recalibration.apply(grid, strategy.position.arrays, evaluate)
     record.write_model(GLOBAL_MODEL, arrays, **ABOUT)
     at_sites = told["site_evaluation"].get(VALIDATION_ACCURACY)
