@@ -85,13 +85,14 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
             record.event(REFUSED, error=summary["error"])
         else:
             _write_ending(record, summary)
-    _draw(record)
+    _draw(record, summary)
 
 
-def _draw(record: RunDirectory) -> None:
+def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
     """Draw the report; the run has finished, and no picture may change that."""
     try:
-        write_atomically(record.path / "report.png", draw_run(read_history(record.path)))
+        picture = draw_run(read_history(record.path), summary.get("recalibration"))
+        write_atomically(record.path / "report.png", picture)
     except Exception as error:
         log(ERROR, "the report is not drawn: %s", error)
 

@@ -13,17 +13,35 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from pydantic import ValidationError
 
 from mdc_flower.reports.drawing import LineEnd, finish, label_ends, png
-from mdc_flower.reports.series import History, completed, metric_series, unit, work, work_done
+from mdc_flower.reports.series import (
+    History,
+    completed,
+    metric_series,
+    recalibrated_series,
+    unit,
+    work,
+    work_done,
+)
 from mdc_flower.reports.units import byte_scale
 from strategies.round_plan import RoundPlan
 
 POINTS_PER_CYCLE = 40
-DARK, MIDDLE, LIGHT = "#12355b", "#b0531a", "#8a8a8a"
+DARK, MIDDLE, LIGHT, GREEN = "#12355b", "#b0531a", "#8a8a8a", "#2f7d6b"
+STAR: Mapping[str, Any] = {
+    "marker": "*",
+    "markersize": 11,
+    "markerfacecolor": "white",
+    "linestyle": "",
+    "zorder": 3,
+}
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "test": {"color": DARK, "marker": "o", "linestyle": "-"},
     "validation": {"color": MIDDLE, "marker": "s", "linestyle": "--"},
-    "sites, validation": {"color": "#2f7d6b", "marker": "d", "linestyle": "-."},
+    "sites, validation": {"color": GREEN, "marker": "d", "linestyle": "-."},
     "sites, training": {"color": LIGHT, "marker": "", "linestyle": ":"},
+    "test, recalibrated": {"color": DARK, **STAR},
+    "validation, recalibrated": {"color": MIDDLE, **STAR},
+    "sites, validation, recalibrated": {"color": GREEN, **STAR},
 }
 """How the curves are told apart, in grey as well."""
 
@@ -31,11 +49,17 @@ MANY_POINTS = 60
 WIDTH = 6.4
 
 
-def draw_run(history: History) -> bytes:
-    """Return a PNG of a run: accuracy, learning rate and relative change over its local work."""
+def draw_run(history: History, recalibration: Mapping[str, Any] | None = None) -> bytes:
+    """Return a PNG of a run: accuracy, learning rate and relative change over its local work.
+
+    Parameters
+    ----------
+    recalibration
+        What the summary says of how the final model came by new statistics; None where it did not.
+    """
     figure = Figure(figsize=(8, 7), layout="constrained")
     accuracy, rate, change = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
-    plot_metric(accuracy, history, "accuracy")
+    plot_metric(accuracy, history, "accuracy", recalibration or {})
     accuracy.set(title="Global model after each round", xlabel="")
     plot_learning_rate(rate, history)
     rate.set_xlabel("")
@@ -43,10 +67,10 @@ def draw_run(history: History) -> bytes:
     return png(figure)
 
 
-def draw_metric(history: History, metric: str) -> Figure:
-    """Return the curves of ``accuracy`` or ``loss``."""
+def draw_metric(history: History, metric: str, recalibration: Mapping[str, Any]) -> Figure:
+    """Return the curves of ``accuracy`` or ``loss``, and the recalibrated model's points."""
     figure, axes = _single()
-    plot_metric(axes, history, metric)
+    plot_metric(axes, history, metric, recalibration)
     return figure
 
 
@@ -123,14 +147,20 @@ def draw_bytes(history: History) -> Figure:
     return figure
 
 
-def plot_metric(axes: Axes, history: History, metric: str) -> None:
-    """Plot the global model's ``accuracy`` or ``loss`` at the coordinator and at the sites."""
+def plot_metric(
+    axes: Axes, history: History, metric: str, recalibration: Mapping[str, Any]
+) -> None:
+    """Plot the global model's ``accuracy`` or ``loss`` at the coordinator and at the sites.
+
+    What it has with its statistics taken anew after the last round is a star of its own.
+    """
     ends = []
-    for curve in metric_series(history, metric):
-        look = dict(LOOKS[curve.name])
+    curves = metric_series(history, metric)
+    for curve in [*curves, *recalibrated_series(history, recalibration, metric)]:
+        look = {"markersize": 4, **LOOKS[curve.name]}
         if len(curve.done) > MANY_POINTS:
             look["marker"] = ""
-        axes.plot(curve.done, curve.values, markersize=4, **look)
+        axes.plot(curve.done, curve.values, **look)
         last = np.flatnonzero(~np.isnan(curve.values))[-1]
         ends.append(LineEnd(curve.done[last], curve.values[last], curve.name, look["color"]))
     _span(axes, history)

@@ -23,6 +23,7 @@ from mdc_flower.reports.series import (
     completed,
     in_steps,
     metric_series,
+    recalibrated_series,
     sites_of,
     unit,
     work,
@@ -47,7 +48,7 @@ def run_page(run: RunFiles) -> Page:
         sections=[
             Section(
                 "What it reached",
-                pictures=_metric_pictures(run.history),
+                pictures=_metric_pictures(run),
                 text="" if run.history else "No round has finished yet.",
             ),
             Section(
@@ -190,17 +191,21 @@ def _moment(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
-def _metric_pictures(history: History) -> list[Picture]:
+def _metric_pictures(run: RunFiles) -> list[Picture]:
+    history, recalibration = run.history, run.summary.get("recalibration", {})
     return [
         Picture(
             metric,
             f"{metric.capitalize()} of the global model",
-            draw_metric(history, metric),
+            draw_metric(history, metric, recalibration),
             " ".join(_in_words(curve, unit(history)) for curve in curves),
             "" if metric == "accuracy" else "mean per example, in nats",
         )
         for metric in ("accuracy", "loss")
-        if (curves := metric_series(history, metric))
+        if (
+            curves := metric_series(history, metric)
+            + recalibrated_series(history, recalibration, metric)
+        )
     ]
 
 

@@ -95,6 +95,35 @@ def metric_series(history: History, metric: str) -> list[Series]:
     return [curve for curve in curves if not np.isnan(curve.values).all()]
 
 
+def recalibrated_series(
+    history: History, recalibration: Mapping[str, Any], metric: str
+) -> list[Series]:
+    """Return a point for each value that the final model has with its new statistics.
+
+    It is the last round's model in all else, and has as much local work behind it.
+
+    Parameters
+    ----------
+    recalibration
+        What the summary says of it; empty where nothing was recalibrated.
+    metric
+        ``accuracy`` or ``loss``.
+    """
+    at_coordinator = recalibration.get("evaluation", {})
+    at_sites = recalibration.get("site_evaluation", {})
+    values = {
+        "test": _number(at_coordinator, f"test-{metric}"),
+        "validation": _number(at_coordinator, f"validation-{metric}"),
+        "sites, validation": _number(at_sites, f"validation-{metric}"),
+    }
+    end = work_done(history)[-1:]
+    return [
+        Series(f"{name}, recalibrated", end, [value])
+        for name, value in values.items()
+        if end and not np.isnan(value)
+    ]
+
+
 def sites_of(history: History, more: Iterable[str] = ()) -> list[str]:
     """Return every site that the history or ``more`` names; site-2 comes before site-10."""
     places = ("participants", "dropped", "errors", "missing", "asked_again", "late")

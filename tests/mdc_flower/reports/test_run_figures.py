@@ -12,6 +12,7 @@ from mdc_flower.reports.run_figures import (
     draw_bytes,
     draw_learning_rate,
     draw_local_work,
+    draw_metric,
     draw_relative_change,
     draw_run,
 )
@@ -75,6 +76,45 @@ def test_the_picture_shows_the_accuracy_at_the_sites() -> None:
     assert len({image.tobytes() for image in (low, high, without)}) == 3
 
 
+RECALIBRATION = {
+    "evaluation": {"test-accuracy": 0.9, "validation-accuracy": 0.8},
+    "site_evaluation": {"validation-accuracy": 0.7},
+}
+
+
+def test_the_recalibrated_model_is_a_marker_with_a_name_after_the_last_round() -> None:
+    history = [line(1, 0.5, local_epochs=2), line(2, 0.6, local_epochs=4)]
+    figure = draw_metric(history, "accuracy", RECALIBRATION)
+    # As much local work behind it as behind the last round's model.
+    assert drawn(figure, "*") == [([6], [0.9]), ([6], [0.8]), ([6], [0.7])]
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert low < 0.5 < 0.9 < high
+    names = {text.get_text(): text.get_color() for text in axes.texts}
+    # The curves' own names, and the points', in the colors of their curves.
+    assert {name for name in names if "recalibrated" in name} == {
+        "test, recalibrated",
+        "validation, recalibrated",
+        "sites, validation, recalibrated",
+    }
+    for name in ("test", "validation"):
+        assert names[name] == names[f"{name}, recalibrated"]
+    # Of what is not known there is none.
+    assert drawn(draw_metric(history, "accuracy", {}), "*") == []
+    assert drawn(draw_metric(history, "loss", RECALIBRATION), "*") == []
+
+
+def test_the_picture_shows_the_recalibrated_model() -> None:
+    without, low, high = (
+        draw_run([line(1)], told)
+        for told in (None, {"evaluation": {"test-accuracy": 0.6}}, RECALIBRATION)
+    )
+    assert len({without, low, high}) == 3
+    assert without == draw_run([line(1)])
+    # No round, no place for it.
+    assert draw_run([], RECALIBRATION) == draw_run([])
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_run_of_which_nothing_is_known_is_drawn_without_a_warning() -> None:
     one = line(1) | by_sites() | {"participants": {"site-0": {"num-examples": 3}}}
@@ -85,12 +125,13 @@ def test_equal_histories_are_drawn_equally() -> None:
     assert picture([line(1)]).tobytes() == picture([line(1)]).tobytes()
 
 
-def drawn(figure: Figure) -> list[tuple[list[float], list[float]]]:
-    """Return x and y of every line of a figure."""
+def drawn(figure: Figure, marker: str = "") -> list[tuple[list[float], list[float]]]:
+    """Return x and y of every line of a figure, or of those with a marker."""
     (axes,) = figure.axes
     return [
         (np.asarray(one.get_xdata(), float).tolist(), np.asarray(one.get_ydata(), float).tolist())
         for one in axes.lines
+        if marker in ("", one.get_marker())
     ]
 
 

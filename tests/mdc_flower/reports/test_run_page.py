@@ -157,6 +157,10 @@ def test_what_was_done_after_the_last_round_counts(tmp_path: Path) -> None:
     assert (highlights["accuracy (test)"], highlights["exchanged"]) == ("90.00 %", "2.5 kB")
     told = "taken anew after the last round; test accuracy 90.00 %"
     assert facts["BatchNorm's statistics"] == told
+    # The picture has it, in words as well.
+    accuracy = page.sections[0].pictures[0]
+    assert "test, recalibrated: 0.9 after 1 local epochs." in accuracy.label
+    assert ">test, recalibrated</text>" in page_of(tmp_path)
 
 
 def test_of_a_running_run_the_open_round_and_its_sites_are_known_from_the_events(
