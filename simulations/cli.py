@@ -97,11 +97,9 @@ def _compare(
         raise ConfigError(
             "no such split", where="--split", got=split, expected="test or validation"
         )
-    comparison, arms = read_comparison(path, only)
+    comparison, arms = read_comparison(path, only, seeds)
     shared = {**comparison.config, **dict(parse_setting(text) for text in settings)}
-    comparison = comparison.model_copy(
-        update={"config": shared, "num_seeds": seeds or comparison.num_seeds}
-    )
+    comparison = comparison.model_copy(update={"config": shared})
     folder = (output or Path("runs", f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}")).absolute()
     console.print(f"{comparison.name}: {len(arms)} arms, {comparison.num_seeds} seeds")
     with job_progress(console) as on_done:

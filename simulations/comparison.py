@@ -9,18 +9,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
 from mdc_flower.task import load_task
 from simulations.arm import Arm
-from simulations.comparison_file import Comparison
+from simulations.comparison_file import Comparison, check_seeds
+from simulations.equal_budgets import configs_of, stand_in
 from simulations.jobs import Job, finished_jobs, without_places
 from simulations.outcome import Outcome
 from simulations.per_step import per_step_bytes
 from simulations.provenance import provenance
 from simulations.results_files import ArmFacts, Candidate, Facts, Results, Tuned
 from simulations.tuning import UNSEEN, ArmTuning
-from strategies.errors import ConfigError
 
 TUNING = "tuning"
 
@@ -81,12 +80,10 @@ def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
 
     The workers then find decoded data in the cache.
     """
+    check_seeds(comparison)
+    configs = configs_of(comparison, arms)
     for arm in arms:
-        for values in _candidates(comparison, arm):
-            more = {**values, **_two_rounds(arm)}
-            config = arm.config(comparison.config, seed=comparison.first_seed, **more)
-            _check_budget(arm, config)
-        load_task(config).new_model()
+        load_task(configs[arm.key][0]).new_model()
 
 
 def results_of(
@@ -110,10 +107,10 @@ def results_of(
 def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts:
     values = compared.tuning[arm.key].values if arm.key in compared.tuning else {}
     config = arm.config(
-        comparison.config, **{**values, **_two_rounds(arm), "seed": comparison.first_seed}
+        comparison.config, **{**values, **stand_in(arm), "seed": comparison.first_seed}
     )
     # Seeds and, for some arms, rounds differ from run to run.
-    left_out = {"seed", "resume", *_two_rounds(arm)}
+    left_out = {"seed", "resume", *stand_in(arm)}
     return ArmFacts(
         key=arm.key,
         name=arm.name,
@@ -133,27 +130,6 @@ def _tuned(tuning: ArmTuning) -> Tuned:
         for values, validation in zip(tuning.candidates, tuning.validation, strict=True)
     ]
     return Tuned(candidates=candidates, chosen=tuning.chosen)
-
-
-def _candidates(comparison: Comparison, arm: Arm) -> list[dict[str, Scalar]]:
-    return comparison.tuning.candidates(arm.key) if comparison.tuning else [{}]
-
-
-def _check_budget(arm: Arm, config: RunConfig) -> None:
-    """Refuse what would leave an arm without sites to wait for, or without an equal budget."""
-    for key, value in (("num-sites", config.num_sites), ("epoch-budget", config.epoch_budget)):
-        if value == 0:
-            raise ConfigError(
-                "a comparison needs a number",
-                where=f"{arm.key}, {key}",
-                got=0,
-                expected="1 or more",
-            )
-
-
-def _two_rounds(arm: Arm) -> dict[str, Scalar]:
-    """Return a stand-in for the rounds that an arm takes from another: only to check it."""
-    return {"num-rounds": 2} if arm.table.rounds_of else {}
 
 
 @contextmanager

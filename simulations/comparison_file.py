@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,13 @@ from mdc_flower.config_model import Scalar
 from simulations.arm import Arm, load_arm
 from strategies.errors import ConfigError
 
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Grid = dict[str, Annotated[list[Scalar], Field(min_length=1)]]
 """Keys of the run config, each with the values to try; every combination is a candidate."""
+
+
+def candidates_of(grid: Grid) -> list[dict[str, Scalar]]:
+    """Return the combinations of a grid's values, the first key's values changing slowest."""
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 class _Table(BaseModel):
@@ -51,8 +55,7 @@ class Tuning(_Table):
 
     def candidates(self, arm: str) -> list[dict[str, Scalar]]:
         """Return an arm's candidates, the first key's values changing slowest."""
-        grid = self.arm_grid.get(arm, self.grid)
-        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        return candidates_of(self.arm_grid.get(arm, self.grid))
 
 
 class Comparison(_Table):
@@ -90,8 +93,14 @@ class Comparison(_Table):
         """Return the seeds."""
         return list(range(self.first_seed, self.first_seed + self.num_seeds))
 
+    def candidates(self, arm: str) -> list[dict[str, Scalar]]:
+        """Return an arm's candidates; where nothing is tuned, the one that sets nothing."""
+        return self.tuning.candidates(arm) if self.tuning else [{}]
 
-def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, list[Arm]]:
+
+def read_comparison(
+    path: Path, only: Sequence[str] = (), num_seeds: int | None = None
+) -> tuple[Comparison, list[Arm]]:
     """Return a comparison file and its arms.
 
     Parameters
@@ -100,6 +109,8 @@ def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, l
         The file.
     only
         File names of the arms to take, in the order of the file; all if empty.
+    num_seeds
+        Seeds, from ``first-seed``; as many as the file says by default.
 
     Raises
     ------
@@ -115,6 +126,9 @@ def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, l
         where = f"{path}, {'.'.join(str(part) for part in first['loc'])}"
         raise ConfigError(first["msg"], where=where, got=first["input"]) from None
     _check_names(comparison, path)
+    if num_seeds is not None:
+        comparison = comparison.model_copy(update={"num_seeds": num_seeds})
+    check_seeds(comparison, f"{path}, ")
     if only:
         comparison = _with_only(comparison, only)
     arms = [
@@ -123,7 +137,7 @@ def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, l
     ]
     _check_arms(arms, path)
     if comparison.tuning:
-        _check_tuning(comparison.tuning, comparison, arms, path)
+        _check_tuning(comparison.tuning, arms, path)
     return comparison, arms
 
 
@@ -178,20 +192,35 @@ def _check_arms(arms: Sequence[Arm], path: Path) -> None:
             )
 
 
-def _check_tuning(tuning: Tuning, comparison: Comparison, arms: Sequence[Arm], path: Path) -> None:
-    expected = prod(len(values) for values in tuning.grid.values())
+def check_seeds(comparison: Comparison, where: str = "") -> None:
+    """Refuse seeds that arms are tuned on and that are reported, too.
+
+    Parameters
+    ----------
+    where
+        Beginning of the place that the error names.
+    """
+    tuned = comparison.tuning.seeds if comparison.tuning else []
+    if shared := sorted(set(tuned) & set(comparison.seeds)):
+        raise ConfigError(
+            "seeds that arms are tuned on are not reported",
+            where=f"{where}tuning, first-seed",
+            got=shared[0],
+            expected=f"none of {comparison.seeds[0]} to {comparison.seeds[-1]}",
+        )
+
+
+def _check_tuning(tuning: Tuning, arms: Sequence[Arm], path: Path) -> None:
+    expected = _num_distinct(candidates_of(tuning.grid))
     for arm in arms:
-        if (count := len(tuning.candidates(arm.key))) != expected:
+        if (count := _num_distinct(tuning.candidates(arm.key))) != expected:
             raise ConfigError(
-                "every arm gets the same tuning: as many candidates as the others",
+                "every arm gets the same tuning: as many candidates as the others, all different",
                 where=f"{path}, tuning.arm-grid.{arm.key}",
                 got=count,
                 expected=str(expected),
             )
-    if shared := sorted(set(tuning.seeds) & set(comparison.seeds)):
-        raise ConfigError(
-            "seeds that arms are tuned on are not reported",
-            where=f"{path}, tuning, first-seed",
-            got=shared[0],
-            expected=f"none of {comparison.seeds[0]} to {comparison.seeds[-1]}",
-        )
+
+
+def _num_distinct(candidates: Sequence[Mapping[str, Scalar]]) -> int:
+    return len({tuple(sorted(values.items())) for values in candidates})

@@ -122,12 +122,20 @@ def test_some_arms_can_be_taken_of_a_comparison(tmp_path: Path) -> None:
     ("change", "message", "where"),
     [
         (("", "lr-max = [0.001]"), "as many candidates", "tuning.arm-grid.diloco"),
+        (("", "lr-max = [0.1, 0.2, 0.1, 0.2]"), "all different", "tuning.arm-grid.diloco"),
         (("num-seeds = 2", "first-seed = 3"), "are not reported", "tuning, first-seed"),
         (("arm-grid.diloco", "arm-grid.dilco"), "no arm of", "tuning.arm-grid.dilco"),
         (("[0.1, 0.2]", "[]"), "at least 1", "tuning.grid.lr-max"),
         (("arms = [", 'highlight = ["fedavg"]\narms = ['), "no arm of", "highlight.fedavg"),
     ],
-    ids=["fewer-candidates", "reported-seeds", "no-such-arm", "empty", "no-such-highlight"],
+    ids=[
+        "fewer-candidates",
+        "equal-ones",
+        "reported-seeds",
+        "no-such-arm",
+        "empty",
+        "no-such-highlight",
+    ],
 )
 def test_unequal_tuning_is_refused(
     tmp_path: Path, change: tuple[str, str], message: str, where: str
@@ -138,6 +146,16 @@ def test_unequal_tuning_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         read_comparison(path)
     assert caught.value.where == f"{path}, {where}"
+
+
+def test_more_seeds_than_the_file_has_may_not_be_those_of_tuning(tmp_path: Path) -> None:
+    text = f"{TUNED}lr-max = [0.001, 0.002, 0.003, 0.004]\n"
+    path = written(tmp_path / "c.toml", text)
+    comparison, _ = read_comparison(path, num_seeds=100)
+    assert comparison.seeds[-1] == 100
+    with pytest.raises(ConfigError, match="are not reported") as caught:
+        read_comparison(path, num_seeds=101)
+    assert (caught.value.where, caught.value.got) == (f"{path}, tuning, first-seed", 101)
 
 
 @pytest.mark.parametrize(
