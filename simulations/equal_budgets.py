@@ -91,7 +91,7 @@ def _check_unit(arm: Arm, values: Mapping[str, Scalar]) -> None:
 
 
 def _check_counts(key: str, config: RunConfig) -> None:
-    """Refuse what would leave an arm without sites to wait for, or without a budget."""
+    """Refuse what would leave an arm without sites, without some of them, or without a budget."""
     for name, value in (("num-sites", config.num_sites), ("epoch-budget", config.epoch_budget)):
         if value == 0:
             raise ConfigError(
@@ -100,6 +100,13 @@ def _check_counts(key: str, config: RunConfig) -> None:
                 got=0,
                 expected="1 or more",
             )
+    if config.min_sites not in (0, config.num_sites):
+        raise ConfigError(
+            "every site takes part in every round of a comparison",
+            where=f"{key}, min-sites",
+            got=config.min_sites,
+            expected=f"0 or {config.num_sites}, all sites",
+        )
 
 
 def _check_equal(key: str, config: RunConfig, first: str, expected: RunConfig) -> None:

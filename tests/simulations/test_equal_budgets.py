@@ -97,6 +97,13 @@ def test_steps_or_rounds_that_end_an_arm_are_refused(tmp_path: Path, key: str, p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quorum_of_some_of_the_sites_is_refused() -> None:
+    configs_of(comparison_of(config={**SHARED, "min-sites": 2}), arms_with())
+    with pytest.raises(ConfigError, match="every site takes part") as caught:
+        configs_of(comparison_of(config={**SHARED, "min-sites": 1}), arms_with())
+    assert caught.value.where == "centralized, min-sites"
+
+
 def test_rounds_of_another_arm_are_no_rounds_of_ones_own() -> None:
     assert configs_of(comparison_of(), arms_with())["fedavg"][0].epochs == "spread"
 
