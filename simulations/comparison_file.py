@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mdc_flower.config import RunConfig
 from mdc_flower.config_files import read_arm
 from mdc_flower.config_model import Scalar
 from simulations.arm import Arm, load_arm
@@ -14,6 +15,9 @@ from strategies.errors import ConfigError
 
 Grid = dict[str, Annotated[list[Scalar], Field(min_length=1)]]
 """Keys of the run config, each with the values to try; every combination is a candidate."""
+
+OF_THE_JOB = ("seed", "output-dir", "resume")
+"""Keys of the run config that differ from job to job."""
 
 
 def candidates_of(grid: Grid) -> list[dict[str, Scalar]]:
@@ -126,6 +130,7 @@ def read_comparison(
         where = f"{path}, {'.'.join(str(part) for part in first['loc'])}"
         raise ConfigError(first["msg"], where=where, got=first["input"]) from None
     _check_names(comparison, path)
+    _check_keys(comparison, path)
     if num_seeds is not None:
         comparison = comparison.model_copy(update={"num_seeds": num_seeds})
     check_seeds(comparison, f"{path}, ")
@@ -173,6 +178,46 @@ def _check_names(comparison: Comparison, path: Path) -> None:
                 where=f"{path}, {table}.{unknown[0]}",
                 expected="one of: " + ", ".join(comparison.arms),
             )
+
+
+def _check_keys(comparison: Comparison, path: Path) -> None:
+    """Refuse keys of the run config that there are not."""
+    tables: dict[str, Mapping[str, Any]] = {"config": comparison.config}
+    tables |= {f"arm-config.{arm}": keys for arm, keys in comparison.arm_config.items()}
+    if tuning := comparison.tuning:
+        tables |= {"tuning.grid": tuning.grid}
+        tables |= {f"tuning.arm-grid.{arm}": grid for arm, grid in tuning.arm_grid.items()}
+    for table, keys in tables.items():
+        RunConfig.check_keys(keys, f"{path}, [{table}]")
+
+
+def with_settings(
+    comparison: Comparison, arms: Sequence[Arm], settings: Mapping[str, Any]
+) -> Comparison:
+    """Return the comparison with keys of the run config that are set for every arm.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such key, the comparison sets it for each job, or an arm or one of its
+        candidates has another value, which would go before.
+    """
+    RunConfig.check_keys(settings, "--set")
+    for key, value in settings.items():
+        if key in OF_THE_JOB:
+            raise ConfigError("every job has its own", where=f"--set, {key}", got=value)
+        for arm in arms:
+            for candidate in comparison.candidates(arm.key):
+                own = {**arm.values, **candidate}
+                if own.get(key, value) != value:
+                    raise ConfigError(
+                        "an arm has a value of its own, which goes before",
+                        where=f"--set, {key}",
+                        got=value,
+                        expected=f"{own[key]!r}, as {arm.key} has it",
+                        hint="Change it in the comparison's file, or in the arm's",
+                    )
+    return comparison.model_copy(update={"config": {**comparison.config, **settings}})
 
 
 def _check_arms(arms: Sequence[Arm], path: Path) -> None:

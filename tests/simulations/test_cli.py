@@ -60,6 +60,13 @@ def mdc(*arguments: str) -> Result:
         (["missing.toml"], "missing.toml: the file cannot be read"),
         (["two.toml", "--split", "train"], "--split: no such split (got 'train', expected test or"),
         (["two.toml", "--set", "lr-mx=1"], "lr-mx: no such key. Did you mean 'lr-max'?"),
+        (
+            ["two.toml", "--set", "epochs=ile"],
+            "--set, epochs: an arm has a value of its own, which goes before "
+            "(got 'ile', expected 'fixed', as centralized has it)",
+        ),
+        (["two.toml", "--set", "seed=7"], "--set, seed: every job has its own"),
+        (["two.toml", "--set", "num-rounds=2"], "equal numbers of passes over the data"),
         (["two.toml", "--set", "seed"], "--set: not of the form key=value"),
         (["two.toml", "--set", "dataset=digit"], "no such data set"),
     ],
