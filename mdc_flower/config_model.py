@@ -1,7 +1,7 @@
 """What every config has in common: keys in kebab case, and errors that name the key."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +28,31 @@ class ConfigModel(BaseModel):
         return [_kebab(name) for name in cls.model_fields]
 
     @classmethod
+    def check_keys(cls, keys: Iterable[str], home: str) -> None:
+        """Refuse a key that there is not.
+
+        Parameters
+        ----------
+        home
+            Where the keys stand, as the error names it.
+
+        Raises
+        ------
+        ConfigError
+            Naming the first such key, and the nearest that there is.
+        """
+        known = cls.keys()
+        for key in keys:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                raise ConfigError(
+                    "no such key",
+                    where=f"{home}, {key}",
+                    expected="one of: " + ", ".join(known) if not near else "",
+                    hint=f"Did you mean {near[0]!r}?" if near else "",
+                )
+
+    @classmethod
     def read(cls, values: Mapping[str, object], home: str) -> Self:
         """Validate a mapping from keys to values.
 
@@ -37,16 +62,7 @@ class ConfigModel(BaseModel):
             Naming the first bad key, its value, what is allowed, and the nearest known key
             if the key is unknown.
         """
-        known = cls.keys()
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise ConfigError(
-                    "no such key",
-                    where=f"{home}, {key}",
-                    expected="one of: " + ", ".join(known) if not near else "",
-                    hint=f"Did you mean {near[0]!r}?" if near else "",
-                )
+        cls.check_keys(values, home)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:

@@ -64,7 +64,7 @@ def load_arm(reference: str, folder: Path, overrides: Mapping[str, Any]) -> Arm:
     Raises
     ------
     ConfigError
-        If there is no such arm, or its table is not understood.
+        If there is no such arm, its table is not understood, or it has a key that there is not.
     """
     path = _arm_path(reference, folder)
     values, table = read_arm(path)
@@ -77,6 +77,7 @@ def load_arm(reference: str, folder: Path, overrides: Mapping[str, Any]) -> Arm:
             where=f"{path}, [arm], {'.'.join(str(part) for part in first['loc'])}",
             got=first["input"],
         ) from None
+    RunConfig.check_keys(values, str(path))
     return Arm(key=path.stem, table=parsed, values={**values, **overrides})
 
 

@@ -87,7 +87,7 @@ def _compare(
     workers: int | None,
 ) -> None:
     from simulations.comparison import results_of, run_comparison
-    from simulations.comparison_file import read_comparison
+    from simulations.comparison_file import read_comparison, with_settings
     from simulations.drawing import CURVES, draw_comparison
     from simulations.progress import job_progress
     from simulations.results_files import write_results
@@ -97,11 +97,8 @@ def _compare(
         raise ConfigError(
             "no such split", where="--split", got=split, expected="test or validation"
         )
-    comparison, arms = read_comparison(path, only)
-    shared = {**comparison.config, **dict(parse_setting(text) for text in settings)}
-    comparison = comparison.model_copy(
-        update={"config": shared, "num_seeds": seeds or comparison.num_seeds}
-    )
+    comparison, arms = read_comparison(path, only, seeds)
+    comparison = with_settings(comparison, arms, dict(map(parse_setting, settings)))
     folder = (output or Path("runs", f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}")).absolute()
     console.print(f"{comparison.name}: {len(arms)} arms, {comparison.num_seeds} seeds")
     with job_progress(console) as on_done:

@@ -1,26 +1,24 @@
 """Run arms at equal budgets: the same passes over the data, partition, initial model, seeds."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
 from mdc_flower.task import load_task
 from simulations.arm import Arm
-from simulations.comparison_file import Comparison
-from simulations.jobs import Job, finished_jobs, without_places
+from simulations.comparison_file import Comparison, check_seeds
+from simulations.equal_budgets import configs_of, stand_in
+from simulations.job_files import Finished, without_places
+from simulations.jobs import Job, finished_jobs
 from simulations.outcome import Outcome
 from simulations.per_step import per_step_bytes
-from simulations.provenance import provenance
+from simulations.provenance import joined, joined_versions, provenance
 from simulations.results_files import ArmFacts, Candidate, Facts, Results, Tuned
 from simulations.tuning import UNSEEN, ArmTuning
-from strategies.errors import ConfigError
+from simulations.workers import worker_pool
 
 TUNING = "tuning"
 
@@ -43,11 +41,15 @@ class Compared:
         How each arm was tuned, if it was.
     seconds : float
         Of all jobs together, tuning included: what one core needs.
+    hardware, versions
+        What the jobs were computed with, in this process or an earlier one; all that occur.
     """
 
     outcomes: Outcomes
     tuning: Mapping[str, ArmTuning]
     seconds: float
+    hardware: str
+    versions: Mapping[str, str]
 
 
 def run_comparison(
@@ -69,11 +71,20 @@ def run_comparison(
     workers
         Processes; one a core by default.
     on_done
-        Told of every job.
+        Told of every job that has finished.
+
+    Raises
+    ------
+    Exception
+        See `simulations.jobs.finished_jobs`. What has finished is kept.
     """
     check(comparison, arms)
-    with _pool(workers) as pool:
-        return _Runner(comparison, arms, output, pool, on_done).run()
+    try:
+        with worker_pool(workers) as pool:
+            return _Runner(comparison, arms, output, pool, on_done).run()
+    except BaseException as error:
+        error.add_note(f"Finished jobs are kept: with --output {output} the same command goes on")
+        raise
 
 
 def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
@@ -81,12 +92,10 @@ def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
 
     The workers then find decoded data in the cache.
     """
+    check_seeds(comparison)
+    configs = configs_of(comparison, arms)
     for arm in arms:
-        for values in _candidates(comparison, arm):
-            more = {**values, **_two_rounds(arm)}
-            config = arm.config(comparison.config, seed=comparison.first_seed, **more)
-            _check_budget(arm, config)
-        load_task(config).new_model()
+        load_task(configs[arm.key][0]).new_model()
 
 
 def results_of(
@@ -96,7 +105,7 @@ def results_of(
     facts = Facts(
         name=comparison.name,
         split=split,
-        **provenance(),
+        **{**provenance(), "hardware": compared.hardware, "versions": compared.versions},
         seconds=round(compared.seconds, 1),
         seeds=comparison.seeds,
         num_sites=arms[0].config(comparison.config).num_sites,
@@ -110,10 +119,10 @@ def results_of(
 def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts:
     values = compared.tuning[arm.key].values if arm.key in compared.tuning else {}
     config = arm.config(
-        comparison.config, **{**values, **_two_rounds(arm), "seed": comparison.first_seed}
+        comparison.config, **{**values, **stand_in(arm), "seed": comparison.first_seed}
     )
     # Seeds and, for some arms, rounds differ from run to run.
-    left_out = {"seed", "resume", *_two_rounds(arm)}
+    left_out = {"seed", "resume", *stand_in(arm)}
     return ArmFacts(
         key=arm.key,
         name=arm.name,
@@ -133,34 +142,6 @@ def _tuned(tuning: ArmTuning) -> Tuned:
         for values, validation in zip(tuning.candidates, tuning.validation, strict=True)
     ]
     return Tuned(candidates=candidates, chosen=tuning.chosen)
-
-
-def _candidates(comparison: Comparison, arm: Arm) -> list[dict[str, Scalar]]:
-    return comparison.tuning.candidates(arm.key) if comparison.tuning else [{}]
-
-
-def _check_budget(arm: Arm, config: RunConfig) -> None:
-    """Refuse what would leave an arm without sites to wait for, or without an equal budget."""
-    for key, value in (("num-sites", config.num_sites), ("epoch-budget", config.epoch_budget)):
-        if value == 0:
-            raise ConfigError(
-                "a comparison needs a number",
-                where=f"{arm.key}, {key}",
-                got=0,
-                expected="1 or more",
-            )
-
-
-def _two_rounds(arm: Arm) -> dict[str, Scalar]:
-    """Return a stand-in for the rounds that an arm takes from another: only to check it."""
-    return {"num-rounds": 2} if arm.table.rounds_of else {}
-
-
-@contextmanager
-def _pool(workers: int | None) -> Iterator[ProcessPoolExecutor]:
-    count = workers or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-        yield pool
 
 
 class _Runner:
@@ -195,7 +176,7 @@ class _Runner:
         num_tuning = sum(len(one.candidates) for one in self.tuning.values())
         tuning_seeds = len(comparison.tuning.seeds) if comparison.tuning else 0
         self.total = num_tuning * tuning_seeds + len(arms) * len(comparison.seeds)
-        self.done = 0
+        self.finished: list[Finished] = []
         self.seconds = 0.0
 
     def run(self) -> Compared:
@@ -203,19 +184,26 @@ class _Runner:
         self._run(self._tuning_jobs(self.independent))
         self._run([*self._tuning_jobs(self.dependent), *self._jobs(self.independent)])
         self._run(self._jobs(self.dependent))
-        return Compared(self.outcomes, self.tuning, self.seconds)
+        return Compared(
+            self.outcomes,
+            self.tuning,
+            self.seconds,
+            joined([one.hardware for one in self.finished]),
+            joined_versions([one.versions for one in self.finished]),
+        )
 
     def _run(self, jobs: Iterable["_Placed"]) -> None:
         placed = {one.job.folder: one for one in jobs}
-        for job, outcome in finished_jobs(self.pool, [one.job for one in placed.values()]):
+        for job, finished in finished_jobs(self.pool, [one.job for one in placed.values()]):
+            outcome = finished.outcome
             candidate = placed[job.folder].candidate
             if candidate is None:
                 self.outcomes[job.arm.key][job.seed] = outcome
             else:
                 self._tried(job, candidate, outcome)
-            self.done += 1
+            self.finished.append(finished)
             self.seconds += outcome.final.seconds if outcome.points else 0.0
-            self.on_done(job, self.done, self.total)
+            self.on_done(job, len(self.finished), self.total)
 
     def _tried(self, job: Job, candidate: int, outcome: Outcome) -> None:
         reached = self.tuning[job.arm.key].validation[candidate]

@@ -2,19 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mdc_flower.config import RunConfig
 from mdc_flower.config_files import read_arm
 from mdc_flower.config_model import Scalar
 from simulations.arm import Arm, load_arm
 from strategies.errors import ConfigError
 
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Grid = dict[str, Annotated[list[Scalar], Field(min_length=1)]]
 """Keys of the run config, each with the values to try; every combination is a candidate."""
+
+OF_THE_JOB = ("seed", "output-dir", "resume")
+"""Keys of the run config that differ from job to job."""
+
+
+def candidates_of(grid: Grid) -> list[dict[str, Scalar]]:
+    """Return the combinations of a grid's values, the first key's values changing slowest."""
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
 class _Table(BaseModel):
@@ -51,8 +59,7 @@ class Tuning(_Table):
 
     def candidates(self, arm: str) -> list[dict[str, Scalar]]:
         """Return an arm's candidates, the first key's values changing slowest."""
-        grid = self.arm_grid.get(arm, self.grid)
-        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        return candidates_of(self.arm_grid.get(arm, self.grid))
 
 
 class Comparison(_Table):
@@ -90,8 +97,14 @@ class Comparison(_Table):
         """Return the seeds."""
         return list(range(self.first_seed, self.first_seed + self.num_seeds))
 
+    def candidates(self, arm: str) -> list[dict[str, Scalar]]:
+        """Return an arm's candidates; where nothing is tuned, the one that sets nothing."""
+        return self.tuning.candidates(arm) if self.tuning else [{}]
 
-def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, list[Arm]]:
+
+def read_comparison(
+    path: Path, only: Sequence[str] = (), num_seeds: int | None = None
+) -> tuple[Comparison, list[Arm]]:
     """Return a comparison file and its arms.
 
     Parameters
@@ -100,6 +113,8 @@ def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, l
         The file.
     only
         File names of the arms to take, in the order of the file; all if empty.
+    num_seeds
+        Seeds, from ``first-seed``; as many as the file says by default.
 
     Raises
     ------
@@ -115,6 +130,10 @@ def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, l
         where = f"{path}, {'.'.join(str(part) for part in first['loc'])}"
         raise ConfigError(first["msg"], where=where, got=first["input"]) from None
     _check_names(comparison, path)
+    _check_keys(comparison, path)
+    if num_seeds is not None:
+        comparison = comparison.model_copy(update={"num_seeds": num_seeds})
+    check_seeds(comparison, f"{path}, ")
     if only:
         comparison = _with_only(comparison, only)
     arms = [
@@ -123,7 +142,7 @@ def read_comparison(path: Path, only: Sequence[str] = ()) -> tuple[Comparison, l
     ]
     _check_arms(arms, path)
     if comparison.tuning:
-        _check_tuning(comparison.tuning, comparison, arms, path)
+        _check_tuning(comparison.tuning, arms, path)
     return comparison, arms
 
 
@@ -161,6 +180,46 @@ def _check_names(comparison: Comparison, path: Path) -> None:
             )
 
 
+def _check_keys(comparison: Comparison, path: Path) -> None:
+    """Refuse keys of the run config that there are not."""
+    tables: dict[str, Mapping[str, Any]] = {"config": comparison.config}
+    tables |= {f"arm-config.{arm}": keys for arm, keys in comparison.arm_config.items()}
+    if tuning := comparison.tuning:
+        tables |= {"tuning.grid": tuning.grid}
+        tables |= {f"tuning.arm-grid.{arm}": grid for arm, grid in tuning.arm_grid.items()}
+    for table, keys in tables.items():
+        RunConfig.check_keys(keys, f"{path}, [{table}]")
+
+
+def with_settings(
+    comparison: Comparison, arms: Sequence[Arm], settings: Mapping[str, Any]
+) -> Comparison:
+    """Return the comparison with keys of the run config that are set for every arm.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such key, the comparison sets it for each job, or an arm or one of its
+        candidates has another value, which would go before.
+    """
+    RunConfig.check_keys(settings, "--set")
+    for key, value in settings.items():
+        if key in OF_THE_JOB:
+            raise ConfigError("every job has its own", where=f"--set, {key}", got=value)
+        for arm in arms:
+            for candidate in comparison.candidates(arm.key):
+                own = {**arm.values, **candidate}
+                if own.get(key, value) != value:
+                    raise ConfigError(
+                        "an arm has a value of its own, which goes before",
+                        where=f"--set, {key}",
+                        got=value,
+                        expected=f"{own[key]!r}, as {arm.key} has it",
+                        hint="Change it in the comparison's file, or in the arm's",
+                    )
+    return comparison.model_copy(update={"config": {**comparison.config, **settings}})
+
+
 def _check_arms(arms: Sequence[Arm], path: Path) -> None:
     keys = [arm.key for arm in arms]
     with_rounds = [
@@ -178,20 +237,35 @@ def _check_arms(arms: Sequence[Arm], path: Path) -> None:
             )
 
 
-def _check_tuning(tuning: Tuning, comparison: Comparison, arms: Sequence[Arm], path: Path) -> None:
-    expected = prod(len(values) for values in tuning.grid.values())
+def check_seeds(comparison: Comparison, where: str = "") -> None:
+    """Refuse seeds that arms are tuned on and that are reported, too.
+
+    Parameters
+    ----------
+    where
+        Beginning of the place that the error names.
+    """
+    tuned = comparison.tuning.seeds if comparison.tuning else []
+    if shared := sorted(set(tuned) & set(comparison.seeds)):
+        raise ConfigError(
+            "seeds that arms are tuned on are not reported",
+            where=f"{where}tuning, first-seed",
+            got=shared[0],
+            expected=f"none of {comparison.seeds[0]} to {comparison.seeds[-1]}",
+        )
+
+
+def _check_tuning(tuning: Tuning, arms: Sequence[Arm], path: Path) -> None:
+    expected = _num_distinct(candidates_of(tuning.grid))
     for arm in arms:
-        if (count := len(tuning.candidates(arm.key))) != expected:
+        if (count := _num_distinct(tuning.candidates(arm.key))) != expected:
             raise ConfigError(
-                "every arm gets the same tuning: as many candidates as the others",
+                "every arm gets the same tuning: as many candidates as the others, all different",
                 where=f"{path}, tuning.arm-grid.{arm.key}",
                 got=count,
                 expected=str(expected),
             )
-    if shared := sorted(set(tuning.seeds) & set(comparison.seeds)):
-        raise ConfigError(
-            "seeds that arms are tuned on are not reported",
-            where=f"{path}, tuning, first-seed",
-            got=shared[0],
-            expected=f"none of {comparison.seeds[0]} to {comparison.seeds[-1]}",
-        )
+
+
+def _num_distinct(candidates: Sequence[Mapping[str, Scalar]]) -> int:
+    return len({tuple(sorted(values.items())) for values in candidates})

@@ -1,28 +1,28 @@
 """One arm with one seed: run it, or read what it gave before; many of them, on all cores."""
 
 import json
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from mdc_flower.config import RunConfig
-from mdc_flower.config_files import read_arm
 from mdc_flower.engines import run_in_process
 from mdc_flower.reports.series import work_done
 from simulations.arm import Arm
 from simulations.baselines import train_ensemble, train_without_exchange
+from simulations.job_files import Finished, claim, description, read_result, write_result
 from simulations.outcome import Outcome, Point
-from strategies.errors import ConfigError, QuorumError
-from strategies.journal.files import write_atomically
-from strategies.journal.run_directory import CONFIG, SUMMARY, holds_run, read_history
+from strategies.errors import EngineError, QuorumError
+from strategies.journal.run_directory import SUMMARY, read_history
+from strategies.reply_gate import is_not_finite
 
-RESULT = "result.json"
-
-PLACES = ("output-dir", "data-root")
-"""Keys of the run config that say where things are: another place is not another config."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,44 +44,90 @@ class Job:
         return f"{self.arm.name}, seed {self.seed}{self.trying and f', trying {self.trying}'}"
 
 
-def finished_jobs(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-    """Run jobs in the pool's processes; yield each as it is done."""
-    running: dict[Future[Outcome], Job] = {pool.submit(run_job, job): job for job in jobs}
+def finished_jobs(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Finished]]:
+    """Run jobs in the pool's processes; yield each as it is done.
+
+    A job that fails stops no other: its error is logged at once, and raised after all others.
+
+    Raises
+    ------
+    Exception
+        Whatever the first job that failed has raised, with its label, and with the others that
+        failed, as notes.
+    EngineError
+        If a process of the pool died; it names the jobs that are not finished.
+    """
+    left = {job.folder: job for job in jobs}
+    running: dict[Future[Finished], Job] = {}
+    failed: list[tuple[Job, Exception]] = []
     try:
+        for job in jobs:
+            running[pool.submit(run_job, job)] = job
         for future in as_completed(running):
-            yield running[future], future.result()
+            job = running[future]
+            try:
+                finished = future.result()
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                log.error("%s failed: %s", job.label, error)
+                failed.append((job, error))
+                continue
+            del left[job.folder]
+            yield job, finished
+    except BrokenProcessPool:
+        raise EngineError(
+            "a process that runs jobs has died; not finished are "
+            + "; ".join(job.label for job in left.values()),
+            hint="Was it killed, or out of memory? Fewer --workers need less",
+        ) from None
     finally:
         for future in running:
             future.cancel()
+    if failed:
+        (job, first), *others = failed
+        first.add_note(f"in the job {job.label}")
+        for job, other in others:
+            first.add_note(f"failed too, the job {job.label}: {other}")
+        raise first
 
 
-def run_job(job: Job) -> Outcome:
-    """Return a job's outcome, from its folder if it was computed before.
+def run_job(job: Job) -> Finished:
+    """Return what a job gives, from its folder if it was computed before.
 
     Returns
     -------
-    Outcome
-        Without points for a job that tunes whose values cannot be used: its updates are not finite.
+    Finished
+        With an outcome without points for a job that tunes whose values cannot be used: its
+        updates, or its loss, are not finite.
 
     Raises
     ------
     ConfigError
-        If the folder holds a result, or a run, of another config.
+        If the folder holds a result, or a run, of another config, kind of arm, or data.
     QuorumError
-        If a job that is to be reported cannot finish.
+        If a site did not take part in a round: all of them count in a comparison.
     """
-    if (job.folder / RESULT).is_file():
-        return _read_result(job)
+    about = description(job.arm.table.kind, job.config)
+    claim(job.folder, about)
+    return read_result(job.folder) or write_result(job.folder, about, _outcome(job))
+
+
+def _outcome(job: Job) -> Outcome:
     try:
         outcome = _run(job)
-    except QuorumError:
-        if not job.trying:
-            raise
-        outcome = Outcome([])
-    job.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": job.config.to_flower(), "outcome": asdict(outcome)})
-    write_atomically(job.folder / RESULT, text.encode())
+    except QuorumError as error:
+        if job.trying and _diverged(error):
+            return Outcome([])
+        raise
+    if job.trying and not math.isfinite(outcome.final.validation_loss):
+        return Outcome([])
     return outcome
+
+
+def _diverged(error: QuorumError) -> bool:
+    """Return whether values that are not finite are all that kept sites from taking part."""
+    return bool(error.dropped) and all(map(is_not_finite, error.dropped.values()))
 
 
 def _run(job: Job) -> Outcome:
@@ -94,31 +140,11 @@ def _run(job: Job) -> Outcome:
             return train_without_exchange(job.config, kind)
 
 
-def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without the keys that differ from machine to machine."""
-    return {key: value for key, value in config.items() if key not in PLACES}
-
-
-def _read_result(job: Job) -> Outcome:
-    stored = json.loads((job.folder / RESULT).read_text())
-    _check_same(stored["config"], job)
-    return Outcome([Point(**point) for point in stored["outcome"]["points"]])
-
-
-def _check_same(config: Mapping[str, Any], job: Job) -> None:
-    if without_places(config) != without_places(job.config.to_flower()):
-        raise ConfigError(
-            "the folder holds a result of another config",
-            where=str(job.folder),
-            hint="Name another --output, or remove the old results",
-        )
-
-
 def _run_federated(job: Job) -> Outcome:
-    # A run that an interrupted comparison left goes on from its checkpoint.
-    if holds_run(job.folder):
-        _check_same(read_arm(job.folder / CONFIG)[0], job)
-    run_in_process(job.config.model_copy(update={"resume": True}), job.config.num_sites)
+    # A run that an interrupted comparison left goes on from its checkpoint. One that lacks a site
+    # in a round would be beside arms that have its data.
+    more = {"resume": True, "min_sites": job.config.num_sites}
+    run_in_process(job.config.model_copy(update=more), job.config.num_sites)
     history = read_history(job.folder)
     summary = json.loads((job.folder / SUMMARY).read_text())
     points = _curve(history)

@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def joined(values: Iterable[str]) -> str:
+    """Return the different values in one line, where a result comes from several processes."""
+    return "; ".join(sorted(set(values)))
+
+
+def joined_versions(all_versions: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return of each package all versions that occur."""
+    by_package: dict[str, list[str]] = {}
+    for one in all_versions:
+        for package, number in one.items():
+            by_package.setdefault(package, []).append(number)
+    return {package: joined(numbers) for package, numbers in by_package.items()}
 
 
 def _processor() -> str:

@@ -130,7 +130,8 @@ def read_results(folder: Path) -> Results:
     Raises
     ------
     DataError
-        If a file is missing or not understood, or an arm has no result for one of the seeds.
+        If a file is missing or not understood, an arm has no result for one of the seeds, or one
+        that is not of the arm's whole ``epoch-budget``.
     """
     try:
         facts = Facts.model_validate_json((folder / COMPARISON).read_text(encoding="utf-8"))
@@ -145,7 +146,20 @@ def read_results(folder: Path) -> Results:
                 got=sorted(outcomes.get(arm.key, {})),
                 expected=str(sorted(facts.seeds)),
             )
+        for seed, outcome in outcomes[arm.key].items():
+            _check_budget(arm, seed, outcome, folder / RESULTS)
     return Results(facts=facts, outcomes=outcomes)
+
+
+def _check_budget(arm: ArmFacts, seed: int, outcome: Outcome, path: Path) -> None:
+    budget = arm.config.get("epoch-budget")
+    if outcome.final.epochs != budget:
+        raise DataError(
+            "the last point is not of the arm's whole epoch-budget",
+            where=f"{path}, {arm.key}, seed {seed}",
+            got=f"{outcome.final.epochs} epochs",
+            expected=str(budget),
+        )
 
 
 def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:

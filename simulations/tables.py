@@ -12,6 +12,7 @@ from scipy import stats
 from simulations.outcome import Outcome
 from simulations.results_files import ArmFacts, Results, Tuned
 from simulations.tuning import mean_validation
+from strategies.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,22 @@ yardstick, the second and third are what is measured."""
 
 
 def summary_table(comparisons: Sequence[Results]) -> str:
-    """Return a line for each comparison as Markdown, with the `SUMMARY_ARMS` that all have."""
+    """Return a line for each comparison as Markdown, with the `SUMMARY_ARMS` that all have.
+
+    Raises
+    ------
+    DataError
+        If fewer than two of them are in all comparisons.
+    """
     lines = [_by_key(results) for results in comparisons]
     keys = [key for key in SUMMARY_ARMS if all(key in line for line in lines)]
+    if len(keys) < 2:
+        raise DataError(
+            "a summary needs two arms that are in all comparisons",
+            where=", ".join(results.facts.name for results in comparisons),
+            got=", ".join(keys) or "none",
+            expected="two or more of: " + ", ".join(SUMMARY_ARMS),
+        )
     names = [lines[0][key].arm for key in keys]
     heads = [
         "data",
@@ -199,29 +213,43 @@ def summary_table(comparisons: Sequence[Results]) -> str:
         "of per-step bytes",
     ]
     cells = [
-        [results.facts.name, str(len(results.facts.seeds)), *_summary_cells(line, keys)]
+        [results.facts.name, str(len(results.facts.seeds)), *_summary_cells(line, results, keys)]
         for results, line in zip(comparisons, lines, strict=True)
     ]
     split = comparisons[0].facts.split.capitalize()
-    note = (
-        f"{split} accuracy in percent: mean over the seeds ± half the 95% interval (Student's t); "
-        "differences are paired by seed."
-    )
+    note = f"{split} accuracy in percent: {_summary_note(comparisons)}"
     return f"{_lines(heads, cells)}\n\n{note}\n"
+
+
+def _summary_note(comparisons: Sequence[Results]) -> str:
+    num_seeds = [len(results.facts.seeds) for results in comparisons]
+    if max(num_seeds) == 1:
+        return "of one seed, so there are no intervals."
+    alone = "" if min(num_seeds) > 1 else "; one seed has no interval"
+    return (
+        "mean over the seeds ± half the 95% interval (Student's t); differences are paired by "
+        f"seed{alone}."
+    )
 
 
 def _by_key(results: Results) -> dict[str, Row]:
     return dict(zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True))
 
 
-def _summary_cells(line: Mapping[str, Row], keys: Sequence[str]) -> list[str]:
+def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str]) -> list[str]:
     rows = [line[key] for key in keys]
     return [
         *(row.accuracy.percent() for row in rows),
-        *(row.difference.percent(sign=True) for row in rows[1:3]),
+        *(_difference(results, key, keys[0]).percent(sign=True) for key in keys[1:3]),
         f"{rows[1].exchanges:.3g}",
         _share(rows[1].per_step),
     ]
+
+
+def _difference(results: Results, arm: str, reference: str) -> Interval:
+    """Return how much better one arm, by key, is than another, paired by seed."""
+    ours, theirs = (_finals(results.outcomes[key], results.facts.split) for key in (arm, reference))
+    return Interval.of([value - theirs[seed] for seed, value in ours.items()])
 
 
 def tuning_table(results: Results) -> str:

@@ -42,7 +42,7 @@ from strategies.recipes import Recipe
 from strategies.reply_gate import Rejection, engine_died, judge_train
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver, reasons
+from strategies.round_record import RoundRecord, RunObserver, reasons, unheard
 from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
 from strategies.traffic import Traffic
 
@@ -392,6 +392,7 @@ class CoLearning(Strategy):
                     expected=f"{self.min_sites} or more",
                     hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
                     f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
+                    dropped=unheard(record.dropped, record.missing),
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)

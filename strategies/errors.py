@@ -1,6 +1,7 @@
 """The errors a person reads: what is wrong, where, what was got, what is allowed, what to do."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class MdcError(Exception):
@@ -42,8 +43,9 @@ class MdcError(Exception):
         super().__init__(head + (f" ({detail})" if detail else "") + (f". {hint}" if hint else ""))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling between processes with every field."""
-        return (_rebuild, (type(self), self.what, self.where, self.got, self.expected, self.hint))
+        """Survive pickling between processes with every field, notes included."""
+        told = (type(self), self.what, self.where, self.got, self.expected, self.hint)
+        return (_rebuild, told, self.__dict__)
 
 
 def _rebuild(
@@ -83,9 +85,19 @@ class RunError(MdcError):
 
 
 class QuorumError(RunError):
-    """Too few sites are there, or gave an update; the run can go on when they are back."""
+    """Too few sites are there, or gave an update; the run can go on when they are back.
+
+    Parameters
+    ----------
+    dropped : dict
+        Why the last answer of a site did not count, by site; of sites that were asked.
+    """
 
     exit_code = 3
+
+    def __init__(self, what: str, *, dropped: Mapping[str, str] | None = None, **told: Any) -> None:
+        super().__init__(what, **told)
+        self.dropped = dict(dropped or {})
 
 
 class EngineError(RunError):

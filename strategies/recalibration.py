@@ -38,7 +38,7 @@ from strategies.messages import (
     statistics_content,
 )
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
-from strategies.round_record import reasons
+from strategies.round_record import reasons, unheard
 from strategies.site_metrics import judged_evaluations
 from strategies.traffic import Traffic
 
@@ -170,6 +170,7 @@ class Recalibration:
                     expected=f"{self.min_sites} or more",
                     hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
                     f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
+                    dropped=unheard(record.dropped, record.missing),
                 )
             record.attempts += 1
 

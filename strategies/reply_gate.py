@@ -5,6 +5,7 @@ that site's update and nothing more. The gate never raises; it returns a reason.
 """
 
 import math
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,12 @@ class Rejection:
 def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
     """Return what a reply to this global model must look like."""
     return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in arrays.items()}
+
+
+_NOT_FINITE = re.compile(
+    r"^(array|metrics:) .*( values are not finite| is (nan|-?inf)| is beyond \w+)$"
+)
+"""How the reasons end that the checks below give of such values."""
 
 
 class _UnfitError(Exception):
@@ -150,6 +157,11 @@ def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
         return _metrics(reply, set(), VALIDATION_METRICS)
     except _UnfitError as unfit:
         return Rejection(site, str(unfit), _detail(reply))
+
+
+def is_not_finite(reason: str) -> bool:
+    """Return whether a reason says that values are not finite: training there has diverged."""
+    return _NOT_FINITE.search(reason) is not None
 
 
 def engine_died(reply: Message) -> bool:

@@ -101,8 +101,11 @@ class RunObserver(Protocol):
         ...
 
 
+def unheard(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
+    """Return by site what became of those whose answers did not count."""
+    return {**dropped, **{site: "not online" for site in missing if site not in dropped}}
+
+
 def reasons(dropped: Mapping[str, str], missing: Iterable[str]) -> str:
-    """Return in one line what became of the sites whose answers did not count."""
-    parts = [f"{site}: {reason}" for site, reason in dropped.items()]
-    parts += [f"{site}: not online" for site in missing if site not in dropped]
-    return "; ".join(parts)
+    """Return the same in one line."""
+    return "; ".join(f"{site}: {reason}" for site, reason in unheard(dropped, missing).items())

@@ -39,13 +39,17 @@ def results(
     tuning: Mapping[str, Tuned] | None = None,
     **changes: Any,
 ) -> Results:
-    """Return results of arms that are named as their keys are, or by ``names``."""
+    """Return results of arms that are named as their keys are, or by ``names``.
+
+    The budget of each is what its first seed has used.
+    """
+    budgets = {key: next(iter(by_seed.values())).final.epochs for key, by_seed in outcomes.items()}
     arms = [
         ArmFacts(
             key=key,
             name=name,
             kind="federated",
-            config={"lr-max": 0.05},
+            config={"lr-max": 0.05, "epoch-budget": budgets[key]},
             per_step_bytes=1000 * MEGABYTE,
         )
         for key, name in zip(outcomes, names or outcomes, strict=True)

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from simulations.arm import ARMS_DIR, load_arm
 from simulations.cli import app
-from simulations.jobs import RESULT
+from simulations.job_files import RESULT, claim, description, write_result
 from simulations.outcome import Outcome
+from simulations.provenance import hardware, versions
 from simulations.results_files import COMPARISON
 from tests.simulations import made_up
 
@@ -59,6 +60,13 @@ def mdc(*arguments: str) -> Result:
         (["missing.toml"], "missing.toml: the file cannot be read"),
         (["two.toml", "--split", "train"], "--split: no such split (got 'train', expected test or"),
         (["two.toml", "--set", "lr-mx=1"], "lr-mx: no such key. Did you mean 'lr-max'?"),
+        (
+            ["two.toml", "--set", "epochs=ile"],
+            "--set, epochs: an arm has a value of its own, which goes before "
+            "(got 'ile', expected 'fixed', as centralized has it)",
+        ),
+        (["two.toml", "--set", "seed=7"], "--set, seed: every job has its own"),
+        (["two.toml", "--set", "num-rounds=2"], "equal numbers of passes over the data"),
         (["two.toml", "--set", "seed"], "--set: not of the form key=value"),
         (["two.toml", "--set", "dataset=digit"], "no such data set"),
     ],
@@ -79,10 +87,11 @@ def test_numbers_below_1_are_refused(option: str) -> None:
 def stored(output: Path, arm: str, seed: int, outcome: Outcome, **more: Any) -> None:
     """Leave a result as a finished job does."""
     folder = output / arm / f"seed-{seed}"
-    folder.mkdir(parents=True)
-    config = load_arm(arm, ARMS_DIR, {}).config(SHARED, seed=seed, output_dir=str(folder), **more)
-    text = json.dumps({"config": config.to_flower(), "outcome": asdict(outcome)})
-    (folder / RESULT).write_text(text)
+    one = load_arm(arm, ARMS_DIR, {})
+    config = one.config(SHARED, seed=seed, output_dir=str(folder), **more)
+    job = description(one.table.kind, config)
+    claim(folder, job)
+    write_result(folder, job, outcome)
 
 
 def outcome(final: float, rounds: int) -> Outcome:
@@ -104,6 +113,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
         stored(output, "co-learning", seed, outcome(0.25 + shift, 2 + seed))
         # It takes its rounds from co-learning, seed by seed, whatever order they stand in.
         stored(output, "fedavg", seed, outcome(0.25, 2 + seed), num_rounds=2 + seed)
+    # One of them comes from another machine.
+    path_of_one = output / "centralized" / "seed-1" / RESULT
+    one = json.loads(path_of_one.read_text())
+    other = {"hardware": "another machine", "versions": {**one["versions"], "torch": "0.1"}}
+    path_of_one.write_text(json.dumps({**one, **other}))
     handler, path = signal.getsignal(signal.SIGTERM), list(sys.path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MDC_CACHE_DIR", str(folder / "cache"))
@@ -160,6 +174,9 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_picture(
         "mdc compare two.toml --output out --seeds 2 --set epoch-budget=4 --workers 1"
     )
     assert (facts["split"], facts["seeds"], facts["tuning"]) == ("test", [1, 2], None)
+
+    assert facts["hardware"] == "; ".join(sorted([hardware(), "another machine"]))
+    assert facts["versions"] == {**versions(), "torch": f"0.1; {versions()['torch']}"}
 
     for name in ("curves.png", "frontier.png"):
         image = Image.open(output / name)

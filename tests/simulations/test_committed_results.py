@@ -16,7 +16,7 @@ OUTCOMES = {key: {1: outcome((2, 0.5)), 2: outcome((2, 0.6))} for key in ("a", "
 def split(name: str, partition: str, num_sites: int, alpha: float = 0.3) -> Results:
     config: dict[str, Any] = {"dataset": "d", "partition": partition, "partition-alpha": alpha}
     one = results(OUTCOMES, name=name, num_sites=num_sites)
-    arms = [arm.model_copy(update={"config": config}) for arm in one.facts.arms]
+    arms = [arm.model_copy(update={"config": {**arm.config, **config}}) for arm in one.facts.arms]
     return one.model_copy(update={"facts": one.facts.model_copy(update={"arms": arms})})
 
 

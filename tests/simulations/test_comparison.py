@@ -15,7 +15,8 @@ from simulations.arm import ARMS_DIR, load_arm
 from simulations.baselines import train_without_exchange
 from simulations.comparison import results_of, run_comparison
 from simulations.comparison_file import Comparison, Tuning, read_comparison
-from simulations.jobs import RESULT, Job, run_job
+from simulations.job_files import RESULT
+from simulations.jobs import Job, run_job
 from simulations.outcome import Outcome, Point
 from simulations.tables import tuning_table
 from simulations.tuning import ArmTuning
@@ -135,10 +136,10 @@ def test_an_ensemble_is_a_job_like_others_and_exchanges_every_sites_model_once(
 ) -> None:
     arm = load_arm("ensemble", ARMS_DIR, {})
     job = Job(arm, 1, arm.config(SMALL, seed=1, output_dir=str(tmp_path)), tmp_path)
-    outcome = run_job(job)
+    outcome = run_job(job).outcome
     assert (outcome.final.exchanges, exchanged_bytes(outcome.final)) == (1, 2 * 4810 * 4)
     assert [point.epochs for point in outcome.points] == [1, 2, 3, 4]
-    assert run_job(job) == outcome, "from the folder"
+    assert run_job(job).outcome == outcome, "from the folder"
 
 
 def test_a_results_folder_may_be_moved_and_the_data_too(
@@ -146,7 +147,8 @@ def test_a_results_folder_may_be_moved_and_the_data_too(
 ) -> None:
     output, outcomes = finished
     moved = shutil.copytree(output / "co-learning" / "seed-1", tmp_path / "moved")
-    assert run_job(job_in(moved, **{"data-root": "/elsewhere"})) == outcomes["co-learning"][1]
+    job = job_in(moved, **{"data-root": "/elsewhere"})
+    assert run_job(job).outcome == outcomes["co-learning"][1]
 
 
 def test_a_runs_curve_is_its_history(
@@ -162,7 +164,7 @@ def test_a_runs_curve_is_its_history(
 
 
 def test_a_run_with_averaged_models_is_judged_by_their_average(tmp_path: Path, cache: None) -> None:
-    outcome = run_job(job_in(tmp_path / "job", **{"average-last": 2}))
+    outcome = run_job(job_in(tmp_path / "job", **{"average-last": 2})).outcome
     averaged = json.loads((tmp_path / "job" / SUMMARY).read_text())["averaged"]
     last = read_history(tmp_path / "job")[-1]["evaluation"]
     assert outcome.final.test_loss == averaged["test-loss"] != last["test-loss"]
@@ -172,7 +174,7 @@ def test_a_recalibrated_run_is_judged_by_its_recalibrated_model_and_pays_for_it(
     tmp_path: Path, cache: None
 ) -> None:
     keys = {"model": "small-cnn", "max-train-examples": 60, "batch-norm": "recalibrate"}
-    outcome = run_job(job_in(tmp_path / "job", **keys))
+    outcome = run_job(job_in(tmp_path / "job", **keys)).outcome
     told = json.loads((tmp_path / "job" / SUMMARY).read_text())["recalibration"]
     history = read_history(tmp_path / "job")
     assert outcome.final.test_loss == told["evaluation"]["test-loss"]
@@ -275,7 +277,7 @@ def test_results_of_another_config_are_refused(
 ) -> None:
     output, outcomes = finished
     folder = output / "co-learning" / "seed-1"
-    assert run_job(job_in(folder)) == outcomes["co-learning"][1]
+    assert run_job(job_in(folder)).outcome == outcomes["co-learning"][1]
     with pytest.raises(ConfigError, match="another config"):
         run_job(job_in(folder, **{"lr-max": 0.01}))
 
@@ -302,7 +304,7 @@ def test_an_interrupted_job_goes_on_and_gives_what_it_would_have_given(
         with pytest.raises(KeyboardInterrupt):
             run_job(job)
     assert not (job.folder / RESULT).exists()
-    outcome = run_job(job)
+    outcome = run_job(job).outcome
     whole = finished[1]["co-learning"][1]
     assert without_seconds(outcome) == without_seconds(whole)
     assert read_events(job.folder, "run-resumed")[0]["rounds_done"] == 2
@@ -325,7 +327,7 @@ def test_a_job_that_died_before_its_first_round_starts_again(
         patch.setattr(owner, method, interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_job(job)
-    assert run_job(job).final.round == 3
+    assert run_job(job).outcome.final.round == 3
 
 
 @pytest.mark.parametrize("key", ["lr-max", "epoch-budget"])  # a single run may go on with the last
@@ -405,7 +407,11 @@ def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> No
     comparison = small_comparison(
         arms=["co-learning"], num_seeds=1, config={**SMALL, "lr-max": 1e30}
     )
-    with pytest.raises(QuorumError, match="round 1 has too few updates"):
+    with pytest.raises(QuorumError, match="round 1 has too few updates") as caught:
         run_comparison(comparison, arms_of(comparison), tmp_path, workers=1)
+    assert caught.value.__notes__ == [
+        "in the job co-learning, seed 1",
+        f"Finished jobs are kept: with --output {tmp_path} the same command goes on",
+    ]
     summary = json.loads((tmp_path / "co-learning/seed-1" / SUMMARY).read_text())
     assert summary["status"] == "stopped"

@@ -7,7 +7,7 @@ import pytest
 
 from simulations.arm import ARMS_DIR, load_arm
 from simulations.comparison import run_comparison
-from simulations.comparison_file import Comparison, read_comparison
+from simulations.comparison_file import Comparison, read_comparison, with_settings
 from strategies.errors import ConfigError
 
 COMPARISONS = sorted((ARMS_DIR.parent / "comparisons").glob("*.toml"))
@@ -122,12 +122,20 @@ def test_some_arms_can_be_taken_of_a_comparison(tmp_path: Path) -> None:
     ("change", "message", "where"),
     [
         (("", "lr-max = [0.001]"), "as many candidates", "tuning.arm-grid.diloco"),
+        (("", "lr-max = [0.1, 0.2, 0.1, 0.2]"), "all different", "tuning.arm-grid.diloco"),
         (("num-seeds = 2", "first-seed = 3"), "are not reported", "tuning, first-seed"),
         (("arm-grid.diloco", "arm-grid.dilco"), "no arm of", "tuning.arm-grid.dilco"),
         (("[0.1, 0.2]", "[]"), "at least 1", "tuning.grid.lr-max"),
         (("arms = [", 'highlight = ["fedavg"]\narms = ['), "no arm of", "highlight.fedavg"),
     ],
-    ids=["fewer-candidates", "reported-seeds", "no-such-arm", "empty", "no-such-highlight"],
+    ids=[
+        "fewer-candidates",
+        "equal-ones",
+        "reported-seeds",
+        "no-such-arm",
+        "empty",
+        "no-such-highlight",
+    ],
 )
 def test_unequal_tuning_is_refused(
     tmp_path: Path, change: tuple[str, str], message: str, where: str
@@ -138,6 +146,84 @@ def test_unequal_tuning_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         read_comparison(path)
     assert caught.value.where == f"{path}, {where}"
+
+
+@pytest.mark.parametrize(
+    ("table", "where"),
+    [
+        ("[config]", "[config]"),
+        ("[arm-config.diloco]", "[arm-config.diloco]"),
+        ("[tuning.grid]", "[tuning.grid]"),
+        ("[tuning.arm-grid.diloco]", "[tuning.arm-grid.diloco]"),
+    ],
+)
+def test_a_key_that_there_is_not_is_named_with_file_and_table(
+    tmp_path: Path, table: str, where: str
+) -> None:
+    key = "lr-mx = [0.1]" if "grid" in table else "lr-mx = 0.1"
+    text = f'name = "x"\narms = ["co-learning", "diloco"]\n{table}\n{key}\n'
+    if table == "[tuning.arm-grid.diloco]":
+        text += "[tuning.grid]\nlr-max = [0.1]\n"
+    path = written(tmp_path / "c.toml", text)
+    with pytest.raises(ConfigError, match="no such key") as caught:
+        read_comparison(path)
+    assert caught.value.where == f"{path}, {where}, lr-mx"
+    assert caught.value.hint == "Did you mean 'lr-max'?"
+
+
+def test_a_key_of_an_arm_that_there_is_not_is_named_with_the_arms_file(tmp_path: Path) -> None:
+    mine = written(tmp_path / "mine.toml", "lr-mx = 0.1\n")
+    path = written(tmp_path / "c.toml", 'name = "x"\narms = ["mine.toml"]\n')
+    with pytest.raises(ConfigError, match="no such key") as caught:
+        read_comparison(path)
+    assert caught.value.where == f"{mine}, lr-mx"
+
+
+OWN_VALUES = """name = "x"
+arms = ["co-learning", "diloco"]
+[config]
+lr-max = 0.4
+batch-size = 16
+[arm-config.co-learning]
+momentum = 0.5
+[tuning.grid]
+local-epochs = [1, 2]
+"""
+
+
+def test_what_is_set_goes_before_what_all_arms_share(tmp_path: Path) -> None:
+    comparison, arms = read_comparison(written(tmp_path / "c.toml", OWN_VALUES))
+    changed = with_settings(comparison, arms, {"batch-size": 8, "momentum": 0.5})
+    assert changed.config == {"lr-max": 0.4, "batch-size": 8, "momentum": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "own"),
+    [
+        ("momentum", 0.9, "0.5, as co-learning has it"),
+        ("lr-max", 0.1, "0.001, as diloco has it"),
+        ("local-epochs", 2, "1, as co-learning has it"),
+    ],
+    ids=["arm-config", "arm-file", "grid"],
+)
+def test_what_is_set_but_would_not_hold_for_an_arm_is_refused(
+    tmp_path: Path, key: str, value: Any, own: str
+) -> None:
+    comparison, arms = read_comparison(written(tmp_path / "c.toml", OWN_VALUES))
+    with pytest.raises(ConfigError, match="a value of its own") as caught:
+        with_settings(comparison, arms, {key: value})
+    error = caught.value
+    assert (error.where, error.got, error.expected) == (f"--set, {key}", value, own)
+
+
+def test_more_seeds_than_the_file_has_may_not_be_those_of_tuning(tmp_path: Path) -> None:
+    text = f"{TUNED}lr-max = [0.001, 0.002, 0.003, 0.004]\n"
+    path = written(tmp_path / "c.toml", text)
+    comparison, _ = read_comparison(path, num_seeds=100)
+    assert comparison.seeds[-1] == 100
+    with pytest.raises(ConfigError, match="are not reported") as caught:
+        read_comparison(path, num_seeds=101)
+    assert (caught.value.where, caught.value.got) == (f"{path}, tuning, first-seed", 101)
 
 
 @pytest.mark.parametrize(

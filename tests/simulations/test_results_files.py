@@ -14,7 +14,7 @@ from tests.simulations.made_up import outcome, results, tuned
 
 MADE = results(
     {
-        "a": {1: outcome((1, 0.1 + 0.2), (2, 2 / 3)), 2: outcome((1, 0.5))},
+        "a": {1: outcome((1, 0.1 + 0.2), (2, 2 / 3)), 2: outcome((2, 0.5))},
         "b": {seed: outcome((2, 0.5), relative_change=0.25) for seed in (1, 2)},
     },
     tuning={"a": tuned(0.5, 0.75, chosen=1), "b": tuned(0.5, 0.25, chosen=0)},
@@ -67,3 +67,11 @@ def test_a_seed_without_a_result_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="for each seed") as caught:
         read_results(tmp_path)
     assert (caught.value.got, caught.value.expected) == ([1], "[1, 2]")
+
+
+def test_an_arm_that_did_not_use_its_whole_budget_is_named(tmp_path: Path) -> None:
+    write_results(tmp_path, results({"a": {1: outcome((4, 0.5)), 2: outcome((2, 0.4), (3, 0.5))}}))
+    with pytest.raises(DataError, match="whole epoch-budget") as caught:
+        read_results(tmp_path)
+    assert caught.value.where == f"{tmp_path / RESULTS}, a, seed 2"
+    assert (caught.value.got, caught.value.expected) == ("3 epochs", "4")

@@ -99,7 +99,7 @@ def test_every_split_trains_to_the_end(split: str, tmp_path: Path) -> None:
         folder = tmp_path / arm.key
         more = {"num_rounds": 2} if arm.table.rounds_of else {}
         config = arm.config(tiny, seed=1, output_dir=str(folder), **more)
-        outcomes[arm.key] = run_job(Job(arm, 1, config, folder))
+        outcomes[arm.key] = run_job(Job(arm, 1, config, folder)).outcome
     assert all(outcome.points[-1].epochs == 2 for outcome in outcomes.values())
     num_sites = comparison.config["num-sites"]
     for key in ("co-learning", "fedavg"):

@@ -7,13 +7,16 @@ import math
 import pytest
 
 from simulations.outcome import Outcome
+from simulations.results_files import Results
 from simulations.tables import (
     Interval,
     csv_table,
     markdown_table,
+    summary_table,
     table_rows,
     tuning_table,
 )
+from strategies.errors import DataError
 from tests.simulations.made_up import MEGABYTE, outcome, results, tuned
 
 EXCHANGED = {"exchanges": 4, "sent_bytes": MEGABYTE, "received_bytes": 3 * MEGABYTE}
@@ -145,3 +148,43 @@ def test_a_csv_table_is_quoted_and_exact() -> None:
     assert header.startswith("arm,accuracy,accuracy_ci95,difference,difference_ci95,exchanges,")
     assert line.startswith('"a, quoted",0.75,3.17655118')
     assert line.endswith(",0.0,0.0,0.0,0.0,0.0,0.0,1.5")
+
+
+def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:
+    """Return results in which centralized reaches 0.75, co-learning 0.5, FedAvg 0.25 always."""
+    reached = {"fedavg": 0.25, "co-learning": 0.5, "centralized": 0.75}
+    return results(
+        {key: {seed: outcome((2, reached[key]), **EXCHANGED) for seed in seeds} for key in keys}
+    )
+
+
+def test_a_summarys_differences_are_to_centralized_wherever_it_stands() -> None:
+    head, _, line, *_ = summary_table([of_arms("fedavg", "co-learning", "centralized")]).split("\n")
+    assert head.startswith(
+        "| data | seeds | centralized | co-learning | fedavg | co-learning less centralized, points"
+    )
+    # -0.25 and -0.5, with each seed
+    assert line == (
+        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | -50.00 ± 0.00 "
+        "| 4 | 1/250 |"
+    )
+
+
+@pytest.mark.parametrize("arms", [("fedavg",), ("other", "fedavg")])
+def test_a_summary_of_comparisons_with_less_than_two_arms_in_common_is_refused(
+    arms: tuple[str, ...],
+) -> None:
+    less = results({arm: {1: outcome((2, 0.5))} for arm in arms}, name="less")
+    with pytest.raises(DataError, match="two arms that are in all comparisons") as caught:
+        summary_table([of_arms("fedavg", "co-learning"), less])
+    assert (caught.value.where, caught.value.got) == ("title, less", "fedavg")
+
+
+def test_a_summary_speaks_of_intervals_only_where_there_are_any() -> None:
+    arms = "co-learning", "centralized"
+    many, one = of_arms(*arms), of_arms(*arms, seeds=(1,))
+    notes = [summary_table(each).splitlines()[-1] for each in ([one], [many], [many, one])]
+    assert notes[0] == "Test accuracy in percent: of one seed, so there are no intervals."
+    assert notes[1].endswith("differences are paired by seed.")
+    assert notes[2].endswith("differences are paired by seed; one seed has no interval.")
+    assert "±" not in summary_table([one])

@@ -67,10 +67,16 @@ def test_the_parts_can_be_read_one_by_one() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_survives_pickling_whole(kind: type[MdcError]) -> None:
     sent = kind("what", where="where", got=[1, "a"], expected="expected", hint="hint")
+    sent.add_note("note")
     received = pickle.loads(pickle.dumps(sent))
     assert type(received) is kind
     assert str(received) == str(sent)
     assert vars(received) == vars(sent)
+
+
+def test_sites_that_were_dropped_survive_it_too() -> None:
+    sent = QuorumError("what", dropped={"site-1": "why"})
+    assert pickle.loads(pickle.dumps(sent)).dropped == {"site-1": "why"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,6 +31,7 @@ from strategies.reply_gate import (
     ArraySpec,
     Rejection,
     engine_died,
+    is_not_finite,
     judge_evaluate,
     judge_train,
     specs_of,
@@ -432,6 +433,7 @@ def test_what_is_no_number_is_named_as_that_and_not_as_too_large(value: float) -
     verdict = judge_update(1.0, w=[3.0, value])
     assert isinstance(verdict, Rejection)
     assert "'w': 1 of 2 values are not finite" in verdict.reason
+    assert is_not_finite(verdict.reason)
 
 
 ALL_ZERO: dict[str, NDArray[np.generic]] = {"w": np.zeros(2, np.float32)}
@@ -449,6 +451,24 @@ def test_from_a_model_of_zeros_every_step_is_too_large_but_none_at_all() -> None
 def test_an_update_too_large_for_the_arithmetic_is_too_large(size: float) -> None:
     before: dict[str, NDArray[np.generic]] = {"w": np.array([size])}
     assert isinstance(judge_update(1e9, before, w=[-1e300]), Rejection)
+
+
+@pytest.mark.parametrize(
+    ("reason", "not_finite"),
+    [
+        ("metrics: 'train-loss' is nan", True),
+        ("metrics: 'train-loss' is -inf", True),
+        ("array 'bn.running_mean': a variance of such means is beyond float32", True),
+        ("metrics: 'num-examples' is 0, expected a count > 0", False),
+        ("array 'w': got float32[2], expected float32[3]", False),
+        ("the site failed: OSError: values are not finite", False),
+        ("not online", False),
+    ],
+)
+def test_only_numbers_that_are_none_say_that_training_has_diverged(
+    reason: str, not_finite: bool
+) -> None:
+    assert is_not_finite(reason) is not_finite
 
 
 RAY = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly'>"
