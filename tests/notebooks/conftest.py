@@ -16,6 +16,7 @@ TINY = {
     "max-train-examples": 200,
     "max-test-examples": 50,
     "model": "mlp",
+    "batch-norm": "average",  # the model has none
     "epoch-budget": 2,
     "local-epochs": 1,
 }
