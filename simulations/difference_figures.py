@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mdc_flower.reports.drawing import finish
+from mdc_flower.reports.drawing import DARK, MIDDLE, finish
 from simulations.committed_results import split_name
 from simulations.results_files import ArmFacts, Results
 from simulations.tables import Interval, Row, table_rows
 
-DARK, LIGHT = "#12355b", "#7a7a7a"
+LIGHT = "#7a7a7a"
 ARM_LOOKS = (
     ("o", DARK, DARK),
-    ("s", "#b0531a", "white"),
+    ("s", MIDDLE, "white"),
     ("^", LIGHT, LIGHT),
     ("D", DARK, "white"),
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mdc_flower.reports.drawing import png
 from simulations.figures import draw_curves, draw_frontier
-from simulations.results_files import read_results
+from simulations.results_files import Results, read_results
 from simulations.tables import csv_table, markdown_table, tuning_table
 from strategies.journal.files import write_atomically
 
@@ -20,12 +20,11 @@ def draw_comparison(folder: Path) -> str:
     for name, content in files.items():
         if content:
             write_atomically(folder / name, content.encode())
-    draw_pictures(folder)
+    draw_pictures(folder, results)
     return table
 
 
-def draw_pictures(folder: Path) -> None:
+def draw_pictures(folder: Path, results: Results) -> None:
     """Draw a comparison's pictures into its folder."""
-    results = read_results(folder)
     write_atomically(folder / CURVES, png(draw_curves(results), dpi=130))
     write_atomically(folder / FRONTIER, png(draw_frontier(results), dpi=130))

@@ -46,8 +46,7 @@ def plot_curves(axes: Axes, results: Results) -> None:
             color = look["color"]
             axes.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.15)
             ends.append((float(x[-1]), float(mean[-1]), arm.name, color))
-    low = min(finals) - max(0.05, 1.5 * (max(finals) - min(finals)))
-    low = max(0.0, low)
+    low = max(0.0, min(finals) - max(0.05, 1.5 * (max(finals) - min(finals))))
     axes.set_ylim(low, min(1.005, max(tops) + 0.15 * (max(tops) - low)))
     _label_ends(axes, ends)
     axes.set(xlabel="passes over the data (local epochs)", ylabel=f"{split} accuracy")

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mdc_flower.config import read_run_config
-from mdc_flower.reports.drawing import finish
+from mdc_flower.reports.drawing import DARK, finish
 from mdc_flower.task import load_task
 from simulations.comparison_file import read_comparison
 
-DARK = "#12355b"
 COMPARISONS = Path(__file__).parent / "comparisons"
 UNUSED = "/unused"
 """A config names a run directory; nothing is written."""

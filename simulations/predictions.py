@@ -11,10 +11,8 @@ from torch import nn
 
 from mdc_flower.batches import InputPipeline
 from mdc_flower.data import Examples
-from mdc_flower.reports.drawing import finish
+from mdc_flower.reports.drawing import DARK, MIDDLE, finish
 from mdc_flower.training import class_probabilities
-
-DARK, MIDDLE = "#12355b", "#b0531a"
 
 Probabilities = NDArray[np.float64]
 """Examples x classes, in [0, 1], each row summing to 1."""

@@ -96,8 +96,9 @@ def main() -> None:
         after = refreshed(before, path.parent)
         if after != before:
             path.write_text(after, encoding="utf-8")
+            print(path.relative_to(ROOT))
     for comparison in sorted(RESULTS.rglob(COMPARISON)):
-        draw_pictures(comparison.parent)
+        draw_pictures(comparison.parent, read_results(comparison.parent))
     draw_overview()
 
 

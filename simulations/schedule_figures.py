@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mdc_flower.reports.drawing import finish
+from mdc_flower.reports.drawing import DARK, GREEN, LIGHT, MIDDLE, finish
 from simulations.outcome import Outcome
 from simulations.results_files import ArmFacts, Results
 from strategies.errors import ConfigError
@@ -18,12 +18,11 @@ from strategies.local_epochs import EpochState, Fixed, Horizon, count_round
 from strategies.recipes import LrSchedule, Recipe
 from strategies.round_plan import CycleShape, RoundPlan
 
-DARK, MIDDLE, LIGHT = "#12355b", "#b0531a", "#8a8a8a"
 SEED_LOOKS = (
     ("-", DARK),
     ("--", MIDDLE),
     (":", "0.3"),
-    ("-.", "#2f7d6b"),
+    ("-.", GREEN),
     ((0, (5, 1, 1, 1)), "0.6"),
 )
 """Line and colour of seeds."""

@@ -84,7 +84,7 @@ def _row(
     return Row(
         arm.name,
         Interval.of(list(finals.values())),
-        Interval.of([value - reference[seed] for seed, value in finals.items()]),
+        _difference(finals, reference),
         _mean([point.exchanges for point in points]),
         sent / 1e6,
         received / 1e6,
@@ -96,6 +96,11 @@ def _row(
 def _finals(by_seed: Mapping[int, Outcome], split: str) -> dict[int, float]:
     """Return the accuracy after the last round by seed, in the order of the seeds."""
     return {seed: getattr(by_seed[seed].final, split) for seed in sorted(by_seed)}
+
+
+def _difference(finals: Mapping[int, float], reference: Mapping[int, float]) -> Interval:
+    """Return how much better an arm is than another, paired by seed."""
+    return Interval.of([value - reference[seed] for seed, value in finals.items()])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -238,18 +243,13 @@ def _by_key(results: Results) -> dict[str, Row]:
 
 def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str]) -> list[str]:
     rows = [line[key] for key in keys]
+    finals = {key: _finals(results.outcomes[key], results.facts.split) for key in keys}
     return [
         *(row.accuracy.percent() for row in rows),
-        *(_difference(results, key, keys[0]).percent(sign=True) for key in keys[1:3]),
+        *(_difference(finals[key], finals[keys[0]]).percent(sign=True) for key in keys[1:3]),
         f"{rows[1].exchanges:.3g}",
         _share(rows[1].per_step),
     ]
-
-
-def _difference(results: Results, arm: str, reference: str) -> Interval:
-    """Return how much better one arm, by key, is than another, paired by seed."""
-    ours, theirs = (_finals(results.outcomes[key], results.facts.split) for key in (arm, reference))
-    return Interval.of([value - theirs[seed] for seed, value in ours.items()])
 
 
 def tuning_table(results: Results) -> str:

@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from pydantic import ValidationError
 
-from mdc_flower.reports.drawing import LineEnd, finish, label_ends, png
+from mdc_flower.reports.drawing import (
+    DARK,
+    GREEN,
+    LIGHT,
+    MIDDLE,
+    LineEnd,
+    finish,
+    label_ends,
+    png,
+)
 from mdc_flower.reports.series import (
     History,
     completed,
@@ -26,7 +35,6 @@ from mdc_flower.reports.units import byte_scale
 from strategies.round_plan import RoundPlan
 
 POINTS_PER_CYCLE = 40
-DARK, MIDDLE, LIGHT, GREEN = "#12355b", "#b0531a", "#8a8a8a", "#2f7d6b"
 STAR: Mapping[str, Any] = {
     "marker": "*",
     "markersize": 11,

@@ -11,11 +11,10 @@ from simulations.arm import Arm
 from simulations.cli import COMPARISONS_DIR
 from simulations.comparison_file import Comparison, read_comparison
 from simulations.jobs import Job, run_job
-from simulations.published import ROOT
+from simulations.published import RESULTS
 from simulations.results_files import read_results
 from strategies.journal.run_directory import SUMMARY, read_history
 
-RESULTS = ROOT / "docs" / "results"
 FASHION_MNIST = (
     "sites-2",
     "sites-5",
