@@ -56,19 +56,34 @@ def test_comparisons_of_fashion_mnist_are_alike_but_for_the_split(split: str) ->
     assert other["dataset"] == "fashion-mnist"
 
 
-@pytest.mark.parametrize("name", [*FASHION_MNIST, "batch-norm"])
-def test_learning_rates_are_those_that_five_even_sites_chose(name: str) -> None:
-    tuned = read_results(RESULTS / "splits" / "sites-5").facts
-    assert tuned.tuning
-    rates = {arm.key: arm.config["lr-max"] for arm in tuned.arms}
+def test_speakers_differ_from_even_sites_by_the_split_alone() -> None:
+    speakers, even = (comparison_of(name)[0].config for name in ("speakers", "spoken-digits"))
+    assert speakers == {**even, "num-sites": 6, "partition": "natural-id"}
+
+
+def test_even_sites_choose_the_learning_rates() -> None:
+    comparison, arms = comparison_of("sites-5")
+    assert comparison.tuning
+    assert not any("lr-max" in arm.values for arm in arms)
+
+
+@pytest.mark.parametrize(
+    ("name", "tuned"),
+    [
+        *((name, "splits/sites-5") for name in (*FASHION_MNIST, "batch-norm") if name != "sites-5"),
+        ("speakers", "spoken-digits"),
+    ],
+)
+def test_learning_rates_are_those_that_even_sites_chose(name: str, tuned: str) -> None:
+    chosen = read_results(RESULTS / tuned).facts
+    assert chosen.tuning
+    tuned_configs = {arm.key: arm.config for arm in chosen.arms}
     comparison, arms = comparison_of(name)
-    if name == "sites-5":
-        assert comparison.tuning
-        assert not any("lr-max" in arm.values for arm in arms)
-        return
     for arm in arms:
-        method = next(key for key in rates if arm.key.startswith(key))
-        assert {**comparison.config, **arm.values}["lr-max"] == rates[method]
+        method = next(key for key in tuned_configs if arm.key.startswith(key))
+        config = {"lr-max-decay": 1.0, **comparison.config, **arm.values}
+        for key in ("lr-max", "lr-max-decay"):
+            assert config[key] == tuned_configs[method][key]
 
 
 def recordings(folder: Path) -> dict[str, Any]:
