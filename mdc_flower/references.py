@@ -20,7 +20,7 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
     Raises
     ------
     ConfigError
-        If the module cannot be imported, or has no such function.
+        If the module cannot be imported or is no Python, or has no such function.
     """
     module_name, _, function_name = reference.partition(":")
     try:
@@ -31,6 +31,10 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
             where=key,
             got=reference,
             hint="Install it, or add its folder to PYTHONPATH, at the coordinator and every site",
+        ) from error
+    except SyntaxError as error:  # its text names file and line
+        raise ConfigError(
+            f"module {module_name!r} is not Python: {error}", where=key, got=reference
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

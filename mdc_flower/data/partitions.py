@@ -110,7 +110,7 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
             np.sort(np.asarray(partitioner.load_partition(site)["row"], dtype=np.int64))
             for site in range(spec.num_sites)
         ]
-    except (ValueError, ZeroDivisionError) as error:  # the partitioners' ways to refuse
+    except ValueError as error:  # the partitioners' way to refuse
         raise ConfigError(
             f"the examples cannot be cut so: {error}", where="partition", got=spec.kind
         ) from None
@@ -148,6 +148,13 @@ def _partitioner(spec: PartitionSpec, num_examples: int) -> Any:
                 spec.num_sites, "label", spec.alpha, min_partition_size=LEAST, seed=seed
             )
         case "shards":
+            if spec.num_sites * spec.shards > num_examples:
+                raise ConfigError(
+                    "there are more shards than training examples",
+                    where="partition-shards",
+                    got=f"{spec.shards} for each of {spec.num_sites} sites",
+                    expected=f"at most {num_examples // spec.num_sites}",
+                )
             return library.ShardPartitioner(
                 spec.num_sites, "label", num_shards_per_partition=spec.shards, seed=seed
             )

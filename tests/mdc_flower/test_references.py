@@ -20,6 +20,7 @@ def my_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a user's modules where Python finds them."""
     (tmp_path / "reference_lab.py").write_text(SOURCE)
     (tmp_path / "reference_needs.py").write_text("import a_library_that_is_not_here\n")
+    (tmp_path / "reference_typo.py").write_text("number = 7\ndef seven(:\n    return 7\n")
     (tmp_path / "reference_pack").mkdir()
     (tmp_path / "reference_pack" / "__init__.py").touch()
     (tmp_path / "reference_pack" / "inner.py").write_text(SOURCE)
@@ -36,6 +37,7 @@ def test_a_function_is_found_by_its_module_and_name(module: str) -> None:
     [
         ("reference_nowhere:load", "module 'reference_nowhere' cannot be imported"),
         ("reference_needs:load", "No module named 'a_library_that_is_not_here'"),
+        ("reference_typo:seven", "invalid syntax (reference_typo.py, line 2)"),
         ("reference_lab:eight", "module 'reference_lab' has no function 'eight'"),
         ("reference_lab:number", "module 'reference_lab' has no function 'number'"),
         ("reference_lab:", "module 'reference_lab' has no function ''"),
