@@ -1,12 +1,46 @@
-"""Several comparisons side by side, each drawn the same way."""
+"""Panels in a grid; several comparisons side by side, each drawn the same way."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulations.results_files import Results
+
+Sharing = bool | Literal["all", "none", "row", "col"]
+
+
+def panel_grid(
+    count: int,
+    columns: int,
+    panel: tuple[float, float],
+    margin: tuple[float, float] = (0.0, 0.0),
+    sharex: Sharing = False,
+    sharey: Sharing = False,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, row by row.
+
+    Parameters
+    ----------
+    count
+        Of panels.
+    columns
+        Most panels in a row.
+    panel, margin
+        Width and height of a panel, and of what stands beside all of them, in inches.
+    sharex, sharey
+        See `matplotlib.figure.Figure.subplots`.
+    """
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    size = (columns * panel[0] + margin[0], rows * panel[1] + margin[1])
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flatten()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, list(grid[:count])
 
 
 def draw_panels(
@@ -27,13 +61,8 @@ def draw_panels(
     width, height
         Of a panel, in inches.
     """
-    columns = min(columns, len(comparisons))
-    rows = math.ceil(len(comparisons) / columns)
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, results in zip(grid, comparisons, strict=False):
+    figure, panels = panel_grid(len(comparisons), columns, (width, height))
+    for axes, results in zip(panels, comparisons, strict=True):
         plot(axes, results)
         axes.set_title(results.facts.name, loc="left", fontsize=10)
-    for axes in grid[len(comparisons) :]:
-        axes.remove()
     return figure

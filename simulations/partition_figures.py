@@ -14,6 +14,7 @@ from mdc_flower.config import read_run_config
 from mdc_flower.reports.drawing import DARK, finish
 from mdc_flower.task import load_task
 from simulations.comparison_file import read_comparison
+from simulations.panels import panel_grid
 
 COMPARISONS = Path(__file__).parent / "comparisons"
 UNUSED = "/unused"
@@ -24,6 +25,9 @@ MOST_TOTALS = 10
 
 NARROWEST = 5.2
 """Inches that the words below a picture need."""
+
+MARGIN = 1.2
+"""Inches that the names of the classes need."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,11 @@ def draw_partitions(cuts: Sequence[ClassCounts], columns: int = 4) -> Figure:
     Areas are to a scale of each panel's own.
     """
     columns = min(columns, len(cuts))
-    rows = -(-len(cuts) // columns)
-    num_classes = len(cuts[0].class_names)
-    size = (max(2.7 * columns + 1.2, NARROWEST), (0.24 * num_classes + 1.0) * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, one in zip(grid.flatten(), cuts, strict=False):
+    width = max(2.7, (NARROWEST - MARGIN) / columns)
+    height = 0.24 * len(cuts[0].class_names) + 1.0
+    figure, panels = panel_grid(len(cuts), columns, (width, height), (MARGIN, 0), sharey=True)
+    for axes, one in zip(panels, cuts, strict=True):
         plot_partition(axes, one)
-    for axes in grid.flatten()[len(cuts) :]:
-        axes.remove()
     figure.supxlabel(
         "site; area of a disc: training examples of a class; above: of all classes", fontsize=10
     )

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from mdc_flower.reports.drawing import DARK, GREEN, LIGHT, MIDDLE, finish
 from simulations.outcome import Outcome
+from simulations.panels import panel_grid
 from simulations.results_files import ArmFacts, Results
 from strategies.errors import ConfigError
 from strategies.local_epochs import EpochState, Fixed, Horizon, count_round
@@ -73,16 +74,11 @@ def draw_cycles(
     shapes: Sequence[CycleShape], lr_max: float, num_rounds: int, epochs: int
 ) -> Figure:
     """Return the learning rate of a short run, a panel for each shape of its cycle."""
-    columns = 3
-    rows = -(-len(shapes) // columns)
-    figure = Figure(figsize=(10, 2.3 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes, shape in zip(grid, shapes, strict=False):
+    figure, panels = panel_grid(len(shapes), 3, (10 / 3, 2.3), (0, 0.5), sharex=True, sharey=True)
+    for axes, shape in zip(panels, shapes, strict=True):
         plot_plans(axes, cycle_plans(shape, lr_max, num_rounds, epochs))
         axes.set_title(shape, loc="left", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in grid[len(shapes) :]:
-        axes.remove()
     figure.supxlabel(f"{PASSES}; dotted: an exchange", fontsize=10)
     figure.supylabel("learning rate", fontsize=10)
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mdc_flower.reports.drawing import shortened
+from mdc_flower.reports.drawing import DARK, GREEN, MIDDLE, shortened
 from mdc_flower.reports.series import History, completed
 
 ROW_HEIGHT = 0.24
@@ -36,10 +36,10 @@ class Part(Enum):
 
 
 COLORS = {
-    Part.TOOK_PART: "#12355b",
-    Part.ASKED_AGAIN: "#2f7d6b",
+    Part.TOOK_PART: DARK,
+    Part.ASKED_AGAIN: GREEN,
     Part.DROPPED: "#b3261e",
-    Part.LATE: "#b0531a",
+    Part.LATE: MIDDLE,
     Part.MISSING: "#6a6a6a",
 }
 
