@@ -59,6 +59,9 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; one a core by default.")
     ] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Of tables and pictures; the file's by default.")
+    ] = None,
 ) -> None:
     """Compare arms at equal budgets; write results, tables and pictures.
 
@@ -73,6 +76,7 @@ def compare(
             set_ or [],
             split,
             workers,
+            title,
         )
     )
 
@@ -85,6 +89,7 @@ def _compare(
     settings: list[str],
     split: str,
     workers: int | None,
+    title: str | None,
 ) -> None:
     from simulations.comparison import results_of, run_comparison
     from simulations.comparison_file import read_comparison, with_settings
@@ -99,6 +104,7 @@ def _compare(
         )
     comparison, arms = read_comparison(path, only, seeds)
     comparison = with_settings(comparison, arms, dict(map(parse_setting, settings)))
+    comparison = comparison.model_copy(update={"name": title or comparison.name})
     folder = (output or Path("runs", f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}")).absolute()
     console.print(f"{comparison.name}: {len(arms)} arms, {comparison.num_seeds} seeds")
     with job_progress(console) as on_done:

@@ -25,8 +25,8 @@ TUNING = "tuning"
 Outcomes = Mapping[str, Mapping[int, Outcome]]
 """Outcomes by arm, its key, and seed."""
 
-OnDone = Callable[[Job, int, int], None]
-"""Told of each finished job: the job, the number finished, and the number of all."""
+OnDone = Callable[[Job, Sequence[Finished], int], None]
+"""Told of each finished job: the job, all that is finished so far, and the number of all."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run_comparison(
     arms: Sequence[Arm],
     output: Path,
     workers: int | None = None,
-    on_done: OnDone = lambda job, done, total: None,
+    on_done: OnDone = lambda job, finished, total: None,
 ) -> Compared:
     """Tune every arm, and run it with every seed, in parallel processes.
 
@@ -203,7 +203,7 @@ class _Runner:
                 self._tried(job, candidate, outcome)
             self.finished.append(finished)
             self.seconds += outcome.final.seconds if outcome.points else 0.0
-            self.on_done(job, len(self.finished), self.total)
+            self.on_done(job, self.finished, self.total)
 
     def _tried(self, job: Job, candidate: int, outcome: Outcome) -> None:
         reached = self.tuning[job.arm.key].validation[candidate]

@@ -1,30 +1,64 @@
-"""Draw a comparison's tables and pictures from its two files, and from nothing else."""
+"""Draw a comparison's tables and pictures from its two files, and from nothing else.
 
+A picture says in its metadata of which results it is, so that one of others can be told.
+"""
+
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from mdc_flower.reports.drawing import png
 from simulations.figures import draw_curves, draw_frontier
-from simulations.results_files import Results, read_results
+from simulations.results_files import COMPARISON, RESULTS, read_results
 from simulations.tables import csv_table, markdown_table, tuning_table
 from strategies.journal.files import write_atomically
 
 TABLE, TUNING_TABLE, CSV_TABLE = "table.md", "tuning.md", "table.csv"
 CURVES, FRONTIER = "curves.png", "frontier.png"
 
+DRAWN_FROM = "Results-SHA256"
+"""Key of a picture's metadata: the `results_digest` of what it was drawn from."""
 
-def draw_comparison(folder: Path) -> str:
-    """Write tables and pictures into a comparison's folder; return the table as Markdown."""
-    results = read_results(folder)
+
+def draw_comparison(folder: Path, into: Path | None = None) -> str:
+    """Write a comparison's tables and pictures; return the table as Markdown.
+
+    Parameters
+    ----------
+    folder
+        Where its two files are.
+    into
+        Folder to write into; the same by default.
+    """
+    results, into = read_results(folder), into or folder
     table = markdown_table(results)
     files = {TABLE: table, CSV_TABLE: csv_table(results), TUNING_TABLE: tuning_table(results)}
     for name, content in files.items():
         if content:
-            write_atomically(folder / name, content.encode())
-    draw_pictures(folder, results)
+            write_atomically(into / name, content.encode())
+    draw_pictures(folder, into)
     return table
 
 
-def draw_pictures(folder: Path, results: Results) -> None:
-    """Draw a comparison's pictures into its folder."""
-    write_atomically(folder / CURVES, png(draw_curves(results), dpi=130))
-    write_atomically(folder / FRONTIER, png(draw_frontier(results), dpi=130))
+def draw_pictures(folder: Path, into: Path | None = None) -> None:
+    """Draw a comparison's pictures; see `draw_comparison`."""
+    results, into = read_results(folder), into or folder
+    write_picture(into / CURVES, draw_curves(results), [folder])
+    write_picture(into / FRONTIER, draw_frontier(results), [folder])
+
+
+def write_picture(path: Path, figure: Figure, folders: Iterable[Path]) -> None:
+    """Write a picture that was drawn from the results in these folders."""
+    metadata = {DRAWN_FROM: results_digest(folders)}
+    write_atomically(path, png(figure, dpi=130, metadata=metadata))
+
+
+def results_digest(folders: Iterable[Path]) -> str:
+    """Return the SHA-256 of the results in these folders, in hex."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for name in (COMPARISON, RESULTS):
+            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()

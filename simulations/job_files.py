@@ -33,6 +33,8 @@ class Finished:
     outcome: Outcome
     hardware: str
     versions: Mapping[str, str]
+    was_there: bool = False
+    """Whether it was computed before, and only read."""
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,13 +71,14 @@ def read_result(folder: Path) -> Finished | None:
     if stored is None:
         return None
     points = [Point(**point) for point in stored["outcome"]["points"]]
-    return Finished(Outcome(points), stored["hardware"], stored["versions"])
+    return Finished(Outcome(points), stored["hardware"], stored["versions"], was_there=True)
 
 
 def write_result(folder: Path, job: Mapping[str, Any], outcome: Outcome) -> Finished:
     """Write what this process has computed, and return it."""
     finished = Finished(outcome, hardware(), versions())
-    write_atomically(folder / RESULT, json.dumps({**job, **asdict(finished)}).encode())
+    stored = {key: value for key, value in asdict(finished).items() if key != "was_there"}
+    write_atomically(folder / RESULT, json.dumps({**job, **stored}).encode())
     return finished
 
 

@@ -13,9 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mdc_flower.reports.drawing import png
-from simulations.committed_results import only, read_comparisons
-from simulations.drawing import CURVES, draw_pictures
+from simulations.committed_results import only
+from simulations.drawing import CURVES, draw_pictures, write_picture
 from simulations.figures import plot_curves
 from simulations.panels import draw_panels
 from simulations.results_files import COMPARISON, Results, read_results
@@ -27,7 +26,6 @@ from simulations.tables import (
     tuning_table,
 )
 from strategies.errors import DataError
-from strategies.journal.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
@@ -80,13 +78,19 @@ def refreshed(text: str, folder: Path) -> str:
     return BLOCK.sub(block, text)
 
 
-def draw_overview() -> None:
-    """Draw the comparisons of the README's summary beside each other."""
+def overview() -> list[Path]:
+    """Return the folders of the comparisons that the README's summary is of."""
     blocks = BLOCK.finditer(README.read_text(encoding="utf-8"))
     folders = next(block["folders"] for block in blocks if block["kind"] == "summary").split()
-    comparisons = only(read_comparisons(ROOT, folders), SUMMARY_ARMS)
+    return [ROOT / folder for folder in folders]
+
+
+def draw_overview() -> None:
+    """Draw the comparisons of the README's summary beside each other."""
+    folders = overview()
+    comparisons = only(map(read_results, folders), SUMMARY_ARMS)
     figure = draw_panels(plot_curves, comparisons, columns=3, width=5.0, height=3.6)
-    write_atomically(RESULTS / CURVES, png(figure, dpi=130))
+    write_picture(RESULTS / CURVES, figure, folders)
 
 
 def main() -> None:
@@ -98,7 +102,7 @@ def main() -> None:
             path.write_text(after, encoding="utf-8")
             print(path.relative_to(ROOT))
     for comparison in sorted(RESULTS.rglob(COMPARISON)):
-        draw_pictures(comparison.parent, read_results(comparison.parent))
+        draw_pictures(comparison.parent)
     draw_overview()
 
 

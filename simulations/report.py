@@ -1,4 +1,7 @@
-"""`mdc report`: the page of whatever a folder holds, a run or a comparison."""
+"""`mdc report`: the page of whatever a folder holds, a run or a comparison.
+
+Of a comparison, its tables and pictures are drawn anew, too.
+"""
 
 from pathlib import Path
 
@@ -6,6 +9,7 @@ from mdc_flower.reports.page import render
 from mdc_flower.reports.run_files import is_run, read_run
 from mdc_flower.reports.run_page import run_page
 from simulations.comparison_page import comparison_page
+from simulations.drawing import draw_comparison
 from simulations.results_files import COMPARISON, read_results
 from strategies.errors import ConfigError
 from strategies.journal.files import write_atomically
@@ -20,7 +24,8 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     Parameters
     ----------
     output
-        The page's path; ``report.html`` in the folder by default.
+        The page's path; ``report.html`` in the folder by default. A comparison's tables and
+        pictures are written beside it.
 
     Raises
     ------
@@ -29,8 +34,10 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     DataError
         If a comparison's files are not understood.
     """
+    path = output or folder / PAGE
     if (folder / COMPARISON).is_file():
         page = comparison_page(read_results(folder))
+        draw_comparison(folder, path.parent)
     elif is_run(folder):
         page = run_page(read_run(folder))
     else:
@@ -41,6 +48,5 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
             expected=f"a run directory with one of {HISTORY}, {EVENTS}, {SUMMARY}, or the folder "
             f"of a comparison with {COMPARISON}",
         )
-    path = output or folder / PAGE
     write_atomically(path, render(page).encode())
     return path

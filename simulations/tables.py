@@ -188,7 +188,7 @@ def provenance_line(results: Results) -> str:
 
 SUMMARY_ARMS = ("centralized", "co-learning", "fedavg", "one-site")
 """What the summary of several comparisons shows, by key, where all have it; the first is the
-yardstick, the second and third are what is measured."""
+yardstick, the second is what is measured, the third what it is to be better than."""
 
 
 def summary_table(comparisons: Sequence[Results]) -> str:
@@ -213,8 +213,8 @@ def summary_table(comparisons: Sequence[Results]) -> str:
         "data",
         "seeds",
         *names,
-        *(f"{name} less {names[0]}, points" for name in names[1:3]),
-        "exchanges",
+        *(f"{name} less {other}, points" for name, other in _paired(names)),
+        f"{names[1]}'s exchanges",
         "of per-step bytes",
     ]
     cells = [
@@ -224,6 +224,11 @@ def summary_table(comparisons: Sequence[Results]) -> str:
     split = comparisons[0].facts.split.capitalize()
     note = f"{split} accuracy in percent: {_summary_note(comparisons)}"
     return f"{_lines(heads, cells)}\n\n{note}\n"
+
+
+def _paired(values: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of arms whose difference a summary shows: each less the one before."""
+    return list(zip(values[1:3], values[:2], strict=False))
 
 
 def _summary_note(comparisons: Sequence[Results]) -> str:
@@ -246,7 +251,7 @@ def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str
     finals = {key: _finals(results.outcomes[key], results.facts.split) for key in keys}
     return [
         *(row.accuracy.percent() for row in rows),
-        *(_difference(finals[key], finals[keys[0]]).percent(sign=True) for key in keys[1:3]),
+        *(_difference(finals[a], finals[b]).percent(sign=True) for a, b in _paired(keys)),
         f"{rows[1].exchanges:.3g}",
         _share(rows[1].per_step),
     ]

@@ -2,7 +2,7 @@
 
 import io
 import xml.etree.ElementTree as ET  # reads what matplotlib wrote, nothing foreign
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -30,10 +30,10 @@ class LineEnd:
     color: str
 
 
-def png(figure: Figure, dpi: int = 120) -> bytes:
-    """Return a figure as PNG."""
+def png(figure: Figure, dpi: int = 120, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a figure as PNG, with these texts beside the picture."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simulations.committed_results import SPLITS, read_comparisons, read_splits
+from simulations.committed_results import only, read_comparisons, read_splits
 from simulations.execute_notebooks import NOTEBOOKS, execute, plain, read_notebook, write_notebook
 from simulations.notebook import BUDGET, RESULTS
 from simulations.published import ROOT
@@ -23,7 +23,6 @@ NAMES = (
     "05_your_data_and_model",
 )
 COMMITTED_RESULTS = ROOT / "docs" / "results"
-HAS_SPLITS = (COMMITTED_RESULTS / SPLITS).is_dir()
 FILE_MAGIC = "%%writefile "
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:bin|etc|home|mnt|opt|root|srv|tmp|Users|usr|var|work)/\S*")
 PNG = b"\x89PNG"
@@ -111,12 +110,7 @@ def test_links_between_files_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_committed_executed(name: str) -> None:
     notebook = notebook_of(name)
-    if name == "04_uneven_data" and not HAS_SPLITS:
-        # It draws results that are not there yet.
-        assert not outputs(notebook)
-        assert {cell.execution_count for cell in code_cells(notebook)} == {None}
-    else:
-        check_executed(notebook, least_pictures=2)
+    check_executed(notebook, least_pictures=2)
     assert notebook == plain(notebook_of(name)), "metadata of a machine or a moment"
 
 
@@ -126,10 +120,13 @@ def test_committed_tables_are_those_of_the_committed_results() -> None:
     shown = texts(notebook_of("02_decentralized_vs_centralized"))
     assert summary_table(comparisons) in shown
     assert all(markdown_table(results) in shown for results in comparisons)
-    if HAS_SPLITS:
-        shown = texts(notebook_of("04_uneven_data"))
-        splits = read_splits(COMMITTED_RESULTS)
-        assert all(markdown_table(results) in shown for results in splits)
+    shown = texts(notebook_of("03_schedules_and_epochs"))
+    halves = ["co-learning", "clr-only", "ile-only", "fedavg", "fedavg-global-cosine"]
+    assert all(
+        markdown_table(results) in shown for results in only(comparisons, ["centralized", *halves])
+    )
+    shown = texts(notebook_of("04_uneven_data"))
+    assert all(markdown_table(results) in shown for results in read_splits(COMMITTED_RESULTS))
 
 
 def test_the_users_own_files_are_the_recipes_of_contributing() -> None:

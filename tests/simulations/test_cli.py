@@ -124,7 +124,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
         patch.chdir(folder)
         (folder / "two.toml").write_text(FILE)
         # The options go before the file, which has seven seeds and a budget of 6.
-        options = ["--seeds", "2", "--set", "epoch-budget=4", "--workers", "1"]
+        options = ["--seeds", "2", "--set", "epoch-budget=4", "--workers", "1", "--title", "arms"]
         arguments = ["compare", "two.toml", "--output", "out", *options]
         patch.setattr(sys, "argv", ["/usr/bin/mdc", *arguments])
         result = mdc(*arguments)
@@ -143,7 +143,7 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_picture(
     # and -0.625, of the width of centralized. Co-learning: -0.125 twice.
     table = (output / "table.md").read_text()
     assert table.splitlines()[:7] == [
-        "### two arms",
+        "### arms",
         "",
         "| arm | test accuracy, % | difference to centralized, points | exchanges "
         "| sent, MB | received, MB | of per-step bytes | seconds |",
@@ -171,7 +171,7 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_picture(
 
     facts = json.loads((output / COMPARISON).read_text())
     assert facts["command"] == (
-        "mdc compare two.toml --output out --seeds 2 --set epoch-budget=4 --workers 1"
+        "mdc compare two.toml --output out --seeds 2 --set epoch-budget=4 --workers 1 --title arms"
     )
     assert (facts["split"], facts["seeds"], facts["tuning"]) == ("test", [1, 2], None)
 
@@ -188,7 +188,7 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_picture(
 def test_progress_is_a_line_for_each_job(compared: tuple[Path, Result]) -> None:
     output, result = compared
     lines = result.stdout.splitlines()
-    assert lines[0] == "two arms: 3 arms, 2 seeds"
+    assert lines[0] == "arms: 3 arms, 2 seeds"
     assert [line.split(":")[0] for line in lines[1:7]] == [f"{i} of 6" for i in range(1, 7)]
     assert {line.split(": ")[1].split(", seed")[0] for line in lines[5:7]} == {"FedAvg"}
     assert lines[-1] == f"picture: {output / 'curves.png'}"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from simulations.arm import ARMS_DIR, load_arm
 from simulations.baselines import train_without_exchange
 from simulations.comparison import results_of, run_comparison
 from simulations.comparison_file import Comparison, Tuning, read_comparison
-from simulations.job_files import RESULT
+from simulations.job_files import RESULT, Finished
 from simulations.jobs import Job, run_job
 from simulations.outcome import Outcome, Point
 from simulations.tables import tuning_table
@@ -112,16 +113,17 @@ def test_a_second_call_reads_the_results_and_trains_nothing(
     output, outcomes = finished
     files = sorted(output.rglob(RESULT))
     before = [file.stat().st_mtime_ns for file in files]
-    done: list[tuple[str, int, int]] = []
+    done: list[tuple[int, int]] = []
 
-    def on_done(job: Job, number: int, total: int) -> None:
-        done.append((job.arm.key, number, total))
+    def on_done(job: Job, finished: Sequence[Finished], total: int) -> None:
+        assert all(one.was_there for one in finished)
+        done.append((len(finished), total))
 
     comparison = small_comparison()
     again = run_comparison(comparison, arms_of(comparison), output, 2, on_done).outcomes
     assert again == outcomes
     assert [file.stat().st_mtime_ns for file in files] == before
-    assert [(number, total) for _, number, total in done] == [(i, 8) for i in range(1, 9)]
+    assert done == [(i, 8) for i in range(1, 9)]
 
 
 def job_in(folder: Path, **changes: Any) -> Job:

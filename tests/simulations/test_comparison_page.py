@@ -6,6 +6,7 @@ import pytest
 
 from mdc_flower.reports.page import render
 from simulations.comparison_page import comparison_page
+from simulations.drawing import CSV_TABLE, CURVES, FRONTIER, TABLE, TUNING_TABLE
 from simulations.report import PAGE, write_report
 from simulations.results_files import COMPARISON, RESULTS, read_results, write_results
 from strategies.errors import ConfigError, DataError
@@ -30,12 +31,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def assert_drawn(folder: Path) -> None:
+    """Hold that a comparison's tables and pictures are in a folder."""
+    assert (folder / TABLE).read_text().startswith("### ")
+    for name in (TUNING_TABLE, CSV_TABLE, CURVES, FRONTIER):
+        assert (folder / name).stat().st_size > 0
+
+
 def test_the_page_is_written_beside_the_two_files_and_is_the_same_each_time(folder: Path) -> None:
     path = write_report(folder)
     assert path == folder / PAGE
     first = path.read_bytes()
     assert write_report(folder).read_bytes() == first
-    other = write_report(folder, folder / "other.html")
+    assert_drawn(folder)
+    (folder / "elsewhere").mkdir()
+    other = write_report(folder, folder / "elsewhere" / "other.html")
+    assert_drawn(folder / "elsewhere")
     assert other.read_bytes() == first
 
 

@@ -72,6 +72,7 @@ def test_even_sites_choose_the_learning_rates() -> None:
     [
         *((name, "splits/sites-5") for name in (*FASHION_MNIST, "batch-norm") if name != "sites-5"),
         ("speakers", "spoken-digits"),
+        ("digits", "digits-arms"),
     ],
 )
 def test_learning_rates_are_those_that_even_sites_chose(name: str, tuned: str) -> None:

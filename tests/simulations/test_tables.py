@@ -158,14 +158,15 @@ def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:
     )
 
 
-def test_a_summarys_differences_are_to_centralized_wherever_it_stands() -> None:
+def test_a_summarys_yardstick_is_centralized_wherever_it_stands() -> None:
     head, _, line, *_ = summary_table([of_arms("fedavg", "co-learning", "centralized")]).split("\n")
     assert head.startswith(
         "| data | seeds | centralized | co-learning | fedavg | co-learning less centralized, points"
     )
-    # -0.25 and -0.5, with each seed
+    assert "fedavg less co-learning, points | co-learning's exchanges |" in head
+    # -0.25 and -0.25, with each seed
     assert line == (
-        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | -50.00 ± 0.00 "
+        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | -25.00 ± 0.00 "
         "| 4 | 1/250 |"
     )
 
