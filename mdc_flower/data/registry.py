@@ -1,7 +1,6 @@
 """From the name in a config to a checked data set."""
 
 import difflib
-import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from mdc_flower.data.image_folder import load_image_folder
 from mdc_flower.data.reading import Reading
 from mdc_flower.data.text import load_text_folder, train_texts
 from mdc_flower.references import load_reference
-from strategies.errors import ConfigError, DataError, MdcError
+from strategies.errors import ConfigError, DataError
 
 HUB = "hf"
 
@@ -141,7 +140,15 @@ def _load(spec: str, data_root: str, reading: Reading) -> DataSet:
     if kind in READERS and ":" in spec:
         return READERS[kind](_under(data_root, kind, path), reading)
     if ":" in spec:
-        return _load_own(spec)
+        dataset = load_reference(spec, "dataset")()
+        if not isinstance(dataset, DataSet):
+            raise DataError(
+                "the function did not return a DataSet",
+                where=f"dataset = {spec!r}",
+                got=type(dataset).__name__,
+                expected="mdc_flower.data.DataSet",
+            )
+        return dataset
     near = difflib.get_close_matches(spec, BUILTIN, n=1)
     raise ConfigError(
         "no such data set",
@@ -151,32 +158,6 @@ def _load(spec: str, data_root: str, reading: Reading) -> DataSet:
         + ", ".join([*BUILTIN, *(_form(kind) for kind in READERS), "module:function"]),
         hint=f"Did you mean {near[0]!r}?" if near else "",
     )
-
-
-def _load_own(spec: str) -> DataSet:
-    """Return what a user's own function returns, if it is a data set."""
-    load, where = load_reference(spec, "dataset"), f"dataset = {spec!r}"
-    try:
-        dataset = load()
-    except MdcError:
-        raise
-    except Exception as error:  # any code may be behind the name
-        kind, call = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-        # Its text may hold a value of the data, which what was got keeps from leaving a site.
-        raise DataError(
-            f"the function failed: {kind} in {call.name}, {Path(call.filename).name}:{call.lineno}",
-            where=where,
-            got=f"{kind}: {error}",
-            hint="Call it in Python, without mdc, to see the whole trace",
-        ) from error
-    if not isinstance(dataset, DataSet):
-        raise DataError(
-            "the function did not return a DataSet",
-            where=where,
-            got=type(dataset).__name__,
-            expected="mdc_flower.data.DataSet",
-        )
-    return dataset
 
 
 def _form(kind: str) -> str:
