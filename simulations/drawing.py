@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mdc_flower.reports.drawing import png
 from simulations.figures import draw_curves, draw_frontier
-from simulations.results_files import COMPARISON, RESULTS, read_results
+from simulations.results_files import COMPARISON, RESULTS, Results, read_results
 from simulations.tables import csv_table, markdown_table, tuning_table
 from strategies.journal.files import write_atomically
 
@@ -38,13 +38,12 @@ def draw_comparison(folder: Path, into: Path | None = None) -> str:
     for name, content in files.items():
         if content:
             write_atomically(into / name, content.encode())
-    draw_pictures(folder, into)
+    draw_pictures(folder, results, into)
     return table
 
 
-def draw_pictures(folder: Path, into: Path | None = None) -> None:
-    """Draw a comparison's pictures; see `draw_comparison`."""
-    results, into = read_results(folder), into or folder
+def draw_pictures(folder: Path, results: Results, into: Path) -> None:
+    """Draw the pictures of the results in a folder; see `draw_comparison`."""
     write_picture(into / CURVES, draw_curves(results), [folder])
     write_picture(into / FRONTIER, draw_frontier(results), [folder])
 

@@ -101,8 +101,8 @@ def main() -> None:
         if after != before:
             path.write_text(after, encoding="utf-8")
             print(path.relative_to(ROOT))
-    for comparison in sorted(RESULTS.rglob(COMPARISON)):
-        draw_pictures(comparison.parent)
+    for folder in sorted(path.parent for path in RESULTS.rglob(COMPARISON)):
+        draw_pictures(folder, read_results(folder), folder)
     draw_overview()
 
 
