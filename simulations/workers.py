@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context
 
 
@@ -25,12 +25,11 @@ def worker_pool(count: int | None = None) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        workers = set(active_children()) - others
-        for process in workers:
-            process.terminate()
-        for process in workers:
-            process.join()
+        for process in set(active_children()) - others:
+            with suppress(ProcessLookupError):  # the pool, broken, is ending them as well
+                process.terminate()
+        # Only the pool's thread waits for them: of two that do, one may not see that they ended.
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
