@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 
 
@@ -26,8 +26,7 @@ def worker_pool(count: int | None = None) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BaseException:
         for process in set(active_children()) - others:
-            with suppress(ProcessLookupError):  # the pool, broken, is ending them as well
-                process.terminate()
+            process.terminate()
         # Only the pool's thread waits for them: of two that do, one may not see that they ended.
         pool.shutdown(cancel_futures=True)
         raise
