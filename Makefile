@@ -7,7 +7,9 @@ INSTALLED := $(VENV)/.installed
 OUTPUT ?= runs/$(shell date +%Y-%m-%d-%H%M%S)
 PYTEST_FLAGS ?=
 
-.PHONY: run test slow faults chaos lint format bench notebooks build clean
+.PHONY: install run test integration slow faults chaos lint format bench notebooks build clean
+
+install: $(INSTALLED)
 
 # Co-learning on Ray with five simulated data centers, then the comparison with training on the
 # pooled data. Ends with the table and the path of the picture.
@@ -16,14 +18,19 @@ run: $(INSTALLED)
 		--set max-train-examples=500 --set batch-size=16 --output $(OUTPUT)/ray
 	$(BIN)/mdc compare simulations/comparisons/digits.toml --output $(OUTPUT)/comparison
 
+# What needs no other process than Python's own: minutes.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-# What takes a minute or more and is left out of `make test`; some need root.
+# Ray, SuperLinks, SuperNodes, notebook kernels, Chromium, network namespaces, large models.
+integration: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'integration and not slow' $(PYTEST_FLAGS)
+
+# Faults of real processes, and every command of the documentation; some tests need root.
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
-# All that can go wrong, slow ones with real processes included; some need root.
+# Everything that can go wrong, in any of the three tiers.
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults tests/faults $(PYTEST_FLAGS)
 

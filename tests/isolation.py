@@ -22,15 +22,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Keep derived files in a folder of the test's own, and forget what was loaded before."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = tmp_path / "cache"
     monkeypatch.setenv("MDC_CACHE_DIR", str(folder))
+    _forget()
+    yield folder
+    _forget()
+
+
+def _forget() -> None:
     load_dataset.cache_clear()
     load_task.cache_clear()
     load_site_task.cache_clear()
-    return folder
 
 
 @pytest.fixture(autouse=True)

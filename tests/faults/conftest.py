@@ -6,14 +6,13 @@ import pytest
 
 from mdc_flower.engines import run_in_process
 from tests.faults.runs import NUM_SITES, config_in, sha256
-from tests.integration.conftest import shared_cache
 from tests.isolation import one_thread
 
-__all__ = ["one_thread", "shared_cache"]
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> str:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the digest of the model that nothing has disturbed."""
     run_dir: Path = tmp_path_factory.mktemp("undisturbed") / "run"
     run_in_process(config_in(run_dir), NUM_SITES)

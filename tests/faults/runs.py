@@ -15,7 +15,7 @@ from mdc_flower.engines import run_in_process
 from strategies.errors import RunError
 from strategies.journal.run_directory import GLOBAL_MODEL
 from tests.faults import injector
-from tests.integration.conftest import small_config
+from tests.tiny import KEYS
 
 NUM_SITES = 3
 NUM_ROUNDS = 4
@@ -23,12 +23,20 @@ NUM_ROUNDS = 4
 # A server from which children are forked: it has imported what takes seconds, and has no
 # threads that a fork could cut off.
 _children = get_context("forkserver")
-_children.set_forkserver_preload(["mdc_flower.engines", "tests.faults.injector"])
+_children.set_forkserver_preload(
+    ["mdc_flower.server_app", "mdc_flower.client_app", "tests.tiny", "tests.faults.injector"]
+)
 
 
 def config_in(run_dir: Path, **keys: Any) -> RunConfig:
-    """Return a config of four short rounds of three sites."""
-    return small_config(run_dir, **{"epoch_budget": NUM_ROUNDS, "num_sites": NUM_SITES, **keys})
+    """Return a config of four tiny rounds of three sites."""
+    values = {
+        **KEYS,
+        "epoch-budget": NUM_ROUNDS,
+        "num-sites": NUM_SITES,
+        "output-dir": str(run_dir),
+    }
+    return read_run_config({**values, **{k.replace("_", "-"): v for k, v in keys.items()}})
 
 
 def sha256(run_dir: Path) -> str:

@@ -28,17 +28,19 @@ from tests.integration.conftest import summary_of
 
 KILLED = -9
 RESUME = "resumed from the newest checkpoint"
+# Each of these points is proven to the bit by the round loop's own tests, on a grid in memory; real
+# deaths at all of them are slow.
 KILLS = [
     pytest.param(
         Fault("file-written", "kill", {"path": "000000."}), 0,
-        marks=fault(
+        marks=[fault(
             "coordinator killed before the first checkpoint", "the run begins anew"
-        ),
+        ), pytest.mark.slow],
         id="first-checkpoint",
     ),
     pytest.param(
         Fault("sending", "kill", {"round": 2}), 0,
-        marks=fault("coordinator killed before it sends a round", RESUME),
+        marks=[fault("coordinator killed before it sends a round", RESUME), pytest.mark.slow],
         id="before-sending",
     ),
     pytest.param(
@@ -51,30 +53,33 @@ KILLS = [
     ),
     pytest.param(
         Fault("file-written", "kill", {"path": "open-round"}), 0,
-        marks=fault(
+        marks=[fault(
             "coordinator killed while it writes an update", f"{RESUME}; that site is asked again"
-        ),
+        ), pytest.mark.slow],
         id="writing-an-update",
     ),
     pytest.param(
         Fault("folding", "kill", {"round": 2}), 3,
-        marks=fault(
+        marks=[fault(
             "coordinator killed before it folds, with all updates in",
             f"{RESUME}; no site is asked",
-        ),
+        ), pytest.mark.slow],
         id="before-folding",
     ),
     pytest.param(
         Fault("array-read", "kill", {"path": "open-round"}), 3,
-        marks=fault("coordinator killed while it folds", f"{RESUME}; the updates are folded anew"),
+        marks=[
+            fault("coordinator killed while it folds", f"{RESUME}; the updates are folded anew"),
+            pytest.mark.slow,
+        ],
         id="folding",
     ),
     pytest.param(
         Fault("file-written", "kill", {"path": "000002."}), 3,
-        marks=fault(
+        marks=[fault(
             "coordinator killed while it writes a checkpoint's model",
             "resumed from the checkpoint before",
-        ),
+        ), pytest.mark.slow],
         id="checkpoint-model",
     ),
     pytest.param(
@@ -87,15 +92,15 @@ KILLS = [
     ),
     pytest.param(
         Fault("checkpoint-written", "kill", {"round": 2}), 0,
-        marks=fault(
+        marks=[fault(
             "coordinator killed between checkpoint and history line",
             f"{RESUME}, which has the line",
-        ),
+        ), pytest.mark.slow],
         id="history-line",
     ),
     pytest.param(
         Fault("round-finished", "kill", {"round": 2}), 0,
-        marks=fault("coordinator killed between two rounds", RESUME),
+        marks=[fault("coordinator killed between two rounds", RESUME), pytest.mark.slow],
         id="between-rounds",
     ),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from tests.faults.injector import Fault
 from tests.faults.runs import NUM_SITES, config_in, resumed, sha256, wait_until
 from tests.integration.conftest import summary_of
 
-pytestmark = [pytest.mark.deployment, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 COMPLETED = "finished:completed"
 ALL = ["site-0", "site-1", "site-2"]

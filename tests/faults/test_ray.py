@@ -17,7 +17,7 @@ from tests.faults.injector import Fault
 from tests.faults.runs import NUM_SITES, config_in, sha256
 from tests.integration.conftest import summary_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 MDC = "from simulations.cli import app; app(prog_name='mdc')"

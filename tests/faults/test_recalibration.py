@@ -19,18 +19,16 @@ from tests.integration.conftest import summary_of
 
 KILLED = -9
 KEYS: dict[str, Any] = {
-    "model": "small-cnn",
-    "max_train_examples": 150,
-    "max_test_examples": 50,
+    "model": "tests.tiny:normalized",
     "batch_norm": "recalibrate",
 }
 KILLS = [
     pytest.param(
         Fault("round-finished", "kill", {"round": NUM_ROUNDS}), 0,
-        marks=fault(
+        marks=[fault(
             "coordinator killed between the last round and the recalibration",
             "resumed after the last round; the statistics are taken",
-        ),
+        ), pytest.mark.slow],
         id="before-it",
     ),
     pytest.param(
@@ -43,33 +41,33 @@ KILLS = [
     ),
     pytest.param(
         Fault("statistics-folding", "kill"), 3,
-        marks=fault(
+        marks=[fault(
             "coordinator killed before it folds the statistics",
             "resumed after the last round; no site is asked",
-        ),
+        ), pytest.mark.slow],
         id="before-folding",
     ),
     pytest.param(
         Fault("recalibrated", "kill"), 3,
-        marks=fault(
+        marks=[fault(
             "coordinator killed before the new statistics are on disk",
             "resumed after the last round; no site is asked",
-        ),
+        ), pytest.mark.slow],
         id="before-writing",
     ),
     pytest.param(
         Fault("file-written", "kill", {"path": f"/{RECALIBRATIONS}/"}), 3,
-        marks=fault(
+        marks=[fault(
             "coordinator killed while it writes the new statistics",
             "resumed after the last round; no site is asked",
-        ),
+        ), pytest.mark.slow],
         id="writing",
     ),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def recalibrated(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> Path:
+def recalibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a recalibrated run that nothing has disturbed."""
     run_dir: Path = tmp_path_factory.mktemp("recalibrated") / "run"
     run_in_process(config_in(run_dir, **KEYS), NUM_SITES)

@@ -129,10 +129,10 @@ class Sites:
 
 SPOILS = [
     (nan, "NaN in an array", "not finite"),
-    (infinite, "an infinite value in an array", "1 of 4096 values are not finite"),
+    (infinite, "an infinite value in an array", "1 of 8 values are not finite"),
     (too_large, "an update beyond `max-relative-update`", "max-relative-update is 100"),
-    (wrong_shape, "an array of another shape", "expected float32[64, 64]"),
-    (wrong_dtype, "an array of another dtype", "got float64[64, 64], expected float32[64, 64]"),
+    (wrong_shape, "an array of another shape", "expected float32[2, 4]"),
+    (wrong_dtype, "an array of another dtype", "got float64[2, 4], expected float32[2, 4]"),
     (missing_array, "a missing array", "is missing"),
     (extra_array, "an array that is not in the model", "'backdoor' is not in the global model"),
     (no_examples, "the number of examples is missing", "'num-examples' is missing"),

@@ -22,7 +22,7 @@ MODEL_BYTES = 45_000_000
 CUT_S = 20.0
 NAMES = ["site-0", "site-1", "site-2"]
 
-pytestmark = [pytest.mark.deployment, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 OUTSIDER = """
 import ssl, sys, urllib.error, urllib.request

@@ -1,22 +1,12 @@
 """What whole runs share: a cache, a small config, and a way to read a run."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
-
-
-@pytest.fixture(autouse=True, scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep derived files of all whole runs in one temporary folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MDC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def small_config(output_dir: Path, **keys: Any) -> RunConfig:

@@ -10,6 +10,8 @@ import pytest
 
 from mdc_flower.engines.flower_processes import environment, script
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 RUN_FROM_BUNDLE = """

@@ -96,7 +96,7 @@ def wait_for(text: str, path: Path) -> None:
     wait_until(lambda: text in path.read_text(), 90)
 
 
-@pytest.mark.deployment
+@pytest.mark.integration
 @pytest.mark.slow
 def test_every_command_of_the_page(machines: Machines) -> None:
     provision, coordinate, join, train, renew, revoke, backup = blocks("sh")

@@ -14,6 +14,8 @@ import pytest
 
 from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
 
+pytestmark = pytest.mark.integration
+
 KEYS = ["model=small-cnn", "epoch-budget=4", "local-epochs=1", "ile-epsilon=1.0", "augment=crop"]
 
 
@@ -50,7 +52,6 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run("in-process", tmp_path_factory.mktemp("engines") / "in-process")
 
 
-@pytest.mark.ray
 def test_ray_twice_and_in_process_give_the_same_bits(in_process: Path, tmp_path: Path) -> None:
     first, second = run("ray", tmp_path / "first"), run("ray", tmp_path / "second")
     assert sha256(first) == sha256(second) == sha256(in_process)
@@ -68,7 +69,6 @@ def test_ile_doubles_and_the_budget_is_used_to_the_epoch(in_process: Path) -> No
     assert [line["plan"]["local_epochs"] for line in read_history(in_process)] == [1, 2, 1]
 
 
-@pytest.mark.ray
 def test_a_run_without_a_quorum_on_ray_exits_with_3_and_says_why(tmp_path: Path) -> None:
     """A learning rate that no training survives: every reply has values that are not finite."""
     done = mdc(
@@ -81,7 +81,6 @@ def test_a_run_without_a_quorum_on_ray_exits_with_3_and_says_why(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_exits_with_130_and_leaves_no_process(
     tmp_path: Path, kind: signal.Signals

@@ -10,6 +10,8 @@ from mdc_flower.engines.flower_processes import environment, free_port, script
 from strategies.journal.run_directory import read_history
 from tests.integration.conftest import stop_local_superlink, summary_of
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,7 +27,6 @@ def flower_env(tmp_path: Path) -> Iterator[dict[str, str]]:
     stop_local_superlink(port)
 
 
-@pytest.mark.ray
 def test_flwr_run_trains_and_leaves_a_run_directory(
     tmp_path: Path, flower_env: dict[str, str]
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_statistics_are_those_of_the_training_examples(dataset: DataSet) -> 
     assert np.unique(dataset.train.groups).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.integration
 def test_the_commands_train_a_users_model_on_a_users_data(tmp_path: Path) -> None:
     env = user_env(tmp_path)
     assert written(tmp_path) == ["my_data.py", "my_model.py"]

@@ -63,7 +63,7 @@ def test_it_shows_the_main_table_and_pictures_that_are_there() -> None:
     assert all((ROOT / picture).is_file() for picture in pictures)
 
 
-@pytest.mark.ray
+@pytest.mark.integration
 def test_mdc_commands(tmp_path: Path) -> None:
     """Run, in order and in one folder, every `mdc` command, with the README's own modules."""
     env = user_env(tmp_path)
@@ -94,7 +94,7 @@ def _make_images(folder: Path) -> None:
                 Image.fromarray(pixels).save(target / f"{index}.png")
 
 
-@pytest.mark.ray
+@pytest.mark.integration
 def test_flwr_run_command(tmp_path: Path) -> None:
     """Run Flower's own command, with a local SuperLink on ports of our own."""
     port = free_port()

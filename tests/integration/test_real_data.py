@@ -12,6 +12,8 @@ from mdc_flower.data import load_dataset
 from mdc_flower.data.builtin import DEBIAN_FASHION_MNIST
 from tests.integration.test_engines import mdc
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 CIFAR10 = Path(os.environ.get("MDC_TEST_DATA", "/nowhere"), "cifar10-jpeg.tar.xz")
 

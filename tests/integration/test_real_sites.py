@@ -18,6 +18,8 @@ from tests.faults.injector import Fault, plan
 from tests.integration.conftest import small_config, summary_of
 from tests.integration.real_sites import RealSites, real_sites
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = {"model": "mlp", "epochs": "fixed", "local-epochs": "1", "epoch-budget": "3"}
 PATIENCE_S = 200.0
 
@@ -38,7 +40,6 @@ def answered(run_dir: Path, round_number: int) -> set[str]:
     return {e["site"] for e in events if e["round"] == round_number and not e["dropped"]}
 
 
-@pytest.mark.deployment
 def test_a_run_survives_its_coordinator_and_a_site_and_gives_the_bits_of_a_simulation(
     tmp_path: Path,
 ) -> None:

@@ -14,6 +14,8 @@ from mdc_flower.evaluation import evaluate_run
 from simulations.spoken_digits import write_manifest
 from strategies.journal.run_directory import SUMMARY, read_history
 
+pytestmark = pytest.mark.integration
+
 DATA = Path(os.environ.get("MDC_TEST_DATA", "/nowhere"))
 DIGITS, REVIEWS = DATA / "free-spoken-digits.tar.xz", DATA / "sst2"
 SPEAKERS = ("jackson", "theo")

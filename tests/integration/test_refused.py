@@ -31,7 +31,7 @@ from mdc_flower.federation.site_check import check_site
 from tests.integration.conftest import summary_of
 from tests.integration.real_sites import REPOSITORY, RealSites, real_sites
 
-pytestmark = [pytest.mark.deployment, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -153,6 +153,7 @@ def has_size(picture: dict[str, str | None]) -> bool:
     return width >= 400 and height >= 80
 
 
+@pytest.mark.integration
 @needs_browser
 def test_a_browser_draws_every_picture_and_fetches_nothing(run: Path, tmp_path: Path) -> None:
     pictures = drawn_by_browser(tmp_path, run / "report.html")
@@ -164,6 +165,7 @@ def test_a_browser_draws_every_picture_and_fetches_nothing(run: Path, tmp_path: 
     assert all(one["aria-label"] for one in pictures.values())
 
 
+@pytest.mark.integration
 @needs_browser
 def test_what_a_browser_shows_has_ink_from_top_to_bottom(run: Path, tmp_path: Path) -> None:
     shot = tmp_path / "page.png"
@@ -176,6 +178,7 @@ def test_what_a_browser_shows_has_ink_from_top_to_bottom(run: Path, tmp_path: Pa
     assert np.median(pixels) > 240
 
 
+@pytest.mark.integration
 @needs_browser
 def test_a_browser_draws_the_page_of_a_comparison(tmp_path: Path) -> None:
     curve = outcome((2, 0.5), (4, 0.9), sent_bytes=MEGABYTE, received_bytes=MEGABYTE)

@@ -14,6 +14,8 @@ from strategies.journal.run_directory import read_history
 from tests.integration.conftest import summary_of
 from tests.mdc_flower.commands import mdc, model_sha256, process_state
 
+pytestmark = pytest.mark.integration
+
 REVIEWS = Path(os.environ.get("MDC_TEST_DATA", "/nowhere")) / "sst2"
 SITES = ("berlin", "lisbon", "oslo")
 LENGTH = 32

@@ -30,6 +30,8 @@ from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import GLOBAL_MODEL, read_history
 from strategies.messages import NUM_EXAMPLES
 
+pytestmark = pytest.mark.integration
+
 CLASSES = ("zebra-fish", "yellow-tang", "x-ray-tetra")
 COUNTS = (137, 251, 89)
 
@@ -98,7 +100,6 @@ def recorder(target_port: int) -> Iterator[Recorder]:
         started.close()
 
 
-@pytest.mark.deployment
 def test_nothing_but_updates_and_the_metrics_of_the_sites_config(tmp_path: Path) -> None:
     (tmp_path / "fish_lab.py").write_text(MODULE)
     home, log, run_dir = tmp_path / "home", tmp_path / "log.txt", tmp_path / "run"

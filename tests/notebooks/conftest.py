@@ -1,6 +1,5 @@
 """A cache that all notebooks share, and results of splits made by a small comparison."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ TINY = {
     "epoch-budget": 2,
     "local-epochs": 1,
 }
-
-
-@pytest.fixture(autouse=True, scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MDC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -81,10 +81,6 @@ def check_executed(notebook: Any, least_pictures: int) -> None:
     assert all(picture.startswith(PNG) for picture in pictures(notebook))
 
 
-def test_there_are_five() -> None:
-    assert tuple(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))) == NAMES
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_calls_functions_and_defines_none(name: str) -> None:
     defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -140,6 +136,7 @@ def test_the_users_own_files_are_the_recipes_of_contributing() -> None:
     assert {name: written.get(name) for name, _ in blocks} == {n: b.strip() for n, b in blocks}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_a_clean_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -162,6 +159,7 @@ def tiny(folder: Path, source: str) -> Path:
     return path
 
 
+@pytest.mark.integration
 def test_executing_writes_outputs_in_place_and_the_same_bytes_again(tmp_path: Path) -> None:
     from simulations.execute_notebooks import main
 
@@ -174,6 +172,7 @@ def test_executing_writes_outputs_in_place_and_the_same_bytes_again(tmp_path: Pa
     assert read_notebook(path).cells[0].metadata == {}
 
 
+@pytest.mark.integration
 def test_a_notebook_that_fails_is_left_as_it_was(tmp_path: Path) -> None:
     from nbclient.exceptions import CellExecutionError
 

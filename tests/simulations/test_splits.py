@@ -103,6 +103,7 @@ def recordings(folder: Path) -> dict[str, Any]:
     return {"dataset": f"audio-manifest:{folder / 'list.csv'}", "audio-seconds": 0.1}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_split_trains_to_the_end(split: str, tmp_path: Path) -> None:
     comparison, arms = comparison_of(split)

@@ -90,7 +90,7 @@ def write_idx(folder: Path, packed: bool, seed: int = 0) -> None:
 
 
 @pytest.fixture(autouse=True)
-def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def debian(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have Debian's package in a folder of the test's own, which is not there yet."""
     folder = tmp_path / "debian"
     monkeypatch.setattr(builtin, "DEBIAN_FASHION_MNIST", folder)

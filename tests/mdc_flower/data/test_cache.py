@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from mdc_flower.data.cache import cache_dir, cached_arrays, machine_lock
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SPAWN = multiprocessing.get_context("spawn")
 
 

@@ -115,6 +115,7 @@ def warm_up(model: nn.Module, images: Tensor) -> None:
         norm.momentum = 0.01
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "named",
     [pytest.param(ZOO[0], marks=pytest.mark.slow), *ZOO[1:]],  # VGG-19 is 558 MB of weights
