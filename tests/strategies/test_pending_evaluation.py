@@ -265,7 +265,7 @@ def test_a_run_that_dies_before_a_model_is_evaluated_goes_on_to_the_same_records
 def test_an_evaluation_that_raises_ends_the_run_which_can_go_on(
     tmp_path: Path, executor_of: Callable[[], AbstractContextManager[Executor]]
 ) -> None:
-    def fail(number: int, arrays: ArrayRecord) -> MetricRecord:
+    def fail(number: int, arrays: ArrayRecord) -> MetricRecord | None:
         if number == 2:
             raise ZeroDivisionError("no example")
         return evaluator(BY_COORDINATOR)(number, arrays)
