@@ -76,6 +76,9 @@ class EventFiles:
     def round_retried(self, record: RoundRecord, quorum: int) -> None:
         """Do nothing: a round is written when it is over."""
 
+    def round_folded(self, record: RoundRecord, position: Position) -> None:
+        """Do nothing: the model is not evaluated yet."""
+
     def round_finished(self, record: RoundRecord, position: Position) -> None:
         """Write the round."""
         self._try(lambda: self._write(record))

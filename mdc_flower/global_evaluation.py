@@ -15,7 +15,7 @@ from mdc_flower.site_client import load_arrays
 from mdc_flower.task import Task
 from mdc_flower.training import evaluate
 from strategies.messages import record_to_arrays
-from strategies.recalibration import EvaluateFn
+from strategies.pending_evaluation import EvaluateFn
 
 
 def evaluate_fn(

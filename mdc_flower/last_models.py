@@ -17,7 +17,8 @@ from strategies.journal.run_directory import (
     read_history,
 )
 from strategies.messages import VALIDATION_ACCURACY, arrays_to_record
-from strategies.recalibration import EvaluateFn, Recalibration
+from strategies.pending_evaluation import EvaluateFn
+from strategies.recalibration import Recalibration
 
 ABOUT = {STATISTICS_KEY: RECALIBRATED}
 

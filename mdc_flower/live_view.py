@@ -27,6 +27,8 @@ class RunState:
     def __init__(self) -> None:
         self.headline = "starting"
         self.sites: dict[str, str] = {}
+        # By round: the next one may begin before a round's model is evaluated.
+        self.sites_of: dict[int, dict[str, str]] = {}
         self.plan: Mapping[str, Any] = {}
         self.epoch_budget = 0
         self.num_rounds = 0
@@ -60,6 +62,7 @@ class RunState:
                 self.plan = event["plan"]
                 self.sites = dict.fromkeys(event["kept"], "done")
                 self.sites |= dict.fromkeys(event["sites"], "training")
+                self.sites_of[self.plan["round"]] = self.sites
             case "site-answered":
                 why = event["dropped"]
                 self.sites[event["site"]] = f"dropped: {why}" if why else "done"
@@ -87,14 +90,17 @@ class RunState:
 
     def _finish_round(self, event: Mapping[str, Any]) -> str:
         plan = event["plan"]
-        self.epochs_done += plan["local_epochs"]
-        self.rounds_done = event["round"]
+        sites = self.sites_of.pop(event["round"], self.sites)
+        # A run that goes on has counted a round whose model was still to be evaluated.
+        if event["round"] > self.rounds_done:
+            self.epochs_done += plan["local_epochs"]
+            self.rounds_done = event["round"]
         self.accuracy = _accuracies(event)
         scores = f"accuracy: {self.accuracy}" if self.accuracy else "not evaluated"
         outcome = "failed" if event["failed"] else scores
         change = event["relative_change"]
         return (
-            f"round {event['round']}: {len(event['participants'])} of {len(self.sites)} sites, "
+            f"round {event['round']}: {len(event['participants'])} of {len(sites)} sites, "
             f"{describe_work(plan)}, lr {describe_lr(plan)}, {outcome}"
             + (f", relative change {change:.3f}" if change is not None else "")
             + f", {event['seconds']:.1f} s{self._time_left()}"

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from logging import ERROR
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from strategies.journal.run_directory import (
     write_summary,
 )
 from strategies.messages import arrays_to_record
+from strategies.pending_evaluation import one_thread
 from strategies.position import Position
 from strategies.roster import Roster, wait_for_sites
 
@@ -45,7 +47,23 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run one federation's training from its beginning, or from its newest checkpoint."""
+    """Lead a run whose sites are other processes: a model is evaluated while they train."""
+    with one_thread() as executor:
+        lead(grid, context, executor)
+
+
+def lead(grid: Grid, context: Context, executor: Executor) -> None:
+    """Run one federation's training from its beginning, or from its newest checkpoint.
+
+    Parameters
+    ----------
+    grid
+        Flower's message transport.
+    context
+        Has the run config.
+    executor
+        Evaluates the global models.
+    """
     config = read_run_config(context.run_config)
     path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
     task = load_task(config)
@@ -57,10 +75,10 @@ def main(grid: Grid, context: Context) -> None:
         keep_updates=config.keep_updates,
         average_last=config.average_last,
     ) as record:
-        _lead(grid, task, record)
+        _lead(grid, task, record, executor)
 
 
-def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
+def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> None:
     """Run, and leave a summary that says how it ended, whatever happens."""
     started = time.time()
     summary: dict[str, Any] = {
@@ -72,7 +90,7 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
     if record.checkpoint is None:
         _write_beginning(record, task.config, summary)
     try:
-        summary |= _run(grid, task, record, summary)
+        summary |= _run(grid, task, record, executor, summary)
         summary |= {"status": "finished", "exit-status": 0}
     except BaseException as error:
         summary |= _ending(error)
@@ -127,7 +145,11 @@ def _write_ending(record: RunDirectory, summary: dict[str, Any]) -> None:
 
 
 def _run(
-    grid: Grid, task: Task, record: RunDirectory, beginning: Mapping[str, Any]
+    grid: Grid,
+    task: Task,
+    record: RunDirectory,
+    executor: Executor,
+    beginning: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train, and return what belongs into the summary."""
     config = task.config
@@ -193,6 +215,7 @@ def _run(
             wait_s=config.wait_for_sites_s,
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
+            executor=executor,
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}

@@ -9,7 +9,9 @@ that dies asks only the sites whose updates it did not have.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -36,8 +38,9 @@ from strategies.messages import (
     train_content,
 )
 from strategies.outer_optimizers import next_model
+from strategies.pending_evaluation import EvaluateFn, Inline, PendingEvaluation
 from strategies.position import Position
-from strategies.recalibration import EvaluateFn, Recalibration
+from strategies.recalibration import Recalibration
 from strategies.recipes import Recipe
 from strategies.reply_gate import Rejection, engine_died, judge_train
 from strategies.roster import Roster
@@ -86,6 +89,9 @@ class CoLearning(Strategy):
         How long a round's replies are waited for.
     max_relative_update : float
         Largest norm of an update, relative to the global model's; 0 for no bound.
+    executor : Executor or None
+        Where the coordinator evaluates each global model while the next round goes on; None to
+        evaluate it before the next round begins.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class CoLearning(Strategy):
         wait_s: float = 600.0,
         deadline: Deadline | None = None,
         max_relative_update: float = 0.0,
+        executor: Executor | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -116,6 +123,7 @@ class CoLearning(Strategy):
         self.wait_s = wait_s
         self.deadline = deadline or Deadline()
         self.max_relative_update = max_relative_update
+        self.executor = executor or Inline()
         # Sites that an earlier process knew are missed, too.
         known = position.pace if position else ()
         self._sites = Attendance(replace(roster, names=roster.names | set(known)))
@@ -287,7 +295,8 @@ class CoLearning(Strategy):
         train_config, evaluate_config
             Accepted for Flower's sake and never changed; the round plan carries it all.
         evaluate_fn
-            Called with the round and the new global model after each round.
+            Called with the round and the new global model after each round, by the strategy's
+            executor.
 
         Returns
         -------
@@ -308,15 +317,25 @@ class CoLearning(Strategy):
         if self._position.arrays:
             arrays = arrays_to_record(self._position.arrays)
         self._caller = Horizon(num_rounds or None, None)
-        exchange = Exchange(grid)
+        finish = partial(self._finish, result)
+        evaluation = PendingEvaluation(evaluate_fn, self.executor, finish)
+        exchange = Exchange(grid, evaluation.look)
         self.summary()
+        if self._position.unfinished is not None:
+            evaluation.begin(self._position.unfinished, arrays)
+            evaluation.look()
         while not self._is_over(self._position.epochs):
             started = time.monotonic()
             number = self._position.epochs.rounds_done + 1
-            arrays, train_metrics = self._train(number, arrays, train_config, grid, exchange)
-            result.train_metrics_clientapp[number] = train_metrics
-            self._evaluate(number, arrays, evaluate_config, grid, exchange, evaluate_fn, result)
-            self._finish(arrays, exchange, time.monotonic() - started)
+            arrays, result.train_metrics_clientapp[number] = self._train(
+                number, arrays, train_config, grid, exchange, evaluation
+            )
+            self._evaluate_at_sites(number, arrays, evaluate_config, grid, exchange, result)
+            record = self._fold(arrays, exchange, time.monotonic() - started)
+            evaluation.begin(record, arrays)
+            record.seconds = time.monotonic() - started
+            evaluation.look()
+        evaluation.wait()
         result.arrays = arrays
         return result
 
@@ -372,13 +391,14 @@ class CoLearning(Strategy):
         config: ConfigRecord | None,
         grid: Grid,
         exchange: Exchange,
+        evaluation: PendingEvaluation,
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Try a round until enough updates count; return the new global model."""
         while True:
             messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
             record, asks = self._opened().record, self._opened().asks
             replies = exchange.replies(messages, record.deadline_s, asks)
-            averaged, metrics = self.aggregate_train(number, replies)
+            averaged, metrics = self.aggregate_train(number, evaluation.over_after(replies))
             self._sites = replace(self._sites, absent=self._sites.absent | asks.gone())
             if averaged is not None and metrics is not None:
                 return averaged, metrics
@@ -397,14 +417,13 @@ class CoLearning(Strategy):
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
 
-    def _evaluate(
+    def _evaluate_at_sites(
         self,
         number: int,
         arrays: ArrayRecord,
         config: ConfigRecord | None,
         grid: Grid,
         exchange: Exchange,
-        evaluate_fn: EvaluateFn | None,
         result: Result,
     ) -> None:
         record = self._opened().record
@@ -414,13 +433,9 @@ class CoLearning(Strategy):
         sites_metrics = self.aggregate_evaluate(number, replies)
         if sites_metrics is not None:
             result.evaluate_metrics_clientapp[number] = sites_metrics
-        server_metrics = evaluate_fn(number, arrays) if evaluate_fn else None
-        if server_metrics is not None:
-            record.evaluation = dict(server_metrics)
-            result.evaluate_metrics_serverapp[number] = server_metrics
 
-    def _finish(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> None:
-        """Close the round: move to the position after it, and tell the observers."""
+    def _fold(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> RoundRecord:
+        """Close the round: move to the position after it; return its record, not yet finished."""
         opened, before = self._opened(), self._position
         record = opened.record
         for asked in exchange.late():
@@ -428,22 +443,34 @@ class CoLearning(Strategy):
             record.late[site] = int(asked.group_id)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
-        best_round, best_score = before.best_round, before.best_score
-        for number, score in _scores(record):
-            if score > best_score:
-                best_round, best_score = number, score
-        self._position = Position(
+        self._position = replace(
+            before,
             arrays=record_to_arrays(arrays),
             epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
             outer_state=opened.outer_state,
-            best_round=best_round,
-            best_score=best_score,
             pace={**before.pace, **opened.pace},
+            unfinished=record,
+        )
+        for observer in self.observers:
+            observer.round_folded(record, self._position)
+        self.updates.close(record.round)
+        self._round = None
+        return record
+
+    def _finish(self, result: Result, record: RoundRecord, metrics: MetricRecord | None) -> None:
+        """Complete a round's record, choose the best model, and tell the observers."""
+        if metrics is not None:
+            record.evaluation = dict(metrics)
+            result.evaluate_metrics_serverapp[record.round] = metrics
+        best_round, best_score = self._position.best_round, self._position.best_score
+        for number, score in _scores(record):
+            if score > best_score:
+                best_round, best_score = number, score
+        self._position = replace(
+            self._position, best_round=best_round, best_score=best_score, unfinished=None
         )
         for observer in self.observers:
             observer.round_finished(record, self._position)
-        self.updates.close(record.round)
-        self._round = None
 
     def _take(self, reply: Message) -> None:
         """Judge one reply; keep its update if it counts."""

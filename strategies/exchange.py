@@ -1,7 +1,7 @@
 """Send messages and take the replies one by one, as they arrive, until a deadline."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
 from flwr.app import Error, Message, MessageType, Metadata
@@ -31,10 +31,18 @@ class Exchange:
     """Messages on their way; one for a whole run.
 
     A message whose reply came too late is not forgotten at once: `late` says so, when it comes.
+
+    Parameters
+    ----------
+    grid
+        Flower's message transport.
+    meanwhile
+        Called after every look for replies.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, meanwhile: Callable[[], None] = lambda: None) -> None:
         self._grid = grid
+        self._meanwhile = meanwhile
         self._overdue: dict[str, Metadata] = {}
 
     def replies(
@@ -66,6 +74,7 @@ class Exchange:
                     if asked is not None:
                         yield _from_node(reply, asked)
                     del reply
+            self._meanwhile()
             elapsed_s = time.monotonic() - started
             if elapsed_s >= deadline_s:
                 break

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from strategies.averaging import Arrays
 from strategies.local_epochs import EpochState
+
+if TYPE_CHECKING:
+    from strategies.round_record import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class Position:
         Its score; minus infinity for none.
     pace : Mapping[str, float]
         Seconds each site took for a unit of local work when it last answered.
+    unfinished : RoundRecord or None
+        The record of the last round while its model is not evaluated; whether it is the best is
+        not known then.
     """
 
     arrays: Arrays
@@ -33,3 +40,4 @@ class Position:
     best_round: int = 0
     best_score: float = float("-inf")
     pace: Mapping[str, float] = field(default_factory=dict)
+    unfinished: "RoundRecord | None" = None

@@ -17,7 +17,7 @@ from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, Message, MessageType
 from flwr.common import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
@@ -37,12 +37,11 @@ from strategies.messages import (
     evaluate_content,
     statistics_content,
 )
+from strategies.pending_evaluation import EvaluateFn
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
 from strategies.round_record import reasons, unheard
 from strategies.site_metrics import judged_evaluations
 from strategies.traffic import Traffic
-
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 @dataclass

@@ -50,7 +50,8 @@ class RoundRecord:
         the round they have what was exchanged with the sites whose updates it had kept; what was
         on its way is sent again, and counted once.
     seconds : float
-        Wall time of the round.
+        Wall time from the beginning of the round until the next one could begin. An evaluation
+        at the coordinator is in it only where the next round had to wait for it.
     """
 
     round: int
@@ -92,8 +93,16 @@ class RunObserver(Protocol):
         """Take note that a round is repeated, because fewer than ``quorum`` updates came."""
         ...
 
+    def round_folded(self, record: RoundRecord, position: Position) -> None:
+        """Take note of a round's new model, and of all that the next round depends on.
+
+        The coordinator has not evaluated the model yet, and the next round may begin before it
+        has.
+        """
+        ...
+
     def round_finished(self, record: RoundRecord, position: Position) -> None:
-        """Take note of a finished round and of all that the next one depends on."""
+        """Take note of a finished round: its record is complete, the best model is known."""
         ...
 
     def round_failed(self, record: RoundRecord) -> None:

@@ -18,14 +18,23 @@ from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig
 from strategies.exchange import NO_REPLY
 from strategies.messages import STATISTICS, deadline_of
+from strategies.pending_evaluation import Inline
 
 WITH_DEADLINE = (MessageType.TRAIN, STATISTICS)
+
+inline_server = ServerApp()
+
+
+@inline_server.main()
+def _main(grid: Grid, context: Context) -> None:
+    """Lead a run whose sites train in this thread: there is nothing to evaluate beside."""
+    server_app.lead(grid, context, Inline())
 
 
 def run_in_process(
     config: RunConfig,
     num_sites: int,
-    server: ServerApp = server_app.app,
+    server: ServerApp = inline_server,
     client: ClientApp = client_app.app,
 ) -> None:
     """Run a whole simulation, sites one after the other, and return when it has finished.

@@ -2,7 +2,8 @@
 
 A checkpoint is sealed files: the model, the outer optimizer's state where it has one, and a
 description that names the others. The description comes last, so that a checkpoint exists when,
-and only when, the others do.
+and only when, the others do. A round is saved twice: when its model is there, and, with a new
+description, when that model has been evaluated.
 """
 
 import json
@@ -27,6 +28,7 @@ from strategies.journal.files import (
 from strategies.journal.model_files import StoredArrays, pack_model
 from strategies.local_epochs import EpochState
 from strategies.position import Position
+from strategies.round_record import RoundRecord
 
 DESCRIPTION, MODEL = ".json", ".safetensors"
 
@@ -44,7 +46,8 @@ class Checkpoint:
     history_bytes : int
         Length of the history before this round's line.
     record : Mapping or None
-        This round's line; None before round 1.
+        This round's line, without an evaluation while the position is unfinished; None before
+        round 1.
     """
 
     position: Position
@@ -73,6 +76,8 @@ class Checkpoints:
         self._recent: list[Path] = []
         self._best: Path | None = None
         self._newest: Path | None = None
+        self._previous: Path | None = None
+        self._outer: Path | None = None
 
     @property
     def newest_model(self) -> Path | None:
@@ -92,6 +97,8 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint, model_metadata: Mapping[str, Any]) -> None:
         """Write a checkpoint, and remove what is older than those kept.
 
+        The newest round may be saved again: its arrays are not written twice.
+
         Raises
         ------
         StorageError
@@ -102,39 +109,49 @@ class Checkpoints:
             remove_temporary(self._folder)
         position = checkpoint.position
         number = position.epochs.rounds_done
-        model = seal(
-            self._folder, _stem(number), MODEL, pack_model(position.arrays, model_metadata)
-        )
-        reach("checkpoint-model-written", round=number)
-        if position.best_round == number > 0:
-            self._best = model
-        elif position.best_round == number - 1 > 0:
-            # The sites' own scores of a model come with the next round.
-            self._best = self._newest
-        outer: Path | None = None
-        if position.outer_state:
-            content = pack_model(position.outer_state, {})
-            outer = seal(self._folder, f"{_stem(number)}-outer", MODEL, content)
-        recent = [*self._recent, model] if number else []
-        self._recent = recent[-self._num_recent :] if self._num_recent else []
+        if self._newest is None or _round(self._newest) != number:
+            self._seal_arrays(position, model_metadata)
+        # The sites' own scores of a model come with the next round.
+        for model in (self._newest, self._previous):
+            if model is not None and _round(model) == position.best_round > 0:
+                self._best = model
         description = {
-            "model": model.name,
+            "model": _name(self._newest),
+            # Whether it is the best one is not known before the round is finished.
+            "previous-model": _name(self._previous) if position.unfinished else None,
             "recent-models": [path.name for path in self._recent],
-            "outer-state": outer.name if outer else None,
-            "best-model": self._best.name if self._best else None,
+            "outer-state": _name(self._outer),
+            "best-model": _name(self._best),
             "best-round": position.best_round,
             "best-score": position.best_score if position.best_round else None,
             "epochs": asdict(position.epochs),
             "pace": dict(position.pace),
             "history-bytes": checkpoint.history_bytes,
             "record": checkpoint.record,
+            "finished": position.unfinished is None,
             "run": dict(checkpoint.run),
         }
         content = json.dumps(finite(description), indent=1, allow_nan=False).encode()
-        seal(self._folder, _stem(number), DESCRIPTION, content)
-        self._newest = model
+        written = seal(self._folder, _stem(number), DESCRIPTION, content)
         with writing(self._folder):
+            for path in self._descriptions():
+                if _round(path) == number and path != written:
+                    path.unlink()
             self._prune()
+
+    def _seal_arrays(self, position: Position, model_metadata: Mapping[str, Any]) -> None:
+        """Write the files of a round that is saved for the first time."""
+        number = position.epochs.rounds_done
+        content = pack_model(position.arrays, model_metadata)
+        model = seal(self._folder, _stem(number), MODEL, content)
+        reach("checkpoint-model-written", round=number)
+        outer: Path | None = None
+        if position.outer_state:
+            content = pack_model(position.outer_state, {})
+            outer = seal(self._folder, f"{_stem(number)}-outer", MODEL, content)
+        self._newest, self._previous, self._outer = model, self._newest, outer
+        recent = [*self._recent, model] if number else []
+        self._recent = recent[-self._num_recent :] if self._num_recent else []
 
     def newest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint; None if none was ever written.
@@ -168,10 +185,14 @@ class Checkpoints:
         told = json.loads(path.read_text(encoding="utf-8"))
         model = self._folder / told["model"]
         check_seal(model)
-        outer = told.get("outer-state")  # which earlier versions did not have
+        name = told.get("outer-state")  # which earlier versions did not have
+        outer = self._folder / name if name else None
         if outer is not None:
-            check_seal(self._folder / outer)
-        self._newest = model
+            check_seal(outer)
+        self._newest, self._outer = model, outer
+        # Earlier versions evaluated a model before they saved it.
+        finished = told.get("finished", True)
+        self._previous = self._intact(told.get("previous-model"), "It cannot become the best model")
         best_round, best_score = told["best-round"], told["best-score"]
         self._best = self._intact(told["best-model"], "The best model so far is lost")
         # Earlier versions kept none.
@@ -185,10 +206,11 @@ class Checkpoints:
         position = Position(
             arrays=StoredArrays(model),
             epochs=EpochState(**told["epochs"]),
-            outer_state={} if outer is None else StoredArrays(self._folder / outer),
+            outer_state={} if outer is None else StoredArrays(outer),
             best_round=best_round,
             best_score=float("-inf") if best_score is None else best_score,
             pace=told["pace"],
+            unfinished=None if finished else RoundRecord(**told["record"]),
         )
         return Checkpoint(position, told["run"], told["history-bytes"], told["record"])
 
@@ -215,7 +237,8 @@ class Checkpoints:
             log(WARNING, "%s. All models are kept", error)
             return
         told = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
-        names = {one.get(key) for one in told for key in ("model", "best-model", "outer-state")}
+        keys = ("model", "previous-model", "best-model", "outer-state")
+        names = {one.get(key) for one in told for key in keys}
         names |= {name for one in told for name in one.get("recent-models", [])}
         for path in list(sealed_files(self._folder, MODEL)):
             if path.name not in names:
@@ -229,5 +252,9 @@ def _stem(rounds_done: int) -> str:
     return f"{rounds_done:06d}"
 
 
-def _round(model: Path) -> int:
-    return int(model.name.split(".")[0])
+def _round(path: Path) -> int:
+    return int(path.name.split(".")[0])
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name

@@ -162,9 +162,11 @@ class RunDirectory:
             )
         # The line of the checkpoint's round may have been lost, or be followed by later ones.
         cut(history, self.checkpoint.history_bytes)
-        if self.checkpoint.record is not None:
+        unfinished = position.unfinished
+        if self.checkpoint.record is not None and unfinished is None:
             append_line(history, self.checkpoint.record)
         self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
+        self.seconds_before += unfinished.seconds if unfinished else 0.0
         self._link_models()
         return replace(
             position,
@@ -196,8 +198,13 @@ class RunDirectory:
         """Log that a round is repeated, because too few sites gave an update."""
         self.event("round-retried", quorum=quorum, **record.to_dict())
 
+    def round_folded(self, record: RoundRecord, position: Position) -> None:
+        """Save a checkpoint: nothing that the sites did in the round can be lost any more."""
+        self._save(position, (self.path / HISTORY).stat().st_size, record.to_dict())
+        reach("round-folded", round=record.round)
+
     def round_finished(self, record: RoundRecord, position: Position) -> None:
-        """Save a checkpoint, then the round's line: a line's model is always on disk."""
+        """Complete the checkpoint, then write the line: a line's model is always on disk."""
         line = record.to_dict()
         self._save(position, (self.path / HISTORY).stat().st_size, line)
         reach("checkpoint-written", round=record.round)

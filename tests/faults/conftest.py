@@ -12,8 +12,14 @@ __all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the digest of the model that nothing has disturbed."""
+def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of the run that nothing has disturbed."""
     run_dir: Path = tmp_path_factory.mktemp("undisturbed") / "run"
     run_in_process(config_in(run_dir), NUM_SITES)
-    return sha256(run_dir)
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_run: Path) -> str:
+    """Return the digest of that run's model."""
+    return sha256(undisturbed_run)

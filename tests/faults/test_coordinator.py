@@ -10,7 +10,13 @@ from mdc_flower.config import RunConfig
 from mdc_flower.engines import run_in_process, supervise
 from strategies.errors import EngineError
 from strategies.journal.lock import LockedError, read_owner
-from strategies.journal.run_directory import EVENTS, OPEN_ROUND, read_events, read_history
+from strategies.journal.run_directory import (
+    BEST_MODEL,
+    EVENTS,
+    OPEN_ROUND,
+    read_events,
+    read_history,
+)
 from tests.faults import injector
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault
@@ -91,6 +97,14 @@ KILLS = [
         id="checkpoint-description",
     ),
     pytest.param(
+        Fault("round-folded", "kill", {"round": 2}), 0,
+        marks=fault(
+            "coordinator killed between a round's checkpoint and its evaluation",
+            f"{RESUME}; its model is evaluated, and the history gets its line",
+        ),
+        id="evaluation",
+    ),
+    pytest.param(
         Fault("checkpoint-written", "kill", {"round": 2}), 0,
         marks=[fault(
             "coordinator killed between checkpoint and history line",
@@ -108,7 +122,7 @@ KILLS = [
 
 @pytest.mark.parametrize(("killed_at", "updates_kept"), KILLS)
 def test_a_killed_coordinator_is_resumed_to_the_same_bits(
-    tmp_path: Path, undisturbed: str, killed_at: Fault, updates_kept: int
+    tmp_path: Path, undisturbed_run: Path, killed_at: Fault, updates_kept: int
 ) -> None:
     config = config_in(tmp_path / "run")
     assert run_child(config, [killed_at]) == KILLED
@@ -116,8 +130,12 @@ def test_a_killed_coordinator_is_resumed_to_the_same_bits(
 
     run_in_process(resumed(config), NUM_SITES)
 
-    assert sha256(tmp_path / "run") == undisturbed
+    assert sha256(tmp_path / "run") == sha256(undisturbed_run)
+    best = [(run_dir / BEST_MODEL).read_bytes() for run_dir in (tmp_path / "run", undisturbed_run)]
+    assert best[0] == best[1]
     lines = read_history(tmp_path / "run")
+    evaluations = [line["evaluation"] for line in lines]
+    assert evaluations == [line["evaluation"] for line in read_history(undisturbed_run)]
     assert [line["round"] for line in lines] == list(range(1, NUM_ROUNDS + 1))
     assert all(sorted(line["participants"]) == ["site-0", "site-1", "site-2"] for line in lines)
     assert summary_of(tmp_path / "run")["status"] == "finished"

@@ -250,6 +250,26 @@ def test_after_a_restart_only_the_time_since_counts(monkeypatch: pytest.MonkeyPa
     assert str(lines[-1]).endswith("1.3 s, about 120 s left")
 
 
+def test_a_round_may_finish_after_the_next_has_started() -> None:
+    later = ROUND | {"plan": ORDERS | {"round": 2}, "sites": ["north"]}
+    lines = lines_of(
+        STARTED, ROUND, later, finished(), finished(round=2, participants={"north": {}})
+    )
+    assert [line.split(", ")[0] for line in lines[1:]] == [
+        "round 1: 2 of 2 sites",
+        "round 2: 1 of 1 sites",
+    ]
+
+
+def test_a_round_that_is_evaluated_when_the_run_goes_on_is_counted_once() -> None:
+    state = RunState()
+    for event in (STARTED, RESUMED, finished(round=3)):
+        state.apply(event)
+    assert (state.rounds_done, state.epochs_done) == (3, 6)
+    state.apply(finished(round=4))
+    assert (state.rounds_done, state.epochs_done) == (4, 8)
+
+
 @pytest.mark.parametrize(
     ("orders", "work", "rate"),
     [

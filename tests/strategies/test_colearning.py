@@ -96,6 +96,9 @@ class Watcher:
         self.told.append((self.name, "retried", record.round, quorum))
         self.retried.append(copy.deepcopy(record))
 
+    def round_folded(self, record: RoundRecord, position: Position) -> None:
+        pass
+
     def round_finished(self, record: RoundRecord, position: Position) -> None:
         self.told.append((self.name, "finished", record.round))
         self.records.append(record)
@@ -1080,12 +1083,12 @@ def test_an_update_that_cannot_be_kept_does_not_count_and_ends_the_run() -> None
     assert store.sites() == ["a"]
 
 
-def test_an_update_is_kept_before_it_is_told_of_and_until_its_round_is_told_of() -> None:
+def test_an_update_is_kept_before_it_is_told_of_and_until_its_rounds_model_is_safe() -> None:
     class Nosy(Watcher):
         def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
             kept.append(store.sites())
 
-        def round_finished(self, record: RoundRecord, position: Position) -> None:
+        def round_folded(self, record: RoundRecord, position: Position) -> None:
             kept.append(store.sites())
 
     store = MemoryUpdates()
@@ -1227,16 +1230,20 @@ def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_re
 
 
 @pytest.mark.parametrize("outer", [Momentum(0.7, 0.9, nesterov=True), Adam(0.01)], ids=repr)
-@pytest.mark.parametrize("answers", [1, 2, 3, None], ids="answers-{}".format)
+@pytest.mark.parametrize("answers", [1, 2, 3, "folded", "finished"], ids="answers-{}".format)
 def test_a_resumed_run_has_the_outer_optimizers_state_to_the_bit(
-    tmp_path: Path, outer: OuterOptimizer, answers: int | None
+    tmp_path: Path, outer: OuterOptimizer, answers: int | str
 ) -> None:
-    """The coordinator dies in round 3, after so many answers or when it is about to be told of."""
+    """The coordinator dies in round 3, after so many answers, or before it is told of the end."""
     recipe = replace(fedavg(5, 1, 0.1), outer=outer)
     initial = {"w": np.linspace(-1, 1, 33, dtype=np.float32) / 3, "a": np.array(0.1)}
 
     @dataclass
     class DiesAtTheEnd(Watcher):
+        def round_folded(self, record: RoundRecord, position: Position) -> None:
+            if record.round == 3 and answers == "folded":
+                raise DiedError
+
         def round_finished(self, record: RoundRecord, position: Position) -> None:
             if record.round == 3:
                 raise DiedError
@@ -1254,7 +1261,7 @@ def test_a_resumed_run_has_the_outer_optimizers_state_to_the_bit(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     lead(whole)
     with pytest.raises(DiedError):
-        lead(cut, DiesAtTheEnd() if answers is None else Mortal(lives=6 + answers))
+        lead(cut, DiesAtTheEnd() if isinstance(answers, str) else Mortal(lives=6 + answers))
     lead(cut)
     assert (cut / GLOBAL_MODEL).read_bytes() == (whole / GLOBAL_MODEL).read_bytes()
     # Sealed: equal names are equal bytes.
