@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdc_flower.batches import InputPipeline, Tensors, shuffled, steps_per_epoch
+from mdc_flower.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
 from strategies.errors import DeadlineError
 from strategies.round_plan import RoundPlan
 from strategies.seeds import derive_seed
@@ -225,7 +225,7 @@ def evaluate(
 
 def class_probabilities(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     pipeline: InputPipeline,
     device: torch.device,
     autocast_dtype: torch.dtype | None = None,
