@@ -90,7 +90,7 @@ def evaluate_run(
     pipeline = InputPipeline(
         tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
     )
-    with repeatable(config.threads_per_site), torch.no_grad():
+    with repeatable(config.threads_per_site, device), torch.no_grad():
         if recalibrate_on:
             check_policy(model, metadata["model"], "recalibrate")
             own = load(recalibrate_on)

@@ -46,7 +46,7 @@ def evaluate_fn(
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
         load_arrays(model, record_to_arrays(arrays))
-        with repeatable(task.config.threads_per_site):
+        with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":
                 return MetricRecord({**_metrics(task, model, splits)})
             by_site = [

@@ -48,7 +48,7 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
         seconds = time.monotonic() - started
         points.append(_point(config, epoch, validation, test, seconds=seconds))
 
-    with repeatable(config.threads_per_site):
+    with repeatable(config.threads_per_site, task.device):
         train(
             model,
             Tensors.of(data),
@@ -94,7 +94,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
                 )
                 by_epoch[epoch] = by_epoch[epoch] + said if epoch in by_epoch else said
 
-        with repeatable(config.threads_per_site):
+        with repeatable(config.threads_per_site, task.device):
             train(
                 model,
                 Tensors.of(_examples(task, site)),
