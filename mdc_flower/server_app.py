@@ -200,6 +200,7 @@ def _run(
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
     return {
         **facts,
+        "class-names": list(task.dataset.class_names),
         **finish(grid, strategy, record, initial, evaluate_global, layers),
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}

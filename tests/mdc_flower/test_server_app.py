@@ -64,8 +64,18 @@ def test_a_run_that_finished_says_so_and_what_it_took(config: RunConfig) -> None
     assert not (run_dir / OWNER).exists()
 
 
-def test_a_run_says_what_each_site_computes_with(config: RunConfig) -> None:
+def test_a_run_says_what_its_sites_compute_with_and_how_well_each_class_is_known(
+    config: RunConfig,
+) -> None:
     run_in_process(config, 2)
+    (evaluation,) = [line["evaluation"] for line in read_history(Path(config.output_dir))]
+    for split in ("validation", "test"):
+        recall = evaluation[f"{split}-recall"]
+        assert len(recall) == 10
+        known = [value for value in recall if value is not None]
+        assert evaluation[f"{split}-balanced-accuracy"] == pytest.approx(sum(known) / len(known))
+    assert summary_of(config)["final"] == evaluation
+    assert summary_of(config)["class-names"] == [str(digit) for digit in range(10)]
     machine = f"{processor()}, float32, 1 thread"
     machines = {"site-0": machine, "site-1": machine}
     assert summary_of(config)["machines"] == machines
