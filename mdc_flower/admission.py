@@ -1,12 +1,15 @@
-"""Which nodes take part: those of this version, under the name that their key is registered for."""
+"""Which nodes take part: of this version and code, under the name that their key stands for."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mdc_flower import __version__
 from strategies.errors import ConfigError
 from strategies.messages import SiteCard
 from strategies.roster import Admission
+
+NO_CODE: Mapping[str, str] = {}
 
 REGISTER = "MDC_REGISTER"
 """Environment variable of the SuperLink, and so of every run, with the path of its register.
@@ -15,7 +18,7 @@ No key of the run config: that is another's to write, and goes to every site.
 """
 
 
-def admission(register: str) -> Admission:
+def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
     """Return who may take part; without a register every node is believed its name.
 
     Parameters
@@ -24,6 +27,9 @@ def admission(register: str) -> Admission:
         Path of a JSON file that maps site names to node ids, as text. It is read anew for each
         node, because sites come and go while a run goes on. Flower's node ids are bound to keys:
         a node cannot speak under another's id.
+    code
+        Digests of the modules that the run names, as the coordinator has them; see
+        `mdc_flower.site_card.run_code`.
 
     Raises
     ------
@@ -40,6 +46,8 @@ def admission(register: str) -> Admission:
                 f"it runs mdc-flower {card.version}, the coordinator {__version__}. "
                 "Install the same version at both"
             )
+        if reason := _other_code(card, code):
+            return reason
         if not register:
             return None
         registered = _names(register).get(node)
@@ -53,6 +61,18 @@ def admission(register: str) -> Admission:
         return (_names(register) if register else {}).get(node, f"node {node}")
 
     return Admission(judge, name_of)
+
+
+def _other_code(card: SiteCard, own: Mapping[str, str]) -> str | None:
+    """Return why a site's code is not the coordinator's; None where it is, or one is not known."""
+    for key, told in (("model", card.model_code), ("dataset", card.dataset_code)):
+        if told and own.get(key) and told != own[key]:
+            return (
+                f"the module that the run names as {key!r} is not the same file there: its SHA-256 "
+                f"begins with {told[:12]}, the coordinator's with {own[key][:12]}. "
+                "Install the same code at both"
+            )
+    return None
 
 
 def _names(register: str) -> dict[int, str]:

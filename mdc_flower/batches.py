@@ -2,28 +2,71 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mdc_flower.data import DataSet, Examples
+from mdc_flower.data import DataSet, Examples, Part
 from strategies.errors import ConfigError
+
+
+class Inputs(Protocol):
+    """What gives the inputs of a batch, by row numbers or by a slice: a tensor does."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
+        """Return the inputs of these examples, on the CPU and as stored."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredInputs:
+    """Inputs that stay where they are stored; only the rows of a batch are copied.
+
+    Attributes
+    ----------
+    array : ndarray, shape (N, ...)
+        May be memory-mapped, and read-only: the copy of a batch is what torch gets.
+    rows : ndarray of int64 or None
+        Which rows of the array these inputs are; None for all of it.
+    """
+
+    array: NDArray[np.generic]
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.array if self.rows is None else self.rows)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Return the inputs of these examples; never read-only memory, which torch might write."""
+        chosen = index if isinstance(index, slice) else index.numpy()
+        batch = self.array[chosen if self.rows is None else self.rows[chosen]]
+        return torch.from_numpy(np.require(batch, requirements=["C", "W"]))
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Examples as tensors, on the CPU and as stored; shapes as in `Examples`."""
+    """Examples for torch, on the CPU and as stored; shapes as in `Examples`."""
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
 
     @classmethod
-    def of(cls, examples: Examples) -> "Tensors":
-        """Return the examples' memory as tensors, copied only where it is mapped read-only."""
-        inputs = examples.inputs if examples.inputs.flags.writeable else examples.inputs.copy()
+    def of(cls, examples: Examples | Part) -> "Tensors":
+        """Return examples for torch; their inputs are not copied, and mapped ones stay mapped."""
         labels = examples.labels if examples.labels.flags.writeable else examples.labels.copy()
-        return cls(torch.from_numpy(inputs), torch.from_numpy(labels))
+        if isinstance(examples, Part):
+            inputs = StoredInputs(examples.whole.inputs, examples.rows)
+        else:
+            inputs = StoredInputs(examples.inputs)
+        return cls(inputs, torch.from_numpy(labels))
 
     def __len__(self) -> int:
         """Return the number of examples."""

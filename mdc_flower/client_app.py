@@ -1,13 +1,10 @@
 """The ClientApp: the one adapter between Flower's messages and `SiteClient`."""
 
 import math
-import os
 import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from functools import lru_cache
 from logging import ERROR
 from pathlib import Path
 
@@ -18,13 +15,13 @@ from flwr.common import log
 from flwr.common.constant import PARTITION_ID_KEY
 from flwr.common.typing import NDArrays, Scalar
 
-from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.numerics import repeatable
+from mdc_flower.site_card import site_card
 from mdc_flower.site_client import SiteClient
-from mdc_flower.site_log import SITE_LOG, site_event
-from mdc_flower.task import load_site_task
-from mdc_flower.training import Progress
+from mdc_flower.site_log import site_event
+from mdc_flower.task import threads_of
+from mdc_flower.workplace import site_client
 from strategies.errors import DataError, MdcError, ModelError, PlanError
 from strategies.fault_points import reach
 from strategies.messages import (
@@ -36,7 +33,6 @@ from strategies.messages import (
     STATISTICS_ACTION,
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
-    SiteCard,
     arrays_to_record,
     deadline_of,
     evaluate_reply_content,
@@ -64,11 +60,11 @@ app = ClientApp()
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Say which site this is."""
+    """Say which site this is, and what it computes with."""
 
     def work() -> RecordDict:
-        site = read_site_config(context.node_config)
-        card = SiteCard(site.name, site.num_partitions, __version__, site.is_simulated)
+        config, site = _configs(context)
+        card = site_card(config, site)
         site_event("hello", site=site.name)
         return card.to_content()
 
@@ -80,14 +76,16 @@ def train(message: Message, context: Context) -> Message:
     """Train the model in the message as its round plan says, and evaluate it first if asked to."""
 
     def work() -> RecordDict:
+        # The coordinator's clock runs while the data are read.
+        arrived = time.monotonic()
         client, config, site = _site(context)
         names, arrays = _model_in(message, client)
         record = message.content.config_records[PLAN]
         plan = RoundPlan.from_config_record(record)
-        stop_at = time.monotonic() + deadline_of(message.content)
+        stop_at = arrived + deadline_of(message.content)
         reach("training", round=plan.round, site=client.site)
         site_event("training", examples=len(client.data.train), **plan.model_dump())
-        with repeatable(config.threads_per_site):
+        with repeatable(threads_of(config, site), client.device):
             validated = _validate(client, arrays) if wants_evaluation(message.content) else {}
             # What the evaluation took is gone from the time there is to train.
             orders: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
@@ -109,7 +107,7 @@ def evaluate(message: Message, context: Context) -> Message:
     def work() -> RecordDict:
         client, config, site = _site(context)
         _, arrays = _model_in(message, client)
-        with repeatable(config.threads_per_site):
+        with repeatable(threads_of(config, site), client.device):
             validated = _validate(client, arrays)
         site_event("evaluated", **validated)
         return evaluate_reply_content(_shared(validated, site))
@@ -122,7 +120,8 @@ def statistics(message: Message, context: Context) -> Message:
     """Take BatchNorm's statistics of the model in the message on the site's training examples."""
 
     def work() -> RecordDict:
-        client, config, _ = _site(context)
+        arrived = time.monotonic()
+        client, config, site = _site(context)
         if config.batch_norm != "recalibrate":
             raise PlanError(
                 "statistics leave a site only where the run is to recalibrate",
@@ -130,11 +129,12 @@ def statistics(message: Message, context: Context) -> Message:
                 got=config.batch_norm,
                 expected="'recalibrate'",
             )
-        plan_id, deadline_s = statistics_plan_id(message.content), deadline_of(message.content)
+        plan_id = statistics_plan_id(message.content)
+        stop_at = arrived + deadline_of(message.content)
         _, arrays = _model_in(message, client)
         reach("statistics", site=client.site)
-        with repeatable(config.threads_per_site):
-            taken, num_examples = client.statistics(arrays, deadline_s)
+        with repeatable(threads_of(config, site), client.device):
+            taken, num_examples = client.statistics(arrays, stop_at - time.monotonic())
         site_event("recalibrated", examples=num_examples)
         return statistics_reply_content(arrays_to_record(taken), num_examples, plan_id)
 
@@ -219,30 +219,13 @@ def without_paths(error: MdcError) -> str:
     return str(told)
 
 
+def _configs(context: Context) -> tuple[RunConfig, SiteConfig]:
+    return read_run_config(context.run_config), read_site_config(context.node_config)
+
+
 def _site(context: Context) -> tuple[SiteClient, RunConfig, SiteConfig]:
-    config, site = read_run_config(context.run_config), read_site_config(context.node_config)
-    return _site_client(config, site), config, site
-
-
-@lru_cache(maxsize=8)
-def _site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
-    """Return the site's client; a process that serves a site again does not read its data again."""
-    task = load_site_task(config, site)
-    return SiteClient(
-        site.name,
-        task.new_model(),
-        task.site_data(site),
-        task.settings,
-        task.pipeline,
-        task.device,
-        _log_progress if os.environ.get(SITE_LOG) else None,
-        config.seed,
-        config.batch_norm == "local",
-    )
-
-
-def _log_progress(progress: Progress) -> None:
-    site_event("progress", **asdict(progress))
+    config, site = _configs(context)
+    return site_client(config, site), config, site
 
 
 def _model_in(message: Message, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:

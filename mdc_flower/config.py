@@ -236,6 +236,7 @@ class SiteConfig(ConfigModel):
     data_root: str = ""
     vocabulary: str = ""
     device: str = ""
+    threads: Count = 0  # 0 for all cores
     contract: str = ""
     min_examples: Count = 0
     metrics: str = ""
@@ -278,6 +279,10 @@ class SiteConfig(ConfigModel):
     def is_simulated(self) -> bool:
         """Return whether Flower's simulation made this site."""
         return not self.site
+
+    def for_any_part(self) -> Self:
+        """Return the config that all simulated sites share; a real site's is its own."""
+        return self.model_copy(update={"partition_id": 0}) if self.is_simulated else self
 
 
 def read_run_config(values: Mapping[str, Any]) -> RunConfig:

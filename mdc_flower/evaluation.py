@@ -19,6 +19,7 @@ from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
 from mdc_flower.site_client import load_arrays
 from mdc_flower.training import evaluate
 from strategies.errors import ConfigError, DataError
+from strategies.journal.files import finite
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 
@@ -45,7 +46,10 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 def evaluate_run(
     run_dir: Path, data: str, data_root: str, best: bool, recalibrate_on: str = ""
 ) -> dict[str, Any]:
-    """Return accuracy and loss of a run's model on the test examples of a data set.
+    """Return loss, accuracy and the recall of each class of a run's model on a test set.
+
+    Balanced accuracy is the mean recall of the classes that have examples; the recall of a class
+    that has none is None.
 
     Parameters
     ----------
@@ -90,7 +94,7 @@ def evaluate_run(
     pipeline = InputPipeline(
         tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
     )
-    with repeatable(config.threads_per_site), torch.no_grad():
+    with repeatable(config.threads_per_site, device), torch.no_grad():
         if recalibrate_on:
             check_policy(model, metadata["model"], "recalibrate")
             own = load(recalibrate_on)
@@ -112,6 +116,8 @@ def evaluate_run(
         "dataset": dataset.name,
         "num-examples": result.num_examples,
         "accuracy": result.accuracy,
+        "balanced-accuracy": result.balanced_accuracy,
+        "recall": finite(dict(zip(dataset.class_names, result.recall, strict=True))),
         "loss": result.loss,
     }
 

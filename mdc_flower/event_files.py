@@ -145,6 +145,8 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
             f"{metric}/sites-before": record.start_evaluation.get(at_sites),
             f"{metric}/sites-after": record.site_evaluation.get(at_sites),
         }
+    for split in ("test", "validation"):
+        scalars[f"balanced-accuracy/{split}"] = record.evaluation.get(f"{split}-balanced-accuracy")
     for site, metrics in record.participants.items():
         scalars |= {f"site/{site}/{name}": value for name, value in metrics.items()}
     return {

@@ -46,7 +46,7 @@ def evaluate_fn(
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
         load_arrays(model, record_to_arrays(arrays))
-        with repeatable(task.config.threads_per_site):
+        with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":
                 return MetricRecord({**_metrics(task, model, splits)})
             by_site = [
@@ -55,7 +55,7 @@ def evaluate_fn(
             ]
         return MetricRecord(
             {
-                name: float(np.mean([metrics[name] for metrics in by_site]))
+                name: np.mean([metrics[name] for metrics in by_site], axis=0).tolist()
                 for name in (by_site[0] if by_site else ())
             }
         )
@@ -63,12 +63,17 @@ def evaluate_fn(
     return evaluate_global
 
 
-def _metrics(task: Task, model: nn.Module, splits: Mapping[str, Tensors]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
+def _metrics(
+    task: Task, model: nn.Module, splits: Mapping[str, Tensors]
+) -> dict[str, float | list[float]]:
+    metrics: dict[str, float | list[float]] = {}
     for name, tensors in splits.items():
         result = evaluate(model, tensors, task.pipeline, task.device, task.settings.autocast_dtype)
         metrics[f"{name}-loss"] = result.loss
         metrics[f"{name}-accuracy"] = result.accuracy
+        # Where nearly all examples are of one class, accuracy does not show that no other is found.
+        metrics[f"{name}-balanced-accuracy"] = result.balanced_accuracy
+        metrics[f"{name}-recall"] = result.recall
     return metrics
 
 

@@ -20,6 +20,8 @@ from mdc_flower.tail import Tail
 from strategies.journal.run_directory import EVENTS, read_event
 from strategies.messages import VALIDATION_ACCURACY
 
+ACCURACIES = ("accuracy", "balanced-accuracy")
+
 
 class RunState:
     """What the events so far add up to."""
@@ -145,11 +147,13 @@ def _accuracies(event: Mapping[str, Any]) -> str:
 
     The sites evaluate the model that a round starts from, and only the last one after it.
     """
-    texts = [
-        f"{key.removesuffix('-accuracy')} {value:.4f}"
-        for key, value in event["evaluation"].items()
-        if key.endswith("-accuracy")
-    ]
+    scores = event["evaluation"]
+    texts = []
+    for split in ("validation", "test"):
+        value, balanced = (scores.get(f"{split}-{name}") for name in ACCURACIES)
+        if value is not None:
+            text = f"{split} {value:.4f}"
+            texts.append(text if balanced is None else f"{text} (balanced {balanced:.4f})")
     for key, when in (("start_evaluation", "before the round"), ("site_evaluation", "after it")):
         # What an earlier version logged has not all of it.
         score = event.get(key, {}).get(VALIDATION_ACCURACY)

@@ -1,11 +1,23 @@
 """Device, number format and threads: what decides speed, and whether bits repeat."""
 
+import os
+import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import deterministic as _deterministic
 
 from strategies.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+deterministic: Any = _deterministic
+"""The module with a switch that its type does not know."""
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,18 +66,78 @@ def _computes_in_bf16(device: torch.device) -> bool:
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
+def number_format(dtype: torch.dtype | None) -> str:
+    """Return the name of an autocast dtype, such as ``bfloat16``; None is ``float32``."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called by its maker, such as ``NVIDIA H100``."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return processor() if device.type == "cpu" else str(device)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    # platform.processor() is empty on Linux.
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    # Not every system can tie a process to some of its cores.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 @contextmanager
-def repeatable(num_threads: int) -> Iterator[None]:
+def repeatable(num_threads: int, device: torch.device = CPU) -> Iterator[None]:
     """Run with a fixed number of CPU threads and repeatable GPU kernels; restore after.
 
-    Sums are split over threads, so another number of threads gives other bits.
+    Sums are split over threads, so another number of threads gives other bits. On a GPU:
+
+    - cuDNN takes deterministic kernels, and does not choose one by measuring.
+    - PyTorch takes deterministic implementations (`torch.use_deterministic_algorithms`), and fills
+      memory that a model uses uninitialized. Of an operation that has none it warns, and goes on.
+    - cuBLAS gets a workspace of fixed size, unless ``CUBLAS_WORKSPACE_CONFIG`` is set.
+    - float32 is float32: TF32 is off, in matrix products and in convolutions.
+
+    Parameters
+    ----------
+    num_threads
+        CPU threads, >= 1.
+    device
+        Where the block computes.
     """
     threads = torch.get_num_threads()
-    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     torch.set_num_threads(num_threads)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        with _repeatable_gpu() if device.type == "cuda" else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _repeatable_gpu() -> Iterator[None]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    mode = torch.get_deterministic_debug_mode()
+    fill = deterministic.fill_uninitialized_memory
+    # cuBLAS reads it once in a process, when it first computes.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    torch.set_deterministic_debug_mode("warn")
+    deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        torch.set_deterministic_debug_mode(mode)
+        deterministic.fill_uninitialized_memory = fill

@@ -1,7 +1,9 @@
 """Resolve the ``module:function`` names by which users plug in data and models of their own."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from strategies.errors import ConfigError
@@ -42,3 +44,36 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
             f"module {module_name!r} has no function {function_name!r}", where=key, got=reference
         )
     return function  # type: ignore[no-any-return]
+
+
+@contextmanager
+def relative_paths_explained(reference: str, key: str) -> Iterator[None]:
+    """Say where a user's function runs, if a file that it names by a relative path is not there.
+
+    In one process it runs where ``mdc`` was started; the processes of a simulation on Ray, and of a
+    SuperLink or SuperNode, have other working directories.
+
+    Parameters
+    ----------
+    reference, key
+        As for `load_reference`.
+
+    Raises
+    ------
+    ConfigError
+        In place of a `FileNotFoundError` about a relative path.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        # Some libraries name the file in their message only.
+        name = str(error.filename or error)
+        if Path(name).is_absolute():
+            raise
+        raise ConfigError(
+            f"{reference!r} opens a file by a relative path, and it is not there",
+            where=key,
+            got=name,
+            hint=f"This process works in {Path.cwd()}, not in the folder where mdc was started: "
+            "use an absolute path, or one relative to __file__",
+        ) from error

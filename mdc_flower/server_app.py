@@ -22,6 +22,7 @@ from mdc_flower.global_evaluation import evaluate_fn
 from mdc_flower.last_models import finish
 from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
+from mdc_flower.site_card import run_code
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import Task, load_task
 from strategies.colearning import CoLearning
@@ -165,7 +166,7 @@ def _run(
         lambda roster, expected: record.event(
             "waiting-for-sites", online=list(roster.nodes), expected=expected
         ),
-        Roster(admission=admission(os.environ.get(REGISTER, ""))),
+        Roster(admission=admission(os.environ.get(REGISTER, ""), run_code(config))),
     )
     _check_partitions(roster, config)
     _check_local_statistics(roster, config)
@@ -175,6 +176,7 @@ def _run(
     facts = {
         "sites": list(roster.nodes),
         "versions": {card.name: card.version for card in roster.cards.values()},
+        "machines": roster.machines,
         **_partition_facts(task, num_partitions),
     }
     recipe = config.recipe()
@@ -221,6 +223,7 @@ def _run(
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
     return {
         **facts,
+        "class-names": list(task.dataset.class_names),
         **finish(grid, strategy, record, initial, evaluate_global, layers),
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}

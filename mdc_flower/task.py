@@ -27,7 +27,7 @@ from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.models import registry as models
-from mdc_flower.numerics import pick_autocast_dtype, pick_device
+from mdc_flower.numerics import available_cores, pick_autocast_dtype, pick_device
 from mdc_flower.training import TrainSettings
 from strategies.errors import ConfigError
 
@@ -87,9 +87,10 @@ class Task:
             self.dataset, parts, self.config.seed, self.config.validation_fraction
         )
 
-    def site_data(self, site: SiteConfig) -> SiteData:
-        """Return one site's own examples."""
-        parts = self.partition(site.num_partitions) if site.partition_id >= 0 else None
+    def site_data(self, site: SiteConfig, parts: Partition | None = None) -> SiteData:
+        """Return one site's own examples; ``parts`` is the cut, where it is at hand."""
+        if parts is None and site.partition_id >= 0:
+            parts = self.partition(site.num_partitions)
         return site_data(
             self.dataset,
             parts,
@@ -162,6 +163,15 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
             config.max_train_examples, config.max_test_examples
         )
     return _task(config, dataset, site.device or config.device)
+
+
+def threads_of(config: RunConfig, site: SiteConfig) -> int:
+    """Return the CPU threads that a site computes on.
+
+    A simulated site shares its machine with others, and takes what the run says; a real one has
+    all cores of its machine, unless it says otherwise itself.
+    """
+    return config.threads_per_site if site.is_simulated else site.threads or available_cores()
 
 
 def _check_modules(config: RunConfig, site: SiteConfig) -> None:

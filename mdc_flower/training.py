@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdc_flower.batches import InputPipeline, Tensors, shuffled, steps_per_epoch
+from mdc_flower.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
 from strategies.errors import DeadlineError
 from strategies.round_plan import RoundPlan
 from strategies.seeds import derive_seed
@@ -87,11 +87,29 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Mean loss per example and share of right answers, over all examples."""
+    """Mean loss per example and share of right answers, over all examples.
+
+    ``class_counts`` and ``class_right`` are by class: how many examples there are of each, and how
+    many of those were recognized.
+    """
 
     num_examples: int
     loss: float
     accuracy: float
+    class_counts: tuple[int, ...] = ()
+    class_right: tuple[int, ...] = ()
+
+    @property
+    def recall(self) -> list[float]:
+        """Return the share of each class that was recognized; NaN for a class without examples."""
+        pairs = zip(self.class_right, self.class_counts, strict=True)
+        return [right / count if count else math.nan for right, count in pairs]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Return the mean recall of the classes that have examples; NaN without any."""
+        known = [value for value in self.recall if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
 
 
 def train(
@@ -211,21 +229,34 @@ def evaluate(
     autocast_dtype: torch.dtype | None = None,
 ) -> EvalResult:
     """Evaluate ``model``, leaving its weights, statistics and mode as they were."""
-    loss_sum, num_right = 0.0, 0
+    loss_sum, num_classes = 0.0, 0
+    hits: list[Tensor] = []
     with evaluating(model, device, autocast_dtype):
         for start in range(0, len(data), EVALUATION_BATCH):
             rows = slice(start, start + EVALUATION_BATCH)
             labels = data.labels[rows].to(device)
             outputs = model(pipeline(data.inputs[rows], device)).float()
             loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
-            num_right += int((outputs.argmax(1) == labels).sum())
+            hits.append((outputs.argmax(1) == labels).cpu())
+            num_classes = outputs.shape[1]
     count = len(data)
-    return EvalResult(count, loss_sum / count, num_right / count) if count else _NOTHING
+    if not count:
+        return _NOTHING
+    right = data.labels[torch.cat(hits)]
+    of_each = torch.bincount(data.labels, minlength=num_classes)
+    right_of_each = torch.bincount(right, minlength=num_classes)
+    return EvalResult(
+        count,
+        loss_sum / count,
+        len(right) / count,
+        tuple(of_each.tolist()),
+        tuple(right_of_each.tolist()),
+    )
 
 
 def class_probabilities(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     pipeline: InputPipeline,
     device: torch.device,
     autocast_dtype: torch.dtype | None = None,

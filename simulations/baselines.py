@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from mdc_flower.batches import Tensors
 from mdc_flower.config import RunConfig, read_site_config
-from mdc_flower.data import Examples
+from mdc_flower.data import Examples, Part
 from mdc_flower.numerics import repeatable
 from mdc_flower.task import Task, load_task
 from mdc_flower.training import EvalResult, class_probabilities, evaluate, train
@@ -48,7 +48,7 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
         seconds = time.monotonic() - started
         points.append(_point(config, epoch, validation, test, seconds=seconds))
 
-    with repeatable(config.threads_per_site):
+    with repeatable(config.threads_per_site, task.device):
         train(
             model,
             Tensors.of(data),
@@ -94,7 +94,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
                 )
                 by_epoch[epoch] = by_epoch[epoch] + said if epoch in by_epoch else said
 
-        with repeatable(config.threads_per_site):
+        with repeatable(config.threads_per_site, task.device):
             train(
                 model,
                 Tensors.of(_examples(task, site)),
@@ -182,6 +182,6 @@ def _said(probabilities: Tensor, split: Tensors) -> EvalResult:
     return EvalResult(len(split), float(loss), float(right.double().mean()))
 
 
-def _examples(task: Task, site: int) -> Examples:
+def _examples(task: Task, site: int) -> Examples | Part:
     node = {"partition-id": site, "num-partitions": task.config.num_sites}
     return task.site_data(read_site_config(node)).train

@@ -1,11 +1,15 @@
 """Run arms at equal budgets: the same passes over the data, partition, initial model, seeds."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
 from mdc_flower.task import load_task
 from simulations.arm import Arm
@@ -18,7 +22,7 @@ from simulations.per_step import per_step_bytes
 from simulations.provenance import joined, joined_versions, provenance
 from simulations.results_files import ArmFacts, Candidate, Facts, Results, Tuned
 from simulations.tuning import UNSEEN, ArmTuning
-from simulations.workers import worker_pool
+from simulations.workers import VISIBLE_GPUS, worker_pool
 
 TUNING = "tuning"
 
@@ -69,7 +73,7 @@ def run_comparison(
         Absolute folder; each job gets ``ARM/seed-N`` below it, and one of tuning
         ``tuning/ARM/candidate-N/seed-N``.
     workers
-        Processes; one a core by default.
+        Processes; one per core by default. On a machine with several GPUs they take them in turn.
     on_done
         Told of every job that has finished.
 
@@ -80,11 +84,24 @@ def run_comparison(
     """
     check(comparison, arms)
     try:
-        with worker_pool(workers) as pool:
+        with worker_pool(workers, shared_gpus(configs_of(comparison, arms))) as pool:
             return _Runner(comparison, arms, output, pool, on_done).run()
     except BaseException as error:
         error.add_note(f"Finished jobs are kept: with --output {output} the same command goes on")
         raise
+
+
+def shared_gpus(configs: Mapping[str, Sequence[RunConfig]]) -> list[str]:
+    """Return the GPUs that the jobs share; none where a config names its device."""
+    named = {config.device for some in configs.values() for config in some}
+    return visible_gpus() if named <= {"auto", "cuda"} else []
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get(VISIBLE_GPUS)
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def check(comparison: Comparison, arms: Sequence[Arm]) -> None:

@@ -1,6 +1,5 @@
 """Where a result comes from: command, date, hardware, versions."""
 
-import os
 import platform
 import shlex
 import sys
@@ -12,12 +11,16 @@ from typing import Any
 
 import torch
 
-from mdc_flower.numerics import pick_autocast_dtype
+from mdc_flower.numerics import (
+    CPU,
+    available_cores,
+    number_format,
+    pick_autocast_dtype,
+    processor,
+)
 
 PACKAGES = ("mdc-flower", "flwr", "torch", "torchvision", "torchaudio", "timm", "numpy")
 """Distributions whose versions may change a result; those that are installed are named."""
-
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -44,10 +47,10 @@ def hardware() -> str:
     With the processor stand its vector instructions and the dtype that ``precision = "auto"`` is on
     it: one name is sold with and without bfloat16, which are other bits and other seconds.
     """
-    cores = len(os.sched_getaffinity(0))
-    dtype = pick_autocast_dtype("auto", torch.device("cpu")) or torch.float32
-    kind = f"{torch.backends.cpu.get_cpu_capability()}, {str(dtype).removeprefix('torch.')}"
-    parts = [f"{cores} {'core' if cores == 1 else 'cores'} of {_processor()} ({kind})"]
+    cores = available_cores()
+    dtype = number_format(pick_autocast_dtype("auto", CPU))
+    kind = f"{torch.backends.cpu.get_cpu_capability()}, {dtype}"
+    parts = [f"{cores} {'core' if cores == 1 else 'cores'} of {processor()} ({kind})"]
     parts += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join(parts)
 
@@ -75,12 +78,3 @@ def joined_versions(all_versions: Iterable[Mapping[str, str]]) -> dict[str, str]
         for package, number in one.items():
             by_package.setdefault(package, []).append(number)
     return {package: joined(numbers) for package, numbers in by_package.items()}
-
-
-def _processor() -> str:
-    # platform.processor() is empty on Linux.
-    if CPU_INFO.is_file():
-        for line in CPU_INFO.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -220,6 +220,8 @@ class CoLearning(Strategy):
         opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
+        machines = asks.roster.machines
+        record.machines = {site: machines[site] for site in record.participants if site in machines}
         record.start_evaluation = mean_validation(record.participants)
         if record.failed:
             log(

@@ -19,6 +19,9 @@ from strategies.round_plan import RoundPlan
 
 PROTOCOL_VERSION = 2
 
+LONGEST_TEXT = 128
+"""Characters of a site's text that are kept."""
+
 ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site"
 ORDERS = "orders"
 NUM_EXAMPLES, PLAN_ID, DEADLINE, EVALUATE = "num-examples", "plan-id", "deadline-s", "evaluate"
@@ -59,6 +62,16 @@ class SiteCard:
         Whether Flower's simulation engine made the site.
     protocol : int
         Version of this module's records.
+    device : str
+        What the site computes on, such as ``NVIDIA H100``; empty where an older version of
+        mdc-flower does not say it, as with all that follow.
+    number_format : str
+        Of forward and backward passes, such as ``bfloat16``.
+    threads : int
+        CPU threads; 0 where it is not known.
+    model_code, dataset_code : str
+        SHA-256, in hex, of the user's module that the run names as ``model`` or ``dataset``, as the
+        site has it; empty for none.
     """
 
     name: str
@@ -66,6 +79,19 @@ class SiteCard:
     version: str
     simulated: bool = False
     protocol: int = PROTOCOL_VERSION
+    device: str = ""
+    number_format: str = ""
+    threads: int = 0
+    model_code: str = ""
+    dataset_code: str = ""
+
+    @property
+    def machine(self) -> str:
+        """Return device, number format and threads in one line; empty where they are not known."""
+        if not self.device:
+            return ""
+        count = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
+        return f"{self.device}, {self.number_format}, {count}"
 
     def to_content(self) -> RecordDict:
         """Return the card as the content of a hello reply."""
@@ -93,7 +119,25 @@ class SiteCard:
             )
         if not (isinstance(name, str) and name and isinstance(partitions, int)):
             raise RunError("the node did not give a site name", where="hello reply", got=name)
-        return cls(name, partitions, str(version), record.get("simulated") is True)
+        threads = record.get("threads")
+        return cls(
+            name,
+            partitions,
+            str(version),
+            record.get("simulated") is True,
+            device=_told(record, "device"),
+            number_format=_told(record, "number_format"),
+            threads=threads if isinstance(threads, int) and threads > 0 else 0,
+            model_code=_told(record, "model_code"),
+            dataset_code=_told(record, "dataset_code"),
+        )
+
+
+def _told(record: ConfigRecord, key: str) -> str:
+    """Return a short text of a card, for records and pages; empty where there is none."""
+    value = record.get(key)
+    text = value if isinstance(value, str) else ""
+    return "".join(letter for letter in text if letter.isprintable())[:LONGEST_TEXT]
 
 
 def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:

@@ -95,6 +95,12 @@ class Roster:
         return dict(sorted(latest.items()))
 
     @property
+    def machines(self) -> dict[str, str]:
+        """Return what each site that is online computes with, as far as it says so."""
+        told = {name: self.cards[node].machine for name, node in self.nodes.items()}
+        return {name: machine for name, machine in told.items() if machine}
+
+    @property
     def missing(self) -> list[str]:
         """Return the sites that have been online and are not now, in site order."""
         return sorted(self.names - set(self.nodes))

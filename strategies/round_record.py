@@ -20,6 +20,8 @@ class RoundRecord:
         The round plan, with its id.
     participants : dict
         Metrics of each site whose update was averaged.
+    machines : dict
+        What each of them computes with, as far as it says so: device, number format, threads.
     dropped : dict
         Reason for each site whose reply did not count, or did not come.
     errors : dict
@@ -57,6 +59,7 @@ class RoundRecord:
     round: int
     plan: dict[str, Any]
     participants: dict[str, dict[str, float]] = field(default_factory=dict)
+    machines: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)

@@ -11,6 +11,7 @@ import torch
 
 from mdc_flower.data import load_dataset
 from mdc_flower.task import load_site_task, load_task
+from mdc_flower.workplace import workplace
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -36,6 +37,7 @@ def _forget() -> None:
     load_dataset.cache_clear()
     load_task.cache_clear()
     load_site_task.cache_clear()
+    workplace.cache_clear()
 
 
 @pytest.fixture(autouse=True)

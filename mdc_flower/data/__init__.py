@@ -5,7 +5,7 @@
 """
 
 from mdc_flower.data.contract import Contract
-from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.dataset import DataSet, Examples, Part
 from mdc_flower.data.registry import load_dataset
 from mdc_flower.data.splits import CoordinatorData, SiteData, coordinator_data, site_data
 
@@ -14,6 +14,7 @@ __all__ = [
     "CoordinatorData",
     "DataSet",
     "Examples",
+    "Part",
     "SiteData",
     "coordinator_data",
     "load_dataset",

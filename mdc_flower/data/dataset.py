@@ -41,6 +41,41 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some rows of examples, by their numbers; the examples stay where they are.
+
+    Attributes
+    ----------
+    whole : Examples
+        What the rows are of; may be memory-mapped.
+    rows : ndarray of int64, shape (N,)
+        Numbers of the rows, in the order of the part.
+    """
+
+    whole: Examples
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.rows)
+
+    @property
+    def inputs(self) -> NDArray[np.generic]:
+        """Return a copy of the inputs; `mdc_flower.batches.Tensors` reads them without one."""
+        return self.whole.inputs[self.rows]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Return a copy of the labels."""
+        return self.whole.labels[self.rows]
+
+    @property
+    def groups(self) -> NDArray[np.generic] | None:
+        """Return a copy of the groups."""
+        return None if self.whole.groups is None else self.whole.groups[self.rows]
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Training and test examples of one task.
 

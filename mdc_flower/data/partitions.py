@@ -19,8 +19,8 @@ from strategies.seeds import derive_seed
 
 Rows = NDArray[np.int64]
 
-CUT_VERSION = 2
-"""To be raised with every change of the cut, or of the seeds it uses: cached cuts are then void."""
+CUT_VERSION = 3
+"""Raise it when the cut, its seeds or its stored form change: cached cuts are then void."""
 
 LEAST = 3
 """Examples that every site of a Dirichlet cut has: one is held out for validation, and BatchNorm
@@ -83,9 +83,14 @@ def partition(examples: Examples, spec: PartitionSpec) -> Partition:
         digest.update("\0".join(map(str, examples.groups.tolist())).encode())
     arrays = cached_arrays(
         f"partition-v{CUT_VERSION}-{digest.hexdigest()[:16]}",
-        lambda: {f"{i:05d}": rows for i, rows in enumerate(_cut(examples, spec))},
+        lambda: _joined(_cut(examples, spec)),
     )
-    return Partition(tuple(np.asarray(rows, dtype=np.int64) for rows in arrays.values()))
+    return Partition(tuple(np.split(np.asarray(arrays["rows"]), arrays["ends"][:-1])))
+
+
+def _joined(parts: list[Rows]) -> dict[str, Rows]:
+    """Return all sites' rows in one array: a mapped file for each would use up the descriptors."""
+    return {"rows": np.concatenate(parts), "ends": np.cumsum([len(rows) for rows in parts])}
 
 
 def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:

@@ -13,7 +13,7 @@ from mdc_flower.data.hub import hub_train_texts, load_hub
 from mdc_flower.data.image_folder import load_image_folder
 from mdc_flower.data.reading import Reading
 from mdc_flower.data.text import load_text_folder, train_texts
-from mdc_flower.references import load_reference
+from mdc_flower.references import load_reference, relative_paths_explained
 from strategies.errors import ConfigError, DataError
 
 HUB = "hf"
@@ -140,7 +140,9 @@ def _load(spec: str, data_root: str, reading: Reading) -> DataSet:
     if kind in READERS and ":" in spec:
         return READERS[kind](_under(data_root, kind, path), reading)
     if ":" in spec:
-        dataset = load_reference(spec, "dataset")()
+        function = load_reference(spec, "dataset")
+        with relative_paths_explained(spec, "dataset"):
+            dataset = function()
         if not isinstance(dataset, DataSet):
             raise DataError(
                 "the function did not return a DataSet",

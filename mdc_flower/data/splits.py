@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.dataset import DataSet, Examples, Part
 from mdc_flower.data.partitions import Partition, Rows
 from strategies.seeds import derive_seed
 
@@ -18,16 +18,16 @@ from strategies.seeds import derive_seed
 class SiteData:
     """One site's own examples."""
 
-    train: Examples
-    validation: Examples
+    train: Examples | Part
+    validation: Examples | Part
 
 
 @dataclass(frozen=True)
 class CoordinatorData:
     """What the coordinator evaluates on, and what pooled training would train on."""
 
-    pooled: Examples
-    validation: Examples
+    pooled: Examples | Part
+    validation: Examples | Part
     test: Examples
 
 
@@ -52,7 +52,7 @@ def site_data(
         Share held out, in (0, 1); at least one example stays.
     """
     train, held = _split(dataset, partition, max(partition_id, 0), seed, validation_fraction)
-    return SiteData(dataset.train.take(train), dataset.train.take(held))
+    return SiteData(Part(dataset.train, train), Part(dataset.train, held))
 
 
 def coordinator_data(
@@ -68,8 +68,8 @@ def coordinator_data(
         _split(dataset, partition, part, seed, validation_fraction) for part in range(num_parts)
     ]
     return CoordinatorData(
-        pooled=dataset.train.take(np.sort(np.concatenate([train for train, _ in splits]))),
-        validation=dataset.train.take(np.sort(np.concatenate([held for _, held in splits]))),
+        pooled=Part(dataset.train, np.sort(np.concatenate([train for train, _ in splits]))),
+        validation=Part(dataset.train, np.sort(np.concatenate([held for _, held in splits]))),
         test=dataset.test,
     )
 

@@ -37,6 +37,7 @@ def node_config(kit: SiteKit) -> dict[str, Any]:
         "data-root": kit.data_root,
         "vocabulary": kit.vocabulary_path,
         "device": kit.device,
+        "threads": kit.threads,
         "contract": str(kit.folder / KIT),
         "min-examples": kit.min_examples,
         "metrics": ",".join(kit.metrics),

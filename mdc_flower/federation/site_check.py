@@ -28,7 +28,13 @@ from mdc_flower.data.reading import Reading, TextReading
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.federation.kits import SiteKit
 from mdc_flower.federation.superlink import ABOUT
-from mdc_flower.numerics import pick_autocast_dtype, pick_device
+from mdc_flower.numerics import (
+    available_cores,
+    device_name,
+    number_format,
+    pick_autocast_dtype,
+    pick_device,
+)
 from strategies.errors import ConfigError, DataError, RunError
 
 MIN_FREE_BYTES = 2 * 1024**3
@@ -144,7 +150,9 @@ def _gib(count: float) -> str:
 
 def _device(kit: SiteKit) -> str:
     device = pick_device(kit.device or "auto")
-    return f"{device}, computes in {pick_autocast_dtype('auto', device) or 'float32'}"
+    kind = number_format(pick_autocast_dtype("auto", device))
+    threads = kit.threads or available_cores()
+    return f"{device} ({device_name(device)}), computes in {kind}, CPU threads: {threads}"
 
 
 def _network_checks(kit: SiteKit) -> Iterator[Check]:

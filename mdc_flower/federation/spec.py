@@ -112,6 +112,8 @@ class SiteSettings(ConfigModel):
     data, data_root, vocabulary, device : str
         As in `mdc_flower.config.SiteConfig`; empty where the site says so when it starts. A
         vocabulary may be named relative to the kit's folder as well.
+    threads : int
+        CPU threads of the site; 0 for all cores of its machine.
     min_examples : int
         Training examples that the site has promised.
     metrics : tuple of str
@@ -128,6 +130,7 @@ class SiteSettings(ConfigModel):
     data_root: Line = ""
     vocabulary: Line = ""
     device: Line = ""
+    threads: Annotated[int, Field(ge=0)] = 0
     min_examples: Annotated[int, Field(ge=1)] = 1
     metrics: Metrics = ALL_METRICS
     modules: tuple[Module, ...] = ()

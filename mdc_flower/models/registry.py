@@ -11,7 +11,7 @@ from torch import nn
 from mdc_flower.models.audio import audio_cnn, audio_crnn
 from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
 from mdc_flower.models.text import text_cnn, text_gru
-from mdc_flower.references import load_reference
+from mdc_flower.references import load_reference, relative_paths_explained
 from strategies.errors import ConfigError, MdcError, ModelError
 from strategies.seeds import derive_seed
 
@@ -81,10 +81,11 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "model"))
         try:
-            if _takes_tokens(make):
-                model = make(input_shape, num_classes, num_tokens=num_tokens)
-            else:
-                model = make(input_shape, num_classes)
+            with relative_paths_explained(spec, "model"):
+                if _takes_tokens(make):
+                    model = make(input_shape, num_classes, num_tokens=num_tokens)
+                else:
+                    model = make(input_shape, num_classes)
         except MdcError:
             raise
         except Exception as error:  # any library or user code may be behind the name

@@ -16,7 +16,12 @@ from mdc_flower.reports.run_figures import (
     draw_relative_change,
 )
 from mdc_flower.reports.run_files import RunFiles
-from mdc_flower.reports.run_tables import config_section, incident_tables, round_tables
+from mdc_flower.reports.run_tables import (
+    config_section,
+    incident_tables,
+    recall_tables,
+    round_tables,
+)
 from mdc_flower.reports.series import (
     History,
     Series,
@@ -49,6 +54,7 @@ def run_page(run: RunFiles) -> Page:
             Section(
                 "What it reached",
                 pictures=_metric_pictures(run),
+                tables=recall_tables(run.history, run.summary.get("class-names", ())),
                 text="" if run.history else "No round has finished yet.",
             ),
             Section(
@@ -132,6 +138,7 @@ def _facts(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
         ("BatchNorm's statistics", _recalibrated(summary.get("recalibration", {}))),
         ("mdc-flower", str(summary.get("version", ""))),
         ("mdc-flower at the sites", _site_versions(summary.get("versions", {}))),
+        ("hardware of the sites", _machines(run)),
         ("partition", str(summary.get("partition", {}).get("sha256", ""))),
     ]
     return [(name, value) for name, value in rows if value]
@@ -172,7 +179,7 @@ def _recalibrated(told: Mapping[str, Any]) -> str:
 
 def _scores(metrics: Mapping[str, Any]) -> list[str]:
     return [
-        f"{key.removesuffix('-accuracy')} accuracy {format_percent(value)}"
+        f"{key.replace('-', ' ')} {format_percent(value)}"
         for key, value in metrics.items()
         if key.endswith("-accuracy")
     ]
@@ -185,6 +192,19 @@ def _site_versions(versions: Mapping[str, str]) -> str:
     if len(by_version) == 1:
         return next(iter(by_version))
     return "\n".join(f"{version}: {', '.join(names)}" for version, names in by_version.items())
+
+
+def _machines(run: RunFiles) -> str:
+    """Return what the sites computed with; one that changed is with each machine that it had."""
+    told = [event.get("machines", {}) for event in run.events["run-started"]]
+    told += [line.get("machines", {}) for line in run.history]
+    by_machine: dict[str, set[str]] = {}
+    for machines in told:
+        for site, machine in machines.items():
+            by_machine.setdefault(machine, set()).add(site)
+    return "\n".join(
+        f"{machine}: {', '.join(sites_of([], sites))}" for machine, sites in by_machine.items()
+    )
 
 
 def _moment(seconds: float | None) -> str:

@@ -48,7 +48,9 @@ def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
         "learning rate": [_rates(line) for line in lines],
         f"sites, of {len(sites)}": [str(len(line["participants"])) for line in lines],
         "test accuracy, %": _percent(lines, "evaluation", "test-accuracy"),
+        "test, balanced, %": _percent(lines, "evaluation", "test-balanced-accuracy"),
         "validation accuracy, %": _percent(lines, "evaluation", "validation-accuracy"),
+        "validation, balanced, %": _percent(lines, "evaluation", "validation-balanced-accuracy"),
         "at the sites, before, %": _percent(lines, "start_evaluation", VALIDATION_ACCURACY),
         "at the sites, after, %": _percent(lines, "site_evaluation", VALIDATION_ACCURACY),
         "test loss": [format_number(line["evaluation"].get("test-loss"), 4) for line in lines],
@@ -59,9 +61,45 @@ def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
     }
     known = {name: cells for name, cells in columns.items() if any(cells)}
     rows = list(zip(*known.values(), strict=True))
-    note = "At the sites: accuracy on their validation examples, before and after the round."
-    by_sites = any(name.startswith("at the sites") for name in known)
-    return [Table("Rounds", list(known), rows, numeric=True, note=note if by_sites else "")]
+    notes = {
+        "balanced": "Balanced: the mean recall of the classes.",
+        "at the sites": "At the sites: accuracy on their validation examples, before and after the "
+        "round.",
+    }
+    note = " ".join(text for key, text in notes.items() if any(key in name for name in known))
+    return [Table("Rounds", list(known), rows, numeric=True, note=note)]
+
+
+def recall_tables(history: History, class_names: Sequence[str]) -> list[Table]:
+    """Return the share of each class that the newest model recognizes, lowest first.
+
+    Parameters
+    ----------
+    history
+        The rounds.
+    class_names
+        Of the classes, in order; without them a class has its number.
+    """
+    evaluated = [line["evaluation"] for line in completed(history) if line["evaluation"]]
+    newest = evaluated[-1] if evaluated else {}
+    recalls = {
+        split: newest[f"{split}-recall"]
+        for split in ("test", "validation")
+        if f"{split}-recall" in newest
+    }
+    if not recalls:
+        return []
+    count = len(next(iter(recalls.values())))
+    names = class_names if len(class_names) == count else [str(label) for label in range(count)]
+    cells = {
+        f"{split} recall, %": ["" if value is None else f"{100 * value:.2f}" for value in values]
+        for split, values in recalls.items()
+    }
+    first = next(iter(recalls.values()))
+    order = sorted(range(count), key=lambda label: (first[label] is None, first[label] or 0.0))
+    rows = [[names[label], *(column[label] for column in cells.values())] for label in order]
+    note = "The share of a class's examples that the newest model recognizes, lowest first."
+    return [Table("Recall of each class", ["class", *cells], rows, numeric=True, note=note)]
 
 
 def _rates(line: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from strategies.journal.files import (
     cannot_write,
     cut,
     cut_torn_line,
+    finite,
     link_atomically,
     remove_temporary,
     write_atomically,
@@ -273,8 +274,9 @@ def refuse_used(run_dir: Path, kind: type[MdcError], where: str) -> None:
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary whole."""
-    write_atomically(run_dir / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+    """Write the summary whole; what JSON cannot hold becomes null."""
+    text = json.dumps(finite(summary), indent=2, allow_nan=False)
+    write_atomically(run_dir / SUMMARY, f"{text}\n".encode())
 
 
 def mark_interrupted(run_dir: Path) -> None:

@@ -68,7 +68,8 @@ class Federation:
 
     def start_site(self, number: int, prefix: Sequence[str] = ()) -> Process:
         """Start the SuperNode of a site, through a command such as ``ip netns exec`` if given."""
-        node = f'site="site-{number}" partition-id={number} num-partitions={NUM_SITES}'
+        # As many threads as a simulated site has: the same bits.
+        node = f'site="site-{number}" threads=1 partition-id={number} num-partitions={NUM_SITES}'
         return self._start(
             f"site-{number}",
             "flower-supernode", "--insecure", "--superlink", f"{self.host}:{self.port}",

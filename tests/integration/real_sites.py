@@ -77,6 +77,7 @@ class RealSites:
                     "data": "digits",
                     "data-root": f"/srv/secret-place-of-{name}",
                     "modules": ["tests.faults"],
+                    "threads": 1,  # as many as a simulated site has: the same bits
                     "partition-id": number,
                     "num-partitions": num_sites,
                 }

@@ -1,6 +1,7 @@
 """Admission: which nodes take part, by version and by the register of sites."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,21 @@ NORTH, SOUTH = 8_243_971_190_237_113_041, 18_446_744_073_709_551_615
 
 def card(name: str = "north", version: str = __version__) -> SiteCard:
     return SiteCard(name, 0, version)
+
+
+def test_a_node_with_other_code_of_the_users_takes_no_part(register: Path) -> None:
+    ours = {"model": "a" * 64, "dataset": "b" * 64}
+    for where in ("", str(register)):
+        judge = admission(where, ours).judge
+        assert judge(NORTH, replace(card(), model_code="a" * 64, dataset_code="b" * 64)) is None
+        assert judge(NORTH, card()) is None  # it does not use it, or is of an older version
+        other = judge(NORTH, replace(card(), dataset_code="c" * 64))
+        assert other is not None
+        assert "the module that the run names as 'dataset' is not the same file there" in other
+        assert "cccccccccccc" in other
+        assert "bbbbbbbbbbbb" in other
+        assert "Install the same code at both" in other
+    assert admission("").judge(NORTH, replace(card(), model_code="c" * 64)) is None
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_dropout_neither_shifts_them_nor_draws_anything() -> None:
 
 def test_what_was_there_before_does_not_matter_and_the_site_decides_the_order() -> None:
     data, used = images(10), network()
-    used.train()(PIPELINE(images(8, seed=5).inputs, CPU))
+    used.train()(PIPELINE(images(8, seed=5).inputs[:], CPU))
     assert same_bits(retake(used, data), retake(network(), data))
     assert not same_bits(retake(network(), data, site="b"), retake(network(), data))
 
@@ -122,8 +122,10 @@ def test_folded_statistics_of_the_sites_are_those_of_the_pooled_data() -> None:
         updates.append(Update(f"site-{index}", len(part), arrays, {}))
     folded = pooled_statistics(updates, by_examples, layers)
 
-    pooled = Tensors(torch.cat([part.inputs for part in parts]), torch.zeros(60, dtype=torch.int64))
-    update_bn([PIPELINE(pooled.inputs, CPU)], model)
+    pooled = Tensors(
+        torch.cat([part.inputs[:] for part in parts]), torch.zeros(60, dtype=torch.int64)
+    )
+    update_bn([PIPELINE(pooled.inputs[:], CPU)], model)
     assert folded["0.running_mean"] == pytest.approx(state_of(model)["0.running_mean"], rel=1e-5)
     n = 60 * 16
     assert folded["0.running_var"] == pytest.approx(

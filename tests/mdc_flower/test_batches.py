@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mdc_flower.batches import InputPipeline, Tensors, shuffled, steps_per_epoch
-from mdc_flower.data import Examples
+from mdc_flower.data import Examples, Part, site_data
 from strategies.errors import ConfigError
 from tests.mdc_flower.examples import CPU, dataset_of
 
@@ -268,12 +267,33 @@ def test_the_one_that_is_left_out_is_another_in_other_epochs() -> None:
 def test_tensors_share_the_memory_of_the_examples() -> None:
     examples = Examples(np.arange(6, dtype=np.float32).reshape(3, 2), np.array([0, 1, 0]))
     tensors = Tensors.of(examples)
-    assert len(tensors) == 3
-    assert np.shares_memory(tensors.inputs.numpy(), examples.inputs)
+    assert len(tensors) == len(tensors.inputs) == 3
+    assert np.shares_memory(tensors.inputs[0:2].numpy(), examples.inputs)
     assert np.shares_memory(tensors.labels.numpy(), examples.labels)
 
 
-def test_read_only_memory_is_copied_so_that_torch_cannot_write_to_it(tmp_path: Path) -> None:
+def test_a_batch_has_the_rows_that_are_asked_for_in_that_order() -> None:
+    examples = Examples(np.arange(10, dtype=np.float32)[:, None], np.arange(10))
+    part = Part(examples, np.array([7, 2, 5, 9]))
+    for tensors, numbers in ((Tensors.of(examples), range(10)), (Tensors.of(part), part.rows)):
+        assert len(tensors) == len(tensors.inputs) == len(numbers)
+        assert tensors.labels.tolist() == list(numbers)
+        for index in (torch.tensor([3, 0]), slice(1, 3), slice(2, 50)):
+            expected = np.array(numbers)[index if isinstance(index, slice) else index.numpy()]
+            assert tensors.inputs[index].flatten().tolist() == expected.tolist()
+
+
+def test_a_batch_of_an_array_in_another_order_of_memory_is_contiguous() -> None:
+    images = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5, 3).transpose(0, 3, 1, 2)
+    inputs = Tensors.of(Examples(images, np.array([0, 1]))).inputs
+    for batch in (inputs[torch.tensor([1, 0])], inputs[0:2]):
+        assert batch.is_contiguous()
+    assert np.array_equal(inputs[torch.tensor([1, 0])].numpy(), images[[1, 0]])
+
+
+def test_a_batch_of_read_only_memory_is_a_copy_so_that_torch_cannot_write_to_it(
+    tmp_path: Path,
+) -> None:
     np.save(tmp_path / "inputs.npy", np.arange(6, dtype=np.uint8).reshape(3, 2))
     mapped = np.load(tmp_path / "inputs.npy", mmap_mode="r")
     labels = np.array([0, 1, 0])
@@ -281,9 +301,35 @@ def test_read_only_memory_is_copied_so_that_torch_cannot_write_to_it(tmp_path: P
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of memory that it must not write to
         tensors = Tensors.of(Examples(mapped, labels))
-    writes: tuple[Tensor, Tensor] = (tensors.inputs, tensors.labels)
-    for tensor in writes:
-        tensor += 1
+        batches = [tensors.inputs[0:3], tensors.inputs[torch.arange(3)], tensors.labels]
+    for batch in batches:
+        batch += 1
     assert np.load(tmp_path / "inputs.npy").tolist() == [[0, 1], [2, 3], [4, 5]]
     assert labels.tolist() == [0, 1, 0]
-    assert tensors.inputs.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert [batch.tolist() for batch in batches[:2]] == [[[1, 2], [3, 4], [5, 6]]] * 2
+
+
+def own_bytes() -> int:
+    """Return the memory of this process that is not that of a mapped file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("this kernel does not tell")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells, others do not")
+def test_the_parts_of_mapped_images_stay_mapped(tmp_path: Path) -> None:
+    # 256 MiB without content: the file takes no room on disk.
+    count = 256
+    shape = (count, 1, 1024, 1024)
+    np.lib.format.open_memmap(tmp_path / "images.npy", "w+", np.uint8, shape).flush()
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+    examples = Examples(images, np.arange(count) % 2)
+    before = own_bytes()
+    dataset = dataset_of(examples, examples)
+    splits = [site_data(dataset, None, 0, 1, fraction) for fraction in (0.5, 0.2)]
+    parts = [part for split in splits for part in (split.train, split.validation)]
+    tensors = [Tensors.of(part) for part in (*parts, examples)]
+    seen = sum(int(one.inputs[torch.arange(4)].sum()) for one in tensors)
+    assert seen == 0
+    assert own_bytes() - before < 64 * 2**20

@@ -16,12 +16,16 @@ from PIL import Image
 
 import mdc_flower
 from mdc_flower.client_app import TRACE_CALLS, TRACE_LINES, app, without_paths
-from mdc_flower.config import read_run_config
+from mdc_flower.config import read_run_config, read_site_config
+from mdc_flower.data import Part, load_dataset
 from mdc_flower.data.contract import Contract
+from mdc_flower.numerics import available_cores, processor
+from mdc_flower.site_card import run_code
 from mdc_flower.site_client import model_arrays
 from mdc_flower.site_log import SITE_LOG
-from mdc_flower.task import load_task
+from mdc_flower.task import load_site_task, load_task
 from mdc_flower.training import EvalResult
+from mdc_flower.workplace import site_client, workplace
 from strategies.averaging import Update
 from strategies.errors import ConfigError, DataError, MdcError, PlanError
 from strategies.messages import (
@@ -29,12 +33,14 @@ from strategies.messages import (
     METRICS,
     ORDERS,
     PLAN,
+    STATISTICS,
     TRAIN_METRICS,
     VALIDATION_METRICS,
     SiteCard,
     arrays_to_record,
     evaluate_content,
     record_to_arrays,
+    statistics_content,
     train_content,
 )
 from strategies.reply_gate import Rejection, judge_evaluate, judge_train
@@ -76,6 +82,18 @@ def caused():
         broken()
     except OSError as error:
         raise RuntimeError("Jane's scan") from error
+
+clock = [1000.0]
+
+def slow():
+    clock[0] += 50.0
+    return halves()
+
+built = []
+
+def counted(shape, classes):
+    built.append(shape)
+    return noisy(shape, classes)
 
 def noisy(shape, classes):
     from torch import nn
@@ -166,9 +184,40 @@ def test_a_hello_is_answered_with_the_sites_card(
     node: dict[str, Any], card: tuple[str, int, bool]
 ) -> None:
     name, num_partitions, simulated = card
-    reply = ask(MessageType.QUERY, RecordDict(), context(node))
-    assert SiteCard.from_content(reply.content) == SiteCard(
-        name, num_partitions, mdc_flower.__version__, simulated
+    told = card_of(context(node, threads_per_site=3, precision="bf16"))
+    assert told == SiteCard(
+        name,
+        num_partitions,
+        mdc_flower.__version__,
+        simulated,
+        device=processor(),
+        number_format="bfloat16",
+        threads=3 if simulated else available_cores(),
+    )
+    assert told.machine.startswith(f"{processor()}, bfloat16, ")
+
+
+def card_of(where: Context) -> SiteCard:
+    return SiteCard.from_content(ask(MessageType.QUERY, RecordDict(), where).content)
+
+
+def test_a_card_says_which_code_the_sites_own_modules_are(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"model": "client_lab:noisy", "dataset": "client_lab:halves"}
+    told = card_of(context(**keys))
+    digest = run_code(read_run_config(RUN | keys))["model"]
+    assert (told.model_code, told.dataset_code) == (digest, digest)
+    assert len(digest) == 64
+    # A site with data of its own does not use the run's, and tells nothing of what it forbids.
+    own = {"site": "north", "data": "digits"}
+    assert card_of(context(own, **keys)).dataset_code == ""
+    assert card_of(context({**own, "modules": ""}, **keys)).model_code == ""
+    assert card_of(context()).model_code == ""
+
+
+def test_a_site_whose_device_is_not_there_says_so_in_its_answer_to_a_hello() -> None:
+    where = context({"site": "north", "device": "abacus"})
+    assert "device: this machine has no such device" in reason(
+        ask(MessageType.QUERY, RecordDict(), where)
     )
 
 
@@ -305,6 +354,57 @@ def test_a_model_whose_loss_is_no_number_costs_no_site_its_update(
         "validation-loss": None,
     }
     assert isinstance(judge_train(reply, "site-0", PLANNED.plan_id, initial()), Update)
+
+
+@pytest.mark.parametrize("kind", [MessageType.TRAIN, STATISTICS])
+def test_the_deadline_counts_from_the_arrival_of_the_message_while_data_are_read(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    import client_lab  # type: ignore[import-not-found]
+
+    clock = SimpleNamespace(monotonic=lambda: client_lab.clock[0])
+    for module in ("client_app", "site_client", "training", "batch_norm"):
+        monkeypatch.setattr(f"mdc_flower.{module}.time", clock)
+    keys: dict[str, Any] = {"dataset": "client_lab:slow", "model": "client_lab:noisy"}
+    where = context(batch_norm="recalibrate", **keys)
+    arrays = arrays_to_record(initial(**keys))
+
+    def reply(deadline_s: float) -> Message:
+        load_dataset.cache_clear()
+        load_task.cache_clear()
+        load_site_task.cache_clear()
+        workplace.cache_clear()
+        train = train_content(arrays, PLANNED, deadline_s)
+        content = (
+            train if kind == MessageType.TRAIN else statistics_content(arrays, "p", deadline_s)
+        )
+        return ask(kind, content, where)
+
+    assert reply(51.0).has_content()
+    assert "DeadlineError" in reason(reply(50.0))
+    # What is at hand takes no time.
+    content = train_content(arrays, PLANNED, 50.0)
+    assert ask(MessageType.TRAIN, content, where).has_content()
+
+
+def test_the_simulated_sites_of_a_process_share_one_model_and_one_data_set() -> None:
+    keys: dict[str, Any] = {"model": "client_lab:counted", "dataset": "client_lab:halves"}
+    import client_lab
+
+    arrays = initial(**keys)
+    client_lab.built.clear()
+    run = read_run_config(RUN | keys)
+    sites = [context({"partition-id": site, "num-partitions": 10}, **keys) for site in range(10)]
+    first = [trained(ask_to_train(site, arrays=arrays)) for site in sites]
+    again = [trained(ask_to_train(site, arrays=arrays)) for site in sites]
+    assert first == again
+    assert len({tuple(sorted(one.items())) for one in first}) == len(sites)
+    assert len(client_lab.built) == 1
+    clients = [site_client(run, read_site_config(site.node_config)) for site in sites]
+    assert len({id(client.model) for client in clients}) == 1
+    parts = [part for one in clients for part in (one.data.train, one.data.validation)]
+    assert len({id(part.whole) for part in parts if isinstance(part, Part)}) == 1
+    assert sum(len(part) for part in parts) == 40
 
 
 def test_the_time_for_evaluation_is_taken_from_the_deadline(
@@ -598,8 +698,12 @@ def test_the_message_is_left_as_it_was() -> None:
     assert content.config_records[PLAN] == ConfigRecord(dict(PLANNED.to_config_record()))
 
 
-def test_training_and_evaluation_are_on_the_configs_threads(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("real", "threads", "expected"),
+    [(False, None, 3), (True, None, available_cores()), (True, 0, available_cores()), (True, 4, 4)],
+)
+def test_a_simulated_site_computes_on_the_runs_threads_and_a_real_one_on_its_own(
+    tmp_path: Path, real: bool, threads: int | None, expected: int
 ) -> None:
     (tmp_path / "client_threads.py").write_text(
         "import torch\n"
@@ -613,12 +717,15 @@ def test_training_and_evaluation_are_on_the_configs_threads(
     )
     keys: dict[str, Any] = {"model": "client_threads:net", "threads_per_site": 3}
     arrays = initial(**keys)
+    node = {"site": "north", **({} if threads is None else {"threads": threads})}
+    where = context(node if real else None, **keys)
     import client_threads  # type: ignore[import-not-found]
 
     client_threads.seen.clear()
     # The model is built, and tried on two examples, before: only training itself counts here.
-    ask_to_train(context(**keys), arrays=arrays)
+    ask_to_train(where, arrays=arrays)
     client_threads.seen.clear()
-    ask_to_train(context(**keys), arrays=arrays)
-    ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(arrays)), context(**keys))
-    assert client_threads.seen == {3}
+    ask_to_train(where, arrays=arrays)
+    ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(arrays)), where)
+    assert client_threads.seen == {expected}
+    assert card_of(where).threads == expected

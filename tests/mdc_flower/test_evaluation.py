@@ -105,6 +105,9 @@ def test_a_runs_model_is_evaluated_on_the_test_examples_of_its_data_set(
 ) -> None:
     result = evaluate_run(run_directory(tmp_path / "run"), "", "", best)
     assert result.pop("loss") > 0
+    recall = result.pop("recall")
+    assert list(recall) == [str(digit) for digit in range(10)]
+    assert result.pop("balanced-accuracy") == pytest.approx(np.mean(list(recall.values())))
     assert result == {
         "model": name,
         "dataset": "digits",

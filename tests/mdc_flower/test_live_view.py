@@ -54,6 +54,12 @@ def lines_of(*events: dict[str, Any]) -> list[str]:
     return [line for event in events if (line := state.apply(event)) is not None]
 
 
+def test_balanced_accuracy_stands_beside_accuracy() -> None:
+    scores = {"test-accuracy": 0.98, "test-balanced-accuracy": 0.5, "test-recall": [1.0, 0.0]}
+    (_, first) = lines_of(STARTED, ROUND, finished(evaluation=scores))
+    assert "accuracy: test 0.9800 (balanced 0.5000), relative" in first
+
+
 def test_a_run_is_a_line_at_its_start_and_one_a_round() -> None:
     start, first = lines_of(STARTED, ROUND, answered("north"), answered("south"), finished())
     assert start == "2 sites: north, south"

@@ -1,15 +1,27 @@
 """Device, number format and threads."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
+from mdc_flower.numerics import (
+    available_cores,
+    deterministic,
+    device_name,
+    number_format,
+    pick_autocast_dtype,
+    pick_device,
+    processor,
+    repeatable,
+)
 from strategies.errors import ConfigError
 from tests.mdc_flower.examples import CPU
 
 CUDA = torch.device("cuda")
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -71,27 +83,89 @@ def test_auto_is_bfloat16_where_the_gpu_computes_with_it_and_does_not_emulate_it
     assert pick_autocast_dtype("auto", CUDA) is dtype
 
 
-def settings() -> tuple[int, bool, bool]:
-    cudnn = torch.backends.cudnn
-    return torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+@dataclass(frozen=True)
+class Settings:
+    """All that decides whether bits repeat."""
+
+    threads: int
+    deterministic: bool
+    benchmark: bool
+    tf32: bool
+    algorithms: bool
+    warn_only: bool
+    fill: bool
+
+
+def settings() -> Settings:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return Settings(
+        torch.get_num_threads(),
+        cudnn.deterministic,
+        cudnn.benchmark,
+        cudnn.allow_tf32 or matmul.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        deterministic.fill_uninitialized_memory,
+    )
+
+
+REPEATABLE = Settings(3, True, False, False, True, True, True)
 
 
 @pytest.mark.parametrize("benchmark", [True, False])
-def test_inside_threads_are_fixed_and_kernels_repeatable_and_after_all_is_as_before(
+def test_on_a_gpu_threads_are_fixed_and_kernels_repeatable_and_after_all_is_as_before(
     monkeypatch: pytest.MonkeyPatch, benchmark: bool
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", benchmark)
+    monkeypatch.setattr(deterministic, "fill_uninitialized_memory", False)
+    monkeypatch.delenv(CUBLAS, raising=False)
+    before = settings()
+    assert before.tf32  # cuDNN's convolutions have it by default
+    with repeatable(3, CUDA):
+        assert settings() == REPEATABLE
+        assert os.environ[CUBLAS] == ":4096:8"
+        with repeatable(2, CUDA):
+            assert settings() == replace(REPEATABLE, threads=2)
+        assert settings() == REPEATABLE
+    assert settings() == before
+
+
+def test_a_workspace_of_cublas_that_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CUBLAS, ":16:8")
+    with repeatable(1, CUDA):
+        assert os.environ[CUBLAS] == ":16:8"
+
+
+def test_on_a_processor_only_the_threads_are_fixed() -> None:
     before = settings()
     with repeatable(3):
-        assert settings() == (3, True, False)
+        assert settings() == replace(before, threads=3)
         with repeatable(2):
-            assert settings() == (2, True, False)
-        assert settings() == (3, True, False)
+            assert settings() == replace(before, threads=2)
+        assert settings() == replace(before, threads=3)
     assert settings() == before
+
+
+def test_there_is_a_core_and_not_more_than_the_machine_has() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_the_cores_are_counted_where_processes_cannot_be_tied_to_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert available_cores() == os.cpu_count()
+
+
+def test_number_formats_and_devices_have_names() -> None:
+    names = [number_format(dtype) for dtype in (None, torch.bfloat16, torch.float16)]
+    assert names == ["float32", "bfloat16", "float16"]
+    assert device_name(CPU) == processor() != ""
+    assert device_name(torch.device("mps")) == "mps"
 
 
 def test_the_settings_are_given_back_also_after_an_error() -> None:
     before = settings()
-    with pytest.raises(ArithmeticError), repeatable(before[0] + 1):
+    with pytest.raises(ArithmeticError), repeatable(before.threads + 1, CUDA):
         raise ArithmeticError
     assert settings() == before

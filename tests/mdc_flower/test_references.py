@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mdc_flower.data import load_dataset
+from mdc_flower.models import build_model
 from mdc_flower.references import load_reference
 from strategies.errors import ConfigError
 
@@ -50,6 +52,37 @@ def test_what_is_not_there_is_refused_by_name(reference: str, named: str) -> Non
         load_reference(reference, "dataset")
     assert named in str(caught.value)
     assert (caught.value.where, caught.value.got) == ("dataset", reference)
+
+
+def test_a_relative_path_that_leads_nowhere_is_answered_with_the_folder_it_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reference_files.py").write_text(
+        "import torch\n"
+        "def net(shape, classes):\n"
+        "    return torch.load('weights/backbone.pt', weights_only=False)\n"
+        "def data():\n"
+        "    return open('scans/index.csv')\n"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ConfigError) as caught:
+        build_model("reference_files:net", (1, 8, 8), 10, seed=1)
+    assert (caught.value.where, caught.value.got) == ("model", "weights/backbone.pt")
+    assert f"works in {elsewhere}" in caught.value.hint
+    assert "absolute path" in caught.value.hint
+    with pytest.raises(ConfigError) as caught:
+        load_dataset("reference_files:data")
+    assert (caught.value.where, caught.value.got) == ("dataset", "scans/index.csv")
+
+
+def test_an_absolute_path_that_leads_nowhere_is_the_users_own_affair(tmp_path: Path) -> None:
+    (tmp_path / "reference_absolute.py").write_text(
+        "def data():\n    return open('/nowhere/index.csv')\n"
+    )
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/index\.csv"):
+        load_dataset("reference_absolute:data")
 
 
 def test_a_module_that_is_not_found_is_answered_with_what_to_do() -> None:

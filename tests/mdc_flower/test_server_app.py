@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from flwr.app import Context, Message
 
-from mdc_flower import __version__
+from mdc_flower import __version__, client_app
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.engines import run_in_process
 from mdc_flower.evaluation import evaluate_run
+from mdc_flower.numerics import processor
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, EngineError, QuorumError, RunError
 from strategies.journal.files import StorageError
@@ -38,6 +40,7 @@ def config(tmp_path: Path) -> RunConfig:
             "num-rounds": 1,
             "epochs": "fixed",
             "local-epochs": 1,
+            "precision": "none",
             "output-dir": str(tmp_path / "run"),
         }
     )
@@ -59,6 +62,46 @@ def test_a_run_that_finished_says_so_and_what_it_took(config: RunConfig) -> None
     assert (run_dir / "report.png").is_file()
     assert [event["status"] for event in read_events(run_dir, "run-ended")] == ["finished"]
     assert not (run_dir / OWNER).exists()
+
+
+def test_a_run_says_what_its_sites_compute_with_and_how_well_each_class_is_known(
+    config: RunConfig,
+) -> None:
+    run_in_process(config, 2)
+    (evaluation,) = [line["evaluation"] for line in read_history(Path(config.output_dir))]
+    for split in ("validation", "test"):
+        recall = evaluation[f"{split}-recall"]
+        assert len(recall) == 10
+        known = [value for value in recall if value is not None]
+        assert evaluation[f"{split}-balanced-accuracy"] == pytest.approx(sum(known) / len(known))
+    assert summary_of(config)["final"] == evaluation
+    assert summary_of(config)["class-names"] == [str(digit) for digit in range(10)]
+    machine = f"{processor()}, float32, 1 thread"
+    machines = {"site-0": machine, "site-1": machine}
+    assert summary_of(config)["machines"] == machines
+    (started,) = read_events(Path(config.output_dir), "run-started")
+    assert started["machines"] == machines
+    assert [line["machines"] for line in read_history(Path(config.output_dir))] == [machines]
+
+
+def test_a_site_with_other_code_behind_the_runs_name_for_it_takes_no_part(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    lab = tmp_path / "server_lab.py"
+    lab.write_text("from mdc_flower.models.small import mlp\n")
+
+    def edited(message: Message, context: Context) -> Message:
+        # The site's copy has one line more.
+        lab.write_text("from mdc_flower.models.small import mlp\nx = 1\n")
+        return client_app.app(message, context)
+
+    own = config.model_copy(update={"model": "server_lab:mlp", "wait_for_sites_s": 0.05})
+    with pytest.raises(QuorumError, match="only 0 of 2 sites came online") as caught:
+        run_in_process(own, 2, client=edited)  # type: ignore[arg-type]
+    assert "the module that the run names as 'model' is not the same file there" in str(
+        caught.value.got
+    )
 
 
 @pytest.mark.parametrize(

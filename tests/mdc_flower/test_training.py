@@ -674,11 +674,24 @@ def test_evaluation_is_exact_over_more_examples_than_a_batch_holds() -> None:
     assert result.loss == pytest.approx((300 * math.log1p(1 / E) + 100 * math.log1p(E**2)) / 400)
 
 
+def test_a_model_that_never_finds_the_rare_class_is_seen_by_its_recall() -> None:
+    # 98 of 100 are healthy, class 0, and the model says so of everyone. Class 2 has no examples.
+    data = vectors([[1.0]] * 100, [0] * 98 + [1] * 2)
+    result = evaluate(linear([[1.0], [0.0], [0.0]]), data, RAW, CPU)
+    assert result.accuracy == 0.98
+    assert (result.class_counts, result.class_right) == ((98, 2, 0), (98, 0, 0))
+    assert result.recall[:2] == [1.0, 0.0]
+    assert math.isnan(result.recall[2])
+    assert result.balanced_accuracy == 0.5
+
+
 def test_evaluation_of_nothing_is_not_a_number() -> None:
     result = evaluate(linear([[1.0], [0.0]]), Tensors(torch.zeros(0, 1), torch.zeros(0)), RAW, CPU)
     assert result.num_examples == 0
     assert math.isnan(result.loss)
     assert math.isnan(result.accuracy)
+    assert math.isnan(result.balanced_accuracy)
+    assert result.recall == []
 
 
 @pytest.mark.parametrize("training", [True, False])

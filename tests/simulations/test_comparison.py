@@ -10,17 +10,18 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from mdc_flower.config import read_site_config
+from mdc_flower.config import RunConfig, read_site_config
 from mdc_flower.task import load_task
 from simulations.arm import ARMS_DIR, load_arm
 from simulations.baselines import train_without_exchange
-from simulations.comparison import results_of, run_comparison
+from simulations.comparison import results_of, run_comparison, shared_gpus, visible_gpus
 from simulations.comparison_file import Comparison, Tuning, read_comparison
 from simulations.job_files import RESULT, Finished
 from simulations.jobs import Job, run_job
 from simulations.outcome import Outcome, Point
 from simulations.tables import tuning_table
 from simulations.tuning import ArmTuning
+from simulations.workers import VISIBLE_GPUS
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, QuorumError, RunError
 from strategies.journal.run_directory import SUMMARY, RunDirectory, read_events, read_history
@@ -417,3 +418,34 @@ def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> No
     ]
     summary = json.loads((tmp_path / "co-learning/seed-1" / SUMMARY).read_text())
     assert summary["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("count", "named", "gpus"),
+    [
+        (0, None, []),
+        (3, None, ["0", "1", "2"]),
+        (2, "GPU-a,GPU-b", ["GPU-a", "GPU-b"]),
+        (1, "5,-1,6", ["5"]),
+    ],
+)
+def test_the_gpus_of_the_machine_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, count: int, named: str | None, gpus: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv(VISIBLE_GPUS, raising=False)
+    if named is not None:
+        monkeypatch.setenv(VISIBLE_GPUS, named)
+    assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus"),
+    [(["auto", "cuda"], ["0", "1"]), (["auto", "cuda:1"], []), (["cpu"], [])],
+)
+def test_the_gpus_are_shared_out_unless_a_config_names_one(
+    monkeypatch: pytest.MonkeyPatch, devices: list[str], gpus: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv(VISIBLE_GPUS, raising=False)
+    assert shared_gpus({device: [RunConfig(device=device)] for device in devices}) == gpus

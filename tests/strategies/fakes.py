@@ -228,6 +228,8 @@ class LinearSite:
         Of a model on the site's validation examples, by its first value.
     num_validation
         Validation examples; 0 for as many as there are to train on.
+    device
+        What its card says it computes on; empty for a card of an older version.
     withheld
         Metrics that it keeps to itself.
     faults
@@ -245,6 +247,7 @@ class LinearSite:
     accuracy: Callable[[float], float] = lambda value: 0.0
     num_validation: int = 0
     simulated: bool = False
+    device: str = ""
     withheld: Collection[str] = ()
     faults: dict[int, Fault] = field(default_factory=dict)
     evaluate_fault: Fault | None = None
@@ -256,7 +259,15 @@ class LinearSite:
         match message.metadata.message_type:
             case MessageType.QUERY:
                 self.num_hellos += 1
-                card = SiteCard(self.name, self.num_partitions, "test", self.simulated)
+                card = SiteCard(
+                    self.name,
+                    self.num_partitions,
+                    "test",
+                    self.simulated,
+                    device=self.device,
+                    number_format="bfloat16" if self.device else "",
+                    threads=8 if self.device else 0,
+                )
                 return Message(card.to_content(), reply_to=message)
             case MessageType.TRAIN:
                 return self._train(message)

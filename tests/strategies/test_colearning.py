@@ -290,6 +290,15 @@ def test_one_bad_site_a_round_is_dropped_by_name_and_the_others_are_averaged_exa
     assert not any(record.failed for record in watcher.records)
 
 
+def test_a_round_says_what_each_site_that_took_part_computes_with() -> None:
+    sites = three_sites(c={1: silent})
+    sites[0].device, sites[2].device = "NVIDIA H100", "EPYC"
+    watcher, _ = run(grid_of(*sites), fedavg(2, 1, 0.1))
+    first = {"a": "NVIDIA H100, bfloat16, 8 threads"}
+    second = first | {"c": "EPYC, bfloat16, 8 threads"}
+    assert [record.machines for record in watcher.records] == [first, second]
+
+
 def test_a_reply_to_the_plan_of_another_round_is_dropped() -> None:
     kept: list[RecordDict] = []
 

@@ -1,5 +1,8 @@
 """Messages: what a train message carries beside the model, and what a site refuses in it."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
@@ -9,6 +12,7 @@ from strategies.messages import (
     ARRAYS,
     DEADLINE,
     EVALUATE,
+    LONGEST_TEXT,
     ORDERS,
     PLAN,
     PROTOCOL_VERSION,
@@ -68,6 +72,42 @@ def test_a_card_that_says_nothing_of_a_simulation_is_a_real_sites() -> None:
     del record["simulated"]
     assert not SiteCard.from_content(told).simulated
     assert PROTOCOL_VERSION == 2
+
+
+HARDWARE: dict[str, Any] = {"device": "NVIDIA H100", "number_format": "bfloat16", "threads": 16}
+CODE: dict[str, Any] = {"model_code": "a" * 64, "dataset_code": "b" * 64}
+
+
+def test_a_card_says_what_the_site_computes_with_and_which_code_it_has() -> None:
+    card = SiteCard("north", 0, "1.0", **HARDWARE, **CODE)
+    assert SiteCard.from_content(card.to_content()) == card
+    assert card.machine == "NVIDIA H100, bfloat16, 16 threads"
+    assert replace(card, threads=1).machine == "NVIDIA H100, bfloat16, 1 thread"
+
+
+def test_a_card_of_an_older_version_is_understood_without_what_it_does_not_say() -> None:
+    told = SiteCard("north", 0, "1.0", **HARDWARE, **CODE).to_content()
+    (record,) = told.config_records.values()
+    for key in (*HARDWARE, *CODE):
+        del record[key]
+    assert SiteCard.from_content(told) == SiteCard("north", 0, "1.0")
+    assert SiteCard("north", 0, "1.0").machine == ""
+
+
+@pytest.mark.parametrize("value", [7, True, 0.5, ["x"], b"x"])
+def test_what_is_no_text_on_a_card_is_left_out(value: Any) -> None:
+    told = SiteCard("north", 0, "1.0", **HARDWARE).to_content()
+    (record,) = told.config_records.values()
+    record["device"] = value
+    record["threads"] = -3
+    assert SiteCard.from_content(told) == SiteCard("north", 0, "1.0", number_format="bfloat16")
+
+
+def test_a_long_text_on_a_card_is_cut_and_is_one_line() -> None:
+    told = SiteCard("north", 0, "1.0", device="two\nlines " + "x" * 5000).to_content()
+    device = SiteCard.from_content(told).device
+    assert device.startswith("twolines xxx")
+    assert len(device) == LONGEST_TEXT
 
 
 @pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan"), 60, "60"])

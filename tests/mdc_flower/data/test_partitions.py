@@ -1,6 +1,7 @@
 """How training examples are cut into sites: all of them, each once, the same everywhere."""
 
 import os
+import resource
 import subprocess
 import sys
 from itertools import pairwise
@@ -63,6 +64,20 @@ def test_rows_are_sorted_whole_numbers(kind: str) -> None:
     for rows in cut(kind, 4).rows:
         assert rows.dtype == np.int64
         assert (np.diff(rows) > 0).all()
+
+
+def test_many_sites_need_no_more_file_descriptors_than_few() -> None:
+    many = 300
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cut("size-skew", 2)  # what a first cut imports is read now
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 32, hard))
+    try:
+        parts = cut("size-skew", many, examples(3 * many), size_ratio=1.0)
+        held = [parts.rows[site] for site in range(many)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sizes(parts) == [3] * many
+    assert np.array_equal(np.sort(np.concatenate(held)), np.arange(3 * many))
 
 
 def equal(one: Partition, other: Partition) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mdc_flower.data import DataSet, Examples, coordinator_data, site_data
+from mdc_flower.data import DataSet, Examples, Part, coordinator_data, site_data
 from mdc_flower.data.partitions import Partition
 from tests.mdc_flower.examples import dataset_of, numbered
 
@@ -17,7 +17,7 @@ def data(num_train: int = NUM_TRAIN) -> DataSet:
     return dataset_of(numbered(num_train), Examples(test.inputs + 1000, test.labels))
 
 
-def rows(examples: Examples) -> list[int]:
+def rows(examples: Examples | Part) -> list[int]:
     """Return the rows of the data set that these examples are."""
     return examples.inputs[:, 0].astype(int).tolist()  # type: ignore[no-any-return]
 

@@ -68,7 +68,7 @@ def test_a_coordinator_kit_says_what_its_commands_need(federation: Federation) -
 
 def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     site = (
-        '[[site]]\nname = "x"\ndata-root = "/d"\ndevice = "cuda:1"\nmin-examples = 7\n'
+        '[[site]]\nname = "x"\ndata-root = "/d"\ndevice = "cuda:1"\nmin-examples = 7\nthreads = 6\n'
         'metrics = ["num-examples"]\npartition-id = 1\nnum-partitions = 3\n'
         'vocabulary = "words.txt"\n'
     )
@@ -77,6 +77,7 @@ def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     federation.provision(text, revoke=["berlin", "lisbon"])
     kit = read_site_kit(federation.kits / "x")
     assert (kit.data_root, kit.device, kit.min_examples) == ("/d", "cuda:1", 7)
+    assert kit.threads == node_config(kit)["threads"] == 6
     assert (kit.metrics, kit.partition_id, kit.num_partitions) == (("num-examples",), 1, 3)
     assert kit.vocabulary_path == node_config(kit)["vocabulary"] == str(kit.folder / "words.txt")
     assert kit.model_copy(update={"vocabulary": "/else/words.txt"}).vocabulary_path == (

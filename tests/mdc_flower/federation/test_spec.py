@@ -66,6 +66,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         data-root = "/d"
         vocabulary = "/v"
         device = "cuda:1"
+        threads = 6
         min-examples = 50
         metrics = ["train-loss", "num-examples"]
         modules = ["lab.scans"]
@@ -84,6 +85,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "data_root": "/d",
         "vocabulary": "/v",
         "device": "cuda:1",
+        "threads": 6,
         "min_examples": 50,
         "metrics": ("train-loss", "num-examples"),
         "modules": ("lab.scans",),

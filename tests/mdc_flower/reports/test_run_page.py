@@ -144,6 +144,44 @@ def test_the_head_says_how_a_finished_run_ended(tmp_path: Path) -> None:
     }
 
 
+def test_the_recall_of_each_class_stands_in_a_table_lowest_first(tmp_path: Path) -> None:
+    scores = {
+        "test-accuracy": 0.9,
+        "test-balanced-accuracy": 0.475,
+        "test-recall": [0.95, None, 0.0],
+        "validation-recall": [1.0, 0.5, 0.25],
+    }
+    history = [line(1), line(2) | {"evaluation": scores}]
+    for names, shown in ((["well", "odd", "ill"], ["ill", "well", "odd"]), ([], ["2", "0", "1"])):
+        summary = FINISHED | {"class-names": names}
+        (folder := tmp_path / str(len(names))).mkdir()
+        page = run_page(read_run(run_dir(folder, history, summary)))
+        (table,) = [t for s in page.sections for t in s.tables if t.caption.startswith("Recall")]
+        assert list(table.columns) == ["class", "test recall, %", "validation recall, %"]
+        assert [row[0] for row in table.rows] == shown
+        assert [list(row[1:]) for row in table.rows] == [
+            ["0.00", "25.00"],
+            ["95.00", "100.00"],
+            ["", "50.00"],
+        ]
+        (rounds,) = [t for s in page.sections for t in s.tables if t.caption == "Rounds"]
+        column = list(rounds.columns).index("test, balanced, %")
+        assert [row[column] for row in rounds.rows] == ["", "47.50"]
+        assert rounds.note == "Balanced: the mean recall of the classes."
+
+
+def test_the_head_says_what_each_site_computed_with(tmp_path: Path) -> None:
+    old, new = "EPYC, float32, 8 threads", "NVIDIA H100, bfloat16, 16 threads"
+    started = event("run-started", sites=["site-0", "site-10"], machines={"site-0": old})
+    history = [
+        line(1) | {"machines": {"site-0": old, "site-10": old}},
+        line(2) | {"machines": {"site-0": old, "site-10": new}},
+    ]
+    page = run_page(read_run(run_dir(tmp_path, history, FINISHED, {}, [started])))
+    told = dict(page.facts)["hardware of the sites"]
+    assert told == f"{old}: site-0, site-10\n{new}: site-10"
+
+
 def test_what_was_done_after_the_last_round_counts(tmp_path: Path) -> None:
     summary = FINISHED | {
         "final": {"test-accuracy": 0.9},
