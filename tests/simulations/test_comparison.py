@@ -7,13 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 
-from mdc_flower.config import read_site_config
-from mdc_flower.task import load_task
 from simulations.arm import ARMS_DIR, load_arm
-from simulations.baselines import train_without_exchange
 from simulations.comparison import results_of, run_comparison
 from simulations.comparison_file import Comparison, Tuning, read_comparison
 from simulations.job_files import RESULT, Finished
@@ -345,32 +341,6 @@ def test_an_interrupted_job_of_another_config_is_refused_and_left_as_it_is(
         run_job(job_in(tmp_path / "job", **{key: 2}))
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
-
-
-def test_pooled_training_is_on_exactly_what_the_sites_train_on(cache: None) -> None:
-    config = load_arm("centralized", ARMS_DIR, {}).config(SMALL)
-    task = load_task(config)
-    sites = [
-        task.site_data(read_site_config({"partition-id": site, "num-partitions": 2})).train
-        for site in range(2)
-    ]
-    union = np.concatenate([site.inputs for site in sites]).reshape(-1, 64)
-    pooled = task.coordinator_data(2).pooled.inputs.reshape(-1, 64)
-    assert len(pooled) == 180, "200 examples, 10 of the 100 of each site held out"
-    assert sorted(map(bytes, union)) == sorted(map(bytes, pooled))
-
-
-def test_training_without_exchange_repeats_to_the_bit(cache: None) -> None:
-    config = load_arm("one-site", ARMS_DIR, {}).config(SMALL, seed=5)
-    first, second = (train_without_exchange(config, "one-site") for _ in range(2))
-    assert without_seconds(first) == without_seconds(second)
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in ARMS_DIR.glob("*.toml")))
-def test_every_arm_of_the_project_loads(name: str) -> None:
-    arm = load_arm(name, ARMS_DIR, {})
-    more = {"num_rounds": 2} if arm.table.rounds_of else {}
-    assert arm.config(SMALL, **more).epoch_budget == 4
 
 
 @pytest.mark.parametrize(

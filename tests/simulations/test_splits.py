@@ -41,13 +41,6 @@ def comparison_of(split: str) -> tuple[Comparison, list[Arm]]:
     return read_comparison(COMPARISONS_DIR / f"{split}.toml")
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_comparison_of_splits_has_the_three_arms(split: str) -> None:
-    comparison, arms = comparison_of(split)
-    assert [arm.key for arm in arms] == ["centralized", "co-learning", "fedavg"]
-    assert comparison.seeds == [1, 2, 3]
-
-
 @pytest.mark.parametrize("split", FASHION_MNIST)
 def test_comparisons_of_fashion_mnist_are_alike_but_for_the_split(split: str) -> None:
     configs = [comparison_of(name)[0].config for name in (FASHION_MNIST[0], split)]
@@ -59,12 +52,6 @@ def test_comparisons_of_fashion_mnist_are_alike_but_for_the_split(split: str) ->
 def test_speakers_differ_from_even_sites_by_the_split_alone() -> None:
     speakers, even = (comparison_of(name)[0].config for name in ("speakers", "spoken-digits"))
     assert speakers == {**even, "num-sites": 6, "partition": "natural-id"}
-
-
-def test_even_sites_choose_the_learning_rates() -> None:
-    comparison, arms = comparison_of("sites-5")
-    assert comparison.tuning
-    assert not any("lr-max" in arm.values for arm in arms)
 
 
 @pytest.mark.parametrize(
