@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from matplotlib.figure import Figure
 
-from mdc_flower.reports.drawing import LineEnd, label_ends, pushed_apart, shortened, svg_uri
+from mdc_flower.reports.drawing import pushed_apart, shortened, svg_uri
 
 
 def figure(text: str = "text") -> Figure:
@@ -43,18 +43,6 @@ def test_labels_are_pushed_apart_around_their_middle_and_below_the_top(
     heights: list[float], apart: list[float]
 ) -> None:
     assert pushed_apart(heights, gap=2.0, top=10.0) == pytest.approx(apart)
-
-
-def test_every_line_is_named_once_in_its_colour() -> None:
-    axes = figure().axes[0]
-    before = len(axes.texts)
-    label_ends(axes, [LineEnd(2, 1.0, "lower", "red"), LineEnd(2, 1.0, "upper", "blue")])
-    labels = axes.texts[before:]
-    assert {(label.get_text(), label.get_color()) for label in labels} == {
-        ("lower", "red"),
-        ("upper", "blue"),
-    }
-    assert len({label.xy[1] for label in labels}) == 2  # type: ignore[attr-defined]
 
 
 def test_a_long_name_is_shortened() -> None:
