@@ -111,9 +111,9 @@ def test_a_users_arm_is_found_by_its_path_from_the_folder(tmp_path: Path) -> Non
     (tmp_path / "mine").mkdir()
     file = written(tmp_path / "mine" / "slow.toml", 'lr-max = 0.01\n[arm]\nkind = "one-site"\n')
     for reference, folder in (("mine/slow.toml", tmp_path), (str(file), Path("/"))):
-        arm = load_arm(reference, folder, {})
+        arm = load_arm(reference, folder, {"batch-size": 8, "lr-max": 0.02})
         assert (arm.key, arm.name, arm.table.kind) == ("slow", "slow", "one-site")
-        assert arm.values == {"lr-max": 0.01}
+        assert arm.values == {"lr-max": 0.02, "batch-size": 8}, "overrides go before the file"
 
 
 def test_an_arm_without_a_table_is_federated_and_called_by_its_file(tmp_path: Path) -> None:

@@ -349,10 +349,7 @@ def test_an_interrupted_job_of_another_config_is_refused_and_left_as_it_is(
         ('name = "x"\narms = ["nope"]', "no such arm"),
         ('name = "x"\narms = []', "arms"),
         ('arms = ["fedavg", "co-learning"]', "name"),
-        ('name = "x"\narms = ["fedavg"]', "the arm whose rounds it takes"),
-        ('name = "x"\narms = ["co-learning", "co-learning"]', "the same file name"),
-        ('name = "x"\narms = ["co-learning"]\nseeds = 3', "seeds"),
-        ('name = "x"\narms = ["co-learning"]\n[arm-config.fedavg]\nlr-max = 1.0', "fedavg"),
+        ('name = "x"\narms = ["co-learning"]\n[arm-config.fedavg]\nlr-max = 1.0', "arm-config.fed"),
         ('name = "x"\narms = ["mine.toml"]', "mine.toml, .arm., kind"),
     ],
 )
@@ -364,15 +361,6 @@ def test_a_comparison_that_cannot_be_run_is_refused_by_name(
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_comparison(path)
-
-
-def test_an_arm_by_path_and_its_own_keys(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('lr-max = 0.5\n[arm]\nname = "my arm"\n')
-    path = tmp_path / "comparison.toml"
-    path.write_text('name = "x"\narms = ["mine.toml"]\n[arm-config.mine]\nlr-max = 0.25\n')
-    _, (arm,) = read_comparison(path)
-    assert arm.name == "my arm"
-    assert arm.config(SMALL).lr_max == 0.25, "the comparison's own keys go before the arm's"
 
 
 def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> None:
