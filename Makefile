@@ -50,6 +50,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m simulations.bench
 	$(BIN)/python -m simulations.deployment_cost
+	$(BIN)/python -m tests.faults.transfer_cost
 
 # Every notebook anew, in place, from the committed results.
 notebooks: $(INSTALLED)

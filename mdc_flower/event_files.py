@@ -1,12 +1,12 @@
 """Event files of a run for TensorBoard, written where TensorBoard is installed.
 
-Two folders, because TensorBoard has one count of steps in each: ``rounds``, by the number of the
-round, and ``epochs``, by the local work done. They hold what the history holds, and nothing that
-sites do not send anyway: how the loss of a site falls from epoch to epoch stands in its own log.
+Two folders, because TensorBoard counts steps once in each: ``rounds``, by the number of the round,
+and ``epochs``, by the local work done. They hold what the history holds, and nothing that sites do
+not send anyway: how a site's loss falls from epoch to epoch is in the site's own log.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from logging import ERROR
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.common import log
 
-from mdc_flower.reports.series import History, work, work_done
+from mdc_flower.reports.series import History, work
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord, RunObserver
@@ -31,101 +31,81 @@ ROUNDS, EPOCHS = "rounds", "epochs"
 def event_files(run_dir: Path, history: History) -> Iterator[list[RunObserver]]:
     """Give the observer that writes event files into a run directory; none without TensorBoard.
 
-    Parameters
-    ----------
-    run_dir
-        The run directory.
-    history
-        The rounds that are over: what an earlier process wrote of later ones counts no more.
+    What an earlier process wrote about rounds that are not in the history no longer counts.
     """
     if find_spec("tensorboard") is None:
         yield []
         return
-    observer = EventFiles(run_dir / FOLDER, len(history), sum(work_done(history)[-1:]))
+    files = EventFiles(run_dir / FOLDER, len(history), sum(map(work, history)))
     try:
-        yield [observer]
+        yield [files]
     finally:
-        observer.close()
+        files.close()
 
 
 class EventFiles:
-    """Writes scalars of every round; a `RunObserver`.
+    """Writes scalars of every round that follows the ``rounds_done``; a `RunObserver`.
 
-    On failure it says so once in the log, writes no more, and the run goes on.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the files go.
-    rounds_done, work_done : int
-        The rounds, and the local epochs (or steps), that are over.
+    If writing fails, the log says so once, nothing more is written, and the run goes on.
     """
 
     def __init__(self, folder: Path, rounds_done: int, work_done: int) -> None:
         self._work = work_done
         self._writers: dict[str, SummaryWriter] = {}
-        self._failed = False
-        self._try(lambda: self._open(folder, {ROUNDS: rounds_done, EPOCHS: work_done}))
+        with self._until_it_fails():
+            from torch.utils import tensorboard
 
-    def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
+            for name, done in ((ROUNDS, rounds_done), (EPOCHS, work_done)):
+                # Readers drop what older files have from this step on.
+                writer = tensorboard.SummaryWriter(str(folder / name), purge_step=done + 1)
+                self._writers[name] = writer
+
+    def round_started(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: a round is written when it is over."""
 
-    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
-        """Do nothing: a round is written when it is over."""
-
-    def round_retried(self, record: RoundRecord, quorum: int) -> None:
-        """Do nothing: a round is written when it is over."""
-
-    def round_folded(self, record: RoundRecord, position: Position) -> None:
-        """Do nothing: the model is not evaluated yet."""
+    site_answered = round_retried = round_folded = round_started
 
     def round_finished(self, record: RoundRecord, position: Position) -> None:
         """Write the round."""
-        self._try(lambda: self._write(record))
+        self._write(record)
 
     def round_failed(self, record: RoundRecord) -> None:
         """Write the round; if the run goes on, the repeated one takes its place."""
-        self._try(lambda: self._write(record))
+        self._write(record)
 
     def close(self) -> None:
-        """Write what is not written yet."""
-        for writer in self._writers.values():
-            self._try(writer.close)
-
-    def _open(self, folder: Path, done: Mapping[str, int]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        for name, steps in done.items():
-            # Readers forget the points at this step and after it that are in older files.
-            self._writers[name] = SummaryWriter(str(folder / name), purge_step=steps + 1)
+        """End the files."""
+        with self._until_it_fails():
+            for writer in self._writers.values():
+                writer.close()
 
     def _write(self, record: RoundRecord) -> None:
-        for tag, value in round_scalars(record).items():
-            self._writers[ROUNDS].add_scalar(tag, value, record.round)
-        for step, scalars in learning_rates(record.plan, self._work):
-            for tag, value in scalars.items():
-                self._writers[EPOCHS].add_scalar(tag, value, step)
+        points = [(ROUNDS, record.round, round_scalars(record))]
+        points += [(EPOCHS, *rates) for rates in learning_rates(record.plan, self._work)]
         self._work += work(record.to_dict())
-        for writer in self._writers.values():
-            writer.flush()
+        with self._until_it_fails():
+            for name, step, scalars in points if self._writers else ():
+                for tag, value in scalars.items():
+                    self._writers[name].add_scalar(tag, value, step)
+            for writer in self._writers.values():
+                writer.flush()
 
-    def _try(self, write: Callable[[], None]) -> None:
-        if self._failed:
-            return
+    @contextmanager
+    def _until_it_fails(self) -> Iterator[None]:
         try:
-            write()
+            yield
         except Exception as error:  # whatever it is, the run is worth more than its curves
-            self._failed = True
+            self._writers = {}
             log(ERROR, "event files for TensorBoard are written no more: %s", error)
 
 
 def round_scalars(record: RoundRecord) -> dict[str, float]:
-    """Return what is to be drawn of a round, by the name under which it is drawn.
+    """Return what is drawn of a round, by tag; what is unknown or not finite is left out.
 
     ``sites-before`` and ``sites-after`` are the sites' scores of the model that the round started
     from and, after the last round, of its own. What a site has sent is under ``site/NAME/``.
     """
-    scalars: dict[str, float | None] = {
+    scalars = {
         "relative-change": record.relative_change,
         "bytes/sent": record.sent_bytes,
         "bytes/received": record.received_bytes,
@@ -134,17 +114,13 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
         "sites/missing": len(record.missing),
         "work/local-epochs": record.plan["local_epochs"] or None,
         "work/local-steps": record.plan["local_steps"] or None,
-        # A round that failed has no end to be measured.
-        "seconds": None if record.failed else record.seconds,
+        "seconds": None if record.failed else record.seconds,  # a failed round has no end
     }
     for metric in ("accuracy", "loss"):
-        at_sites = f"validation-{metric}"
-        scalars |= {
-            f"{metric}/test": record.evaluation.get(f"test-{metric}"),
-            f"{metric}/validation": record.evaluation.get(f"validation-{metric}"),
-            f"{metric}/sites-before": record.start_evaluation.get(at_sites),
-            f"{metric}/sites-after": record.site_evaluation.get(at_sites),
-        }
+        scalars[f"{metric}/test"] = record.evaluation.get(f"test-{metric}")
+        scalars[f"{metric}/validation"] = record.evaluation.get(f"validation-{metric}")
+        scalars[f"{metric}/sites-before"] = record.start_evaluation.get(f"validation-{metric}")
+        scalars[f"{metric}/sites-after"] = record.site_evaluation.get(f"validation-{metric}")
     for split in ("test", "validation"):
         scalars[f"balanced-accuracy/{split}"] = record.evaluation.get(f"{split}-balanced-accuracy")
     for site, metrics in record.participants.items():
@@ -155,29 +131,20 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
 
 
 def learning_rates(plan: Mapping[str, Any], done: int) -> list[tuple[int, dict[str, float]]]:
-    """Return the learning rate at the start and the end of each local epoch of a round.
+    """Return the learning rate at both ends of each local epoch, by the work ``done`` by then.
 
-    It is the round plan's: within an epoch a site sets it anew for every step. A round that is
-    counted in steps has one point, at its end, because an epoch is another number of steps at
-    every site.
-
-    Parameters
-    ----------
-    plan
-        The round's plan, as it is in its record.
-    done
-        Local epochs (or steps) before the round.
+    A round that is counted in steps has one point, at its end, because an epoch is another number
+    of steps at every site.
     """
     one = RoundPlan.model_validate({key: plan[key] for key in RoundPlan.model_fields})
-    count = one.local_epochs or 1
-    length = 1 if one.local_epochs else one.local_steps
+    parts = one.local_epochs or 1
     return [
         (
-            done + (index + 1) * length,
+            done + part * (one.local_steps or 1),
             {
-                "learning-rate/start": one.lr_at(index / count),
-                "learning-rate/end": one.lr_at((index + 1) / count),
+                "learning-rate/start": one.lr_at((part - 1) / parts),
+                "learning-rate/end": one.lr_at(part / parts),
             },
         )
-        for index in range(count)
+        for part in range(1, parts + 1)
     ]

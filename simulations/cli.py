@@ -67,49 +67,31 @@ def compare(
 
     Interrupted, it goes on where it stopped when it is given the same --output again.
     """
-    with_exit_status(
-        lambda: _compare(
-            comparison or COMPARISONS_DIR / "digits.toml",
-            arms or [],
-            seeds,
-            output,
-            set_ or [],
-            split,
-            workers,
-            title,
-        )
-    )
 
+    def work() -> None:
+        from simulations.comparison import results_of, run_comparison
+        from simulations.comparison_file import read_comparison, with_settings
+        from simulations.drawing import CURVES, draw_comparison
+        from simulations.progress import job_progress
+        from simulations.results_files import write_results
+        from strategies.errors import ConfigError
 
-def _compare(
-    path: Path,
-    only: list[str],
-    seeds: int | None,
-    output: Path | None,
-    settings: list[str],
-    split: str,
-    workers: int | None,
-    title: str | None,
-) -> None:
-    from simulations.comparison import results_of, run_comparison
-    from simulations.comparison_file import read_comparison, with_settings
-    from simulations.drawing import CURVES, draw_comparison
-    from simulations.progress import job_progress
-    from simulations.results_files import write_results
-    from strategies.errors import ConfigError
+        if split not in ("test", "validation"):
+            raise ConfigError(
+                "no such split", where="--split", got=split, expected="test or validation"
+            )
+        path = comparison or COMPARISONS_DIR / "digits.toml"
+        spec, selected = read_comparison(path, arms or [], seeds)
+        spec = with_settings(spec, selected, dict(map(parse_setting, set_ or [])))
+        spec = spec.model_copy(update={"name": title or spec.name})
+        name = f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}"
+        folder = (output or Path("runs", name)).absolute()
+        console.print(f"{spec.name}: {len(selected)} arms, {spec.num_seeds} seeds")
+        with job_progress(console) as on_done:
+            compared = run_comparison(spec, selected, folder, workers, on_done)
+        write_results(folder, results_of(spec, selected, compared, split))
+        table = draw_comparison(folder)
+        sys.stdout.write(f"\n{table}\n")
+        console.print(f"picture: {folder / CURVES}", highlight=False)
 
-    if split not in ("test", "validation"):
-        raise ConfigError(
-            "no such split", where="--split", got=split, expected="test or validation"
-        )
-    comparison, arms = read_comparison(path, only, seeds)
-    comparison = with_settings(comparison, arms, dict(map(parse_setting, settings)))
-    comparison = comparison.model_copy(update={"name": title or comparison.name})
-    folder = (output or Path("runs", f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}")).absolute()
-    console.print(f"{comparison.name}: {len(arms)} arms, {comparison.num_seeds} seeds")
-    with job_progress(console) as on_done:
-        compared = run_comparison(comparison, arms, folder, workers, on_done)
-    write_results(folder, results_of(comparison, arms, compared, split))
-    table = draw_comparison(folder)
-    sys.stdout.write(f"\n{table}\n")
-    console.print(f"picture: {folder / CURVES}", highlight=False)
+    with_exit_status(work)

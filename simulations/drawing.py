@@ -10,7 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mdc_flower.reports.drawing import png
-from simulations.figures import draw_curves, draw_frontier
+from simulations.figures import plot_curves, plot_frontier
+from simulations.panels import draw_panels
 from simulations.results_files import COMPARISON, RESULTS, Results, read_results
 from simulations.tables import csv_table, markdown_table, tuning_table
 from strategies.journal.files import write_atomically
@@ -44,8 +45,8 @@ def draw_comparison(folder: Path, into: Path | None = None) -> str:
 
 def draw_pictures(folder: Path, results: Results, into: Path) -> None:
     """Draw the pictures of the results in a folder; see `draw_comparison`."""
-    write_picture(into / CURVES, draw_curves(results), [folder])
-    write_picture(into / FRONTIER, draw_frontier(results), [folder])
+    for name, plot in ((CURVES, plot_curves), (FRONTIER, plot_frontier)):
+        write_picture(into / name, draw_panels(plot, [results], width=8, height=4.8), [folder])
 
 
 def write_picture(path: Path, figure: Figure, folders: Iterable[Path]) -> None:

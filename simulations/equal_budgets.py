@@ -8,35 +8,12 @@ from simulations.arm import Arm
 from simulations.comparison_file import Comparison
 from strategies.errors import ConfigError, MdcError
 
-EQUAL = (
-    "dataset",
-    "data-root",
-    "image-size",
-    "audio-sample-rate",
-    "audio-mels",
-    "audio-seconds",
-    "text-length",
-    "vocabulary",
-    "vocabulary-size",
-    "vocabulary-min-count",
-    "input-column",
-    "label-column",
-    "group-column",
-    "hf-subset",
-    "hf-test-split",
-    "max-train-examples",
-    "max-test-examples",
-    "validation-fraction",
-    "num-sites",
-    "partition",
-    "partition-alpha",
-    "partition-shards",
-    "partition-size-ratio",
-    "model",
-    "batch-size",
-    "epoch-budget",
-)
-"""Keys of the run config whose values all arms, and all their candidates, share."""
+_KEYS = RunConfig.keys()
+EQUAL = (*_KEYS[: _KEYS.index("model")], "model", "batch-size", "epoch-budget")
+"""Keys of the run config whose values all arms, and all their candidates, share.
+
+What says which data these are stands in the run config before the model.
+"""
 
 Configs = Mapping[str, Sequence[RunConfig]]
 """Of each arm, by its key, the config with each of its candidates."""

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from mdc_flower.reports.drawing import DARK, GREEN, LIGHT, MIDDLE, finish
+from mdc_flower.reports.drawing import DARK, GREEN, MIDDLE, finish, finish_log
+from mdc_flower.reports.run_figures import plot_plans
 from simulations.outcome import Outcome
 from simulations.panels import panel_grid
 from simulations.results_files import ArmFacts, Results
@@ -28,7 +29,6 @@ SEED_LOOKS = (
 )
 """Line and colour of seeds."""
 
-POINTS_PER_CYCLE = 61
 PASSES = "passes over the data (local epochs)"
 
 
@@ -76,7 +76,7 @@ def draw_cycles(
     """Return the learning rate of a short run, a panel for each shape of its cycle."""
     figure, panels = panel_grid(len(shapes), 3, (10 / 3, 2.3), (0, 0.5), sharex=True, sharey=True)
     for axes, shape in zip(panels, shapes, strict=True):
-        plot_plans(axes, cycle_plans(shape, lr_max, num_rounds, epochs))
+        _plot_plans(axes, cycle_plans(shape, lr_max, num_rounds, epochs))
         axes.set_title(shape, loc="left", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supxlabel(f"{PASSES}; dotted: an exchange", fontsize=10)
@@ -91,11 +91,17 @@ def draw_learning_rates(results: Results, arms: Sequence[str], seed: int) -> Fig
     panels = figure.subplots(len(arms), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, key in zip(panels, arms, strict=True):
         plans = outcome_plans(facts[key], results.outcomes[key][seed])
-        plot_plans(axes, plans)
+        _plot_plans(axes, plans)
         axes.set_title(_cycles_in_words(facts[key].name, plans), loc="left", fontsize=10)
     panels[-1].set_xlabel(f"{PASSES}; dotted: an exchange")
     figure.supylabel("learning rate", fontsize=10)
     return figure
+
+
+def _plot_plans(axes: Axes, plans: Sequence[RoundPlan]) -> None:
+    lengths = [plan.local_epochs for plan in plans]
+    plot_plans(axes, plans, lengths)
+    axes.set_xlim(0, sum(lengths))
 
 
 def _cycles_in_words(name: str, plans: Sequence[RoundPlan]) -> str:
@@ -106,21 +112,6 @@ def _cycles_in_words(name: str, plans: Sequence[RoundPlan]) -> str:
         f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
     )
     return f"{name}: {len(plans)} rounds of {span} epochs"
-
-
-def plot_plans(axes: Axes, plans: Sequence[RoundPlan]) -> None:
-    """Plot the learning rate of consecutive rounds over their local epochs."""
-    start = 0
-    for plan in plans:
-        progress = np.linspace(0, 1, POINTS_PER_CYCLE)
-        rates = [plan.lr_at(float(p)) for p in progress]
-        axes.plot(start + progress * plan.local_epochs, rates, color=DARK, linewidth=1.6)
-        start += plan.local_epochs
-        if plan is not plans[-1]:
-            axes.axvline(start, color=LIGHT, linestyle=":", linewidth=1)
-    axes.set_xlim(0, start)
-    axes.set_ylim(0, None)
-    finish(axes)
 
 
 def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> Figure:
@@ -182,7 +173,4 @@ def _mark_threshold(axes: Axes, threshold: float) -> None:
     axes.annotate(
         f"settled: {threshold:g} or less", (0.02, 0.03), xycoords="axes fraction", fontsize=8
     )
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    finish(axes)
+    finish_log(axes)

@@ -300,35 +300,23 @@ def tuning_cells(tuned: Tuned) -> list[tuple[str, str]]:
 
 def csv_table(results: Results) -> str:
     """Return the table as CSV, accuracies in [0, 1]."""
+    lines = [
+        {
+            "arm": row.arm,
+            "accuracy": row.accuracy.mean,
+            "accuracy_ci95": row.accuracy.half_width,
+            "difference": row.difference.mean,
+            "difference_ci95": row.difference.half_width,
+            "exchanges": row.exchanges,
+            "sent_megabytes": row.sent_megabytes,
+            "received_megabytes": row.received_megabytes,
+            "share_of_per_step_bytes": row.per_step,
+            "seconds": round(row.seconds, 3),
+        }
+        for row in table_rows(results)
+    ]
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [
-            "arm",
-            "accuracy",
-            "accuracy_ci95",
-            "difference",
-            "difference_ci95",
-            "exchanges",
-            "sent_megabytes",
-            "received_megabytes",
-            "share_of_per_step_bytes",
-            "seconds",
-        ]
-    )
-    for row in table_rows(results):
-        writer.writerow(
-            [
-                row.arm,
-                row.accuracy.mean,
-                row.accuracy.half_width,
-                row.difference.mean,
-                row.difference.half_width,
-                row.exchanges,
-                row.sent_megabytes,
-                row.received_megabytes,
-                row.per_step,
-                round(row.seconds, 3),
-            ]
-        )
+    writer = csv.DictWriter(buffer, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return buffer.getvalue()

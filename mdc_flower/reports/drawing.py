@@ -1,7 +1,7 @@
 """What every picture has in common: labels at the ends of lines, and the ways out of matplotlib."""
 
+import base64
 import io
-import xml.etree.ElementTree as ET  # reads what matplotlib wrote, nothing foreign
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,15 +9,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
 DARK, MIDDLE, LIGHT, GREEN = "#12355b", "#b0531a", "#8a8a8a", "#2f7d6b"
 """Colours of pictures; curves differ in marker and dash as well."""
 
-SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-HREF = f"{{{XLINK}}}href"
-CSS_PIXEL = 96 / 72
-"""CSS pixels a point."""
+LABEL_INCHES = 0.17
+"""Least distance between two names beside a picture."""
 
 
 @dataclass(frozen=True)
@@ -37,53 +36,13 @@ def png(figure: Figure, dpi: int = 120, metadata: Mapping[str, str] | None = Non
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """Return a figure as an ``svg`` element for a page; equal figures give equal text.
-
-    Parameters
-    ----------
-    figure
-        Its texts stay texts, so that they can be found and copied.
-    name
-        Unique on the page; what the element is called, and what its parts' ids begin with.
-    label
-        What someone who does not see the picture is told.
-    """
+def svg_uri(figure: Figure) -> str:
+    """Return a figure as the address of an image that holds it; equal figures give equal text."""
     buffer = io.BytesIO()
+    # Texts stay texts: the reader's fonts have more letters than matplotlib's.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mdc-flower"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    root = ET.fromstring(buffer.getvalue())
-    # Its style would hold for the whole page, and its metadata name addresses.
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
-                parent.remove(child)
-    for element in root.iter():
-        _rename(element, name)
-    width, _ = figure.get_size_inches() * 72 * CSS_PIXEL
-    del root.attrib["width"], root.attrib["height"]
-    root.attrib.update(
-        {
-            "id": name,
-            "role": "img",
-            "aria-label": label,
-            "style": f"max-width: {width:.0f}px; stroke-linejoin: round; stroke-linecap: butt",
-        }
-    )
-    ET.register_namespace("", SVG)
-    ET.register_namespace("xlink", XLINK)
-    return ET.tostring(root, encoding="unicode")
-
-
-def _rename(element: ET.Element, prefix: str) -> None:
-    """Make ids, and what refers to them, unique on a page with several pictures."""
-    for key, value in element.attrib.items():
-        if key == "id":
-            element.set(key, f"{prefix}-{value}")
-        elif key == HREF:
-            element.set(key, value.replace("#", f"#{prefix}-", 1))
-        elif "url(#" in value:
-            element.set(key, value.replace("url(#", f"url(#{prefix}-"))
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def finish(axes: Axes) -> None:
@@ -93,13 +52,22 @@ def finish(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def finish_log(axes: Axes) -> None:
+    """Give axes whose y is logarithmic the looks of all pictures, with numbers as they are read."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    finish(axes)
+
+
 def label_ends(axes: Axes, ends: Iterable[LineEnd]) -> None:
     """Write each line's name beside its end, pushed apart where lines end close together.
 
     The limits of y must be as they are to stay.
     """
     ends = sorted(ends, key=lambda end: _height(axes, end.y))
-    heights = pushed_apart([_height(axes, end.y) for end in ends], gap=0.075, top=1.0)
+    gap = LABEL_INCHES * axes.figure.dpi / axes.bbox.height
+    heights = pushed_apart([_height(axes, end.y) for end in ends], gap, top=1.0)
     right = max((end.x for end in ends), default=0.0)
     for end, height in zip(ends, heights, strict=True):
         axes.annotate(

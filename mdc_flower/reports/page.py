@@ -1,16 +1,15 @@
 """A page to read and print: plain data, and the one function that makes HTML of it.
 
-The page is one file that asks for nothing: pictures are inline SVG, there is no script.
+The page is one file that asks for nothing: it holds its pictures, and there is no script.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mdc_flower.reports.drawing import inline_svg
+from mdc_flower.reports.drawing import svg_uri
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,14 @@ class Picture:
     wide: bool = False
 
     @property
-    def svg(self) -> Markup:
-        """Return the figure as an element of the page."""
-        return Markup(inline_svg(self.figure, self.name, f"{self.title}. {self.label}"))
+    def address(self) -> str:
+        """Return the address of an image that holds the figure."""
+        return svg_uri(self.figure)
+
+    @property
+    def width(self) -> int:
+        """Return the width at which the figure's texts have the size of other texts, in pixels."""
+        return round(96 * float(self.figure.get_figwidth()))
 
 
 @dataclass(frozen=True)

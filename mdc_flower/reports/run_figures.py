@@ -3,13 +3,14 @@
 Each ``plot_...`` draws into axes; rounds that failed, or of which a value is not known, are gaps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ValidationError
 
 from mdc_flower.reports.drawing import (
@@ -19,6 +20,7 @@ from mdc_flower.reports.drawing import (
     MIDDLE,
     LineEnd,
     finish,
+    finish_log,
     label_ends,
     png,
 )
@@ -181,18 +183,22 @@ def plot_metric(
 
 def plot_learning_rate(axes: Axes, history: History) -> None:
     """Plot the learning rate as the round plans have it, from round to round."""
-    ends = work_done(history)
-    for start, end, line in zip([0, *ends], ends, history, strict=False):
-        plan = plan_of(line)
-        if plan is None:
-            continue
-        progress = np.linspace(0, 1, POINTS_PER_CYCLE)
-        rates = [plan.lr_at(float(p)) for p in progress]
-        axes.plot(start + progress * (end - start), rates, color=DARK)
+    plot_plans(axes, [plan_of(line) for line in history], [work(line) for line in history])
+    _span(axes, history)
+    axes.set(xlabel=unit(history), ylabel="learning rate")
+
+
+def plot_plans(axes: Axes, plans: Sequence[RoundPlan | None], lengths: Sequence[int]) -> None:
+    """Plot the learning rate of consecutive rounds over their local work; no plan is a gap."""
+    ends = list(accumulate(lengths))
+    progress = np.linspace(0, 1, POINTS_PER_CYCLE)
+    for plan, length, end in zip(plans, lengths, ends, strict=True):
+        if plan is not None:
+            rates = [plan.lr_at(float(p)) for p in progress]
+            axes.plot(end + (progress - 1) * length, rates, color=DARK)
     for end in ends[:-1] if len(ends) <= MANY_POINTS else ():
         axes.axvline(end, color=LIGHT, linewidth=0.8, linestyle=":")
-    _span(axes, history)
-    axes.set(xlabel=unit(history), ylabel="learning rate", ylim=(0, None))
+    axes.set_ylim(0, None)
     finish(axes)
 
 
@@ -203,11 +209,8 @@ def plot_relative_change(axes: Axes, history: History) -> None:
     marker = "o" if len(history) <= MANY_POINTS else ""
     axes.semilogy(work_done(history), changes, marker=marker, markersize=4, color=DARK)
     _span(axes, history)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=unit(history), ylabel="relative change")
-    finish(axes)
+    finish_log(axes)
 
 
 def plan_of(line: Mapping[str, Any]) -> RoundPlan | None:

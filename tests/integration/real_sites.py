@@ -47,8 +47,8 @@ class RealSites:
         Sites, called ``site-0`` and so on.
     coordinator_data : str
         Data set that the coordinator tests on; empty for none.
-    host, listen : str
-        Where sites reach the coordinator, and what it binds.
+    host, port, listen : str, int, str
+        Where sites reach the coordinator (0: at a free port), and what it binds.
     variables : Mapping
         More environment variables of every process.
     """
@@ -59,6 +59,7 @@ class RealSites:
         num_sites: int = 3,
         coordinator_data: str = "",
         host: str = "localhost",
+        port: int = 0,
         listen: str = "127.0.0.1",
         variables: Mapping[str, str] | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class RealSites:
         self.federation: dict[str, Any] = {
             "name": "digits-trial",
             "host": host,
-            "port": free_port(),
+            "port": port or free_port(),
             "listen": listen,
             "contract": digits_contract(),
             "coordinator": {"data": coordinator_data},

@@ -2,13 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.config import read_run_config
 from mdc_flower.engines import run_in_process
 from mdc_flower.event_files import (
     EPOCHS,
@@ -77,20 +77,24 @@ def test_a_failed_round_and_what_is_no_number_are_left_out() -> None:
     assert scalars["sites/took-part"] == 0
 
 
-def test_the_learning_rate_is_that_of_the_plan_at_both_ends_of_each_epoch() -> None:
-    # Linear from 0.1 to 0.05 over two epochs, of which the first is the run's sixth.
-    points = learning_rates(record(1).plan, done=5)
-    assert [step for step, _ in points] == [6, 7]
-    values = [tuple(scalars.values()) for _, scalars in points]
-    assert values == [pytest.approx((0.1, 0.075)), pytest.approx((0.075, 0.05))]
-    assert set(points[0][1]) == {"learning-rate/start", "learning-rate/end"}
-
-
-def test_a_round_of_steps_has_one_point_at_its_end() -> None:
-    one = plan(local_steps=30, lr_max=0.1, lr_min=0.05, shape="linear")
-    ((step, scalars),) = learning_rates(one.model_dump() | {"plan_id": one.plan_id}, done=10)
-    assert step == 40
-    assert list(scalars.values()) == pytest.approx([0.1, 0.05])
+@pytest.mark.parametrize(
+    ("work", "done", "expected"),
+    [
+        # Two epochs, the run's sixth and seventh; steps have one point, at their end.
+        ({"local_epochs": 2}, 5, [(6, 0.1, 0.075), (7, 0.075, 0.05)]),
+        ({"local_steps": 30}, 10, [(40, 0.1, 0.05)]),
+    ],
+    ids=["epochs", "steps"],
+)
+def test_the_learning_rate_is_that_of_the_plan_at_both_ends(
+    work: dict[str, int], done: int, expected: list[tuple[int, float, float]]
+) -> None:
+    one = plan(lr_max=0.1, lr_min=0.05, shape="linear", **work)
+    points = learning_rates(one.model_dump(), done)
+    names = "learning-rate/start", "learning-rate/end"
+    assert [step for step, _ in points] == [step for step, *_ in expected]
+    for (_, scalars), (_, *rates) in zip(points, expected, strict=True):
+        assert scalars == pytest.approx(dict(zip(names, rates, strict=True)))
 
 
 # How it is written
@@ -134,40 +138,21 @@ def test_what_is_written_again_after_a_resume_takes_the_place_of_what_was_there(
     assert [step for step, _ in epochs["learning-rate/start"]] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> RunConfig:
-    return read_run_config(
-        {
-            "model": "mlp",
-            "max-train-examples": 100,
-            "num-sites": 2,
-            "num-rounds": 2,
-            "epochs": "fixed",
-            "local-epochs": 2,
-            "site-evaluation": True,
-            "output-dir": str(tmp_path / "run"),
-        }
-    )
-
-
-def test_a_run_that_goes_on_has_every_step_once(config: RunConfig, read: Read) -> None:
+def test_a_run_that_goes_on_has_every_step_once(tmp_path: Path, read: Read) -> None:
+    values = {"model": "mlp", "max-train-examples": 100, "num-rounds": 2, "epochs": "fixed"}
+    more = {"local-epochs": 2, "site-evaluation": True, "output-dir": str(tmp_path)}
+    config = read_run_config({**values, **more})
     run_in_process(config, 2)
     run_in_process(config.model_copy(update={"num_rounds": 3, "resume": True}), 2)
-    run_dir = Path(config.output_dir)
-    history = read_history(run_dir)
-    rounds = read(run_dir / FOLDER / ROUNDS)
-    steps, accuracies = zip(*rounds["accuracy/test"], strict=True)
-    assert steps == (1, 2, 3)
-    scores = [line["evaluation"]["test-accuracy"] for line in history]
-    assert list(accuracies) == pytest.approx(scores)
-    for site in ("site-0", "site-1"):
-        losses = [line["participants"][site]["train-loss"] for line in history]
-        assert [value for _, value in rounds[f"site/{site}/train-loss"]] == pytest.approx(losses)
-        assert [step for step, _ in rounds[f"site/{site}/train-seconds"]] == [1, 2, 3]
+    history = read_history(tmp_path)
+    rounds = read(tmp_path / FOLDER / ROUNDS)
+    accuracies = {line["round"]: line["evaluation"]["test-accuracy"] for line in history}
+    assert dict(rounds["accuracy/test"]) == pytest.approx(accuracies)
+    assert [step for step, _ in rounds["site/site-1/train-loss"]] == [1, 2, 3]
     # The model of round 2 was the last one, and then was not.
     assert [step for step, _ in rounds["accuracy/sites-before"]] == [1, 2, 3]
     assert [step for step, _ in rounds["accuracy/sites-after"]] == [2, 3]
-    epochs = read(run_dir / FOLDER / EPOCHS)
+    epochs = read(tmp_path / FOLDER / EPOCHS)
     assert [step for step, _ in epochs["learning-rate/end"]] == [1, 2, 3, 4, 5, 6]
 
 
@@ -175,36 +160,26 @@ def test_a_run_that_goes_on_has_every_step_once(config: RunConfig, read: Read) -
 
 
 @pytest.fixture
-def errors() -> Iterator[list[str]]:
-    """Return what Flower's log says of errors."""
-    messages: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, one: logging.LogRecord) -> None:
-            messages.append(one.getMessage())
-
-    handler = Keep(logging.ERROR)
-    logging.getLogger("flwr").addHandler(handler)
-    yield messages
-    logging.getLogger("flwr").removeHandler(handler)
+def flowers_log(
+    read: Read, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """Return what Flower logs where TensorBoard is installed."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    return caplog
 
 
-@pytest.mark.usefixtures("read")
-def test_a_folder_that_cannot_be_made_costs_the_run_nothing(
-    config: RunConfig, errors: list[str]
+def test_a_folder_that_cannot_be_made_is_said_once_and_costs_the_run_nothing(
+    tmp_path: Path, flowers_log: pytest.LogCaptureFixture
 ) -> None:
-    run_dir = Path(config.output_dir)
-    run_dir.mkdir()
-    (run_dir / FOLDER).write_text("in the way")
-    run_in_process(config, 2)
-    assert len(read_history(run_dir)) == 2
-    assert len(errors) == 1
-    assert errors[0].startswith("event files for TensorBoard are written no more: ")
+    (tmp_path / FOLDER).write_text("in the way")
+    with event_files(tmp_path, []) as (observer,):
+        observer.round_finished(record(1), NOWHERE)
+    (message,) = flowers_log.messages
+    assert message.startswith("event files for TensorBoard are written no more: ")
 
 
-@pytest.mark.usefixtures("read")
 def test_a_writer_that_fails_is_not_asked_again(
-    tmp_path: Path, errors: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, flowers_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -219,12 +194,14 @@ def test_a_writer_that_fails_is_not_asked_again(
         for number in (1, 2):
             observer.round_finished(record(number), NOWHERE)
     assert len(asked) == 1
-    assert errors == ["event files for TensorBoard are written no more: no space left on device"]
+    (message,) = flowers_log.messages
+    assert message.endswith("written no more: no space left on device")
 
 
 def test_without_tensorboard_there_is_no_observer_and_no_folder(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    run_in_process(config, 2)
-    assert not (Path(config.output_dir) / FOLDER).exists()
+    with event_files(tmp_path, []) as observers:
+        assert observers == []
+    assert not (tmp_path / FOLDER).exists()

@@ -15,13 +15,7 @@ from simulations.notebook import BUDGET, RESULTS
 from simulations.published import ROOT
 from simulations.tables import markdown_table, summary_table
 
-NAMES = (
-    "01_quickstart",
-    "02_decentralized_vs_centralized",
-    "03_schedules_and_epochs",
-    "04_uneven_data",
-    "05_your_data_and_model",
-)
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 COMMITTED_RESULTS = ROOT / "docs" / "results"
 FILE_MAGIC = "%%writefile "
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:bin|etc|home|mnt|opt|root|srv|tmp|Users|usr|var|work)/\S*")

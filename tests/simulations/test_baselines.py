@@ -156,16 +156,6 @@ def test_an_ensembles_loss_is_that_of_its_mean_probabilities(
     assert outcome.final.test_loss == pytest.approx(-math.log(0.5125865), abs=1e-5)
 
 
-def test_accuracies_are_shares_of_all_validation_and_all_test_examples() -> None:
-    # The model sees signs only, so all examples but 0 get one class: half of the test
-    # examples are right, and of the 21 validation examples a whole number is.
-    for point in run("centralized").points:
-        assert math.isfinite(point.validation_loss)
-        assert point.test_loss > 0
-        assert point.test == 0.5
-        assert point.validation * 21 == pytest.approx(round(point.validation * 21))
-
-
 @pytest.mark.parametrize("kind", ["centralized", "one-site", "ensemble"])
 def test_the_same_config_gives_the_same_curve_and_another_seed_another(kind: str) -> None:
     def curve(seed: int) -> list[tuple[float, float]]:
@@ -177,7 +167,7 @@ def test_the_same_config_gives_the_same_curve_and_another_seed_another(kind: str
     assert curve(1) != curve(2)
 
 
-def test_pooled_data_teach_more_than_one_sites() -> None:
+def test_pooled_data_teach_more_than_one_sites_and_so_does_an_ensemble() -> None:
     keys: dict[str, Any] = {
         "dataset": "digits",
         "model": "mlp",
@@ -186,9 +176,11 @@ def test_pooled_data_teach_more_than_one_sites() -> None:
         "epoch_budget": 10,
         "lr_shape": "cosine",
     }
-    pooled, alone = (run(kind, **keys).points[-1].test for kind in ("centralized", "one-site"))
+    pooled, together, alone = (
+        run(kind, **keys).final.test for kind in ("centralized", "ensemble", "one-site")
+    )
     assert pooled > 0.85
-    assert pooled > alone + 0.02
+    assert min(pooled, together) > alone + 0.02
 
 
 def test_a_budget_of_no_epochs_is_refused_and_no_crash() -> None:
@@ -246,16 +238,3 @@ def test_an_ensemble_has_a_model_of_every_site_on_its_own_data_and_sends_each_on
     final = outcome.final
     assert (final.exchanges, final.sent_bytes, final.received_bytes) == (1, 0, 3 * 4 * 4)
     assert {point.exchanges for point in outcome.points} == {1}
-
-
-def test_an_ensemble_knows_more_than_one_site_of_digits() -> None:
-    keys: dict[str, Any] = {
-        "dataset": "digits",
-        "model": "mlp",
-        "partition": "iid",
-        "max_train_examples": 300,
-        "epoch_budget": 10,
-        "lr_shape": "cosine",
-    }
-    together, alone = (run(kind, **keys).points[-1].test for kind in ("ensemble", "one-site"))
-    assert together > alone + 0.02

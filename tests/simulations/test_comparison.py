@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 
-from mdc_flower.config import RunConfig, read_site_config
-from mdc_flower.task import load_task
+from mdc_flower.config import RunConfig
 from simulations.arm import ARMS_DIR, load_arm
-from simulations.baselines import train_without_exchange
 from simulations.comparison import results_of, run_comparison, shared_gpus, visible_gpus
 from simulations.comparison_file import Comparison, Tuning, read_comparison
 from simulations.job_files import RESULT, Finished
@@ -348,42 +345,13 @@ def test_an_interrupted_job_of_another_config_is_refused_and_left_as_it_is(
     assert after == before
 
 
-def test_pooled_training_is_on_exactly_what_the_sites_train_on(cache: None) -> None:
-    config = load_arm("centralized", ARMS_DIR, {}).config(SMALL)
-    task = load_task(config)
-    sites = [
-        task.site_data(read_site_config({"partition-id": site, "num-partitions": 2})).train
-        for site in range(2)
-    ]
-    union = np.concatenate([site.inputs for site in sites]).reshape(-1, 64)
-    pooled = task.coordinator_data(2).pooled.inputs.reshape(-1, 64)
-    assert len(pooled) == 180, "200 examples, 10 of the 100 of each site held out"
-    assert sorted(map(bytes, union)) == sorted(map(bytes, pooled))
-
-
-def test_training_without_exchange_repeats_to_the_bit(cache: None) -> None:
-    config = load_arm("one-site", ARMS_DIR, {}).config(SMALL, seed=5)
-    first, second = (train_without_exchange(config, "one-site") for _ in range(2))
-    assert without_seconds(first) == without_seconds(second)
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in ARMS_DIR.glob("*.toml")))
-def test_every_arm_of_the_project_loads(name: str) -> None:
-    arm = load_arm(name, ARMS_DIR, {})
-    more = {"num_rounds": 2} if arm.table.rounds_of else {}
-    assert arm.config(SMALL, **more).epoch_budget == 4
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('name = "x"\narms = ["nope"]', "no such arm"),
         ('name = "x"\narms = []', "arms"),
         ('arms = ["fedavg", "co-learning"]', "name"),
-        ('name = "x"\narms = ["fedavg"]', "the arm whose rounds it takes"),
-        ('name = "x"\narms = ["co-learning", "co-learning"]', "the same file name"),
-        ('name = "x"\narms = ["co-learning"]\nseeds = 3', "seeds"),
-        ('name = "x"\narms = ["co-learning"]\n[arm-config.fedavg]\nlr-max = 1.0', "fedavg"),
+        ('name = "x"\narms = ["co-learning"]\n[arm-config.fedavg]\nlr-max = 1.0', "arm-config.fed"),
         ('name = "x"\narms = ["mine.toml"]', "mine.toml, .arm., kind"),
     ],
 )
@@ -395,15 +363,6 @@ def test_a_comparison_that_cannot_be_run_is_refused_by_name(
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_comparison(path)
-
-
-def test_an_arm_by_path_and_its_own_keys(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('lr-max = 0.5\n[arm]\nname = "my arm"\n')
-    path = tmp_path / "comparison.toml"
-    path.write_text('name = "x"\narms = ["mine.toml"]\n[arm-config.mine]\nlr-max = 0.25\n')
-    _, (arm,) = read_comparison(path)
-    assert arm.name == "my arm"
-    assert arm.config(SMALL).lr_max == 0.25, "the comparison's own keys go before the arm's"
 
 
 def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> None:

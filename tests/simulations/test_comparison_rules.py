@@ -18,30 +18,10 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_every_shipped_comparison_makes_a_config_for_each_arm_and_seed(path: Path) -> None:
-    comparison, arms = read_comparison(path)
-    assert [arm.key for arm in arms] == comparison.arms
-    budgets = set()
-    for arm in arms:
-        more = {"num_rounds": 2} if arm.table.rounds_of else {}
-        for seed in comparison.seeds:
-            config = arm.config(comparison.config, seed=seed, **more)
-            assert config.num_sites > 0
-            budgets.add(config.epoch_budget)
-    assert len(budgets) == 1, "arms are compared at equal budgets"
-
-
 def test_seeds_follow_each_other_from_the_first(tmp_path: Path) -> None:
     text = 'name = "x"\narms = ["co-learning"]\nnum-seeds = 3\nfirst-seed = 7\n'
     comparison, _ = read_comparison(written(tmp_path / "c.toml", text))
     assert comparison.seeds == [7, 8, 9]
-
-
-def test_a_comparison_needs_only_a_name_and_arms(tmp_path: Path) -> None:
-    text = 'name = "x"\narms = ["co-learning"]\n'
-    comparison, _ = read_comparison(written(tmp_path / "c.toml", text))
-    assert (comparison.seeds, comparison.config, comparison.arm_config) == ([1, 2, 3], {}, {})
 
 
 @pytest.mark.parametrize(
@@ -71,14 +51,6 @@ def test_two_arms_of_one_file_name_are_refused_also_from_two_folders(tmp_path: P
     with pytest.raises(ConfigError, match="the same file name") as caught:
         read_comparison(path)
     assert (caught.value.where, caught.value.got) == (str(path), "mine")
-
-
-def test_an_arm_for_which_keys_are_given_must_be_there(tmp_path: Path) -> None:
-    text = 'name = "x"\narms = ["co-learning"]\n[arm-config.colearning]\nlr-max = 0.1\n'
-    with pytest.raises(ConfigError, match="no arm of the comparison") as caught:
-        read_comparison(written(tmp_path / "c.toml", text))
-    assert caught.value.where.endswith("arm-config.colearning")
-    assert caught.value.expected == "one of: co-learning"
 
 
 TUNED = """name = "x"

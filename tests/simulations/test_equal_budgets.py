@@ -10,7 +10,7 @@ from simulations.arm import Arm, ArmTable, load_arm
 from simulations.cli import COMPARISONS_DIR
 from simulations.comparison import run_comparison
 from simulations.comparison_file import Comparison, Tuning, read_comparison
-from simulations.equal_budgets import EQUAL, configs_of
+from simulations.equal_budgets import configs_of
 from strategies.errors import ConfigError
 
 SHARED: dict[str, Any] = {"model": "mlp", "num-sites": 2, "epoch-budget": 4}
@@ -34,12 +34,6 @@ def test_the_arms_of_every_shipped_comparison_have_equal_budgets(path: Path) -> 
     assert list(configs) == [arm.key for arm in arms]
     num_candidates = {len(candidates) for candidates in configs.values()}
     assert num_candidates == {len(comparison.candidates(arms[0].key))}
-
-
-def test_all_keys_that_say_what_the_data_are_must_be_equal() -> None:
-    # They stand in the run config before the model.
-    keys = RunConfig.keys()
-    assert set(EQUAL) == {*keys[: keys.index("model")], "model", "batch-size", "epoch-budget"}
 
 
 @pytest.mark.parametrize(

@@ -77,19 +77,13 @@ def test_rounds_that_are_counted_in_steps_have_no_such_plans() -> None:
         outcome_plans(arm(local_steps=100), ROUNDS)
 
 
-def test_each_shape_has_a_panel_and_each_round_a_line() -> None:
+@pytest.mark.filterwarnings("error")
+def test_learning_rates_are_drawn_by_shape_and_by_arm() -> None:
     figure = draw_cycles(["exponential", "constant"], lr_max=0.4, num_rounds=3, epochs=2)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["exponential", "constant"]
-    curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]  # type: ignore[arg-type]
-    assert [line.get_xdata()[0] for line in curves] == [0, 2, 4]  # type: ignore[index]
     assert png(figure)
-
-
-def test_learning_rates_say_how_many_rounds_and_how_long() -> None:
     figure = draw_learning_rates(comparison(), ["a"], seed=1)
-    (axes,) = figure.axes
-    assert axes.get_title(loc="left") == "A: 3 rounds of 2 to 4 epochs"
-    assert axes.get_xlim() == (0, 8)
+    assert figure.axes[0].get_title(loc="left") == "A: 3 rounds of 2 to 4 epochs"
     assert png(figure)
 
 
@@ -97,9 +91,7 @@ def test_settled_rounds_are_filled_and_the_epochs_are_below() -> None:
     figure = draw_settling([comparison()], arm="a")
     change, epochs = figure.axes
     markers = [line for line in change.lines if line.get_marker() == "o"]
-    assert len(markers) == 4, "settled and not, of two seeds"
-    settled = [m for m in markers if m.get_markerfacecolor() != "white"]
-    assert [np.asarray(m.get_xdata()).tolist() for m in settled] == [[4.0], [4.0]]
+    settled = [m.get_xdata() for m in markers if m.get_markerfacecolor() != "white"]
+    assert np.asarray(settled).tolist() == [[4.0], [4.0]], "in round 2, with both seeds"
     assert epochs.get_yticks().tolist() == [2, 4]
-    assert "settled: 0.1 or less" in [text.get_text() for text in change.texts]
     assert png(figure)

@@ -39,11 +39,6 @@ def test_a_late_reply_stands_at_the_round_that_it_is_of() -> None:
     assert parts(history, ["a"]) == {(1, "a"): Part.LATE, (2, "a"): Part.TOOK_PART}
 
 
-def test_every_part_has_a_marker_of_its_own_so_that_grey_is_enough() -> None:
-    looks = [part.value[1:] for part in Part]
-    assert len(set(looks)) == len(looks)
-
-
 def test_the_grid_has_a_place_for_each_site_and_names_only_what_happened() -> None:
     history = [
         round_of(1, participants={"a": {}, "b": {}}, missing=["c"], dropped={"d": "odd"}),

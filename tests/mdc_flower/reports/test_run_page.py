@@ -83,8 +83,8 @@ def test_the_page_has_the_pictures_of_which_something_is_known(
     sections = run_page(run).sections
     assert [picture.name for section in sections for picture in section.pictures] == pictures
     text = page_of(tmp_path)
-    assert text.count('role="img"') == len(pictures)
-    assert text.count("<svg") == text.count("aria-label=") == len(pictures)
+    assert text.count('src="data:image/svg+xml;base64,') == len(pictures)
+    assert text.count("<img ") == text.count('alt="') == len(pictures)
     assert ("No round has finished yet." in text) == (not history)
 
 
@@ -198,7 +198,6 @@ def test_what_was_done_after_the_last_round_counts(tmp_path: Path) -> None:
     # The picture has it, in words as well.
     accuracy = page.sections[0].pictures[0]
     assert "test, recalibrated: 0.9 after 1 local epochs." in accuracy.label
-    assert ">test, recalibrated</text>" in page_of(tmp_path)
 
 
 def test_of_a_running_run_the_open_round_and_its_sites_are_known_from_the_events(
