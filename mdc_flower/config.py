@@ -33,6 +33,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
+OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}
+"""Learning rate of each outer optimizer where ``outer-lr`` is 0."""
+
 
 class RunConfig(ConfigModel):
     """What is the same for everyone in a run.
@@ -97,7 +100,7 @@ class RunConfig(ConfigModel):
     epoch_budget: Count = 60  # local epochs in all; 0 for no limit
     weighting: Literal["examples", "uniform"] = "examples"
     outer_optimizer: Literal["average", "momentum", "adam"] = "average"
-    outer_lr: Positive = 1.0
+    outer_lr: NotNegative = 0.0  # 0 for the outer optimizer's own default
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     outer_nesterov: bool = False
     outer_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -150,7 +153,7 @@ class RunConfig(ConfigModel):
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
-        if self.outer_optimizer == "average" and self.outer_lr != 1:
+        if self.outer_optimizer == "average" and self.outer_lr not in (0, 1):
             raise ValueError("outer-lr is not read with outer-optimizer 'average'")
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
@@ -215,13 +218,14 @@ class RunConfig(ConfigModel):
                 )
 
     def _outer(self) -> OuterOptimizer:
+        lr = self.outer_lr or OUTER_LR[self.outer_optimizer]
         match self.outer_optimizer:
             case "average":
                 return Average()
             case "momentum":
-                return Momentum(self.outer_lr, self.outer_momentum, self.outer_nesterov)
+                return Momentum(lr, self.outer_momentum, self.outer_nesterov)
             case "adam":
-                return Adam(self.outer_lr, self.outer_beta1, self.outer_beta2, self.outer_epsilon)
+                return Adam(lr, self.outer_beta1, self.outer_beta2, self.outer_epsilon)
 
 
 class SiteConfig(ConfigModel):
@@ -278,6 +282,19 @@ class SiteConfig(ConfigModel):
     def is_simulated(self) -> bool:
         """Return whether Flower's simulation made this site."""
         return not self.site
+
+
+def spelled_as(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a run config, with ``outer-lr`` written as in another where it can be.
+
+    One config may name the learning rate that the other leaves to the outer optimizer.
+    """
+
+    def outer_lr(values: Mapping[str, Any]) -> Any:
+        return values.get("outer-lr") or OUTER_LR.get(values.get("outer-optimizer", ""))
+
+    same = "outer-lr" in before and outer_lr(before) == outer_lr(now)
+    return {**before, "outer-lr": now["outer-lr"]} if same else {**before}
 
 
 def read_run_config(values: Mapping[str, Any]) -> RunConfig:

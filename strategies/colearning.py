@@ -120,7 +120,9 @@ class CoLearning(Strategy):
         # Sites that an earlier process knew are missed, too.
         known = position.pace if position else ()
         self._sites = Attendance(replace(roster, names=roster.names | set(known)))
-        self._position = position or Position({}, recipe.controller.start())
+        start = position or Position({}, recipe.controller.start())
+        # An earlier process planned the open round by its own config; budgets may have changed.
+        self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
 

@@ -74,6 +74,16 @@ def test_a_key_about_ends_waits_and_files_may_change(key: str) -> None:
     assert changed_keys(before, now) == {key: [before[key], FREE[key]]}
 
 
+@pytest.mark.parametrize(("optimizer", "lr"), [("average", 1.0), ("momentum", 1.0), ("adam", 0.01)])
+def test_an_outer_learning_rate_that_is_named_is_the_default_it_is_equal_to(
+    optimizer: str, lr: float
+) -> None:
+    left = read_run_config({"outer-optimizer": optimizer})
+    named = left.to_flower() | {"outer-lr": lr}
+    assert changed_keys(named, left) == {}
+    assert changed_keys(left.to_flower(), read_run_config(named)) == {}
+
+
 def test_all_changes_are_returned_in_the_order_of_their_names() -> None:
     before = RunConfig().to_flower()
     changed = changed_keys(before, read_run_config(FREE))

@@ -36,7 +36,7 @@ from strategies.journal.model_files import StoredArrays, read_model
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
 from strategies.journal.updates import MemoryUpdates, UpdateJournal
-from strategies.local_epochs import EpochState, Fixed, Horizon
+from strategies.local_epochs import EpochState, Fixed, Horizon, Spread
 from strategies.messages import (
     METRICS,
     NUM_EXAMPLES,
@@ -52,7 +52,7 @@ from strategies.messages import (
 )
 from strategies.outer_optimizers import Adam, Momentum, OuterOptimizer
 from strategies.position import Position
-from strategies.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg
+from strategies.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord
@@ -1072,6 +1072,43 @@ def test_an_update_that_is_too_far_from_the_global_model_is_dropped() -> None:
     assert "max-relative-update is 0.5" in watcher.records[0].dropped["b"]
     unbounded, _ = run(grid_of(*two_sites()), fedavg(1, 1, 0.1), model(10.0))
     assert unbounded.records[0].dropped == {}
+
+
+def spread(epoch_budget: int, num_rounds: int) -> Recipe:
+    return Recipe(
+        LrSchedule(0.1), Spread(epoch_budget, num_rounds), Horizon(num_rounds, epoch_budget)
+    )
+
+
+def qsr_of(epoch_budget: int) -> Recipe:
+    return qsr(epoch_budget, 0.1, base_epochs=1, alpha=0.15)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        # 2 of 8 epochs are done in 1 of 4 rounds; 18 of 20 are left for the other three.
+        (spread(8, 4), spread(20, 4), 6),
+        # 2 epochs are done: at lr 0.085 of a cosine over 8, (0.15 / lr)^2 is 3.1; at 0.099 of one
+        # over 40 it is 2.3.
+        (qsr_of(8), qsr_of(40), 2),
+    ],
+    ids=["spread", "qsr"],
+)
+def test_with_another_budget_the_plan_of_the_open_round_is_made_anew(
+    before: Recipe, after: Recipe, expected: int
+) -> None:
+    a, b = two_sites()
+    store, watcher = MemoryUpdates(), Watcher()
+    b.faults = {2: raises}
+    with pytest.raises(QuorumError):
+        run(grid_of(a, b), before, watcher=watcher, updates=store, min_sites=2)
+    assert store.sites() == ["a"]
+    a, b = two_sites()
+    position = watcher.positions[-1]
+    run(grid_of(a, b), after, updates=store, min_sites=2, position=position, num_rounds=2)
+    planned = [(plan.round, plan.local_epochs) for plan in a.plans]
+    assert planned == [(2, expected)], "its update for the old plan does not count"
 
 
 class FullDisk(MemoryUpdates):
