@@ -193,6 +193,7 @@ def _run(
             wait_s=config.wait_for_sites_s,
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
+            variances=frozenset(statistics_of(model).values()),
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}

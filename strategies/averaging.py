@@ -123,4 +123,6 @@ def _mean(
     for update, weight in counted[1:]:
         total += weight
         mean += (update.arrays[name].astype(np.float64) - mean) * (weight / total)
-    return np.asarray(then(name, mean), dtype=first.dtype)
+    # What overflows is infinite then, and is found by whoever judges the result.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(then(name, mean), dtype=first.dtype)

@@ -23,7 +23,7 @@ from strategies.averaging import Arrays
 from strategies.batch_norm import Layers
 from strategies.causes import Cause
 from strategies.deadline import Deadline
-from strategies.errors import EngineError, QuorumError
+from strategies.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
@@ -40,7 +40,7 @@ from strategies.outer_optimizers import next_model
 from strategies.position import Position
 from strategies.recalibration import EvaluateFn, Recalibration
 from strategies.recipes import Recipe
-from strategies.reply_gate import Rejection, engine_died, judge_train
+from strategies.reply_gate import Rejection, engine_died, judge_train, unfit_model
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord, RunObserver, causes_of_absence, reasons, unheard
@@ -87,6 +87,8 @@ class CoLearning(Strategy):
         How long a round's replies are waited for.
     max_relative_update : float
         Largest norm of an update, relative to the global model's; 0 for no bound.
+    variances : frozenset of str
+        Names of the arrays that are variances, of sites' updates and of the global model.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class CoLearning(Strategy):
         wait_s: float = 600.0,
         deadline: Deadline | None = None,
         max_relative_update: float = 0.0,
+        variances: frozenset[str] = frozenset(),
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -117,6 +120,7 @@ class CoLearning(Strategy):
         self.wait_s = wait_s
         self.deadline = deadline or Deadline()
         self.max_relative_update = max_relative_update
+        self.variances = variances
         # Sites that an earlier process knew are missed, too.
         known = position.pace if position else ()
         self._sites = Attendance(replace(roster, names=roster.names | set(known)))
@@ -194,6 +198,8 @@ class CoLearning(Strategy):
         ------
         EngineError
             If a reply says that the simulation's worker died.
+        DivergedError
+            If the new global model cannot be used.
         """
         opened = self._opened()
         record, asks = opened.record, opened.asks
@@ -236,6 +242,7 @@ class CoLearning(Strategy):
             self.recipe.weighting,
             self.trainable,
         )
+        self._judge_model(arrays)
         record.relative_change = relative_change(before, arrays, self.trainable)
         return arrays_to_record(arrays), MetricRecord({**mean_metrics(record.participants)})
 
@@ -304,6 +311,8 @@ class CoLearning(Strategy):
             If a round had too few updates as often as it may be tried.
         EngineError
             If the simulation's worker died.
+        DivergedError
+            If a round's global model cannot be used.
         """
         if timeout:
             self.deadline = Deadline(fixed_s=timeout)
@@ -466,7 +475,12 @@ class CoLearning(Strategy):
                 got=(reply.error.reason or "").splitlines()[0],
             )
         verdict = judge_train(
-            reply, site, plan.plan_id, self._position.arrays, self.max_relative_update
+            reply,
+            site,
+            plan.plan_id,
+            self._position.arrays,
+            self.max_relative_update,
+            self.variances,
         )
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
@@ -485,6 +499,23 @@ class CoLearning(Strategy):
             reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
+
+    def _judge_model(self, arrays: Arrays) -> None:
+        """End the run if the new global model cannot be used; that before it stays the last."""
+        opened = self._opened()
+        why = unfit_model(self._position.arrays, arrays, opened.outer_state, self.variances)
+        if why is None:
+            return
+        opened.record.failed = True
+        for observer in self.observers:
+            observer.round_failed(opened.record)
+        raise DivergedError(
+            f"the new global model cannot be used: {why}",
+            where=f"round {opened.plan.round}, {self.recipe.outer}",
+            hint="The sites' updates were fit. Start a new run with a lower outer-lr, or with "
+            "another outer-optimizer; the global model in the run directory is that of the "
+            "round before",
+        )
 
     def _counted(self) -> EpochState:
         """Return the epochs as they are when the open round is over."""

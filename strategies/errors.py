@@ -60,6 +60,10 @@ class ConfigError(MdcError):
     exit_code = 2
 
 
+class DivergedError(ConfigError):
+    """The sites' updates were fit, and the global model made of them is not."""
+
+
 class DataError(MdcError):
     """A data set is missing, unreadable or not of the shape its contract states."""
 

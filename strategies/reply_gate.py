@@ -5,7 +5,7 @@ that site's update and nothing more. The gate never raises; it returns a reason.
 """
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,13 +87,19 @@ class _UnfitError(Exception):
 
 
 def judge_train(
-    reply: Message, site: str, plan_id: str, before: Arrays, max_relative_update: float = 0.0
+    reply: Message,
+    site: str,
+    plan_id: str,
+    before: Arrays,
+    max_relative_update: float = 0.0,
+    variances: Collection[str] = (),
 ) -> Update | Rejection:
     """Judge a train reply.
 
     It counts only if it answers this round's plan, has exactly the arrays of the global
-    model ``before`` with their shapes and dtypes, all finite, no metrics but those of
-    `TRAIN_METRICS`, all finite, more than 0 examples, and is not too far from the global model.
+    model ``before`` with their shapes and dtypes, all finite, no variance below 0, no metrics but
+    those of `TRAIN_METRICS`, all finite, more than 0 examples, and is not too far from the global
+    model.
 
     Parameters
     ----------
@@ -108,12 +114,15 @@ def judge_train(
     max_relative_update
         Largest ``||local - global|| / ||global||`` over all float arrays, buffers included;
         0 for no bound.
+    variances
+        Names of the arrays that are variances.
     """
     try:
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
         metrics = _metrics(reply, {NUM_EXAMPLES}, TRAIN_METRICS)
         arrays = _arrays(reply.content.array_records.get(ARRAYS), specs_of(before))
+        _check_variances(arrays, variances)
         if max_relative_update:
             _check_norm(before, arrays, max_relative_update)
     except _UnfitError as unfit:
@@ -164,6 +173,35 @@ def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
         return unfit.rejection(reply, site)
 
 
+def unfit_model(
+    before: Arrays, after: Arrays, state: Arrays, variances: Collection[str] = ()
+) -> str | None:
+    """Return why a new global model cannot be used; None if it can.
+
+    Parameters
+    ----------
+    before
+        The global model before the round, whose arrays the new one must have.
+    after
+        The new one.
+    state
+        The outer optimizer's, which the next round depends on, too.
+    variances
+        Names of the arrays that are variances.
+    """
+    try:
+        for name, spec in specs_of(before).items():
+            got = ArraySpec(after[name].shape, str(after[name].dtype))
+            if got != spec:
+                raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {got}, expected {spec}")
+        for name, array in {**after, **state}.items():
+            _check_finite(name, array)
+        _check_variances(after, variances)
+    except _UnfitError as unfit:
+        return str(unfit)
+    return None
+
+
 def engine_died(reply: Message) -> bool:
     """Return whether a reply says that the simulation's worker died, and not that a site failed.
 
@@ -206,13 +244,16 @@ def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
         )
 
 
+def _check_variances(arrays: Mapping[str, NDArray[Any]], variances: Collection[str]) -> None:
+    for name in variances:
+        if count := int((arrays[name] < 0).sum()):
+            raise _UnfitError(Cause.OUT_OF_BOUNDS, f"array {name!r}: {count} are below 0")
+
+
 def _check_statistics(
     mean_name: str, mean: NDArray[Any], variance_name: str, variance: NDArray[Any]
 ) -> None:
-    if (variance < 0).any():
-        raise _UnfitError(
-            Cause.OUT_OF_BOUNDS, f"array {variance_name!r}: {int((variance < 0).sum())} are below 0"
-        )
+    _check_variances({variance_name: variance}, [variance_name])
     # The variance over the sites is at most the largest of these sums.
     with np.errstate(over="ignore"):
         largest = np.square(mean) + variance
@@ -276,9 +317,13 @@ def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
         raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {actual}, expected {spec}")
+    _check_finite(name, array)
+    return array
+
+
+def _check_finite(name: str, array: NDArray[Any]) -> None:
     if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
         raise _UnfitError(
             Cause.NOT_FINITE, f"array {name!r}: {count} of {array.size} values are not finite"
         )
-    return array

@@ -30,7 +30,7 @@ from strategies.averaging import Update, uniform
 from strategies.causes import Cause
 from strategies.colearning import CoLearning
 from strategies.deadline import Deadline
-from strategies.errors import EngineError, QuorumError
+from strategies.errors import DivergedError, EngineError, QuorumError
 from strategies.journal.files import StorageError
 from strategies.journal.model_files import StoredArrays, read_model
 from strategies.journal.recalibrations import Recalibrations
@@ -55,7 +55,7 @@ from strategies.position import Position
 from strategies.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord
+from strategies.round_record import RoundRecord, RunObserver
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
@@ -129,7 +129,7 @@ def model(value: float = 0.0) -> ArrayRecord:
     return arrays_to_record({"w": np.array([value], np.float32)})
 
 
-def strategy_of(recipe: Recipe, *watchers: Watcher, **options: Any) -> CoLearning:
+def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> CoLearning:
     return CoLearning(
         recipe, Roster(), seed=7, trainable=frozenset({"w"}), observers=watchers, **options
     )
@@ -1072,6 +1072,25 @@ def test_an_update_that_is_too_far_from_the_global_model_is_dropped() -> None:
     assert "max-relative-update is 0.5" in watcher.records[0].dropped["b"]
     unbounded, _ = run(grid_of(*two_sites()), fedavg(1, 1, 0.1), model(10.0))
     assert unbounded.records[0].dropped == {}
+
+
+def test_a_global_model_that_overflows_ends_the_run_before_its_checkpoint(tmp_path: Path) -> None:
+    # Round 1 moves 0 by 1 * 2e38, round 2 by momentum alone: to 2e38 + 0.9 * 2e38 > 3.4e38.
+    recipe = replace(fedavg(4, 1, 0.1), outer=Momentum(lr=2e38, momentum=0.9))
+    watcher = Watcher()
+    start = Position({"w": np.zeros(1, np.float32)}, EpochState(1))
+    with run_directory(tmp_path, {}) as directory:
+        directory.begin(start.arrays, start, {})
+        strategy = strategy_of(recipe, watcher, directory)
+        with pytest.raises(DivergedError) as caught:
+            strategy.start(grid_of(LinearSite("a")), model())
+    assert caught.value.exit_code == 2
+    assert caught.value.where.startswith("round 2, Momentum(lr=2e+38")
+    assert "array 'w': 1 of 1 values are not finite" in str(caught.value)
+    (failed,) = watcher.failed
+    assert (failed.round, failed.failed, failed.dropped) == (2, True, {})
+    arrays, _ = read_model(tmp_path / GLOBAL_MODEL)
+    assert watcher.values() == [arrays["w"].tolist()] == [[np.float32(2e38)]]
 
 
 def spread(epoch_budget: int, num_rounds: int) -> Recipe:

@@ -37,6 +37,7 @@ from strategies.reply_gate import (
     judge_evaluate,
     judge_train,
     specs_of,
+    unfit_model,
 )
 from tests.strategies.fakes import NODE_IDS, train_metrics
 
@@ -438,6 +439,41 @@ def test_what_is_no_number_is_named_as_that_and_not_as_too_large(value: float) -
     assert isinstance(verdict, Rejection)
     assert "'w': 1 of 2 values are not finite" in verdict.reason
     assert verdict.cause is Cause.NOT_FINITE
+
+
+def test_a_variance_below_zero_costs_the_site_its_update() -> None:
+    content = train_reply_content(
+        arrays_to_record({**THREE_FOUR, "running_var": np.array([-1.0], np.float32)}),
+        train_metrics(40),
+        PLAN,
+    )
+    reply = Message(content, reply_to=request())
+    verdict = judge_train(reply, "site-b", PLAN, THREE_FOUR, variances={"running_var"})
+    assert isinstance(verdict, Rejection)
+    assert (verdict.cause, verdict.reason) == (
+        Cause.OUT_OF_BOUNDS,
+        "array 'running_var': 1 are below 0",
+    )
+    assert isinstance(judge_train(reply, "site-b", PLAN, THREE_FOUR), Update)
+
+
+@pytest.mark.parametrize(
+    ("after", "state", "reason"),
+    [
+        ({}, {}, None),
+        ({"w": np.array([3.0, np.inf], np.float32)}, {}, "'w': 1 of 2 values are not finite"),
+        ({}, {"momentum/w": np.array([np.nan])}, "'momentum/w': 1 of 1 values are not finite"),
+        ({"running_var": np.array([-1.0], np.float32)}, {}, "'running_var': 1 are below 0"),
+        ({"w": np.array([3.0, 4.0])}, {}, "'w': got float64[2], expected float32[2]"),
+    ],
+)
+def test_a_new_global_model_is_judged_like_a_reply(
+    after: dict[str, NDArray[np.generic]],
+    state: dict[str, NDArray[np.generic]],
+    reason: str | None,
+) -> None:
+    found = unfit_model(THREE_FOUR, {**THREE_FOUR, **after}, state, {"running_var"})
+    assert found == (f"array {reason}" if reason else None)
 
 
 ALL_ZERO: dict[str, NDArray[np.generic]] = {"w": np.zeros(2, np.float32)}
