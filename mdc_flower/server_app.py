@@ -33,6 +33,7 @@ from strategies.journal.run_directory import (
     RunDirectory,
     read_events,
     read_history,
+    read_summary,
     run_directory,
     write_summary,
 )
@@ -63,11 +64,13 @@ def main(grid: Grid, context: Context) -> None:
 def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
     """Run, and leave a summary that says how it ended, whatever happens."""
     started = time.time()
+    before = read_summary(record.path) if record.checkpoint else {}
     summary: dict[str, Any] = {
         "status": "running",
         "version": __version__,
         "seed": task.config.seed,
-        "started": started,
+        # A run that goes on was started once; its resumes have times of their own.
+        "started": before.get("started", started),
     }
     if record.checkpoint is None:
         _write_beginning(record, task.config, summary)

@@ -20,9 +20,9 @@ from strategies.journal.files import (
     StorageError,
     append_line,
     cannot_write,
+    copy_atomically,
     cut,
     cut_torn_line,
-    link_atomically,
     remove_temporary,
     write_atomically,
 )
@@ -94,9 +94,11 @@ def run_directory(
         (path / EVENTS).touch()
     except OSError as error:
         raise cannot_write(path, error) from None
-    with coordinator_lock(path):
+    with coordinator_lock(path) as before:
         if not resume:
             refuse_used(path, RunError, "output-dir")
+        if before and read_summary(path).get("status") == "running":
+            log(WARNING, "taking over from process %s, which died in its run", before.get("pid"))
         remove_temporary(path)
         cut_torn_line(path / EVENTS)
         yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates, average_last)
@@ -130,6 +132,7 @@ class RunDirectory:
         # Wall time of the rounds that earlier processes finished.
         self.seconds_before = 0.0
         self.begun = False
+        self._copied: dict[str, Path] = {}
 
     def begin(self, initial: Arrays, start: Position, run: Mapping[str, Any]) -> Position:
         """Begin the run, or go back to where its newest checkpoint is; return the position.
@@ -165,7 +168,7 @@ class RunDirectory:
         if self.checkpoint.record is not None:
             append_line(history, self.checkpoint.record)
         self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
-        self._link_models()
+        self._copy_models()
         return replace(
             position,
             arrays={name: position.arrays[name] for name in initial},
@@ -234,15 +237,20 @@ class RunDirectory:
     ) -> None:
         checkpoint = Checkpoint(position, self._run, history_bytes, record)
         self._checkpoints.save(checkpoint, self._metadata)
-        self._link_models()
+        self._copy_models()
 
-    def _link_models(self) -> None:
+    def _copy_models(self) -> None:
+        """Copy the newest and the best model out of their checkpoints, where they have changed.
+
+        Copies, so that whoever overwrites one damages no checkpoint.
+        """
         for model, name in (
             (self._checkpoints.newest_model, GLOBAL_MODEL),
             (self._checkpoints.best_model, BEST_MODEL),
         ):
-            if model is not None:
-                link_atomically(model, self.path / name)
+            if model is not None and self._copied.get(name) != model:
+                copy_atomically(model, self.path / name)
+                self._copied[name] = model
 
 
 def _size(path: Path) -> int:
@@ -268,6 +276,14 @@ def refuse_used(run_dir: Path, kind: type[MdcError], where: str) -> None:
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write the summary whole."""
     write_atomically(run_dir / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Return the summary; empty if there is none, or it cannot be read."""
+    try:
+        return dict(json.loads((run_dir / SUMMARY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def mark_interrupted(run_dir: Path) -> None:

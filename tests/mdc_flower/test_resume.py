@@ -214,6 +214,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_never_stopped(
     assert config == tomllib.loads((stopped_run / CONFIG).read_text()) | changes
     summary = json.loads((cut / SUMMARY).read_text())
     assert (summary["status"], summary["exit-status"], summary["rounds"]) == ("finished", 0, 3)
+    assert summary["started"] == json.loads((stopped_run / SUMMARY).read_text())["started"]
     (resumed,) = summary["resumes"]
     assert resumed.pop("time") == read_events(cut, "run-resumed")[0]["time"]
     assert resumed == {
