@@ -66,7 +66,13 @@ def hello(message: Message, context: Context) -> Message:
 
     def work() -> RecordDict:
         site = read_site_config(context.node_config)
-        card = SiteCard(site.name, site.num_partitions, __version__, site.is_simulated)
+        card = SiteCard(
+            site.name,
+            site.num_partitions,
+            __version__,
+            site.is_simulated,
+            num_examples=site.num_examples,
+        )
         site_event("hello", site=site.name)
         return card.to_content()
 

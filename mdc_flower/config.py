@@ -99,6 +99,7 @@ class RunConfig(ConfigModel):
     num_rounds: Count = 0  # 0 for no limit
     epoch_budget: Count = 60  # local epochs in all; 0 for no limit
     weighting: Literal["examples", "uniform"] = "examples"
+    max_site_weight: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the sum; 1 for no cap
     outer_optimizer: Literal["average", "momentum", "adam"] = "average"
     outer_lr: NotNegative = 0.0  # 0 for the outer optimizer's own default
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -194,6 +195,7 @@ class RunConfig(ConfigModel):
             ),
             local_steps=self.local_steps,
             weighting=WEIGHTINGS[self.weighting],
+            max_site_weight=self.max_site_weight,
             proximal_mu=self.proximal_mu,
             outer=self._outer(),
         )
@@ -242,6 +244,8 @@ class SiteConfig(ConfigModel):
     device: str = ""
     contract: str = ""
     min_examples: Count = 0
+    max_examples: Count = 0  # 0 for no limit
+    num_examples: Count = 0  # 0 where the site does not say
     metrics: str = ""
     modules: str = "*"
     partition_id: Annotated[int, Field(ge=-1)] = -1

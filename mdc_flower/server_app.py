@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from mdc_flower import __version__
 from mdc_flower.admission import REGISTER, admission
 from mdc_flower.batch_norm import statistics_of
+from mdc_flower.claims import claims_judged, kit_of_coordinator
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.event_files import event_files
 from mdc_flower.global_evaluation import evaluate_fn
@@ -146,7 +147,11 @@ def _run(
         lambda roster, expected: record.event(
             "waiting-for-sites", online=list(roster.nodes), expected=expected
         ),
-        Roster(admission=admission(os.environ.get(REGISTER, ""))),
+        Roster(
+            admission=claims_judged(
+                admission(os.environ.get(REGISTER, "")), config.num_sites, kit_of_coordinator()
+            )
+        ),
     )
     _check_partitions(roster, config)
     _check_local_statistics(roster, config)

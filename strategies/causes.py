@@ -40,6 +40,8 @@ class Cause(StrEnum):
     """Values are not finite: training has diverged there."""
     OUT_OF_BOUNDS = "out-of-bounds"
     """Values are beyond what is allowed, or impossible."""
+    CLAIM = "claim"
+    """The site's number of examples is not what it said before."""
     DAMAGED = "damaged"
     """The reply was damaged on the coordinator's disk."""
 

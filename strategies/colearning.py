@@ -19,9 +19,10 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.asks import Asks
 from strategies.attendance import Attendance
-from strategies.averaging import Arrays
+from strategies.averaging import Arrays, bounded
 from strategies.batch_norm import Layers
 from strategies.causes import Cause
+from strategies.claims import Claims
 from strategies.deadline import Deadline
 from strategies.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange import Exchange
@@ -129,6 +130,7 @@ class CoLearning(Strategy):
         self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
+        self._claims = Claims()
 
     def summary(self) -> None:
         """Log the method in one line each for schedule, epochs, outer optimizer and horizon."""
@@ -222,7 +224,7 @@ class CoLearning(Strategy):
         opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
-        record.start_evaluation = mean_validation(record.participants)
+        record.start_evaluation = mean_validation(record.participants, self.recipe.max_site_weight)
         if record.failed:
             log(
                 WARNING,
@@ -239,7 +241,7 @@ class CoLearning(Strategy):
             self._position.outer_state,
             before,
             updates,
-            self.recipe.weighting,
+            bounded(self.recipe.weighting, updates, self.recipe.max_site_weight),
             self.trainable,
         )
         self._judge_model(arrays)
@@ -266,7 +268,9 @@ class CoLearning(Strategy):
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
         record, asks = self._opened().record, self._opened().asks
-        record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
+        record.site_evaluation = judged_evaluations(
+            replies, asks, record.dropped, self._claims, self.recipe.max_site_weight
+        )
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
 
     def start(
@@ -366,6 +370,8 @@ class CoLearning(Strategy):
         return Recalibration(
             layers=layers,
             weighting=self.recipe.weighting,
+            max_site_weight=self.recipe.max_site_weight,
+            claims=self._claims,
             updates=updates,
             results=results,
             round_number=epochs.rounds_done,
@@ -482,6 +488,7 @@ class CoLearning(Strategy):
             self.max_relative_update,
             self.variances,
         )
+        verdict = self._claims.judged(verdict, asks.roster.num_examples)
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason

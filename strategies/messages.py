@@ -59,6 +59,9 @@ class SiteCard:
         Whether Flower's simulation engine made the site.
     protocol : int
         Version of this module's records.
+    num_examples : int
+        Training examples in the site's data set, before any are held out or left out; 0 where it
+        does not say.
     """
 
     name: str
@@ -66,6 +69,7 @@ class SiteCard:
     version: str
     simulated: bool = False
     protocol: int = PROTOCOL_VERSION
+    num_examples: int = 0
 
     def to_content(self) -> RecordDict:
         """Return the card as the content of a hello reply."""
@@ -93,7 +97,14 @@ class SiteCard:
             )
         if not (isinstance(name, str) and name and isinstance(partitions, int)):
             raise RunError("the node did not give a site name", where="hello reply", got=name)
-        return cls(name, partitions, str(version), record.get("simulated") is True)
+        count = record.get("num_examples")
+        return cls(
+            name,
+            partitions,
+            str(version),
+            record.get("simulated") is True,
+            num_examples=count if isinstance(count, int) and count > 0 else 0,
+        )
 
 
 def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from strategies.asks import Asks
 from strategies.attendance import Attendance
-from strategies.averaging import Arrays, Update, Weighting
+from strategies.averaging import Arrays, Update, Weighting, bounded
 from strategies.batch_norm import Layers, pooled_statistics
 from strategies.causes import Cause
+from strategies.claims import Claims
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
@@ -101,6 +102,10 @@ class Recalibration:
         Whether the sites evaluate the model with its new statistics.
     on_event : callable
         Told what happens, as a kind and fields.
+    max_site_weight : float
+        Largest share of a site in the sum of the weights.
+    claims : Claims
+        What the sites said of their numbers of examples in the rounds.
     """
 
     layers: Layers
@@ -115,6 +120,8 @@ class Recalibration:
     deadline_s: Callable[[int], float]
     site_evaluation: bool
     on_event: Callable[..., None]
+    max_site_weight: float = 1.0
+    claims: Claims = field(default_factory=Claims)
 
     def apply(
         self, grid: Grid, arrays: Arrays, evaluate: EvaluateFn
@@ -162,7 +169,8 @@ class Recalibration:
             if len(updates) >= self.min_sites:
                 reach("statistics-folding", round=self.round_number)
                 record.participants = {update.site: update.num_examples for update in updates}
-                return pooled_statistics(updates, self.weighting, self.layers), record
+                weighting = bounded(self.weighting, updates, self.max_site_weight)
+                return pooled_statistics(updates, weighting, self.layers), record
             if record.attempts > self.max_round_retries:
                 raise QuorumError(
                     "too few sites sent statistics of the final model, after "
@@ -230,7 +238,10 @@ class Recalibration:
                 got=(reply.error.reason or "").splitlines()[0],
             )
         expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
-        verdict = judge_statistics(reply, site, record.plan_id, expected, self.layers)
+        verdict = self.claims.judged(
+            judge_statistics(reply, site, record.plan_id, expected, self.layers),
+            asks.roster.num_examples,
+        )
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
@@ -266,7 +277,9 @@ class Recalibration:
         messages = asks.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
         replies = Exchange(grid).replies(messages, record.deadline_s)
-        record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
+        record.site_evaluation = judged_evaluations(
+            replies, asks, record.dropped, self.claims, self.max_site_weight
+        )
 
 
 def _digest(arrays: Arrays) -> str:

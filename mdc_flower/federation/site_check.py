@@ -9,7 +9,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -39,15 +39,18 @@ AHEAD_S, BEHIND_S = 5.0, 300.0
 EXPIRES_SOON_DAYS = 30
 
 
-def check_site(kit: SiteKit) -> Iterator[Check]:
+def check_site(
+    kit: SiteKit, on_data: Callable[[DataSet], object] = lambda dataset: None
+) -> Iterator[Check]:
     """Yield the checks of a site's kit and machine; those that need another to pass are left out.
 
-    The label histogram among them stays at the site.
+    The label histogram among them stays at the site. ``on_data`` is given the data set, if that
+    is what was agreed on.
     """
     yield Check("site", None, f"{kit.site}, of the federation {kit.federation!r}")
     yield guarded("version", lambda: _version(kit))
     yield guarded("keys", lambda: _keys(kit))
-    yield from _data_checks(kit)
+    yield from _data_checks(kit, on_data)
     yield guarded("disk", lambda: _disk(kit))
     yield guarded("memory", _memory)
     yield guarded("device", lambda: _device(kit))
@@ -79,7 +82,7 @@ def _keys(kit: SiteKit) -> str:
     return "private and public key belong together"
 
 
-def _data_checks(kit: SiteKit) -> Iterator[Check]:
+def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator[Check]:
     found: list[DataSet] = []
 
     def work() -> str:
@@ -92,7 +95,7 @@ def _data_checks(kit: SiteKit) -> Iterator[Check]:
         dataset = load_dataset(kit.data, kit.data_root, reading)
         if kit.partition_id < 0 and makes_vocabulary(kit.data, dataset, reading):
             raise no_vocabulary("kit.toml, vocabulary")
-        found.append(contract.kept_by(dataset, kit.min_examples))
+        found.append(contract.kept_by(dataset, kit.min_examples, kit.max_examples))
         return (
             f"{len(dataset.train)} training and {len(dataset.test)} test examples of the agreed "
             f"type, shape and classes: {contract.type}{list(contract.shape)}, "
@@ -101,6 +104,7 @@ def _data_checks(kit: SiteKit) -> Iterator[Check]:
 
     yield guarded("data", work)
     for dataset in found:
+        on_data(dataset)
         yield guarded("classes", lambda dataset=dataset: _classes(dataset))  # type: ignore[misc]
         counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
         texts = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True)]

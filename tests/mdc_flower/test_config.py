@@ -82,6 +82,7 @@ OTHER_VALUES: dict[str, Any] = {
     "num-rounds": 7,
     "epoch-budget": 10,
     "weighting": "uniform",
+    "max-site-weight": 0.5,
     "outer-optimizer": "momentum",
     "outer-lr": 1.0,  # other values need an outer optimizer, which have a test of their own
     "outer-momentum": 0.5,
@@ -207,6 +208,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "num-rounds": NOT_COUNTS,
     "epoch-budget": NOT_COUNTS,
     "weighting": ["random"],
+    "max-site-weight": [0.0, 1.1, *NOT_FINITE],
     "outer-optimizer": ["rmsprop"],
     "outer-lr": [-0.1, *NOT_FINITE],
     "outer-momentum": [-0.1, 1.0, *NOT_FINITE],

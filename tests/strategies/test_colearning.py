@@ -45,6 +45,7 @@ from strategies.messages import (
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
     VALIDATION_METRICS,
+    SiteCard,
     arrays_to_record,
     deadline_of,
     record_to_arrays,
@@ -1128,6 +1129,59 @@ def test_with_another_budget_the_plan_of_the_open_round_is_made_anew(
     run(grid_of(a, b), after, updates=store, min_sites=2, position=position, num_rounds=2)
     planned = [(plan.round, plan.local_epochs) for plan in a.plans]
     assert planned == [(2, expected)], "its update for the old plan does not count"
+
+
+def counts(number: int) -> Fault:
+    """Let a site say that it has so many examples."""
+
+    def fault(request: Message, reply: Message) -> Message:
+        reply.content.metric_records[METRICS][NUM_EXAMPLES] = number
+        return reply
+
+    return fault
+
+
+def test_a_site_that_changes_its_number_of_examples_does_not_count() -> None:
+    a, b = two_sites()
+    b.faults = {2: counts(2**53)}
+    watcher, _ = run(grid_of(a, b), fedavg(3, 1, 0.1))
+    assert watcher.values() == [[2.5], [3.5], [6.0]]  # a alone adds 1
+    assert watcher.records[1].causes == {"b": Cause.CLAIM}
+    reason = f"metrics: 'num-examples' is {2**53}, and was 3 before"
+    assert watcher.records[1].dropped == {"b": reason}
+
+
+class Counted(LinearSite):
+    """A site that says how many examples it has when it introduces itself."""
+
+    def __call__(self, message: Message) -> Message | None:
+        if message.metadata.message_type != MessageType.QUERY:
+            return super().__call__(message)
+        card = SiteCard(self.name, 0, "test", num_examples=4)
+        return Message(card.to_content(), reply_to=message)
+
+
+def test_a_site_has_no_more_examples_than_it_introduced_itself_with() -> None:
+    honest, liar = Counted("a", 1.0, 4), Counted("b", 3.0, 5)
+    watcher, _ = run(grid_of(honest, liar), fedavg(1, 1, 0.1))
+    assert watcher.values() == [[1.0]]
+    assert watcher.records[0].dropped == {
+        "b": "metrics: 5 examples, and the site said that it has 4"
+    }
+
+
+def test_no_site_weighs_more_than_its_share_in_the_average_and_in_the_choice_of_the_best() -> None:
+    sites = three_sites()
+    sites[1].num_examples = 2**53  # and its model alone would be taken
+    for site, accuracy in zip(sites, (0.1, 0.9, 0.3), strict=True):
+        site.accuracy = lambda value, accuracy=accuracy: accuracy  # type: ignore[misc]
+    recipe = replace(fedavg(1, 1, 0.1), max_site_weight=0.5)
+    watcher, _ = run(grid_of(*sites), recipe, site_evaluation=True)
+    # 1 and 5 weigh 1 each, and 3 as much as both: (1 + 2 * 3 + 5) / 4 = 3.
+    assert watcher.values() == [[3.0]]
+    expected = pytest.approx((0.1 + 2 * 0.9 + 0.3) / 4)
+    assert watcher.records[0].start_evaluation[VALIDATION_ACCURACY] == expected
+    assert watcher.records[0].site_evaluation[VALIDATION_ACCURACY] == expected
 
 
 class FullDisk(MemoryUpdates):
