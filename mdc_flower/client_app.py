@@ -14,20 +14,18 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common import log
-from flwr.common.constant import PARTITION_ID_KEY
-from flwr.common.typing import NDArrays, Scalar
 
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.numerics import repeatable
-from mdc_flower.site_client import SiteClient
+from mdc_flower.site_client import NDArrays, Scalar, SiteClient
 from mdc_flower.site_log import SITE_LOG, site_event
 from mdc_flower.task import load_site_task
 from mdc_flower.training import Progress
 from strategies.causes import error_code
 from strategies.errors import DataError, MdcError, ModelError, PlanError
 from strategies.fault_points import reach
+from strategies.log import log
 from strategies.messages import (
     ARRAYS,
     DEADLINE,
@@ -176,7 +174,7 @@ def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) 
         log(ERROR, "%s failed", kind, exc_info=error)
         site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
         # The node config itself may be what is wrong: it is not read here.
-        simulated = PARTITION_ID_KEY in context.node_config and "site" not in context.node_config
+        simulated = "partition-id" in context.node_config and "site" not in context.node_config
         return raised_reply(message, error, private=not simulated)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import tomli_w
 from flwr.app import Context
-from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
@@ -38,6 +37,7 @@ from strategies.journal.run_directory import (
     run_directory,
     write_summary,
 )
+from strategies.log import log
 from strategies.messages import arrays_to_record
 from strategies.position import Position
 from strategies.roster import Roster, wait_for_sites

@@ -4,11 +4,20 @@ A site that fails says so with Flower's error reply: a number, and a text. The n
 each kind of error that this project raises on purpose, so that nobody has to read the text.
 """
 
-from enum import StrEnum
-
-from flwr.common.constant import ErrorCode
+from enum import IntEnum, StrEnum
 
 from strategies.errors import ConfigError, DataError, DeadlineError, MdcError, ModelError, PlanError
+
+
+class FlowerError(IntEnum):
+    """Numbers of Flower's own error replies, as far as they are read or sent here."""
+
+    UNKNOWN = 0
+    RAISED = 2
+    MESSAGE_UNAVAILABLE = 3
+    REPLY_UNAVAILABLE = 4
+    NODE_UNAVAILABLE = 5
+    INVALID_APP = 7
 
 
 class Cause(StrEnum):
@@ -60,10 +69,10 @@ _SENT: dict[type[BaseException], tuple[int, Cause]] = {
 }
 
 _RECEIVED: dict[int, Cause] = {
-    ErrorCode.MESSAGE_UNAVAILABLE: Cause.NO_REPLY,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: Cause.NO_REPLY,
-    ErrorCode.NODE_UNAVAILABLE: Cause.NO_REPLY,
-    ErrorCode.INVALID_FAB: Cause.APP_REFUSED,
+    FlowerError.MESSAGE_UNAVAILABLE: Cause.NO_REPLY,
+    FlowerError.REPLY_UNAVAILABLE: Cause.NO_REPLY,
+    FlowerError.NODE_UNAVAILABLE: Cause.NO_REPLY,
+    FlowerError.INVALID_APP: Cause.APP_REFUSED,
     **dict(_SENT.values()),
 }
 
@@ -72,7 +81,7 @@ def error_code(error: BaseException) -> int:
     """Return the number that an error reply carries; Flower's own for any other exception."""
     known = (kind for kind in type(error).__mro__ if kind in _SENT)
     kind = next(known, None)
-    return _SENT[kind][0] if kind else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return _SENT[kind][0] if kind else FlowerError.RAISED
 
 
 def cause_of(code: int) -> Cause:

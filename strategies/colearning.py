@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -30,6 +29,7 @@ from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import MemoryUpdates, UpdateStore
 from strategies.local_epochs import EpochState, Horizon, count_round, relative_change
+from strategies.log import log
 from strategies.messages import (
     VALIDATION_ACCURACY,
     arrays_to_record,

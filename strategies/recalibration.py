@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
-from flwr.common import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -33,6 +32,7 @@ from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import UpdateStore
+from strategies.log import log
 from strategies.messages import (
     STATISTICS,
     arrays_to_record,

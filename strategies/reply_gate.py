@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
-from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Arrays, Update
-from strategies.causes import Cause, cause_of
+from strategies.causes import Cause, FlowerError, cause_of
 from strategies.local_epochs import relative_change
 from strategies.messages import (
     ARRAYS,
@@ -208,7 +207,7 @@ def engine_died(reply: Message) -> bool:
     Flower's pool of Ray actors hands out a dead actor again and again: from then on the sites
     that get it fail, whichever they are.
     """
-    if not reply.has_error() or reply.error.code != ErrorCode.UNKNOWN:
+    if not reply.has_error() or reply.error.code != FlowerError.UNKNOWN:
         return False
     return (reply.error.reason or "").startswith("<class 'ray.exceptions.")
 

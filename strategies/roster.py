@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from logging import WARNING
 
 from flwr.app import Message, MessageType, RecordDict
-from flwr.common import log
 from flwr.serverapp import Grid
 
 from strategies.errors import ConfigError, MdcError, QuorumError, RunError
 from strategies.exchange import NO_REPLY, exchange
+from strategies.log import log
 from strategies.messages import SiteCard
 
 Judge = Callable[[int, SiteCard], str | None]

@@ -18,7 +18,6 @@ from urllib.parse import quote
 import numpy as np
 import psutil
 from cryptography.hazmat.primitives import serialization
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from mdc_flower import __version__
 from mdc_flower.checks import Check, guarded
@@ -260,7 +259,10 @@ def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
             where=str(kit.public_key),
             hint="Unpack the kit anew",
         ) from None
-    key = base64.urlsafe_b64encode(public_key_to_bytes(public)).decode()  # type: ignore[arg-type]
+    sent = public.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    key = base64.urlsafe_b64encode(sent).decode()
     url = f"https://{kit.address}{ABOUT}?key={quote(key)}"
     context = _trust(kit)
     before = time.time()

@@ -9,8 +9,6 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.common import log
-
 from strategies.averaging import Arrays, Update, uniform, weighted_mean
 from strategies.errors import MdcError, RunError
 from strategies.fault_points import reach
@@ -30,6 +28,7 @@ from strategies.journal.lock import LockedError, coordinator_lock
 from strategies.journal.model_files import StoredArrays, pack_model
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import UpdateJournal
+from strategies.log import log
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord

@@ -13,8 +13,9 @@ from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Update
-from strategies.causes import Cause, cause_of, error_code
+from strategies.causes import Cause, FlowerError, cause_of, error_code
 from strategies.errors import ConfigError, DataError, DeadlineError, ModelError, PlanError
+from strategies.exchange import NO_REPLY
 from strategies.journal.lock import LockedError
 from strategies.messages import (
     ARRAYS,
@@ -541,6 +542,18 @@ def test_a_sites_error_says_its_kind_by_its_number_alone(error: Exception, cause
     verdict = judge_train(reply, "site-b", PLAN, GLOBAL)
     assert isinstance(verdict, Rejection)
     assert verdict.cause is cause
+
+
+def test_flowers_error_codes_are_flowers() -> None:
+    assert {code.name: int(code) for code in FlowerError} == {
+        "UNKNOWN": ErrorCode.UNKNOWN,
+        "RAISED": ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+        "MESSAGE_UNAVAILABLE": ErrorCode.MESSAGE_UNAVAILABLE,
+        "REPLY_UNAVAILABLE": ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        "NODE_UNAVAILABLE": ErrorCode.NODE_UNAVAILABLE,
+        "INVALID_APP": ErrorCode.INVALID_FAB,
+    }
+    assert NO_REPLY == ErrorCode.NODE_UNAVAILABLE
 
 
 @pytest.mark.parametrize(
