@@ -1,7 +1,7 @@
 """Run ServerApp and ClientApp in this process, without Ray or SuperLink: tests, notebooks.
 
-A grid of one's own, and messages without a SuperLink, need what only private modules of Flower have:
-`Run`, which `Grid` names, and the identity that `Message` stamps on what is sent.
+A grid of our own, and messages without a SuperLink, need what only private modules of Flower
+have: `Run`, which `Grid` names, and the identity that `Message` stamps on what is sent.
 """
 
 import logging

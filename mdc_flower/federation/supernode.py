@@ -2,8 +2,8 @@
 
 Started as ``python -m mdc_flower.federation.supernode`` with the options of ``flower-supernode``.
 Flower verifies app bundles by signatures of its Hub; what is compared here are the files. The
-check takes the place of Flower's own, so that the coordinator is answered as Flower answers. There is
-no public hook for that, so this file imports private modules of Flower.
+check takes the place of Flower's own, so that the coordinator is answered as Flower answers. There
+is no public hook for that, so this file imports private modules of Flower.
 """
 
 from collections.abc import Callable
