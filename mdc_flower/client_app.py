@@ -11,19 +11,18 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common import log
-from flwr.common.constant import PARTITION_ID_KEY
-from flwr.common.typing import NDArrays, Scalar
 
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.numerics import repeatable
 from mdc_flower.site_card import site_card
-from mdc_flower.site_client import SiteClient
+from mdc_flower.site_client import NDArrays, Scalar, SiteClient
 from mdc_flower.site_log import site_event
 from mdc_flower.task import threads_of
 from mdc_flower.workplace import site_client
+from strategies.causes import error_code
 from strategies.errors import DataError, MdcError, ModelError, PlanError
 from strategies.fault_points import reach
+from strategies.log import log
 from strategies.messages import (
     ARRAYS,
     DEADLINE,
@@ -43,9 +42,6 @@ from strategies.messages import (
     wants_evaluation,
 )
 from strategies.round_plan import RoundPlan
-
-RAISED = 2
-"""Flower's error code for a ClientApp that raised."""
 
 TRACE_LINES = 6
 """Lines of the trace in a simulated site's error reply: the last two or three calls."""
@@ -172,12 +168,12 @@ def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) 
         log(ERROR, "%s failed", kind, exc_info=error)
         site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
         # The node config itself may be what is wrong: it is not read here.
-        simulated = PARTITION_ID_KEY in context.node_config and "site" not in context.node_config
+        simulated = "partition-id" in context.node_config and "site" not in context.node_config
         return raised_reply(message, error, private=not simulated)
 
 
 def raised_reply(message: Message, error: Exception, private: bool = False) -> Message:
-    """Return the error reply of a ClientApp: type, message, and the trace's last lines.
+    """Return the error reply of a ClientApp: a code, type, message, and the trace's last lines.
 
     Of an error at a real site (``private``), the reply tells what was raised on purpose, without
     paths; of any other only type and place, because its text can hold a value of the data. The
@@ -194,7 +190,7 @@ def raised_reply(message: Message, error: Exception, private: bool = False) -> M
     else:
         lines = "".join(traceback.format_tb(error.__traceback__)).splitlines()
         reason = "\n".join([f"{kind}: {error}", *lines[-TRACE_LINES:]])
-    return Message(Error(RAISED, reason), reply_to=message)
+    return Message(Error(error_code(error), reason), reply_to=message)
 
 
 def without_paths(error: MdcError) -> str:

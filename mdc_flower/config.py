@@ -33,6 +33,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
+OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}
+"""Learning rate of each outer optimizer where ``outer-lr`` is 0."""
+
 
 class RunConfig(ConfigModel):
     """What is the same for everyone in a run.
@@ -96,8 +99,9 @@ class RunConfig(ConfigModel):
     num_rounds: Count = 0  # 0 for no limit
     epoch_budget: Count = 60  # local epochs in all; 0 for no limit
     weighting: Literal["examples", "uniform"] = "examples"
+    max_site_weight: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the sum; 1 for no cap
     outer_optimizer: Literal["average", "momentum", "adam"] = "average"
-    outer_lr: Positive = 1.0
+    outer_lr: NotNegative = 0.0  # 0 for the outer optimizer's own default
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     outer_nesterov: bool = False
     outer_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -150,7 +154,7 @@ class RunConfig(ConfigModel):
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
-        if self.outer_optimizer == "average" and self.outer_lr != 1:
+        if self.outer_optimizer == "average" and self.outer_lr not in (0, 1):
             raise ValueError("outer-lr is not read with outer-optimizer 'average'")
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
@@ -191,6 +195,7 @@ class RunConfig(ConfigModel):
             ),
             local_steps=self.local_steps,
             weighting=WEIGHTINGS[self.weighting],
+            max_site_weight=self.max_site_weight,
             proximal_mu=self.proximal_mu,
             outer=self._outer(),
         )
@@ -215,13 +220,14 @@ class RunConfig(ConfigModel):
                 )
 
     def _outer(self) -> OuterOptimizer:
+        lr = self.outer_lr or OUTER_LR[self.outer_optimizer]
         match self.outer_optimizer:
             case "average":
                 return Average()
             case "momentum":
-                return Momentum(self.outer_lr, self.outer_momentum, self.outer_nesterov)
+                return Momentum(lr, self.outer_momentum, self.outer_nesterov)
             case "adam":
-                return Adam(self.outer_lr, self.outer_beta1, self.outer_beta2, self.outer_epsilon)
+                return Adam(lr, self.outer_beta1, self.outer_beta2, self.outer_epsilon)
 
 
 class SiteConfig(ConfigModel):
@@ -239,6 +245,8 @@ class SiteConfig(ConfigModel):
     threads: Count = 0  # 0 for all cores
     contract: str = ""
     min_examples: Count = 0
+    max_examples: Count = 0  # 0 for no limit
+    num_examples: Count = 0  # 0 where the site does not say
     metrics: str = ""
     modules: str = "*"
     partition_id: Annotated[int, Field(ge=-1)] = -1
@@ -283,6 +291,19 @@ class SiteConfig(ConfigModel):
     def for_any_part(self) -> Self:
         """Return the config that all simulated sites share; a real site's is its own."""
         return self.model_copy(update={"partition_id": 0}) if self.is_simulated else self
+
+
+def spelled_as(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a run config, with ``outer-lr`` written as in another where it can be.
+
+    One config may name the learning rate that the other leaves to the outer optimizer.
+    """
+
+    def outer_lr(values: Mapping[str, Any]) -> Any:
+        return values.get("outer-lr") or OUTER_LR.get(values.get("outer-optimizer", ""))
+
+    same = "outer-lr" in before and outer_lr(before) == outer_lr(now)
+    return {**before, "outer-lr": now["outer-lr"]} if same else {**before}
 
 
 def read_run_config(values: Mapping[str, Any]) -> RunConfig:

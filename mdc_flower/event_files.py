@@ -13,9 +13,8 @@ from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.common import log
-
 from mdc_flower.reports.series import History, work
+from strategies.log import log
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord, RunObserver

@@ -145,7 +145,8 @@ class RunState:
 def _accuracies(event: Mapping[str, Any]) -> str:
     """Return a round's accuracies in words: those of the coordinator, then those of the sites.
 
-    The sites evaluate the model that a round starts from, and only the last one after it.
+    The sites evaluate the model that a round starts from, which is that of the round before; that
+    of the last round they evaluate after it.
     """
     scores = event["evaluation"]
     texts = []
@@ -154,11 +155,13 @@ def _accuracies(event: Mapping[str, Any]) -> str:
         if value is not None:
             text = f"{split} {value:.4f}"
             texts.append(text if balanced is None else f"{text} (balanced {balanced:.4f})")
-    for key, when in (("start_evaluation", "before the round"), ("site_evaluation", "after it")):
+    number = event["round"]
+    for key, of in (("start_evaluation", number - 1), ("site_evaluation", number)):
         # What an earlier version logged has not all of it.
         score = event.get(key, {}).get(VALIDATION_ACCURACY)
         if score is not None:
-            texts.append(f"{score:.4f} at the sites {when}")
+            model = f"round {of}'s model" if of else "the initial model"
+            texts.append(f"{score:.4f} at the sites for {model}")
     return ", ".join(texts)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mdc_flower.config import RunConfig
+from mdc_flower.config import RunConfig, spelled_as
 from strategies.errors import ConfigError
 
 MAY_CHANGE = frozenset(
@@ -40,7 +40,7 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
     """
     values = now.to_flower()
     # A key that an earlier version did not know had no effect then, nor has its default now.
-    before = {**RunConfig().to_flower(), **before}
+    before = spelled_as({**RunConfig().to_flower(), **before}, values)
     changed = {
         key: [before.get(key), values.get(key)]
         for key in sorted({*before, *values})

@@ -10,12 +10,12 @@ from typing import Any
 
 import tomli_w
 from flwr.app import Context
-from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
 from mdc_flower.admission import REGISTER, admission
 from mdc_flower.batch_norm import statistics_of
+from mdc_flower.claims import claims_judged, kit_of_coordinator
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.event_files import event_files
 from mdc_flower.global_evaluation import evaluate_fn
@@ -35,9 +35,11 @@ from strategies.journal.run_directory import (
     RunDirectory,
     read_events,
     read_history,
+    read_summary,
     run_directory,
     write_summary,
 )
+from strategies.log import log
 from strategies.messages import arrays_to_record
 from strategies.pending_evaluation import one_thread
 from strategies.position import Position
@@ -82,11 +84,13 @@ def lead(grid: Grid, context: Context, executor: Executor) -> None:
 def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> None:
     """Run, and leave a summary that says how it ended, whatever happens."""
     started = time.time()
+    before = read_summary(record.path) if record.checkpoint else {}
     summary: dict[str, Any] = {
         "status": "running",
         "version": __version__,
         "seed": task.config.seed,
-        "started": started,
+        # A run that goes on was started once; its resumes have times of their own.
+        "started": before.get("started", started),
     }
     if record.checkpoint is None:
         _write_beginning(record, task.config, summary)
@@ -166,7 +170,13 @@ def _run(
         lambda roster, expected: record.event(
             "waiting-for-sites", online=list(roster.nodes), expected=expected
         ),
-        Roster(admission=admission(os.environ.get(REGISTER, ""), run_code(config))),
+        Roster(
+            admission=claims_judged(
+                admission(os.environ.get(REGISTER, ""), run_code(config)),
+                config.num_sites,
+                kit_of_coordinator(),
+            )
+        ),
     )
     _check_partitions(roster, config)
     _check_local_statistics(roster, config)
@@ -218,6 +228,7 @@ def _run(
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
             executor=executor,
+            variances=frozenset(statistics_of(model).values()),
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}

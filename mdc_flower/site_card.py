@@ -38,6 +38,7 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         threads=threads_of(config, site),
         model_code=code.get("model", ""),
         dataset_code=code.get("dataset", ""),
+        num_examples=site.num_examples,
     )
 
 

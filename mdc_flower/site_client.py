@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord
 from flwr.client import NumPyClient
-from flwr.common.typing import NDArrays, Scalar
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,6 +20,10 @@ from strategies.errors import ModelError
 from strategies.messages import DEADLINE
 from strategies.reply_gate import ArraySpec
 from strategies.round_plan import RoundPlan
+
+NDArrays = list[NDArray[Any]]
+Scalar = bool | bytes | float | int | str
+"""What a `NumPyClient` is given and returns beside arrays."""
 
 
 class SiteClient(NumPyClient):

@@ -11,7 +11,7 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.common import log
+from strategies.log import log
 
 SITE_LOG = "MDC_SITE_LOG"
 """Environment variable with the absolute path of the site's event log; unset for none."""

@@ -159,7 +159,7 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         # Files are read into the agreed shape, whatever shape they have there.
         whole = load_dataset(spec, root, contract.reading(config.reading()))
         _check_vocabulary(spec, whole, config, site)
-        dataset = contract.kept_by(whole, site.min_examples).limited(
+        dataset = contract.kept_by(whole, site.min_examples, site.max_examples).limited(
             config.max_train_examples, config.max_test_examples
         )
     return _task(config, dataset, site.device or config.device)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mdc_flower.config import RunConfig
+from mdc_flower.config import RunConfig, spelled_as
 from simulations.data_digest import data_digest
 from simulations.outcome import Outcome, Point
 from simulations.provenance import hardware, versions
@@ -92,7 +92,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _check_same(stored: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> None:
-    before, now = without_places(stored["config"]), without_places(job["config"])
+    now = without_places(job["config"])
+    before = spelled_as(without_places(stored["config"]), now)
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             raise ConfigError(

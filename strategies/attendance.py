@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from logging import WARNING
 
-from flwr.common import log
 from flwr.serverapp import Grid
 
+from strategies.log import log
 from strategies.roster import HELLO_DEADLINE_S, Roster, refresh, wait_until_online
 
 

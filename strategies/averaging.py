@@ -5,6 +5,7 @@ models and averaging deltas are the same thing when the weights sum to one; this
 averages models.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,40 @@ def uniform(update: Update) -> float:
 
 
 WEIGHTINGS: dict[str, Weighting] = {"examples": by_examples, "uniform": uniform}
+
+
+def capped(weights: Sequence[float], max_share: float) -> list[float]:
+    """Return weights of which none is more than a share of their sum.
+
+    The heaviest are lowered to that share of what the sum is then, and no other is changed. Too few
+    to keep to it weigh all the same.
+
+    Parameters
+    ----------
+    weights
+        All above 0.
+    max_share
+        In (0, 1]; 1 changes nothing.
+    """
+    if max_share >= 1.0:
+        return list(weights)
+    if len(weights) * max_share <= 1.0:
+        return [1.0] * len(weights)
+    heaviest_first, cap = sorted(weights, reverse=True), 0.0
+    for lowered, weight in enumerate(heaviest_first):
+        # Summed anew: what is left of a sum from which a huge weight is taken may be nothing.
+        rest = math.fsum(heaviest_first[lowered:])
+        cap = max_share * rest / (1.0 - lowered * max_share)
+        if weight <= cap or (lowered + 1) * max_share >= 1.0:
+            break
+    return [min(weight, cap) for weight in weights]
+
+
+def bounded(weighting: Weighting, updates: Sequence[Update], max_share: float) -> Weighting:
+    """Return a weighting of these updates in which none has more than a share; see `capped`."""
+    weights = capped([weighting(update) for update in updates], max_share)
+    of_site = {update.site: weight for update, weight in zip(updates, weights, strict=True)}
+    return lambda update: of_site[update.site]
 
 
 def in_site_order(updates: Iterable[Update]) -> list[Update]:
@@ -123,4 +158,6 @@ def _mean(
     for update, weight in counted[1:]:
         total += weight
         mean += (update.arrays[name].astype(np.float64) - mean) * (weight / total)
-    return np.asarray(then(name, mean), dtype=first.dtype)
+    # What overflows is infinite then, and is found by whoever judges the result.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(then(name, mean), dtype=first.dtype)

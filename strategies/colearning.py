@@ -15,21 +15,23 @@ from functools import partial
 from logging import INFO, WARNING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.asks import Asks
 from strategies.attendance import Attendance
-from strategies.averaging import Arrays
+from strategies.averaging import Arrays, bounded
 from strategies.batch_norm import Layers
+from strategies.causes import Cause
+from strategies.claims import Claims
 from strategies.deadline import Deadline
-from strategies.errors import EngineError, QuorumError
+from strategies.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import MemoryUpdates, UpdateStore
 from strategies.local_epochs import EpochState, Horizon, count_round, relative_change
+from strategies.log import log
 from strategies.messages import (
     VALIDATION_ACCURACY,
     arrays_to_record,
@@ -42,10 +44,10 @@ from strategies.pending_evaluation import EvaluateFn, Inline, PendingEvaluation
 from strategies.position import Position
 from strategies.recalibration import Recalibration
 from strategies.recipes import Recipe
-from strategies.reply_gate import Rejection, engine_died, judge_train
+from strategies.reply_gate import Rejection, engine_died, judge_train, unfit_model
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver, reasons, unheard
+from strategies.round_record import RoundRecord, RunObserver, causes_of_absence, reasons, unheard
 from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
 from strategies.traffic import Traffic
 
@@ -92,6 +94,8 @@ class CoLearning(Strategy):
     executor : Executor or None
         Where the coordinator evaluates each global model while the next round goes on; None to
         evaluate it before the next round begins.
+    variances : frozenset of str
+        Names of the arrays that are variances, of sites' updates and of the global model.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class CoLearning(Strategy):
         deadline: Deadline | None = None,
         max_relative_update: float = 0.0,
         executor: Executor | None = None,
+        variances: frozenset[str] = frozenset(),
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -124,12 +129,16 @@ class CoLearning(Strategy):
         self.deadline = deadline or Deadline()
         self.max_relative_update = max_relative_update
         self.executor = executor or Inline()
+        self.variances = variances
         # Sites that an earlier process knew are missed, too.
         known = position.pace if position else ()
         self._sites = Attendance(replace(roster, names=roster.names | set(known)))
-        self._position = position or Position({}, recipe.controller.start())
+        start = position or Position({}, recipe.controller.start())
+        # An earlier process planned the open round by its own config; budgets may have changed.
+        self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
+        self._claims = Claims()
 
     def summary(self) -> None:
         """Log the method in one line each for schedule, epochs, outer optimizer and horizon."""
@@ -199,6 +208,8 @@ class CoLearning(Strategy):
         ------
         EngineError
             If a reply says that the simulation's worker died.
+        DivergedError
+            If the new global model cannot be used.
         """
         opened = self._opened()
         record, asks = opened.record, opened.asks
@@ -217,12 +228,13 @@ class CoLearning(Strategy):
         reach("folding", round=server_round)
         for site in sorted(asks.accepted - {update.site for update in updates}):
             record.dropped[site] = "its update was damaged on the coordinator's disk"
+            record.causes[site] = Cause.DAMAGED
         opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
         machines = asks.roster.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}
-        record.start_evaluation = mean_validation(record.participants)
+        record.start_evaluation = mean_validation(record.participants, self.recipe.max_site_weight)
         if record.failed:
             log(
                 WARNING,
@@ -239,9 +251,10 @@ class CoLearning(Strategy):
             self._position.outer_state,
             before,
             updates,
-            self.recipe.weighting,
+            bounded(self.recipe.weighting, updates, self.recipe.max_site_weight),
             self.trainable,
         )
+        self._judge_model(arrays)
         record.relative_change = relative_change(before, arrays, self.trainable)
         return arrays_to_record(arrays), MetricRecord({**mean_metrics(record.participants)})
 
@@ -265,7 +278,9 @@ class CoLearning(Strategy):
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
         record, asks = self._opened().record, self._opened().asks
-        record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
+        record.site_evaluation = judged_evaluations(
+            replies, asks, record.dropped, self._claims, self.recipe.max_site_weight
+        )
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
 
     def start(
@@ -311,6 +326,8 @@ class CoLearning(Strategy):
             If a round had too few updates as often as it may be tried.
         EngineError
             If the simulation's worker died.
+        DivergedError
+            If a round's global model cannot be used.
         """
         if timeout:
             self.deadline = Deadline(fixed_s=timeout)
@@ -374,6 +391,8 @@ class CoLearning(Strategy):
         return Recalibration(
             layers=layers,
             weighting=self.recipe.weighting,
+            max_site_weight=self.recipe.max_site_weight,
+            claims=self._claims,
             updates=updates,
             results=results,
             round_number=epochs.rounds_done,
@@ -415,6 +434,7 @@ class CoLearning(Strategy):
                     hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
                     f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
                     dropped=unheard(record.dropped, record.missing),
+                    causes=causes_of_absence(record.causes, record.missing),
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
@@ -490,11 +510,18 @@ class CoLearning(Strategy):
                 got=(reply.error.reason or "").splitlines()[0],
             )
         verdict = judge_train(
-            reply, site, plan.plan_id, self._position.arrays, self.max_relative_update
+            reply,
+            site,
+            plan.plan_id,
+            self._position.arrays,
+            self.max_relative_update,
+            self.variances,
         )
+        verdict = self._claims.judged(verdict, asks.roster.num_examples)
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
+            record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
             log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
@@ -503,10 +530,28 @@ class CoLearning(Strategy):
             pace = asks.seconds_of(site) / (plan.local_steps or plan.local_epochs)
             self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
+            record.causes.pop(site, None)
             asks.accept(site)
             reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
+
+    def _judge_model(self, arrays: Arrays) -> None:
+        """End the run if the new global model cannot be used; that before it stays the last."""
+        opened = self._opened()
+        why = unfit_model(self._position.arrays, arrays, opened.outer_state, self.variances)
+        if why is None:
+            return
+        opened.record.failed = True
+        for observer in self.observers:
+            observer.round_failed(opened.record)
+        raise DivergedError(
+            f"the new global model cannot be used: {why}",
+            where=f"round {opened.plan.round}, {self.recipe.outer}",
+            hint="The sites' updates were fit. Start a new run with a lower outer-lr, or with "
+            "another outer-optimizer; the global model in the run directory is that of the "
+            "round before",
+        )
 
     def _counted(self) -> EpochState:
         """Return the epochs as they are when the open round is over."""

@@ -45,7 +45,9 @@ class EpochController(Protocol):
         """Return the state for the next round.
 
         ``state`` has the finished round counted already; ``relative_change`` is None when
-        it is not known.
+        it is not known. A run that goes on asks again, without a change, because what the
+        controller goes by, such as the budget, may be another now: for the same controller the
+        answer must be the state itself.
         """
         ...
 

@@ -72,6 +72,9 @@ class SiteCard:
     model_code, dataset_code : str
         SHA-256, in hex, of the user's module that the run names as ``model`` or ``dataset``, as the
         site has it; empty for none.
+    num_examples : int
+        Training examples in the site's data set, before any are held out or left out; 0 where it
+        does not say.
     """
 
     name: str
@@ -84,6 +87,7 @@ class SiteCard:
     threads: int = 0
     model_code: str = ""
     dataset_code: str = ""
+    num_examples: int = 0
 
     @property
     def machine(self) -> str:
@@ -120,6 +124,7 @@ class SiteCard:
         if not (isinstance(name, str) and name and isinstance(partitions, int)):
             raise RunError("the node did not give a site name", where="hello reply", got=name)
         threads = record.get("threads")
+        count = record.get("num_examples")
         return cls(
             name,
             partitions,
@@ -130,6 +135,7 @@ class SiteCard:
             threads=threads if isinstance(threads, int) and threads > 0 else 0,
             model_code=_told(record, "model_code"),
             dataset_code=_told(record, "dataset_code"),
+            num_examples=count if isinstance(count, int) and count > 0 else 0,
         )
 
 

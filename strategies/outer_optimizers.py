@@ -112,9 +112,13 @@ class Adam:
     FedAdam (Reddi et al., ICLR 2021, algorithm 2) with two deviations: it has no bias correction,
     and its ``v`` begins at the square of its ``tau`` or above, where ours begins at 0 and is
     corrected. Its ``tau`` is ``epsilon``; the values that it suggests are the defaults.
+
+    A step moves a weight by up to about ``lr``, whatever the size of the update, so that 1 is far
+    too much for weights of 0.05. The default is of the order that the paper's tuning (appendix D)
+    finds for FedAdam, and is what this project's arm ``fedadam`` names.
     """
 
-    lr: float
+    lr: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-3

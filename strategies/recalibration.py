@@ -18,19 +18,21 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
-from flwr.common import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.asks import Asks
 from strategies.attendance import Attendance
-from strategies.averaging import Arrays, Update, Weighting
+from strategies.averaging import Arrays, Update, Weighting, bounded
 from strategies.batch_norm import Layers, pooled_statistics
+from strategies.causes import Cause
+from strategies.claims import Claims
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import UpdateStore
+from strategies.log import log
 from strategies.messages import (
     STATISTICS,
     arrays_to_record,
@@ -39,7 +41,7 @@ from strategies.messages import (
 )
 from strategies.pending_evaluation import EvaluateFn
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
-from strategies.round_record import reasons, unheard
+from strategies.round_record import causes_of_absence, reasons, unheard
 from strategies.site_metrics import judged_evaluations
 from strategies.traffic import Traffic
 
@@ -60,6 +62,7 @@ class RecalibrationRecord:
     plan_id: str
     participants: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    causes: dict[str, Cause] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     asked_again: list[str] = field(default_factory=list)
@@ -98,6 +101,10 @@ class Recalibration:
         Whether the sites evaluate the model with its new statistics.
     on_event : callable
         Told what happens, as a kind and fields.
+    max_site_weight : float
+        Largest share of a site in the sum of the weights.
+    claims : Claims
+        What the sites said of their numbers of examples in the rounds.
     """
 
     layers: Layers
@@ -112,6 +119,8 @@ class Recalibration:
     deadline_s: Callable[[int], float]
     site_evaluation: bool
     on_event: Callable[..., None]
+    max_site_weight: float = 1.0
+    claims: Claims = field(default_factory=Claims)
 
     def apply(
         self, grid: Grid, arrays: Arrays, evaluate: EvaluateFn
@@ -159,7 +168,8 @@ class Recalibration:
             if len(updates) >= self.min_sites:
                 reach("statistics-folding", round=self.round_number)
                 record.participants = {update.site: update.num_examples for update in updates}
-                return pooled_statistics(updates, self.weighting, self.layers), record
+                weighting = bounded(self.weighting, updates, self.max_site_weight)
+                return pooled_statistics(updates, weighting, self.layers), record
             if record.attempts > self.max_round_retries:
                 raise QuorumError(
                     "too few sites sent statistics of the final model, after "
@@ -170,6 +180,7 @@ class Recalibration:
                     hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
                     f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
                     dropped=unheard(record.dropped, record.missing),
+                    causes=causes_of_absence(record.causes, record.missing),
                 )
             record.attempts += 1
 
@@ -226,10 +237,14 @@ class Recalibration:
                 got=(reply.error.reason or "").splitlines()[0],
             )
         expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
-        verdict = judge_statistics(reply, site, record.plan_id, expected, self.layers)
+        verdict = self.claims.judged(
+            judge_statistics(reply, site, record.plan_id, expected, self.layers),
+            asks.roster.num_examples,
+        )
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
+            record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
             log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
@@ -237,6 +252,7 @@ class Recalibration:
         else:
             self.updates.add(asks.traffic.noted_on(verdict))
             record.dropped.pop(site, None)
+            record.causes.pop(site, None)
             asks.accept(site)
             reach("statistics-accepted", site=site, count=len(asks.accepted))
         self.on_event(
@@ -260,7 +276,9 @@ class Recalibration:
         messages = asks.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
         replies = Exchange(grid).replies(messages, record.deadline_s)
-        record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
+        record.site_evaluation = judged_evaluations(
+            replies, asks, record.dropped, self.claims, self.max_site_weight
+        )
 
 
 def _digest(arrays: Arrays) -> str:

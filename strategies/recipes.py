@@ -60,6 +60,8 @@ class Recipe:
         Optimizer steps a round instead of epochs; 0 to count in epochs.
     weighting : Weighting
         Weight of each site in the average.
+    max_site_weight : float
+        Largest share of a site in the sum of the weights, in (0, 1].
     proximal_mu : float
         Weight of FedProx's proximal term at the sites; 0 turns it off.
     outer : OuterOptimizer
@@ -71,6 +73,7 @@ class Recipe:
     horizon: Horizon
     local_steps: int = 0
     weighting: Weighting = by_examples
+    max_site_weight: float = 1.0
     proximal_mu: float = 0.0
     outer: OuterOptimizer = field(default_factory=Average)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from logging import WARNING
 
 from flwr.app import Message, MessageType, RecordDict
-from flwr.common import log
 from flwr.serverapp import Grid
 
 from strategies.errors import ConfigError, MdcError, QuorumError, RunError
 from strategies.exchange import NO_REPLY, exchange
+from strategies.log import log
 from strategies.messages import SiteCard
 
 Judge = Callable[[int, SiteCard], str | None]
@@ -107,8 +107,18 @@ class Roster:
 
     @property
     def num_partitions(self) -> int:
-        """Return how many simulated sites there are in all; 0 when the sites are real."""
-        return max((card.num_partitions for card in self.cards.values()), default=0)
+        """Return into how many parts a data set is cut, of which each site has one; 0 for none.
+
+        All sites must say the same: none can make parts of what others hold as their own.
+        """
+        claims = {card.num_partitions for card in self.cards.values()}
+        return claims.pop() if len(claims) == 1 else 0
+
+    @property
+    def num_examples(self) -> dict[str, int]:
+        """Return the size of each site's data set, of the sites that said it."""
+        told = {name: self.cards[node].num_examples for name, node in self.nodes.items()}
+        return {name: count for name, count in told.items() if count}
 
 
 def refresh(roster: Roster, grid: Grid, deadline_s: float | None = None) -> Roster:

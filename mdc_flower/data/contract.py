@@ -130,7 +130,7 @@ class Contract(ConfigModel):
             self.vocabulary,
         )
 
-    def kept_by(self, dataset: DataSet, min_examples: int = 0) -> DataSet:
+    def kept_by(self, dataset: DataSet, min_examples: int = 0, max_examples: int = 0) -> DataSet:
         """Return a site's data set if it keeps the contract, under the contract's statistics.
 
         Parameters
@@ -139,6 +139,8 @@ class Contract(ConfigModel):
             The site's own data set.
         min_examples
             Training examples that the site has promised.
+        max_examples
+            Most training examples that the site may have; 0 for no limit.
 
         Raises
         ------
@@ -161,6 +163,13 @@ class Contract(ConfigModel):
                 where=where,
                 got=len(dataset.train),
                 expected=f"{min_examples} or more",
+            )
+        if 0 < max_examples < len(dataset.train):
+            raise DataError(
+                "there are more training examples than were agreed on",
+                where=where,
+                got=len(dataset.train),
+                expected=f"{max_examples} or fewer",
             )
         return replace(dataset, name=self.name, mean=self.mean, std=self.std)
 

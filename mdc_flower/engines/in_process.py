@@ -1,4 +1,8 @@
-"""Run ServerApp and ClientApp in this process, without Ray or SuperLink: tests, notebooks."""
+"""Run ServerApp and ClientApp in this process, without Ray or SuperLink: tests, notebooks.
+
+A grid of our own, and messages without a SuperLink, need what only private modules of Flower
+have: `Run`, which `Grid` names, and the identity that `Message` stamps on what is sent.
+"""
 
 import logging
 import secrets
@@ -9,7 +13,7 @@ from uuid import uuid4
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -57,7 +61,7 @@ def run_in_process(
     contexts = {
         # Node ids are as arbitrary as Flower's, so that nothing can come to rely on them.
         (node := secrets.randbits(62)): _context(
-            run_id, node, config, {PARTITION_ID_KEY: site, NUM_PARTITIONS_KEY: num_sites}
+            run_id, node, config, {"partition-id": site, "num-partitions": num_sites}
         )
         for site in range(num_sites)
     }

@@ -227,8 +227,10 @@ def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
         read = read_site_kit(kit).with_data(data, data_root)
         with only_one(read):
             wait_until_forgotten(read, _tell)
-            show(checks(read), console, f"mdc site start {kit}")
-            start(read, _tell)
+            counts: list[int] = []
+            counted = checks(read, lambda dataset: counts.append(len(dataset.train)))
+            show(counted, console, f"mdc site start {kit}")
+            start(read, _tell, *counts)
 
     with_exit_status(work)
 

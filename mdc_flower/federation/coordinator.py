@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdc_flower.admission import REGISTER
+from mdc_flower.claims import EXAMPLES
 from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
 from mdc_flower.engines.flower_processes import (
@@ -27,7 +28,7 @@ from mdc_flower.engines.flower_processes import (
     superlink,
 )
 from mdc_flower.engines.submission import run_through, wait_for_coordinator_to_end
-from mdc_flower.federation.kits import CoordinatorKit
+from mdc_flower.federation.kits import KIT, CoordinatorKit
 from mdc_flower.federation.registry import Node, nodes, register_path, synchronize
 from mdc_flower.federation.state_folder import only_one, open_state
 from mdc_flower.federation.superlink import ABOUT, FEDERATION, LISTEN
@@ -92,6 +93,7 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
             FEDERATION: kit.federation,
             LISTEN: kit.listen,
             REGISTER: str(register_path(kit)),
+            EXAMPLES: str(kit.folder / KIT),
         }
         if install_dependencies:
             variables["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "0"
@@ -215,6 +217,7 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
         "dataset": kit.data or kit.contract.to_spec(),
         "data-root": kit.data_root,
         "site-evaluation": not kit.data,
+        "max-site-weight": kit.max_site_weight,
     }
 
 

@@ -42,6 +42,12 @@ def coordinator_files(spec: FederationSpec, ca: bytes) -> dict[str, bytes]:
         "listen": spec.listen,
         "data": spec.coordinator.data,
         "data-root": spec.coordinator.data_root,
+        "max-site-weight": spec.max_site_weight,
+        "examples": {
+            site.name: (site.min_examples, site.max_examples)
+            for site in spec.site
+            if site.min_examples > 1 or site.max_examples
+        },
         "contract": spec.contract,
     }
     kit = CoordinatorKit.read(settings, "the coordinator's kit")
@@ -77,6 +83,7 @@ def site_files(
         "data_option": "".join(f" {part}" for part in data_option),
         "command": ", ".join(map(json.dumps, ["site", "start", "/kit", *data_option])),
         "min_examples": str(site.min_examples),
+        "max_examples": f", and at most {site.max_examples}" if site.max_examples else "",
         "metrics": "\n".join(f"  - `{metric}`" for metric in site.metrics),
     }
     return {
@@ -136,6 +143,7 @@ def _mount(data: str, data_root: str) -> str:
 def _toml(kit: Kit) -> bytes:
     settings = kit.model_dump(mode="json", by_alias=True)
     # What people look for comes first, and tables last: no key of the top can follow them.
-    order = ["kind", "federation", "site", *sorted(settings.keys() - {"contract"}), "contract"]
+    tables = ["examples", "contract"]
+    order = ["kind", "federation", "site", *sorted(settings.keys() - set(tables)), *tables]
     ordered = {key: settings[key] for key in order if key in settings}
     return (HEAD + tomli_w.dumps(ordered)).encode()

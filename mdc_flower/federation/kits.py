@@ -31,6 +31,7 @@ from mdc_flower.federation.spec import (
     Host,
     Line,
     Port,
+    Share,
     SiteName,
     SiteSettings,
 )
@@ -113,7 +114,15 @@ class Kit(ConfigModel):
 
 
 class CoordinatorKit(Kit):
-    """What the coordinator's commands read; ``data`` and ``data-root`` as in the run config."""
+    """What the coordinator's commands read.
+
+    Attributes
+    ----------
+    data, data_root, max_site_weight
+        As in the run config.
+    examples : dict
+        Fewest and most training examples of each site for which they were agreed on.
+    """
 
     FILES: ClassVar[tuple[str, ...]] = (CA, COORDINATOR_CERTIFICATE, COORDINATOR_KEY)
 
@@ -121,6 +130,8 @@ class CoordinatorKit(Kit):
     listen: Host
     data: Line = ""
     data_root: Line = ""
+    max_site_weight: Share = 1.0
+    examples: dict[SiteName, tuple[int, int]] = Field(default_factory=dict)
 
     @property
     def certificate(self) -> Path:

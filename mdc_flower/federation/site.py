@@ -29,8 +29,11 @@ STILL_ONLINE_S = 120.0
 Tell = Callable[[str], None]
 
 
-def node_config(kit: SiteKit) -> dict[str, Any]:
-    """Return the node config with which a kit's SuperNode is started."""
+def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
+    """Return the node config with which a kit's SuperNode is started.
+
+    ``num_examples`` are the training examples in its data set, if they were counted.
+    """
     config = {
         "site": kit.site,
         "data": kit.data,
@@ -40,6 +43,8 @@ def node_config(kit: SiteKit) -> dict[str, Any]:
         "threads": kit.threads,
         "contract": str(kit.folder / KIT),
         "min-examples": kit.min_examples,
+        "max-examples": kit.max_examples,
+        "num-examples": num_examples,
         "metrics": ",".join(kit.metrics),
         "modules": ",".join(kit.modules),
     }
@@ -81,7 +86,7 @@ def wait_until_forgotten(kit: SiteKit, tell: Tell) -> None:
         time.sleep(2.0)
 
 
-def start(kit: SiteKit, tell: Tell) -> None:
+def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
     """Run a site's SuperNode until it is stopped; the caller holds `only_one`.
 
     Parameters
@@ -90,6 +95,8 @@ def start(kit: SiteKit, tell: Tell) -> None:
         The site's kit, with the data set to use. Logs are in its ``state``.
     tell
         Told each line that a person should see.
+    num_examples
+        Training examples in the data set; 0 where they were not counted.
 
     Raises
     ------
@@ -100,7 +107,7 @@ def start(kit: SiteKit, tell: Tell) -> None:
     stop_strays(home)  # of a SuperNode whose parent was killed
     # In a file: on the command line every user of the machine could read where the data are.
     config_path = kit.state / NODE_CONFIG
-    write_file(config_path, tomli_w.dumps(node_config(kit)).encode(), PRIVATE)
+    write_file(config_path, tomli_w.dumps(node_config(kit, num_examples)).encode(), PRIVATE)
     command = [sys.executable, "-m", "mdc_flower.federation.supernode"]
     command += ["--superlink", kit.address, "--root-certificates", str(kit.ca)]
     command += ["--auth-supernode-private-key", str(kit.key)]

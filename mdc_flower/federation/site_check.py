@@ -9,7 +9,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +18,6 @@ from urllib.parse import quote
 import numpy as np
 import psutil
 from cryptography.hazmat.primitives import serialization
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from mdc_flower import __version__
 from mdc_flower.checks import Check, guarded
@@ -45,15 +44,18 @@ AHEAD_S, BEHIND_S = 5.0, 300.0
 EXPIRES_SOON_DAYS = 30
 
 
-def check_site(kit: SiteKit) -> Iterator[Check]:
+def check_site(
+    kit: SiteKit, on_data: Callable[[DataSet], object] = lambda dataset: None
+) -> Iterator[Check]:
     """Yield the checks of a site's kit and machine; those that need another to pass are left out.
 
-    The label histogram among them stays at the site.
+    The label histogram among them stays at the site. ``on_data`` is given the data set, if that
+    is what was agreed on.
     """
     yield Check("site", None, f"{kit.site}, of the federation {kit.federation!r}")
     yield guarded("version", lambda: _version(kit))
     yield guarded("keys", lambda: _keys(kit))
-    yield from _data_checks(kit)
+    yield from _data_checks(kit, on_data)
     yield guarded("disk", lambda: _disk(kit))
     yield guarded("memory", _memory)
     yield guarded("device", lambda: _device(kit))
@@ -85,7 +87,7 @@ def _keys(kit: SiteKit) -> str:
     return "private and public key belong together"
 
 
-def _data_checks(kit: SiteKit) -> Iterator[Check]:
+def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator[Check]:
     found: list[DataSet] = []
 
     def work() -> str:
@@ -98,7 +100,7 @@ def _data_checks(kit: SiteKit) -> Iterator[Check]:
         dataset = load_dataset(kit.data, kit.data_root, reading)
         if kit.partition_id < 0 and makes_vocabulary(kit.data, dataset, reading):
             raise no_vocabulary("kit.toml, vocabulary")
-        found.append(contract.kept_by(dataset, kit.min_examples))
+        found.append(contract.kept_by(dataset, kit.min_examples, kit.max_examples))
         return (
             f"{len(dataset.train)} training and {len(dataset.test)} test examples of the agreed "
             f"type, shape and classes: {contract.type}{list(contract.shape)}, "
@@ -107,6 +109,7 @@ def _data_checks(kit: SiteKit) -> Iterator[Check]:
 
     yield guarded("data", work)
     for dataset in found:
+        on_data(dataset)
         yield guarded("classes", lambda dataset=dataset: _classes(dataset))  # type: ignore[misc]
         counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
         texts = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True)]
@@ -264,7 +267,10 @@ def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
             where=str(kit.public_key),
             hint="Unpack the kit anew",
         ) from None
-    key = base64.urlsafe_b64encode(public_key_to_bytes(public)).decode()  # type: ignore[arg-type]
+    sent = public.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    key = base64.urlsafe_b64encode(sent).decode()
     url = f"https://{kit.address}{ABOUT}?key={quote(key)}"
     context = _trust(kit)
     before = time.time()

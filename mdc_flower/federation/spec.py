@@ -99,6 +99,7 @@ Line = Annotated[str, AfterValidator(_line)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Metrics = Annotated[tuple[str, ...], AfterValidator(_metrics)]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Share = Annotated[float, Field(gt=0, le=1)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 
 
@@ -116,6 +117,8 @@ class SiteSettings(ConfigModel):
         CPU threads of the site; 0 for all cores of its machine.
     min_examples : int
         Training examples that the site has promised.
+    max_examples : int
+        Most training examples that the site may have; 0 for no limit.
     metrics : tuple of str
         Metrics that leave the site together with its model.
     modules : tuple of str
@@ -132,10 +135,19 @@ class SiteSettings(ConfigModel):
     device: Line = ""
     threads: Annotated[int, Field(ge=0)] = 0
     min_examples: Annotated[int, Field(ge=1)] = 1
+    max_examples: Annotated[int, Field(ge=0)] = 0
     metrics: Metrics = ALL_METRICS
     modules: tuple[Module, ...] = ()
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _bounds_fit_together(self) -> Self:
+        if 0 < self.max_examples < self.min_examples:
+            raise ValueError(
+                f"max-examples {self.max_examples} is below min-examples {self.min_examples}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _partition_is_there(self) -> Self:
@@ -177,6 +189,8 @@ class FederationSpec(ConfigModel):
         Address of its own that the coordinator binds.
     ca_days, certificate_days : int
         Days that the authority's and the coordinator's certificate are valid.
+    max_site_weight : float
+        Largest share of one site in the sum of the weights of a run; 1 for no cap.
     contract : Contract
         What an example is.
     coordinator : CoordinatorSpec
@@ -192,6 +206,7 @@ class FederationSpec(ConfigModel):
     listen: Host = "0.0.0.0"
     ca_days: Days = 3650
     certificate_days: Days = 365
+    max_site_weight: Share = 1.0
     contract: Contract
     coordinator: CoordinatorSpec = CoordinatorSpec()
     site: Annotated[tuple[SiteSpec, ...], Field(min_length=1)]

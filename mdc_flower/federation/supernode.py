@@ -2,14 +2,14 @@
 
 Started as ``python -m mdc_flower.federation.supernode`` with the options of ``flower-supernode``.
 Flower verifies app bundles by signatures of its Hub; what is compared here are the files. The
-check takes the place of Flower's own, so that the coordinator is answered as Flower answers.
+check takes the place of Flower's own, so that the coordinator is answered as Flower answers. There
+is no public hook for that, so this file imports private modules of Flower.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from flwr.app import Error
-from flwr.common.constant import ErrorCode
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal as flower
@@ -17,6 +17,7 @@ from flwr.supernode.cli import flower_supernode
 
 from mdc_flower.federation.app_pin import difference, is_own_name
 from mdc_flower.site_log import site_event
+from strategies.causes import FlowerError
 
 LICENSED = "valid_license"
 """What Flower wants to see in a bundle before it asks whether the bundle is verified."""
@@ -63,7 +64,7 @@ def pin_app() -> None:
     def is_installed(fab: Fab, trusted_entities: dict[str, str]) -> bool:
         reason = fab.verifications.get(REFUSED)
         text = f"the site runs only the app that it has installed, and not this one: {reason}"
-        flower.FAB_VERIFICATION_ERROR = Error(ErrorCode.INVALID_FAB, text)
+        flower.FAB_VERIFICATION_ERROR = Error(FlowerError.INVALID_APP, text)
         if reason is not None:
             site_event("app-refused", reason=reason)
         return reason is None

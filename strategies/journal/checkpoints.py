@@ -13,8 +13,6 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.common import log
-
 from strategies.fault_points import reach
 from strategies.journal.files import (
     DamagedError,
@@ -27,6 +25,7 @@ from strategies.journal.files import (
 )
 from strategies.journal.model_files import StoredArrays, pack_model
 from strategies.local_epochs import EpochState
+from strategies.log import log
 from strategies.position import Position
 from strategies.round_record import RoundRecord
 

@@ -8,16 +8,20 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from strategies.errors import RunError
 from strategies.fault_points import reach
 
 DIGEST_CHARS = 32
 """Hex digits of the SHA-256 in a sealed file's name: 128 bits."""
+
+CHUNK_BYTES = 2**20
+"""What is copied at a time where the kernel does not copy."""
 
 
 class StorageError(RunError):
@@ -37,11 +41,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         If that fails; what stood under the name before is untouched, and no temporary file
         is left.
     """
+    _write(path, lambda file: file.write(content))
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                fill(file)
                 file.flush()
                 os.fsync(file.fileno())
             reach("file-written", path=str(path))
@@ -54,35 +62,36 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
-def link_atomically(source: Path, target: Path) -> None:
-    """Give a file a second name, replacing what stood there; a copy where links are unknown.
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file, as `write_atomically` writes one, without reading it into memory.
+
+    The kernel copies, and a file system that can (Btrfs, XFS) lets both files share their blocks
+    until one is changed.
 
     Raises
     ------
     StorageError
-        If neither can be written.
+        If the copy cannot be written.
     DamagedError
         If the source cannot be read.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.link.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        os.link(source, temporary)
-        temporary.replace(target)
-        sync_folder(target.parent)
-    except OSError:
-        write_atomically(target, _content(source))
-    finally:
-        # Renaming over another name of the same file does nothing, and leaves both.
-        with suppress(OSError):  # what went wrong before says more
-            temporary.unlink(missing_ok=True)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
+        reading = source.open("rb")
     except OSError as error:
-        raise DamagedError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise DamagedError(f"cannot be read: {error.strerror}", where=str(source)) from None
+    with reading:
+        _write(target, lambda writing: _copy(reading, writing))
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    left = os.fstat(source.fileno()).st_size
+    try:
+        while left and (count := os.copy_file_range(source.fileno(), target.fileno(), left)):
+            left -= count
+    except (OSError, AttributeError):
+        pass  # not every file system, nor macOS, knows this call; a full disk is full below, too
+    if left:
+        shutil.copyfileobj(source, target, CHUNK_BYTES)
 
 
 def append_line(path: Path, fields: Mapping[str, Any]) -> None:

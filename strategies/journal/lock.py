@@ -10,12 +10,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from flwr.common import log
 
 from strategies.errors import RunError
 from strategies.journal.files import write_atomically
@@ -28,8 +26,8 @@ class LockedError(RunError):
 
 
 @contextmanager
-def coordinator_lock(folder: Path) -> Iterator[None]:
-    """Hold a run directory's lock inside the block.
+def coordinator_lock(folder: Path) -> Iterator[dict[str, Any]]:
+    """Hold a run directory's lock inside the block; yield who had it before and died, if any.
 
     Raises
     ------
@@ -51,12 +49,10 @@ def coordinator_lock(folder: Path) -> Iterator[None]:
         ) from None
     try:
         dead = read_owner(folder)
-        if dead:
-            log(WARNING, "taking over from process %s, which did not end its run", dead.get("pid"))
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": round(time.time(), 3)}
         write_atomically(folder / OWNER, json.dumps(mine).encode())
         try:
-            yield
+            yield dead
         finally:
             with suppress(OSError):  # what ended the block says more
                 (folder / OWNER).unlink(missing_ok=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.common import log
 from numpy.typing import NDArray
 
 from strategies.averaging import Arrays
@@ -23,6 +22,7 @@ from strategies.journal.files import (
     writing,
 )
 from strategies.journal.model_files import pack_model, read_model
+from strategies.log import log
 
 SUFFIX = ".safetensors"
 

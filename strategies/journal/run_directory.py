@@ -9,8 +9,6 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-from flwr.common import log
-
 from strategies.averaging import Arrays, Update, uniform, weighted_mean
 from strategies.errors import MdcError, RunError
 from strategies.fault_points import reach
@@ -20,10 +18,10 @@ from strategies.journal.files import (
     StorageError,
     append_line,
     cannot_write,
+    copy_atomically,
     cut,
     cut_torn_line,
     finite,
-    link_atomically,
     remove_temporary,
     write_atomically,
 )
@@ -31,6 +29,7 @@ from strategies.journal.lock import LockedError, coordinator_lock
 from strategies.journal.model_files import StoredArrays, pack_model
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import UpdateJournal
+from strategies.log import log
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord
@@ -95,9 +94,11 @@ def run_directory(
         (path / EVENTS).touch()
     except OSError as error:
         raise cannot_write(path, error) from None
-    with coordinator_lock(path):
+    with coordinator_lock(path) as before:
         if not resume:
             refuse_used(path, RunError, "output-dir")
+        if before and read_summary(path).get("status") == "running":
+            log(WARNING, "taking over from process %s, which died in its run", before.get("pid"))
         remove_temporary(path)
         cut_torn_line(path / EVENTS)
         yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates, average_last)
@@ -131,6 +132,7 @@ class RunDirectory:
         # Wall time of the rounds that earlier processes finished.
         self.seconds_before = 0.0
         self.begun = False
+        self._copied: dict[str, Path] = {}
 
     def begin(self, initial: Arrays, start: Position, run: Mapping[str, Any]) -> Position:
         """Begin the run, or go back to where its newest checkpoint is; return the position.
@@ -168,7 +170,7 @@ class RunDirectory:
             append_line(history, self.checkpoint.record)
         self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
         self.seconds_before += unfinished.seconds if unfinished else 0.0
-        self._link_models()
+        self._copy_models()
         return replace(
             position,
             arrays={name: position.arrays[name] for name in initial},
@@ -242,15 +244,20 @@ class RunDirectory:
     ) -> None:
         checkpoint = Checkpoint(position, self._run, history_bytes, record)
         self._checkpoints.save(checkpoint, self._metadata)
-        self._link_models()
+        self._copy_models()
 
-    def _link_models(self) -> None:
+    def _copy_models(self) -> None:
+        """Copy the newest and the best model out of their checkpoints, where they have changed.
+
+        Copies, so that whoever overwrites one damages no checkpoint.
+        """
         for model, name in (
             (self._checkpoints.newest_model, GLOBAL_MODEL),
             (self._checkpoints.best_model, BEST_MODEL),
         ):
-            if model is not None:
-                link_atomically(model, self.path / name)
+            if model is not None and self._copied.get(name) != model:
+                copy_atomically(model, self.path / name)
+                self._copied[name] = model
 
 
 def _size(path: Path) -> int:
@@ -277,6 +284,14 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write the summary whole; what JSON cannot hold becomes null."""
     text = json.dumps(finite(summary), indent=2, allow_nan=False)
     write_atomically(run_dir / SUMMARY, f"{text}\n".encode())
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Return the summary; empty if there is none, or it cannot be read."""
+    try:
+        return dict(json.loads((run_dir / SUMMARY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def mark_interrupted(run_dir: Path) -> None:

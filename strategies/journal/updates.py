@@ -9,8 +9,6 @@ from logging import WARNING
 from pathlib import Path
 from typing import Protocol
 
-from flwr.common import log
-
 from strategies.averaging import Update, in_site_order
 from strategies.journal.files import (
     DamagedError,
@@ -21,6 +19,7 @@ from strategies.journal.files import (
     writing,
 )
 from strategies.journal.model_files import StoredArrays, pack_model
+from strategies.log import log
 
 SUFFIX = ".safetensors"
 

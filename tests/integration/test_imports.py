@@ -1,6 +1,7 @@
 """Imports point one way: notebooks -> simulations -> mdc_flower -> strategies -> libraries."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,23 @@ def test_numpy_client_is_imported_in_one_file_only() -> None:
         if "flwr.client " in file.read_text()
     ]
     assert users == ["site_client.py"]
+
+
+PRIVATE_FLOWER = {
+    "mdc_flower/engines/in_process.py",  # a grid, and messages, without a SuperLink
+    "mdc_flower/federation/superlink.py",  # a middleware in front of the SuperLink
+    "mdc_flower/federation/supernode.py",  # a check of the app in place of Flower's
+}
+"""Files for which Flower has no public module."""
+
+PRIVATE = re.compile(r"^\s*(?:from|import) flwr\.(?!(?:app|clientapp|serverapp|client)\b)", re.M)
+
+
+def test_private_modules_of_flower_are_imported_where_there_is_no_other_way() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("strategies", "mdc_flower", "simulations")
+        for path in (ROOT / package).rglob("*.py")
+        if PRIVATE.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == PRIVATE_FLOWER

@@ -82,6 +82,7 @@ OTHER_VALUES: dict[str, Any] = {
     "num-rounds": 7,
     "epoch-budget": 10,
     "weighting": "uniform",
+    "max-site-weight": 0.5,
     "outer-optimizer": "momentum",
     "outer-lr": 1.0,  # other values need an outer optimizer, which have a test of their own
     "outer-momentum": 0.5,
@@ -207,8 +208,9 @@ BAD_VALUES: dict[str, list[Any]] = {
     "num-rounds": NOT_COUNTS,
     "epoch-budget": NOT_COUNTS,
     "weighting": ["random"],
+    "max-site-weight": [0.0, 1.1, *NOT_FINITE],
     "outer-optimizer": ["rmsprop"],
-    "outer-lr": [0.0, -0.1, *NOT_FINITE],
+    "outer-lr": [-0.1, *NOT_FINITE],
     "outer-momentum": [-0.1, 1.0, *NOT_FINITE],
     "outer-nesterov": ["perhaps"],
     "outer-beta1": [-0.1, 1.0, *NOT_FINITE],
@@ -481,6 +483,8 @@ OUTER = {
         (OUTER | {"outer-optimizer": "momentum"}, Momentum(0.5, 0.25, nesterov=True)),
         (OUTER | {"outer-optimizer": "adam"}, Adam(0.5, 0.5, 0.75, 0.125)),
         ({"outer-optimizer": "momentum"}, Momentum(1.0, 0.9)),
+        ({"outer-optimizer": "adam"}, Adam(0.01)),
+        ({"outer-optimizer": "adam", "outer-lr": 1.0}, Adam(1.0)),
     ],
 )
 def test_each_key_reaches_the_outer_optimizer(

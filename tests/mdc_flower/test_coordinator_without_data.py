@@ -184,14 +184,14 @@ def test_its_rounds_are_shown_with_what_the_sites_say(tmp_path: Path) -> None:
             second["site_evaluation"],
         )
     )
-    assert f", accuracy: {start:.4f} at the sites before the round, relative" in lines[1]
+    assert f", accuracy: {start:.4f} at the sites for the initial model, relative" in lines[1]
     assert (
-        f", accuracy: {middle:.4f} at the sites before the round, {end:.4f} at the sites after it, "
-        in lines[2]
+        f", accuracy: {middle:.4f} at the sites for round 1's model, "
+        f"{end:.4f} at the sites for round 2's model, " in lines[2]
     )
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(state.table())
-    assert f"{end:.4f} at the sites after it" in console.export_text()
+    assert f"{end:.4f} at the sites for round 2's model" in console.export_text()
 
 
 @pytest.mark.parametrize("simulated", [True, False])

@@ -80,18 +80,18 @@ def sites(accuracy: float | None) -> dict[str, float]:
         ({}, ", not evaluated, relative"),
         (
             {"start_evaluation": sites(0.87654), "site_evaluation": {}},
-            ", accuracy: 0.8765 at the sites before the round, relative",
+            ", accuracy: 0.8765 at the sites for the initial model, relative",
         ),
         (
             {"start_evaluation": sites(0.5), "site_evaluation": sites(0.75)},
-            ", accuracy: 0.5000 at the sites before the round, 0.7500 at the sites after it, "
-            "relative",
+            ", accuracy: 0.5000 at the sites for the initial model, "
+            "0.7500 at the sites for round 1's model, relative",
         ),
         # The accuracy is kept back by every site.
         ({"start_evaluation": sites(None), "site_evaluation": {}}, ", not evaluated, relative"),
         (
             {"evaluation": {"test-accuracy": 0.25}, "start_evaluation": sites(0.0)},
-            ", accuracy: test 0.2500, 0.0000 at the sites before the round, relative",
+            ", accuracy: test 0.2500, 0.0000 at the sites for the initial model, relative",
         ),
     ],
     ids=["nothing", "before", "last", "kept-back", "beside-the-coordinators"],
@@ -109,7 +109,7 @@ def test_the_panel_shows_the_sites_accuracy_while_the_next_round_goes_on() -> No
         state.apply(one)
     console = Console(file=io.StringIO(), width=200, record=True)
     console.print(state.table())
-    assert "exponential   0.5000 at the sites before the round" in console.export_text()
+    assert "exponential   0.5000 at the sites for the initial model" in console.export_text()
 
 
 def test_a_dropped_reply_is_a_line_with_its_site_and_the_reason() -> None:

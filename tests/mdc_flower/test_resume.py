@@ -74,6 +74,16 @@ def test_a_key_about_ends_waits_and_files_may_change(key: str) -> None:
     assert changed_keys(before, now) == {key: [before[key], FREE[key]]}
 
 
+@pytest.mark.parametrize(("optimizer", "lr"), [("average", 1.0), ("momentum", 1.0), ("adam", 0.01)])
+def test_an_outer_learning_rate_that_is_named_is_the_default_it_is_equal_to(
+    optimizer: str, lr: float
+) -> None:
+    left = read_run_config({"outer-optimizer": optimizer})
+    named = left.to_flower() | {"outer-lr": lr}
+    assert changed_keys(named, left) == {}
+    assert changed_keys(left.to_flower(), read_run_config(named)) == {}
+
+
 def test_all_changes_are_returned_in_the_order_of_their_names() -> None:
     before = RunConfig().to_flower()
     changed = changed_keys(before, read_run_config(FREE))
@@ -204,6 +214,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_never_stopped(
     assert config == tomllib.loads((stopped_run / CONFIG).read_text()) | changes
     summary = json.loads((cut / SUMMARY).read_text())
     assert (summary["status"], summary["exit-status"], summary["rounds"]) == ("finished", 0, 3)
+    assert summary["started"] == json.loads((stopped_run / SUMMARY).read_text())["started"]
     (resumed,) = summary["resumes"]
     assert resumed.pop("time") == read_events(cut, "run-resumed")[0]["time"]
     assert resumed == {

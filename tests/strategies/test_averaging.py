@@ -14,6 +14,7 @@ from strategies.averaging import (
     Arrays,
     Update,
     by_examples,
+    capped,
     in_site_order,
     uniform,
     weighted_mean,
@@ -39,6 +40,32 @@ def random_updates(dtype: str, counts: Sequence[int]) -> list[Update]:
 def bits(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Return arrays in a form that is equal only when every bit is."""
     return {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in arrays.items()}
+
+
+@pytest.mark.parametrize(
+    ("weights", "max_share", "expected"),
+    [
+        ([1.0, 1.0, 8.0], 1.0, [1.0, 1.0, 8.0]),
+        ([1.0, 1.0, 8.0], 0.8, [1.0, 1.0, 8.0]),
+        ([1.0, 1.0, 8.0], 0.5, [1.0, 1.0, 2.0]),
+        ([1.0, 8.0, 8.0], 0.4, [1.0, 2.0, 2.0]),
+        ([2.0**53, 3.0], 0.5, [1.0, 1.0]),
+        ([1.0, 2.0**53, 1.0], 0.5, [1.0, 2.0, 1.0]),
+        ([5.0, 1.0, 1.0], 0.2, [1.0, 1.0, 1.0]),  # three cannot have a fifth each
+        ([7.0], 0.5, [1.0]),
+        ([], 0.5, []),
+    ],
+)
+def test_no_weight_is_more_than_its_share_of_the_sum(
+    weights: list[float], max_share: float, expected: list[float]
+) -> None:
+    assert capped(weights, max_share) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("max_share", [0.26, 0.3, 0.5, 0.9])
+def test_the_share_is_kept_whatever_one_site_claims(max_share: float) -> None:
+    weights = capped([float(2**53), 10.0, 20.0, 1e-9, 2.0], max_share)
+    assert max(weights) <= max_share * sum(weights) * (1 + 1e-9)
 
 
 def test_the_mean_by_examples_by_hand() -> None:

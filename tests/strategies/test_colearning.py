@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 
 from strategies.asks import LATE_WINDOW_S
 from strategies.averaging import Update, uniform
+from strategies.causes import Cause
 from strategies.colearning import CoLearning
 from strategies.deadline import Deadline
-from strategies.errors import EngineError, QuorumError
+from strategies.errors import DivergedError, EngineError, QuorumError
 from strategies.journal.files import StorageError
 from strategies.journal.model_files import StoredArrays, read_model
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
 from strategies.journal.updates import MemoryUpdates, UpdateJournal
-from strategies.local_epochs import EpochState, Fixed, Horizon
+from strategies.local_epochs import EpochState, Fixed, Horizon, Spread
 from strategies.messages import (
     METRICS,
     NUM_EXAMPLES,
@@ -44,6 +45,7 @@ from strategies.messages import (
     VALIDATION_ACCURACY,
     VALIDATION_LOSS,
     VALIDATION_METRICS,
+    SiteCard,
     arrays_to_record,
     deadline_of,
     record_to_arrays,
@@ -51,10 +53,10 @@ from strategies.messages import (
 )
 from strategies.outer_optimizers import Adam, Momentum, OuterOptimizer
 from strategies.position import Position
-from strategies.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg
+from strategies.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord
+from strategies.round_record import RoundRecord, RunObserver
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
@@ -131,7 +133,7 @@ def model(value: float = 0.0) -> ArrayRecord:
     return arrays_to_record({"w": np.array([value], np.float32)})
 
 
-def strategy_of(recipe: Recipe, *watchers: Watcher, **options: Any) -> CoLearning:
+def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> CoLearning:
     return CoLearning(
         recipe, Roster(), seed=7, trainable=frozenset({"w"}), observers=watchers, **options
     )
@@ -285,6 +287,12 @@ def test_one_bad_site_a_round_is_dropped_by_name_and_the_others_are_averaged_exa
     assert "'w': 1 of 1 values are not finite" in dropped[0]["a"]
     assert "the disk of this site is full" in dropped[1]["b"]
     assert "no reply within 10 s" in dropped[2]["c"]
+    assert [record.causes for record in watcher.records] == [
+        {"a": Cause.NOT_FINITE},
+        {"b": Cause.SITE_FAILED},
+        {"c": Cause.NO_REPLY},
+        {},
+    ]
     took_part = [list(record.participants) for record in watcher.records]
     assert took_part == [["b", "c"], ["a", "c"], ["a", "b"], ["a", "b", "c"]]
     assert not any(record.failed for record in watcher.records)
@@ -982,6 +990,7 @@ def test_below_the_quorum_the_round_is_repeated_with_only_the_sites_that_are_mis
     assert list(retried.dropped) == ["c"]
     record = watcher.records[0]
     assert (record.attempts, record.failed, record.dropped) == (2, False, {})
+    assert (retried.causes, record.causes) == ({"c": Cause.SITE_FAILED}, {})
     assert record.asked_again == ["a", "c"]
     assert list(record.participants) == ["a", "b", "c"]
     assert [event[1:] for event in watcher.told if event[1] == "retried"] == [("retried", 1, 3)]
@@ -1002,6 +1011,7 @@ def test_a_round_that_fails_as_often_as_it_may_be_tried_stops_the_run() -> None:
     watcher, error = stopped(grid_of(*sites), fedavg(3, 1, 0.1), min_sites=3, max_round_retries=1)
     assert error.exit_code == 3
     assert (error.where, error.got, error.expected) == ("min-sites", 2, "3 or more")
+    assert error.causes == {"c": Cause.SITE_FAILED}
     assert "round 2 has too few updates, after 2 attempts" in str(error)
     assert "c: the site failed: the disk of this site is full" in error.hint
     assert watcher.values() == [[3.0]]  # of round 1
@@ -1077,6 +1087,115 @@ def test_an_update_that_is_too_far_from_the_global_model_is_dropped() -> None:
     assert unbounded.records[0].dropped == {}
 
 
+def test_a_global_model_that_overflows_ends_the_run_before_its_checkpoint(tmp_path: Path) -> None:
+    # Round 1 moves 0 by 1 * 2e38, round 2 by momentum alone: to 2e38 + 0.9 * 2e38 > 3.4e38.
+    recipe = replace(fedavg(4, 1, 0.1), outer=Momentum(lr=2e38, momentum=0.9))
+    watcher = Watcher()
+    start = Position({"w": np.zeros(1, np.float32)}, EpochState(1))
+    with run_directory(tmp_path, {}) as directory:
+        directory.begin(start.arrays, start, {})
+        strategy = strategy_of(recipe, watcher, directory)
+        with pytest.raises(DivergedError) as caught:
+            strategy.start(grid_of(LinearSite("a")), model())
+    assert caught.value.exit_code == 2
+    assert caught.value.where.startswith("round 2, Momentum(lr=2e+38")
+    assert "array 'w': 1 of 1 values are not finite" in str(caught.value)
+    (failed,) = watcher.failed
+    assert (failed.round, failed.failed, failed.dropped) == (2, True, {})
+    arrays, _ = read_model(tmp_path / GLOBAL_MODEL)
+    assert watcher.values() == [arrays["w"].tolist()] == [[np.float32(2e38)]]
+
+
+def spread(epoch_budget: int, num_rounds: int) -> Recipe:
+    return Recipe(
+        LrSchedule(0.1), Spread(epoch_budget, num_rounds), Horizon(num_rounds, epoch_budget)
+    )
+
+
+def qsr_of(epoch_budget: int) -> Recipe:
+    return qsr(epoch_budget, 0.1, base_epochs=1, alpha=0.15)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        # 2 of 8 epochs are done in 1 of 4 rounds; 18 of 20 are left for the other three.
+        (spread(8, 4), spread(20, 4), 6),
+        # 2 epochs are done: at lr 0.085 of a cosine over 8, (0.15 / lr)^2 is 3.1; at 0.099 of one
+        # over 40 it is 2.3.
+        (qsr_of(8), qsr_of(40), 2),
+    ],
+    ids=["spread", "qsr"],
+)
+def test_with_another_budget_the_plan_of_the_open_round_is_made_anew(
+    before: Recipe, after: Recipe, expected: int
+) -> None:
+    a, b = two_sites()
+    store, watcher = MemoryUpdates(), Watcher()
+    b.faults = {2: raises}
+    with pytest.raises(QuorumError):
+        run(grid_of(a, b), before, watcher=watcher, updates=store, min_sites=2)
+    assert store.sites() == ["a"]
+    a, b = two_sites()
+    position = watcher.positions[-1]
+    run(grid_of(a, b), after, updates=store, min_sites=2, position=position, num_rounds=2)
+    planned = [(plan.round, plan.local_epochs) for plan in a.plans]
+    assert planned == [(2, expected)], "its update for the old plan does not count"
+
+
+def counts(number: int) -> Fault:
+    """Let a site say that it has so many examples."""
+
+    def fault(request: Message, reply: Message) -> Message:
+        reply.content.metric_records[METRICS][NUM_EXAMPLES] = number
+        return reply
+
+    return fault
+
+
+def test_a_site_that_changes_its_number_of_examples_does_not_count() -> None:
+    a, b = two_sites()
+    b.faults = {2: counts(2**53)}
+    watcher, _ = run(grid_of(a, b), fedavg(3, 1, 0.1))
+    assert watcher.values() == [[2.5], [3.5], [6.0]]  # a alone adds 1
+    assert watcher.records[1].causes == {"b": Cause.CLAIM}
+    reason = f"metrics: 'num-examples' is {2**53}, and was 3 before"
+    assert watcher.records[1].dropped == {"b": reason}
+
+
+class Counted(LinearSite):
+    """A site that says how many examples it has when it introduces itself."""
+
+    def __call__(self, message: Message) -> Message | None:
+        if message.metadata.message_type != MessageType.QUERY:
+            return super().__call__(message)
+        card = SiteCard(self.name, 0, "test", num_examples=4)
+        return Message(card.to_content(), reply_to=message)
+
+
+def test_a_site_has_no_more_examples_than_it_introduced_itself_with() -> None:
+    honest, liar = Counted("a", 1.0, 4), Counted("b", 3.0, 5)
+    watcher, _ = run(grid_of(honest, liar), fedavg(1, 1, 0.1))
+    assert watcher.values() == [[1.0]]
+    assert watcher.records[0].dropped == {
+        "b": "metrics: 5 examples, and the site said that it has 4"
+    }
+
+
+def test_no_site_weighs_more_than_its_share_in_the_average_and_in_the_choice_of_the_best() -> None:
+    sites = three_sites()
+    sites[1].num_examples = 2**53  # and its model alone would be taken
+    for site, accuracy in zip(sites, (0.1, 0.9, 0.3), strict=True):
+        site.accuracy = lambda value, accuracy=accuracy: accuracy  # type: ignore[misc]
+    recipe = replace(fedavg(1, 1, 0.1), max_site_weight=0.5)
+    watcher, _ = run(grid_of(*sites), recipe, site_evaluation=True)
+    # 1 and 5 weigh 1 each, and 3 as much as both: (1 + 2 * 3 + 5) / 4 = 3.
+    assert watcher.values() == [[3.0]]
+    expected = pytest.approx((0.1 + 2 * 0.9 + 0.3) / 4)
+    assert watcher.records[0].start_evaluation[VALIDATION_ACCURACY] == expected
+    assert watcher.records[0].site_evaluation[VALIDATION_ACCURACY] == expected
+
+
 class FullDisk(MemoryUpdates):
     def add(self, update: Update) -> None:
         if update.site == "b":
@@ -1135,6 +1254,7 @@ def test_an_update_that_is_damaged_on_disk_is_not_averaged_and_asked_for_again_i
     assert watcher.values() == [[value]]
     (record,) = watcher.retried or watcher.records
     assert record.dropped == {"b": "its update was damaged on the coordinator's disk"}
+    assert record.causes == {"b": Cause.DAMAGED}
     assert len(b.plans) == quorum
     assert len(a.plans) == 1
 

@@ -8,6 +8,7 @@ from strategies.errors import (
     ConfigError,
     DataError,
     DeadlineError,
+    DivergedError,
     EngineError,
     MdcError,
     ModelError,
@@ -23,6 +24,7 @@ KINDS = [
     DamagedError,
     DataError,
     DeadlineError,
+    DivergedError,
     EngineError,
     LockedError,
     MdcError,
@@ -75,8 +77,9 @@ def test_an_error_survives_pickling_whole(kind: type[MdcError]) -> None:
 
 
 def test_sites_that_were_dropped_survive_it_too() -> None:
-    sent = QuorumError("what", dropped={"site-1": "why"})
-    assert pickle.loads(pickle.dumps(sent)).dropped == {"site-1": "why"}
+    sent = QuorumError("what", dropped={"site-1": "why"}, causes={"site-1": "data"})
+    received = pickle.loads(pickle.dumps(sent))
+    assert (received.dropped, received.causes) == ({"site-1": "why"}, {"site-1": "data"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +94,7 @@ def test_one_clause_catches_every_error_of_the_project(kind: type[MdcError]) -> 
         (ConfigError, 2),
         (DataError, 2),
         (ModelError, 2),
+        (DivergedError, 2),
         (QuorumError, 3),
         *((kind, 1) for kind in (PlanError, DeadlineError, RunError, EngineError)),
         *((kind, 1) for kind in (StorageError, DamagedError, LockedError)),

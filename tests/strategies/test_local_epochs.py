@@ -32,6 +32,20 @@ def epochs_of(controller: EpochController, changes: Sequence[float | None]) -> l
     return epochs
 
 
+@pytest.mark.parametrize(
+    "controller",
+    [Fixed(3), ILE, Spread(20, 6), QuadraticSynchronization(1, 0.3, 0.1, 0.0, 20)],
+)
+def test_a_controller_that_is_asked_again_without_a_change_leaves_its_state(
+    controller: EpochController,
+) -> None:
+    state = controller.start()
+    for change in (0.5, 0.0, 0.001):
+        assert controller.after_round(state, None) == state
+        state = controller.after_round(count_round(state, state.local_epochs), change)
+    assert controller.after_round(state, None) == state
+
+
 def test_fixed_epochs_never_change() -> None:
     assert epochs_of(Fixed(3), [1.0, 0.0, None]) == [3, 3, 3, 3]
 

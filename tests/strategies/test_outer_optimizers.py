@@ -50,6 +50,11 @@ def values(outer: OuterOptimizer, deltas: Sequence[float], start: float = 10.0) 
     return found
 
 
+def test_adam_by_default_moves_a_weight_a_little_in_a_round() -> None:
+    (after,) = values(Adam(), [0.02], start=0.05)
+    assert 0.05 < after < 0.06
+
+
 def test_momentum_by_hand() -> None:
     # g = -1, -1, 0; b = -1, -1.5, -0.75; w = 10 + 2, + 3, + 1.5.
     assert values(Momentum(2.0, 0.5), [1.0, 1.0, 0.0]) == [12.0, 15.0, 16.5]

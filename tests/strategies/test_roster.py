@@ -337,6 +337,14 @@ def test_a_roster_that_knows_no_one_has_no_sites_and_no_partitions() -> None:
     assert (Roster().nodes, Roster().num_partitions) == ({}, 0)
 
 
+def test_one_site_cannot_make_parts_of_what_the_others_hold_as_their_own() -> None:
+    honest = LinearSite("site-a"), LinearSite("site-b")
+    roster = refresh(Roster(), grid_of(*honest, LinearSite("site-c", num_partitions=7)))
+    assert roster.num_partitions == 0
+    parts = [LinearSite(f"site-{index}", num_partitions=2) for index in range(2)]
+    assert refresh(Roster(), grid_of(*parts)).num_partitions == 2
+
+
 def test_waiting_ends_when_the_expected_sites_are_there() -> None:
     grid = grid_of(LinearSite("site-a"), LinearSite("site-b"))
     assert list(wait_for_sites(grid, 2, WAIT_S).nodes) == ["site-a", "site-b"]

@@ -97,6 +97,7 @@ def test_sites_are_let_in_and_the_folder_is_watched(
         "MDC_FEDERATION": "lungs",
         "MDC_LISTEN": "0.0.0.0",
         "MDC_REGISTER": str(kit.state / "register.json"),
+        "MDC_SITE_EXAMPLES": str(kit.folder / "kit.toml"),
     }
 
 

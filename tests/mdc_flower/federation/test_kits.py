@@ -13,6 +13,7 @@ import pytest
 
 import mdc_flower
 from mdc_flower.federation.certificates import fingerprint
+from mdc_flower.federation.coordinator import run_defaults
 from mdc_flower.federation.kits import (
     Kit,
     join_address,
@@ -69,15 +70,22 @@ def test_a_coordinator_kit_says_what_its_commands_need(federation: Federation) -
 def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     site = (
         '[[site]]\nname = "x"\ndata-root = "/d"\ndevice = "cuda:1"\nmin-examples = 7\nthreads = 6\n'
+        "max-examples = 70\n"
         'metrics = ["num-examples"]\npartition-id = 1\nnum-partitions = 3\n'
         'vocabulary = "words.txt"\n'
     )
     coordinator = '[coordinator]\ndata = "digits"\ndata-root = "/e"\n'
-    text = HEAD + 'port = 443\nlisten = "::"\n' + CONTRACT + coordinator + site
+    head = HEAD + 'port = 443\nlisten = "::"\nmax-site-weight = 0.4\n'
+    text = head + CONTRACT + coordinator + site
     federation.provision(text, revoke=["berlin", "lisbon"])
     kit = read_site_kit(federation.kits / "x")
     assert (kit.data_root, kit.device, kit.min_examples) == ("/d", "cuda:1", 7)
-    assert kit.threads == node_config(kit)["threads"] == 6
+    assert kit.threads == node_config(kit, 44)["threads"] == 6
+    assert node_config(kit, 44)["max-examples"] == kit.max_examples == 70
+    assert node_config(kit, 44)["num-examples"] == 44
+    agreed = read_coordinator_kit(federation.kits / "coordinator")
+    assert agreed.examples == {"x": (7, 70)}
+    assert run_defaults(agreed)["max-site-weight"] == agreed.max_site_weight == 0.4
     assert (kit.metrics, kit.partition_id, kit.num_partitions) == (("num-examples",), 1, 3)
     assert kit.vocabulary_path == node_config(kit)["vocabulary"] == str(kit.folder / "words.txt")
     assert kit.model_copy(update={"vocabulary": "/else/words.txt"}).vocabulary_path == (

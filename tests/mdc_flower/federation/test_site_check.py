@@ -272,12 +272,23 @@ def test_keys_of_two_sites(
         ({"data": "image-folder:/no/such/folder"}, "/no/such/folder"),
         ({"data": "no-such-data"}, "no-such-data"),
         ({"min_examples": 99999}, "fewer training examples than the site has promised"),
+        ({"max_examples": 3}, "more training examples than were agreed on"),
     ],
 )
 def test_data_that_are_not_as_agreed(
     kit: SiteKit, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], text: str
 ) -> None:
     assert text in local(kit.model_copy(update=changes), "data", monkeypatch)
+
+
+def test_who_counts_the_examples_is_given_the_data_set(
+    kit: SiteKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdc_flower.federation.site_check._network_checks", lambda kit: iter(()))
+    counts: list[int] = []
+    found = {check.name: check for check in check_site(kit, lambda d: counts.append(len(d.train)))}
+    assert found["data"].detail.startswith(f"{counts[0]} training and ")
+    assert len(counts) == 1
 
 
 @pytest.mark.parametrize("name", ["disk", "memory"])

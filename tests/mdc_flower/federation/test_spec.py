@@ -68,6 +68,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         device = "cuda:1"
         threads = 6
         min-examples = 50
+        max-examples = 5000
         metrics = ["train-loss", "num-examples"]
         modules = ["lab.scans"]
         partition-id = 1
@@ -87,6 +88,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "device": "cuda:1",
         "threads": 6,
         "min_examples": 50,
+        "max_examples": 5000,
         "metrics": ("train-loss", "num-examples"),
         "modules": ("lab.scans",),
         "partition_id": 1,
@@ -237,7 +239,12 @@ def test_metrics_that_no_site_can_share_are_refused(
     "keys",
     [
         *("partition-id = 0", "num-partitions = 2", "partition-id = 2\nnum-partitions = 2"),
-        *("min-examples = 0", 'contact = "two\\nlines"', 'data = "a\\u0000b"'),
+        *(
+            "min-examples = 0",
+            "min-examples = 9\nmax-examples = 8",
+            'contact = "two\\nlines"',
+            'data = "a\\u0000b"',
+        ),
     ],
 )
 def test_other_settings_that_make_no_sense_are_refused(tmp_path: Path, keys: str) -> None:

@@ -15,9 +15,9 @@ from strategies.journal.files import (
     StorageError,
     append_line,
     check_seal,
+    copy_atomically,
     cut,
     cut_torn_line,
-    link_atomically,
     remove_temporary,
     seal,
     sealed_files,
@@ -89,68 +89,50 @@ def test_a_file_is_on_disk_whole_before_it_has_its_name(
     assert path.read_bytes() == b"content"
 
 
-def test_a_link_is_a_second_name_of_the_same_file_in_the_place_of_another(tmp_path: Path) -> None:
+def no_such_call(*args: int) -> NoReturn:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+
+def half(source: int, target: int, count: int) -> int:
+    """Copy half of it, and then no more, as some file systems do."""
+    if os.lseek(source, 0, os.SEEK_CUR):
+        return 0
+    return os.write(target, os.read(source, count // 2))
+
+
+@pytest.mark.parametrize("call", [None, no_such_call, half], ids=["kernel", "unknown", "half"])
+def test_a_copy_is_a_file_of_its_own_in_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    if call:
+        monkeypatch.setattr(os, "copy_file_range", call, raising=False)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content := bytes(range(256)) * 1001)
+    target.write_bytes(b"old")
+    copy_atomically(source, target)
+    assert target.read_bytes() == content
+    target.open("r+b").write(b"changed in place")
+    assert source.read_bytes() == content
+    assert names(tmp_path) == ["source", "target"]
+
+
+def test_a_copy_that_cannot_be_written_leaves_both_files_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"new")
     target.write_bytes(b"old")
-    link_atomically(source, target)
-    assert target.samefile(source)
-    link_atomically(source, target)  # again: a rename that does nothing
-    assert target.read_bytes() == b"new"
-    assert names(tmp_path) == ["source", "target"]
-
-
-def test_a_target_that_is_linked_anew_leaves_its_old_file_as_it_was(tmp_path: Path) -> None:
-    first, second, target = (tmp_path / name for name in ("first", "second", "target"))
-    first.write_bytes(b"1")
-    second.write_bytes(b"2")
-    link_atomically(first, target)
-    link_atomically(second, target)
-    assert [path.read_bytes() for path in (first, second, target)] == [b"1", b"2", b"2"]
-
-
-def test_where_links_are_unknown_the_file_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unknown(source: Path, target: Path) -> NoReturn:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", unknown)
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(b"content")
-    link_atomically(source, target)
-    assert target.read_bytes() == b"content"
-    assert not target.samefile(source)
-    assert names(tmp_path) == ["source", "target"]
-
-
-def test_a_source_is_whole_whatever_hinders_its_linking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.write_bytes(b"content")
-    (target / "in the way").mkdir(parents=True)  # so it is linked, but not under its name
-    as_it_is = Path.open
-    seen: list[bytes] = []
-
-    def watched(path: Path, mode: str = "r") -> Any:
-        file = as_it_is(path, mode)
-        if mode == "wb":
-            seen.append(source.read_bytes())
-        return file
-
-    monkeypatch.setattr(Path, "open", watched)
-    with pytest.raises(StorageError, match="cannot be written"):
-        link_atomically(source, target)
-    assert seen == [b"content"]  # when the copy was begun: it is another file
-    assert source.read_bytes() == b"content"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        copy_atomically(source, target)
+    assert (source.read_bytes(), target.read_bytes()) == (b"new", b"old")
     assert names(tmp_path) == ["source", "target"]
 
 
 def test_a_source_that_cannot_be_read_is_damaged_and_the_target_is_left(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"old")
     with pytest.raises(DamagedError, match="cannot be read: No such file") as caught:
-        link_atomically(tmp_path / "source", tmp_path / "target")
+        copy_atomically(tmp_path / "source", tmp_path / "target")
     assert caught.value.where == str(tmp_path / "source")
     assert (tmp_path / "target").read_bytes() == b"old"
     assert names(tmp_path) == ["target"]

@@ -14,7 +14,7 @@ import pytest
 
 from strategies.averaging import Update
 from strategies.errors import RunError
-from strategies.journal.files import DamagedError, StorageError
+from strategies.journal.files import DamagedError, StorageError, check_seal
 from strategies.journal.lock import OWNER, LockedError, coordinator_lock, read_owner
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import (
@@ -206,11 +206,56 @@ def test_the_best_model_is_that_of_the_best_round(fresh: RunDirectory) -> None:
     assert value_of(fresh.path, GLOBAL_MODEL) == 5.0
 
 
-def test_the_models_take_no_room_beside_their_checkpoints(fresh: RunDirectory) -> None:
+def test_whoever_overwrites_a_model_damages_no_checkpoint(fresh: RunDirectory) -> None:
     fresh.round_finished(record(1), position(1, best=1))
     (kept,) = (fresh.path / CHECKPOINTS).glob("000001.*.safetensors")
-    assert (fresh.path / GLOBAL_MODEL).samefile(kept)
-    assert (fresh.path / BEST_MODEL).samefile(kept)
+    for name in (GLOBAL_MODEL, BEST_MODEL):
+        assert (fresh.path / name).read_bytes() == kept.read_bytes()
+        (fresh.path / name).write_bytes(b"other")  # as `cp other` does: in place
+    check_seal(kept)
+
+
+def test_a_model_that_has_not_changed_is_not_copied_again(fresh: RunDirectory) -> None:
+    fresh.round_finished(record(1), position(1, best=1))
+    before = (fresh.path / BEST_MODEL).stat().st_ino
+    fresh.round_finished(record(2), position(2, best=1))
+    assert (fresh.path / BEST_MODEL).stat().st_ino == before
+    assert value_of(fresh.path, GLOBAL_MODEL) == 2
+
+
+DEAD = '{"pid": 17, "host": "here"}'
+
+
+@pytest.mark.parametrize(
+    ("summary", "told"),
+    [
+        ('{"status": "running"}', True),
+        ('{"status": "interrupted"}', False),
+        ('{"status": "finished"}', False),
+        ("", False),  # it died before it began
+    ],
+)
+def test_that_an_earlier_process_died_is_said_only_where_its_run_did_not_end(
+    path: Path, caplog: pytest.LogCaptureFixture, summary: str, told: bool
+) -> None:
+    with opened(path):
+        pass
+    (path / OWNER).write_text(DEAD)
+    (path / SUMMARY).write_text(summary)
+    with caplog.at_level(logging.WARNING, logger="flwr"), opened(path, resume=True):
+        pass
+    assert ("taking over from process 17" in caplog.text) is told
+
+
+def test_to_mark_a_run_as_interrupted_takes_nothing_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / SUMMARY).write_text('{"status": "running"}')
+    (tmp_path / OWNER).write_text(DEAD)
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        mark_interrupted(tmp_path)
+    assert json.loads((tmp_path / SUMMARY).read_text())["status"] == "interrupted"
+    assert caplog.text == ""
 
 
 def test_the_event_log_tells_a_run_in_the_order_in_which_it_happened(
@@ -322,7 +367,7 @@ def test_a_coordinator_that_ended_before_its_run_began_leaves_the_directory_free
 def test_a_run_that_another_began_before_the_lock_was_free_is_not_begun_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(folder: Path) -> AbstractContextManager[None]:
+    def late(folder: Path) -> AbstractContextManager[dict[str, Any]]:
         monkeypatch.undo()
         leave_run(path, rounds=1)  # by the one who had the lock until now
         return coordinator_lock(folder)
