@@ -1,7 +1,8 @@
 """`Task`: data set, model and settings of a run, put together in one place for everyone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +43,29 @@ class Task:
     settings: TrainSettings
     pipeline: InputPipeline
 
-    def new_model(self) -> nn.Module:
-        """Return the model with the initial weights of the run's seed, checked for the data.
+    @cached_property
+    def new_model(self) -> Callable[[], nn.Module]:
+        """The function that builds the model with the initial weights of the run's seed.
+
+        Each model is built anew, as by a process that has just started: a copy of one that was
+        used could differ where no array shows it. That a model fits the data is checked once.
 
         Raises
         ------
         ConfigError, ModelError
             See `build_model`, `check_fits` and `check_policy`.
         """
-        spec, classes = self.config.model, self.dataset.num_classes
-        model = build_model(
-            spec,
-            self.dataset.input_shape,
-            classes,
-            self.config.seed,
-            self.dataset.num_tokens,
+        spec, data = self.config.model, self.dataset
+        build = partial(
+            build_model, spec, data.input_shape, data.num_classes, self.config.seed, data.num_tokens
         )
-        inputs = self.dataset.train.inputs
+        model = build()
+        inputs = data.train.inputs
         # Zeros do as well where there is no example: only shapes matter.
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
-        check_fits(model, spec, self.pipeline(example, torch.device("cpu")), classes)
+        check_fits(model, spec, self.pipeline(example, torch.device("cpu")), data.num_classes)
         check_policy(model, spec, self.config.batch_norm)
-        return model
+        return build
 
     def partition(self, num_sites: int) -> Partition:
         """Return the cut of the training examples into simulated sites."""
