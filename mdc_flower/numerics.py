@@ -1,8 +1,10 @@
-"""Device, number format and threads: what decides speed, and whether bits repeat."""
+"""Device, number format, threads and random state: what decides speed, and if bits repeat."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from strategies.errors import ConfigError
@@ -69,3 +71,28 @@ def repeatable(num_threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators inside the block, and give them their own states back after.
+
+    They are those of Python's `random`, of numpy and of torch on every device: a model may draw
+    from any of them when it is built, or in its forward pass.
+
+    Parameters
+    ----------
+    seed
+        In [0, 2**63), as `strategies.seeds.derive_seed` returns it.
+    """
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=gpus):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # it takes no more bits
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)

@@ -135,6 +135,7 @@ def _run(
     changed: dict[str, list[Any]] = {}
     if record.checkpoint is not None:
         changed_keys(record.checkpoint.run["config"], config)  # refuse before sites are waited for
+    task.check_model()  # likewise
     model = task.new_model()
     roster = wait_for_sites(
         grid,

@@ -26,6 +26,7 @@ from mdc_flower.data import registry as data
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.model_trial import try_model
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.models import registry as models
 from mdc_flower.numerics import pick_autocast_dtype, pick_device
@@ -63,9 +64,20 @@ class Task:
         inputs = data.train.inputs
         # Zeros do as well where there is no example: only shapes matter.
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
-        check_fits(model, spec, self.pipeline(example, torch.device("cpu")), data.num_classes)
+        batch = self.pipeline(example, torch.device("cpu"))
+        check_fits(model, spec, batch, data.num_classes, self.pipeline.channels_last)
         check_policy(model, spec, self.config.batch_norm)
         return build
+
+    def check_model(self) -> None:
+        """Check that the model can be trained, averaged and stored, before a run begins.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            See `new_model` and `try_model`.
+        """
+        try_model(self.new_model, self.dataset, self.settings, self.pipeline)
 
     def partition(self, num_sites: int) -> Partition:
         """Return the cut of the training examples into simulated sites."""
@@ -113,6 +125,7 @@ class Task:
             "mean": list(self.dataset.mean),
             "std": list(self.dataset.std),
             "num-tokens": self.dataset.num_tokens,
+            "seed": self.config.seed,
             "vocabulary": self.dataset.vocabulary,
             **about,
         }

@@ -1,11 +1,13 @@
-"""Device, number format and threads."""
+"""Device, number format, threads and random state."""
 
+import random
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 import torch
 
-from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable
+from mdc_flower.numerics import pick_autocast_dtype, pick_device, repeatable, seeded
 from strategies.errors import ConfigError
 from tests.mdc_flower.examples import CPU
 
@@ -95,3 +97,30 @@ def test_the_settings_are_given_back_also_after_an_error() -> None:
     with pytest.raises(ArithmeticError), repeatable(before[0] + 1):
         raise ArithmeticError
     assert settings() == before
+
+
+def drawn() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_a_seed_decides_what_each_global_generator_gives() -> None:
+    with seeded(2**63 - 1):
+        first = drawn()
+    drawn()
+    with seeded(2**63 - 1):
+        assert drawn() == first
+    with seeded(5):
+        assert not set(drawn()) & set(first)
+
+
+def test_each_global_generator_goes_on_after_as_if_nothing_had_been_drawn() -> None:
+    with seeded(1):
+        drawn()
+        expected = drawn()
+    with seeded(1):
+        drawn()
+        with seeded(2):
+            drawn()
+        with pytest.raises(ArithmeticError), seeded(3):
+            raise ArithmeticError
+        assert drawn() == expected
