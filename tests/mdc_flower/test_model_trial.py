@@ -14,6 +14,8 @@ from mdc_flower.data import DataSet, Examples
 from mdc_flower.model_trial import try_model, two_examples
 from mdc_flower.training import TrainSettings
 from strategies.errors import ModelError
+from strategies.journal.model_files import read_model
+from strategies.journal.run_directory import GLOBAL_MODEL
 from tests.mdc_flower.commands import run_small
 from tests.mdc_flower.examples import dataset_of, numbered
 
@@ -198,6 +200,7 @@ def test_without_data_they_are_drawn_in_the_range_of_their_type(dtype: Any, larg
 # The command
 
 LAB = """
+import torch
 from torch import nn
 
 class Stateful(nn.Linear):
@@ -212,6 +215,11 @@ def stateful(shape, classes):
 
 def frozen(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).requires_grad_(False)
+
+def masked(shape, classes):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    model.register_buffer("mask", torch.full((2,), -torch.inf))
+    return model
 """
 
 
@@ -234,3 +242,14 @@ def test_a_run_ends_with_2_before_it_begins(tmp_path: Path, model: str, told: st
     assert result.exit_code == 2
     assert told in result.stderr
     assert not run_dir.exists()
+
+
+@pytest.mark.usefixtures("process_state", "trial_lab")
+def test_a_model_with_a_constant_that_is_not_finite_goes_through_a_run(tmp_path: Path) -> None:
+    settings = ("model=trial_lab:masked", "num-rounds=2", "max-relative-update=100")
+    options = [part for setting in settings for part in ("--set", setting)]
+    result = run_small(*options, "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    arrays, _ = read_model(tmp_path / "run" / GLOBAL_MODEL)
+    assert (arrays["mask"] == -np.inf).all()
+    assert np.isfinite(arrays["1.weight"]).all()
