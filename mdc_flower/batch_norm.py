@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mdc_flower.batches import InputPipeline, Tensors, shuffled
+from mdc_flower.models.tensors import first_names
 from mdc_flower.training import evaluating
 from strategies.batch_norm import Layers
 from strategies.errors import ConfigError, DeadlineError
@@ -28,20 +29,24 @@ INITIAL, RECALIBRATED = "initial", "recalibrated"
 def statistics_of(model: nn.Module) -> Layers:
     """Return the name of each running mean with that of its variance, in the model's order.
 
-    All layers of PyTorch's BatchNorm family count, subclasses too, that keep statistics; one that
-    has several names is there with each.
+    All layers of PyTorch's BatchNorm family count, subclasses too, that keep statistics. The names
+    are those in `mdc_flower.models.tensors.tensors_of`: a layer used twice is there once.
     """
-    layers = _layers(model)
-    return {_of(name, "running_mean"): _of(name, "running_var") for name in layers}
+    first = first_names(model)
+    return {
+        first[_of(name, "running_mean")]: first[_of(name, "running_var")] for name in _layers(model)
+    }
 
 
 def buffers_of(model: nn.Module) -> frozenset[str]:
     """Return the names of all that such layers keep beside their parameters, counters included."""
-    return frozenset(
+    first = first_names(model)
+    kept = {
         _of(name, buffer)
         for name, layer in _layers(model).items()
         for buffer in dict(layer.named_buffers(recurse=False))
-    )
+    }
+    return frozenset(first[name] for name in kept & first.keys())
 
 
 def check_policy(model: nn.Module, spec: str, policy: str) -> None:

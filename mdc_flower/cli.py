@@ -163,7 +163,7 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
     from strategies.journal.run_directory import refuse_used
 
     task = load_task(config)
-    task.new_model()
+    task.check_model()
     num_sites = config.num_sites or DEFAULT_SITES
     task.partition(num_sites)
     run_dir = Path(config.output_dir)

@@ -227,7 +227,7 @@ def _site(context: Context) -> tuple[SiteClient, RunConfig, SiteConfig]:
 def _model_in(message: Message, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
     """Return names and arrays of the model in a message, if its names are the site's own."""
     arrays = record_to_arrays(message.content.array_records[ARRAYS])
-    own = list(client.model.state_dict())
+    own = client.names
     if list(arrays) != own:
         misfits = [(a, b) for a, b in zip(arrays, own, strict=False) if a != b]
         got, expected = misfits[0] if misfits else (f"{len(arrays)} arrays", f"{len(own)}")

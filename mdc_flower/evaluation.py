@@ -36,9 +36,10 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     arrays, metadata = read_model(path)
     shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
-    # Files of earlier versions do not say how many tokens there are: none.
-    num_tokens = metadata.get("num-tokens", 0)
-    model = build_model(metadata["model"], shape, classes, seed=0, num_tokens=num_tokens)
+    # Files of earlier versions do not say how many tokens there are: none. Nor do they say the
+    # seed, which decides what a model draws beside its arrays when it is built.
+    num_tokens, seed = metadata.get("num-tokens", 0), metadata.get("seed", 0)
+    model = build_model(metadata["model"], shape, classes, seed, num_tokens)
     load_arrays(model, arrays)
     return model.eval(), metadata
 

@@ -18,9 +18,7 @@ from strategies.messages import record_to_arrays
 from strategies.pending_evaluation import EvaluateFn
 
 
-def evaluate_fn(
-    task: Task, model: nn.Module, data: CoordinatorData, num_partitions: int
-) -> EvaluateFn:
+def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> EvaluateFn:
     """Return the function that evaluates a global model on validation and test examples.
 
     With ``batch-norm = "local"`` a global model has no statistics. In a simulation it is evaluated
@@ -30,9 +28,7 @@ def evaluate_fn(
     Parameters
     ----------
     task
-        The run's task.
-    model
-        Overwritten with each global model.
+        The run's task; each evaluation gets a new model of it, so that none changes the next.
     data
         What to evaluate on.
     num_partitions
@@ -45,6 +41,7 @@ def evaluate_fn(
     }
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
+        model = task.new_model()
         load_arrays(model, record_to_arrays(arrays))
         with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":

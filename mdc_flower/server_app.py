@@ -20,6 +20,7 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.event_files import event_files
 from mdc_flower.global_evaluation import evaluate_fn
 from mdc_flower.last_models import finish
+from mdc_flower.models.tensors import trainable_names
 from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_card import run_code
@@ -161,6 +162,7 @@ def _run(
     changed: dict[str, list[Any]] = {}
     if record.checkpoint is not None:
         changed_keys(record.checkpoint.run["config"], config)  # refuse before sites are waited for
+    task.check_model()  # likewise
     model = task.new_model()
     roster = wait_for_sites(
         grid,
@@ -211,13 +213,13 @@ def _run(
             changed=changed,
             version=[record.checkpoint.run["version"], __version__],
         )
-    evaluate_global = evaluate_fn(task, model, data, num_partitions)
+    evaluate_global = evaluate_fn(task, data, num_partitions)
     with event_files(record.path, read_history(record.path)) as observers:
         strategy = CoLearning(
             recipe,
             roster,
             seed=config.seed,
-            trainable=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
+            trainable=trainable_names(model),
             observers=[record, *observers],
             updates=record.updates,
             position=position,

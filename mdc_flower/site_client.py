@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from mdc_flower.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.batches import InputPipeline, Tensors
 from mdc_flower.data import SiteData
+from mdc_flower.models.tensors import first_names, tensors_of
 from mdc_flower.training import Progress, TrainSettings, evaluate, train
 from strategies.errors import ModelError
 from strategies.messages import DEADLINE
@@ -29,16 +31,17 @@ Scalar = bool | bytes | float | int | str
 class SiteClient(NumPyClient):
     """Trains and evaluates on the data of one site.
 
-    It keeps nothing from one round to the next: a site that was away, or was restarted, does
-    exactly what it would have done otherwise. On failure it raises; the adapter turns that
+    It keeps nothing from one message to the next: a site that was away, or was restarted, does
+    exactly what it would have done otherwise. So each message gets a new model; one that was used
+    may have changed where no array shows it. On failure the client raises; the adapter turns that
     into an error reply.
 
     Parameters
     ----------
     site : str
         The site's name, which its random streams depend on.
-    model : nn.Module
-        The architecture; its weights are overwritten each time.
+    new_model : callable
+        Returns a new model of the run's architecture; its weights are overwritten.
     data : SiteData
         The site's own examples.
     settings, pipeline, device
@@ -55,7 +58,7 @@ class SiteClient(NumPyClient):
     def __init__(
         self,
         site: str,
-        model: nn.Module,
+        new_model: Callable[[], nn.Module],
         data: SiteData,
         settings: TrainSettings,
         pipeline: InputPipeline,
@@ -65,7 +68,7 @@ class SiteClient(NumPyClient):
         local_statistics: bool = False,
     ) -> None:
         self.site = site
-        self.model = model
+        self.new_model = new_model
         self.data = data
         self.settings = settings
         self.pipeline = pipeline
@@ -74,9 +77,14 @@ class SiteClient(NumPyClient):
         self.seed = seed
         self.local_statistics = local_statistics
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the model's arrays, in their order."""
+        return list(tensors_of(self.new_model()))
+
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
-        """Return the model's arrays in the order of its state dict."""
-        return list(model_arrays(self.model).values())
+        """Return the initial model's arrays, in the order of `names`."""
+        return list(model_arrays(self.new_model()).values())
 
     def fit(
         self, parameters: NDArrays, config: dict[str, Scalar]
@@ -86,7 +94,7 @@ class SiteClient(NumPyClient):
         Parameters
         ----------
         parameters
-            The global model's arrays in the order of the state dict.
+            The global model's arrays in the order of `names`.
         config
             The fields of a `RoundPlan`, and its id; ``deadline-s``, the seconds after which
             the coordinator waits no longer, may be beside them.
@@ -110,9 +118,9 @@ class SiteClient(NumPyClient):
         deadline_s = float(orders.pop(DEADLINE, math.inf))
         stop_at = time.monotonic() + deadline_s
         plan = RoundPlan.from_config_record(ConfigRecord({**orders}))
-        load_arrays(self.model, parameters)
+        model = self._loaded(parameters)
         result = train(
-            self.model,
+            model,
             Tensors.of(self.data.train),
             plan,
             self.settings,
@@ -128,16 +136,13 @@ class SiteClient(NumPyClient):
             "train-accuracy": result.accuracy,
             "train-seconds": result.seconds,
         }
-        trained = self.get_parameters({})
-        if self.local_statistics:
-            own = buffers_of(self.model)
-            trained = [
-                given if name in own else array
-                for name, given, array in zip(
-                    self.model.state_dict(), parameters, trained, strict=True
-                )
-            ]
-        return trained, result.num_examples, metrics
+        kept = buffers_of(model) if self.local_statistics else frozenset()
+        trained = model_arrays(model, self.names)
+        sent = [
+            given if name in kept else trained[name]
+            for name, given in zip(self.names, parameters, strict=True)
+        ]
+        return sent, result.num_examples, metrics
 
     def evaluate(
         self, parameters: NDArrays, config: dict[str, Scalar]
@@ -154,11 +159,11 @@ class SiteClient(NumPyClient):
         ModelError
             If the arrays do not fit the model, naming the first misfit.
         """
-        load_arrays(self.model, parameters)
+        model = self._loaded(parameters)
         if self.local_statistics:
-            self._recalibrate()
+            self._recalibrate(model)
         result = evaluate(
-            self.model,
+            model,
             Tensors.of(self.data.validation),
             self.pipeline,
             self.device,
@@ -184,15 +189,19 @@ class SiteClient(NumPyClient):
             If the arrays do not fit the model, naming the first misfit.
         """
         stop_at = time.monotonic() + deadline_s
-        load_arrays(self.model, parameters)
-        self._recalibrate(stop_at)
-        arrays = model_arrays(self.model)
-        names = [name for pair in statistics_of(self.model).items() for name in pair]
-        return {name: arrays[name] for name in names}, len(self.data.train)
+        model = self._loaded(parameters)
+        names = [name for pair in statistics_of(model).items() for name in pair]
+        self._recalibrate(model, stop_at)
+        return model_arrays(model, names), len(self.data.train)
 
-    def _recalibrate(self, stop_at: float = math.inf) -> None:
+    def _loaded(self, parameters: NDArrays) -> nn.Module:
+        model = self.new_model()
+        load_arrays(model, parameters)
+        return model
+
+    def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:
         recalibrate(
-            self.model,
+            model,
             Tensors.of(self.data.train),
             self.settings.batch_size,
             self.pipeline,
@@ -204,11 +213,27 @@ class SiteClient(NumPyClient):
         )
 
 
-def model_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
-    """Return copies of a model's parameters and buffers by name, in state-dict order."""
+def model_arrays(
+    model: nn.Module, names: Iterable[str] | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Return copies of a model's parameters and buffers by name.
+
+    Parameters
+    ----------
+    names
+        Which, in the order of the result; by default those of `tensors_of`: each tensor once, in
+        state-dict order. Give the names that a new model has where this one has been moved: a
+        buffer that layers share becomes several on another device.
+
+    Raises
+    ------
+    ModelError
+        If the model has state that is not a tensor.
+    """
+    tensors = tensors_of(model)
     return {
-        name: tensor.detach().cpu().contiguous().numpy().copy()
-        for name, tensor in model.state_dict().items()
+        name: tensors[name].detach().cpu().contiguous().numpy().copy()
+        for name in (tensors if names is None else names)
     }
 
 
@@ -220,7 +245,8 @@ def load_arrays(
     Parameters
     ----------
     arrays
-        In state-dict order, or by name.
+        As `model_arrays` returns them, or those values alone. Files of earlier versions hold a
+        tensor under each of its names; its last one counts, as it did then.
 
     Raises
     ------
@@ -228,13 +254,15 @@ def load_arrays(
         If number, names, shapes or dtypes differ, naming the first misfit; the model is then
         unchanged.
     """
-    state = model.state_dict()
-    named = arrays if isinstance(arrays, Mapping) else _in_order(list(state), arrays)
-    if set(named) != set(state):
-        odd = sorted(set(named) ^ set(state))[0]
-        side = "is missing" if odd in state else "is not in the model"
+    tensors, first = tensors_of(model), first_names(model)
+    named = arrays if isinstance(arrays, Mapping) else _in_order(list(tensors), arrays)
+    if set(named) == set(first):
+        named = {first[name]: named[name] for name in first}
+    if set(named) != set(tensors):
+        odd = sorted(set(named) ^ set(tensors))[0]
+        side = "is missing" if odd in tensors else "is not in the model"
         raise ModelError(f"array {odd!r} {side}", where="model", got=f"{len(named)} arrays")
-    for name, tensor in state.items():
+    for name, tensor in tensors.items():
         array = named[name]
         got = ArraySpec(array.shape, str(array.dtype))
         own = ArraySpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
@@ -245,7 +273,8 @@ def load_arrays(
                 got=str(got),
                 expected=str(own),
             )
-    model.load_state_dict({name: torch.from_numpy(np.array(named[name])) for name in state})
+    loaded = {name: torch.from_numpy(np.array(named[name])) for name in tensors}
+    model.load_state_dict({name: loaded[first[name]] for name in first})
 
 
 def _in_order(

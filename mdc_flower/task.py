@@ -1,7 +1,8 @@
 """`Task`: data set, model and settings of a run, put together in one place for everyone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mdc_flower.data import registry as data
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.model_trial import try_model
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.models import registry as models
 from mdc_flower.numerics import available_cores, pick_autocast_dtype, pick_device
@@ -42,28 +44,40 @@ class Task:
     settings: TrainSettings
     pipeline: InputPipeline
 
-    def new_model(self) -> nn.Module:
-        """Return the model with the initial weights of the run's seed, checked for the data.
+    @cached_property
+    def new_model(self) -> Callable[[], nn.Module]:
+        """The function that builds the model with the initial weights of the run's seed.
+
+        Each model is built anew, as by a process that has just started: a copy of one that was
+        used could differ where no array shows it. That a model fits the data is checked once.
 
         Raises
         ------
         ConfigError, ModelError
             See `build_model`, `check_fits` and `check_policy`.
         """
-        spec, classes = self.config.model, self.dataset.num_classes
-        model = build_model(
-            spec,
-            self.dataset.input_shape,
-            classes,
-            self.config.seed,
-            self.dataset.num_tokens,
+        spec, data = self.config.model, self.dataset
+        build = partial(
+            build_model, spec, data.input_shape, data.num_classes, self.config.seed, data.num_tokens
         )
-        inputs = self.dataset.train.inputs
+        model = build()
+        inputs = data.train.inputs
         # Zeros do as well where there is no example: only shapes matter.
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
-        check_fits(model, spec, self.pipeline(example, torch.device("cpu")), classes)
+        batch = self.pipeline(example, torch.device("cpu"))
+        check_fits(model, spec, batch, data.num_classes, self.pipeline.channels_last)
         check_policy(model, spec, self.config.batch_norm)
-        return model
+        return build
+
+    def check_model(self) -> None:
+        """Check that the model can be trained, averaged and stored, before a run begins.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            See `new_model` and `try_model`.
+        """
+        try_model(self.new_model, self.dataset, self.settings, self.pipeline)
 
     def partition(self, num_sites: int) -> Partition:
         """Return the cut of the training examples into simulated sites."""
@@ -112,6 +126,7 @@ class Task:
             "mean": list(self.dataset.mean),
             "std": list(self.dataset.std),
             "num-tokens": self.dataset.num_tokens,
+            "seed": self.config.seed,
             "vocabulary": self.dataset.vocabulary,
             **about,
         }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdc_flower.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
+from mdc_flower.numerics import seeded
 from strategies.errors import DeadlineError
 from strategies.round_plan import RoundPlan
 from strategies.seeds import derive_seed
@@ -130,10 +131,10 @@ def train(
     progress ``step / (steps - 1)``: the first step has the cycle's first value and the last
     step its last, whatever amount of data the site has.
 
-    All randomness (order, augmentation, dropout) comes from the plan's seed, its round and
-    the site's name. ``after_epoch`` is called with the number of each finished epoch; it may
-    evaluate the model, and must not change it. ``on_progress`` is told at the end of each epoch,
-    and every `PROGRESS_S` seconds in between.
+    All randomness (order, augmentation, dropout, whatever else the model draws from the global
+    generators) comes from the plan's seed, its round and the site's name. ``after_epoch`` is called
+    with the number of each finished epoch; it may evaluate the model, and must not change it.
+    ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def train(
                 )
             )
 
-    with _seeded(derive_seed(plan.seed, "model noise", plan.round, site), device):
+    with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
         while step < steps:
             for rows in shuffled(len(data), settings.batch_size, batches):
                 if step == steps:
@@ -272,6 +273,8 @@ def class_probabilities(
 
 _NOTHING = EvalResult(0, math.nan, math.nan)
 
+_EVALUATION_SEED = derive_seed(0, "evaluation noise")
+
 
 def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
     """Return the optimizer steps of a plan at a site with so many examples."""
@@ -311,19 +314,14 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast
 def evaluating(
     model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
 ) -> Iterator[None]:
-    """Put the model into evaluation mode inside the block, and give it its own mode back after."""
+    """Put the model into evaluation mode inside the block, and give it its own mode back after.
+
+    A model that draws random numbers in evaluation, too, draws the same ones each time.
+    """
     mode = model.training
     model.to(device).eval()
     try:
-        with torch.no_grad(), _autocast(device, autocast_dtype):
+        with seeded(_EVALUATION_SEED), torch.no_grad(), _autocast(device, autocast_dtype):
             yield
     finally:
         model.train(mode)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own random state (dropout) inside the block, and give it back after."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -1,11 +1,9 @@
-"""What a process that works for sites keeps from message to message: data, model and cut."""
+"""What a process that works for sites keeps from one message to the next: data and partition."""
 
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-
-from torch import nn
 
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.data.partitions import Partition
@@ -23,14 +21,11 @@ class Workplace:
     ----------
     task : Task
         With the one data set, of which each simulated site has some rows.
-    model : nn.Module
-        The run's model, whose weights are overwritten by each message.
     parts : Partition or None
         The rows of each simulated site; None where the site has the whole data set.
     """
 
     task: Task
-    model: nn.Module
     parts: Partition | None
 
 
@@ -45,7 +40,7 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
     place = workplace(config, site.for_any_part())
     return SiteClient(
         site.name,
-        place.model,
+        place.task.new_model,
         place.task.site_data(site, place.parts),
         place.task.settings,
         place.task.pipeline,
@@ -60,11 +55,11 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
 def workplace(config: RunConfig, site: SiteConfig) -> Workplace:
     """Return what sites of this config share; `SiteConfig.for_any_part` makes the key.
 
-    One is kept: a process works for one run at a time, and a second model is memory for nothing.
+    One is kept: a process works for one run at a time, and a second data set would waste memory.
     """
     task = load_site_task(config, site)
     parts = task.partition(site.num_partitions) if site.partition_id >= 0 else None
-    return Workplace(task, task.new_model(), parts)
+    return Workplace(task, parts)
 
 
 def _progress_log() -> Callable[[Progress], None] | None:

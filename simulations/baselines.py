@@ -8,6 +8,7 @@ from torch.nn import functional
 from mdc_flower.batches import Tensors
 from mdc_flower.config import RunConfig, read_site_config
 from mdc_flower.data import Examples, Part
+from mdc_flower.models.tensors import tensors_of
 from mdc_flower.numerics import repeatable
 from mdc_flower.task import Task, load_task
 from mdc_flower.training import EvalResult, class_probabilities, evaluate, train
@@ -83,7 +84,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
     model_bytes = 0
     for site in range(config.num_sites):
         model = task.new_model()
-        model_bytes += sum(tensor.nbytes for tensor in model.state_dict().values())
+        model_bytes += sum(tensor.nbytes for tensor in tensors_of(model).values())
 
         def after_epoch(epoch: int, model: nn.Module = model) -> None:
             if not _on_curve(epoch, config.epoch_budget):

@@ -112,7 +112,7 @@ def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
     check_seeds(comparison)
     configs = configs_of(comparison, arms)
     for arm in arms:
-        load_task(configs[arm.key][0]).new_model()
+        load_task(configs[arm.key][0]).check_model()
 
 
 def results_of(

@@ -2,6 +2,7 @@
 
 from mdc_flower.batches import steps_per_epoch
 from mdc_flower.config import RunConfig
+from mdc_flower.models.tensors import tensors_of
 from mdc_flower.task import load_task
 
 
@@ -13,7 +14,7 @@ def per_step_bytes(config: RunConfig) -> int:
     """
     task = load_task(config)
     num_examples = len(task.coordinator_data(config.num_sites).pooled)
-    model_bytes: int = sum(tensor.nbytes for tensor in task.new_model().state_dict().values())
+    model_bytes: int = sum(tensor.nbytes for tensor in tensors_of(task.new_model()).values())
     steps = config.epoch_budget * steps_per_epoch(
         num_examples, config.batch_size * config.num_sites
     )

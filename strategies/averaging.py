@@ -114,7 +114,9 @@ def weighted_mean(
     associative: the result depends on the order of ``updates``, and callers pass them in site
     order. Float arrays, BatchNorm's running statistics among them, are accumulated in float64
     and returned in their own dtype. Integer and boolean arrays (counters such as
-    ``num_batches_tracked``) have no meaningful mean: they are taken from the first update.
+    ``num_batches_tracked``) have no meaningful mean: they are taken from the first update. So are
+    arrays that are not finite there, which are constants, such as masks of ``-inf``: no other ones
+    get through the reply gate.
 
     Parameters
     ----------
@@ -150,7 +152,7 @@ def _mean(
     then: Callable[[str, NDArray[np.float64]], NDArray[np.float64]],
 ) -> NDArray[np.generic]:
     first = updates[0].arrays[name]
-    if not np.issubdtype(first.dtype, np.floating):
+    if not np.issubdtype(first.dtype, np.floating) or not np.isfinite(first).all():
         return first.copy()
     counted = [pair for pair in zip(updates, weights, strict=True) if pair[1] > 0.0]
     update, total = counted[0]

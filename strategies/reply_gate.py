@@ -98,7 +98,8 @@ def judge_train(
     It counts only if it answers this round's plan, has exactly the arrays of the global
     model ``before`` with their shapes and dtypes, all finite, no variance below 0, no metrics but
     those of `TRAIN_METRICS`, all finite, more than 0 examples, and is not too far from the global
-    model.
+    model. An array that is not finite in the global model (a mask of ``-inf``) must come back as it
+    is.
 
     Parameters
     ----------
@@ -111,8 +112,8 @@ def judge_train(
     before
         The global model that the site was sent.
     max_relative_update
-        Largest ``||local - global|| / ||global||`` over all float arrays, buffers included;
-        0 for no bound.
+        Largest ``||local - global|| / ||global||`` over all finite float arrays, buffers
+        included; 0 for no bound.
     variances
         Names of the arrays that are variances.
     """
@@ -120,7 +121,7 @@ def judge_train(
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
         metrics = _metrics(reply, {NUM_EXAMPLES}, TRAIN_METRICS)
-        arrays = _arrays(reply.content.array_records.get(ARRAYS), specs_of(before))
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), before)
         _check_variances(arrays, variances)
         if max_relative_update:
             _check_norm(before, arrays, max_relative_update)
@@ -155,7 +156,7 @@ def judge_statistics(
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
         metrics = _metrics(reply, {NUM_EXAMPLES}, {NUM_EXAMPLES})
-        arrays = _arrays(reply.content.array_records.get(ARRAYS), specs_of(expected))
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), expected)
         for mean, variance in layers.items():
             _check_statistics(mean, arrays[mean], variance, arrays[variance])
     except _UnfitError as unfit:
@@ -193,8 +194,10 @@ def unfit_model(
             got = ArraySpec(after[name].shape, str(after[name].dtype))
             if got != spec:
                 raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {got}, expected {spec}")
-        for name, array in {**after, **state}.items():
-            _check_finite(name, array)
+        for name, array in after.items():
+            _check_finite(name, array, before[name])
+        for name, array in state.items():
+            _check_finite(name, array, None)
         _check_variances(after, variances)
     except _UnfitError as unfit:
         return str(unfit)
@@ -233,7 +236,11 @@ def _check_plan_id(reply: Message, plan_id: str) -> None:
 
 
 def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
-    floats = frozenset(n for n, array in before.items() if np.issubdtype(array.dtype, np.floating))
+    floats = frozenset(
+        name
+        for name, array in before.items()
+        if np.issubdtype(array.dtype, np.floating) and _is_finite(array)
+    )
     got = relative_change(before, after, floats)
     if not got <= bound:  # also where float64 itself overflows, and it is no number
         raise _UnfitError(
@@ -288,20 +295,19 @@ def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str,
     return metrics
 
 
-def _arrays(
-    record: ArrayRecord | None, specs: Mapping[str, ArraySpec]
-) -> dict[str, NDArray[np.generic]]:
+def _arrays(record: ArrayRecord | None, before: Arrays) -> dict[str, NDArray[np.generic]]:
     received: ArrayRecord = record if record is not None else ArrayRecord()
+    specs = specs_of(before)
     if missing := [name for name in specs if name not in received]:
         raise _UnfitError(
             Cause.MISFIT, f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)"
         )
     if extra := [name for name in received if name not in specs]:
         raise _UnfitError(Cause.MISFIT, f"array {extra[0]!r} is not in the global model")
-    return {name: _array(name, received[name], spec) for name, spec in specs.items()}
+    return {name: _array(name, received[name], specs[name], before[name]) for name in specs}
 
 
-def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
+def _array(name: str, packed: Array, spec: ArraySpec, before: NDArray[Any]) -> NDArray[np.generic]:
     # The claimed header is compared before anything is decoded, the decoded array after:
     # a claim costs nothing to make.
     claimed = ArraySpec(tuple(packed.shape), packed.dtype)
@@ -316,13 +322,19 @@ def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
         raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {actual}, expected {spec}")
-    _check_finite(name, array)
+    _check_finite(name, array, before)
     return array
 
 
-def _check_finite(name: str, array: NDArray[Any]) -> None:
-    if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-        count = int(array.size - np.isfinite(array).sum())
-        raise _UnfitError(
-            Cause.NOT_FINITE, f"array {name!r}: {count} of {array.size} values are not finite"
-        )
+def _check_finite(name: str, array: NDArray[Any], before: NDArray[Any] | None) -> None:
+    """Refuse what is not finite, but for a constant that was so before; NaN equals nothing."""
+    if _is_finite(array) or (before is not None and np.array_equal(array, before)):
+        return
+    count = int(array.size - np.isfinite(array).sum())
+    raise _UnfitError(
+        Cause.NOT_FINITE, f"array {name!r}: {count} of {array.size} values are not finite"
+    )
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())

@@ -133,7 +133,7 @@ def run_on_coordinator(
             config = read_config(arm, set_ or [], options, run_defaults(read))
         else:
             config = resumed_config(resume, arm, set_ or [], options)
-        load_task(config).new_model()
+        load_task(config).check_model()
         run_dir = Path(config.output_dir)
         if not config.resume:
             refuse_used(run_dir, ConfigError, "--output")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mdc_flower.numerics import seeded
 from strategies.errors import ModelError
 
 SIDES = (32, 48, 64, 75, 96, 128, 160, 192, 224, 256, 299, 384)
@@ -15,16 +16,21 @@ VGG and DenseNet begin at 32, Inception at 75, transformers take the one size in
 """
 
 
-def check_fits(model: nn.Module, spec: str, example: Tensor, num_classes: int) -> None:
-    """Check that a model takes a data set's inputs and gives one output a class.
+def check_fits(
+    model: nn.Module, spec: str, example: Tensor, num_classes: int, channels_last: bool = False
+) -> None:
+    """Check that a model takes a data set's inputs and gives one output per class.
 
     It is asked both as in evaluation and as in training, where some models return more than
-    outputs. Weights, running statistics, mode and torch's random state are left as they were.
+    outputs. Weights, running statistics, mode and the random state are left as they were; the
+    memory layout of the weights may change.
 
     Parameters
     ----------
     example
         A batch of at least two examples, as training makes them.
+    channels_last
+        Whether training lays out the model's weights channels-last, as it does images.
 
     Raises
     ------
@@ -32,10 +38,21 @@ def check_fits(model: nn.Module, spec: str, example: Tensor, num_classes: int) -
         If it does not, with the shapes; for images with a size or number of channels that it
         would take, if there is one.
     """
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     for training in (False, True):
         try:
             outputs = _outputs(model, example, training)
         except Exception as error:  # any library or user code may be behind the name
+            if channels_last and _takes_contiguous(model, example):
+                raise ModelError(
+                    "the model does not take images in the memory layout channels-last: "
+                    f"{type(error).__name__}: {error}",
+                    where="model",
+                    got=spec,
+                    hint="Set channels-last = false, or use flatten or reshape instead of view in "
+                    "the model",
+                ) from error
             raise ModelError(
                 f"the model does not fit the data: {type(error).__name__}: {error}",
                 where="model",
@@ -66,6 +83,10 @@ def _would_take(model: nn.Module, example: Tensor) -> str:
     return ""
 
 
+def _takes_contiguous(model: nn.Module, example: Tensor) -> bool:
+    return _takes(model.to(memory_format=torch.contiguous_format), example.contiguous())
+
+
 def _sentence(channels: int, size: tuple[int, int], recolor: bool, resize: bool) -> str:
     parts = [f"It takes images (C, H, W) of {(channels, *size)}"]
     if resize:
@@ -85,7 +106,7 @@ def _takes(model: nn.Module, example: Tensor) -> bool:
 
 
 def _outputs(model: nn.Module, example: Tensor, training: bool) -> object:
-    with _as_it_was(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with _as_it_was(model), seeded(0), torch.no_grad():
         return model.train(training)(example)
 
 

@@ -4,13 +4,16 @@ import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mdc_flower.models.audio import audio_cnn, audio_crnn
 from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
 from mdc_flower.models.text import text_cnn, text_gru
+from mdc_flower.numerics import seeded
 from mdc_flower.references import load_reference, relative_paths_explained
 from strategies.errors import ConfigError, MdcError, ModelError
 from strategies.seeds import derive_seed
@@ -65,7 +68,8 @@ def build_model(
     num_classes
         Number of outputs.
     seed
-        The run's seed; the process's own random state is left as it was.
+        The run's seed. It seeds the global generators of Python, numpy and torch while the model is
+        built; their states are left as they were.
     num_tokens
         Of inputs that are tokens, how many there are; given to a function that has a parameter
         of this name.
@@ -78,14 +82,19 @@ def build_model(
         If it cannot be built for this shape.
     """
     make = _maker(spec)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "model"))
+    with seeded(derive_seed(seed, "model")):
         try:
             with relative_paths_explained(spec, "model"):
                 if _takes_tokens(make):
                     model = make(input_shape, num_classes, num_tokens=num_tokens)
                 else:
                     model = make(input_shape, num_classes)
+            if not isinstance(model, nn.Module):
+                raise ModelError(
+                    "the function did not return a module", where="model", got=type(model).__name__
+                )
+            model = model.float()
+            _initialize_lazy_layers(model, input_shape, num_tokens)
         except MdcError:
             raise
         except Exception as error:  # any library or user code may be behind the name
@@ -95,11 +104,29 @@ def build_model(
                 got=spec,
                 hint=f"It was asked for inputs {input_shape} and {num_classes} classes",
             ) from error
-    if not isinstance(model, nn.Module):
+    return model
+
+
+def _initialize_lazy_layers(model: nn.Module, input_shape: Shape, num_tokens: int) -> None:
+    """Give lazy layers (`torch.nn.LazyLinear`) their weights now: the seed must decide them.
+
+    They get their shapes, and with them their weights, in the first forward pass.
+    """
+    if not any(map(is_lazy, chain(model.parameters(), model.buffers()))):
+        return
+    mode = model.training
+    with torch.no_grad():
+        dtype = torch.int64 if num_tokens else torch.float32
+        model.eval()(torch.zeros(2, *input_shape, dtype=dtype))
+    model.train(mode)
+    unused = [n for n, t in chain(model.named_parameters(), model.named_buffers()) if is_lazy(t)]
+    if unused:
         raise ModelError(
-            "the function did not return a module", where="model", got=type(model).__name__
+            "a lazy layer is not used in evaluation, so that its shape is not known",
+            where="model",
+            got=unused[0],
+            hint="Use the layer that is not lazy in its place",
         )
-    return model.float()
 
 
 def _takes_tokens(make: ModelFunction) -> bool:
@@ -133,8 +160,11 @@ def _maker(spec: str) -> ModelFunction:
 def _torchvision(name: str, num_classes: int) -> nn.Module:
     import torchvision.models
 
+    builder = torchvision.models.get_model_builder(name)
     options = {"weights": None, "num_classes": num_classes, **TORCHVISION_OPTIONS.get(name, {})}
-    return torchvision.models.get_model(name, **options)  # type: ignore[no-any-return]
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # by default it is downloaded
+    return builder(**options)  # type: ignore[no-any-return]
 
 
 def _timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:

@@ -234,7 +234,7 @@ def test_a_site_gives_the_same_bits_whether_or_not_it_has_trained(
     def client() -> SiteClient:
         task = load_task(config)
         data = task.site_data(read_site_config(site))
-        return SiteClient("a", task.new_model(), data, task.settings, task.pipeline, task.device)
+        return SiteClient("a", task.new_model, data, task.settings, task.pipeline, task.device)
 
     fresh, used = client(), client()
     initial = fresh.get_parameters({})

@@ -26,6 +26,8 @@ from tests.mdc_flower.examples import CPU, same_bits
 
 LAB = """
 import numpy as np
+import torch
+from torch import nn
 from mdc_flower.data import DataSet, Examples
 
 def examples(count, size, classes):
@@ -48,6 +50,19 @@ def fewer_classes():
 
 def larger_images():
     return of(16, list("0123456789"))
+
+class Projected(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.register_buffer("projection", torch.randn(64, 16), persistent=False)
+        self.offset = torch.randn(16)
+        self.classes = nn.Linear(16, classes)
+
+    def forward(self, images):
+        return self.classes(images.flatten(1) @ self.projection + self.offset)
+
+def projected(shape, classes):
+    return Projected(classes)
 """
 
 
@@ -184,6 +199,19 @@ def test_a_data_set_of_another_shape_is_refused_with_both(tmp_path: Path, model:
     assert "8" in caught.value.expected
 
 
+def test_what_a_model_draws_beside_its_arrays_is_the_same_as_in_its_run(tmp_path: Path) -> None:
+    model = "evaluation_lab:projected"
+    run_dir = run_directory(tmp_path / "run", model=model)
+    assert read_model(run_dir / GLOBAL_MODEL)[1]["seed"] == 2
+    rebuilt, _ = load_model(run_dir / GLOBAL_MODEL)
+    own = load_task(config(model=model, seed=2)).new_model()
+    data = load_dataset("digits")
+    results = [
+        evaluate(one, Tensors.of(data.test), InputPipeline.of(data), CPU) for one in (rebuilt, own)
+    ]
+    assert results[0] == results[1]
+
+
 # Texts
 
 
@@ -220,7 +248,7 @@ def test_a_model_file_of_a_version_before_texts_is_rebuilt(tmp_path: Path) -> No
     run_dir = run_directory(tmp_path / "run")
     path = run_dir / GLOBAL_MODEL
     arrays, metadata = read_model(path)
-    old = {k: v for k, v in metadata.items() if k not in ("num-tokens", "vocabulary")}
+    old = {k: v for k, v in metadata.items() if k not in ("num-tokens", "vocabulary", "seed")}
     path.write_bytes(pack_model(arrays, old))
     assert evaluate_run(run_dir, "", "", best=False)["accuracy"] == accuracy_of(2)
 

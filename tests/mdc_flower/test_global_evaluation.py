@@ -1,4 +1,4 @@
-"""The coordinator's evaluation gives the same bits in whatever thread it runs."""
+"""What the coordinator says of a global model depends on that model alone, in whatever thread."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_model_evaluated_in_another_thread_has_the_same_metrics(
     tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     task = load_task(config_in(tmp_path, **keys))
-    evaluate = evaluate_fn(task, task.new_model(), task.coordinator_data(2), 2)
+    evaluate = evaluate_fn(task, task.coordinator_data(2), 2)
     arrays = arrays_to_record(model_arrays(task.new_model()))
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     here = evaluate(1, arrays)
@@ -63,3 +63,32 @@ def test_a_run_has_the_same_records_wherever_its_models_are_evaluated(tmp_path: 
     run_in_process(config_in(tmp_path / "threaded"), 2, server=server_app.app)
     assert left(tmp_path / "threaded") == left(tmp_path / "inline")
     assert len(read_history(tmp_path / "threaded")) == 3
+
+
+LAB = """
+from torch import nn
+
+class Counting(nn.Linear):
+    uses = 0
+
+    def forward(self, inputs):
+        self.uses += 1
+        return super().forward(inputs) * self.uses
+
+def counting(shape, classes):
+    return nn.Sequential(nn.Flatten(), Counting(64, classes))
+"""
+
+
+def test_what_a_module_remembers_ends_with_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evaluated_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = {"model": "evaluated_lab:counting", "max-train-examples": 100, "max-test-examples": 50}
+    task = load_task(read_run_config({"dataset": "digits", "precision": "none", **keys}))
+    evaluate = evaluate_fn(task, task.coordinator_data(2), 2)
+    arrays = arrays_to_record(model_arrays(task.new_model()))
+    first = evaluate(1, arrays)
+    assert first is not None
+    assert dict(first) == dict(evaluate(2, arrays) or {})

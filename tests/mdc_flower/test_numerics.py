@@ -1,9 +1,11 @@
-"""Device, number format and threads."""
+"""Device, number format, threads and random state."""
 
 import os
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from mdc_flower.numerics import (
     pick_device,
     processor,
     repeatable,
+    seeded,
 )
 from strategies.errors import ConfigError
 from tests.mdc_flower.examples import CPU
@@ -169,3 +172,30 @@ def test_the_settings_are_given_back_also_after_an_error() -> None:
     with pytest.raises(ArithmeticError), repeatable(before.threads + 1, CUDA):
         raise ArithmeticError
     assert settings() == before
+
+
+def drawn() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_a_seed_decides_what_each_global_generator_gives() -> None:
+    with seeded(2**63 - 1):
+        first = drawn()
+    drawn()
+    with seeded(2**63 - 1):
+        assert drawn() == first
+    with seeded(5):
+        assert not set(drawn()) & set(first)
+
+
+def test_each_global_generator_goes_on_after_as_if_nothing_had_been_drawn() -> None:
+    with seeded(1):
+        drawn()
+        expected = drawn()
+    with seeded(1):
+        drawn()
+        with seeded(2):
+            drawn()
+        with pytest.raises(ArithmeticError), seeded(3):
+            raise ArithmeticError
+        assert drawn() == expected

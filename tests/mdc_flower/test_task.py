@@ -24,12 +24,25 @@ from tests.mdc_flower.examples import same_bits
 
 LAB = """
 import numpy as np
+from torch import nn
 from mdc_flower.data import DataSet, Examples
 
 def scans():
     images = np.arange(60 * 64, dtype=np.uint32).reshape(60, 1, 8, 8) % 256
     train = Examples(images.astype(np.uint8), np.arange(60) % 3)
     return DataSet("scans", train, train, ["a", "b", "c"], (0.9,), (0.8,))
+
+def viewing(shape, classes):
+    return Viewing(classes)
+
+class Viewing(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.maps = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3))
+        self.classes = nn.Linear(32, classes)
+
+    def forward(self, images):
+        return self.classes(self.maps(images).view(len(images), -1))
 
 def words():
     tokens = Examples(np.zeros((40, 5), np.int64), np.arange(40) % 2)
@@ -100,6 +113,12 @@ def test_each_new_model_is_another_object_with_the_same_weights() -> None:
     first, second = one.new_model(), one.new_model()
     assert first is not second
     assert same_bits(first, second)
+
+
+def test_a_model_that_views_is_refused_under_channels_last_and_taken_without() -> None:
+    with pytest.raises(ModelError, match="channels-last"):
+        task(model="task_lab:viewing").new_model()
+    task(model="task_lab:viewing", channels_last=False).check_model()
 
 
 def test_a_model_that_does_not_fit_the_data_is_refused_before_training() -> None:
@@ -430,6 +449,7 @@ def test_the_metadata_suffice_to_rebuild_the_model_and_hold_no_time_and_no_path(
         "mean": [0.305],
         "std": [0.376],
         "num-tokens": 0,
+        "seed": 1,
         "vocabulary": "",
     }
 

@@ -2,12 +2,14 @@
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -423,6 +425,45 @@ def test_dropout_alone_depends_on_seed_round_and_site(other: dict[str, Any]) -> 
 
     assert same_bits(one_example(), one_example())
     assert not same_bits(one_example(), one_example(**other))
+
+
+class Drawing(nn.Module):
+    """Adds noise from one of the global generators, in evaluation too."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw = draw
+        self.layer = linear([[0.1], [-0.1]])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(inputs + self.draw())
+        return outputs
+
+
+GENERATORS = [random.random, np.random.rand, lambda: float(torch.rand(()))]
+
+
+@pytest.mark.parametrize("draw", GENERATORS, ids=["python", "numpy", "torch"])
+def test_a_model_may_draw_from_any_global_generator(draw: Callable[[], float]) -> None:
+    def trained(site: str = "north") -> nn.Module:
+        model = Drawing(draw)
+        fit(model, vectors([[1.0]], [0]), plan(), PLAIN, site)
+        return model
+
+    one = trained()
+    draw()
+    assert same_bits(one, trained())
+    assert not same_bits(one, trained("south"))
+
+
+@pytest.mark.parametrize("draw", GENERATORS, ids=["python", "numpy", "torch"])
+def test_a_model_that_draws_in_evaluation_is_evaluated_alike_each_time(
+    draw: Callable[[], float],
+) -> None:
+    model, data = Drawing(draw), vectors([[1.0]], [0])
+    first = evaluate(model, data, RAW, CPU)
+    draw()
+    assert evaluate(model, data, RAW, CPU) == first
 
 
 @pytest.mark.parametrize(

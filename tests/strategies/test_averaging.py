@@ -172,6 +172,12 @@ def test_a_counter_comes_from_the_first_site_and_keeps_its_dtype(dtype: str) -> 
     assert bits(mean) == bits({"n": first})
 
 
+def test_a_constant_that_is_not_finite_stays_as_it_is() -> None:
+    mask = np.array([[0.0, -np.inf], [0.0, 0.0]], np.float32)
+    mean = weighted_mean([update("a", 1, m=mask), update("b", 2, m=mask)], by_examples)
+    assert mean["m"].tobytes() == mask.tobytes()
+
+
 def test_batch_norm_statistics_are_averaged_and_its_counter_is_not() -> None:
     # Weights 1 and 3: mean (1 * 4 + 3 * 0) / 4 = 1, variance (1 * 1 + 3 * 5) / 4 = 4.
     one = {

@@ -114,6 +114,44 @@ def test_a_good_reply_is_still_good_after_the_wire() -> None:
     assert isinstance(judge(content), Update)
 
 
+MASK: dict[str, NDArray[np.generic]] = {
+    "weight": np.ones(2, np.float32),
+    "mask": np.array([0.0, -np.inf, np.inf], np.float32),
+}
+
+
+def judge_masked(mask: list[float], bound: float = 0.0) -> Update | Rejection:
+    arrays: dict[str, NDArray[np.generic]] = {
+        "weight": np.array([1.0, 1.5], np.float32),
+        "mask": np.array(mask, np.float32),
+    }
+    content = train_reply_content(arrays_to_record(arrays), train_metrics(40), PLAN)
+    return judge_train(Message(content, reply_to=request()), "site-b", PLAN, MASK, bound)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.5])
+def test_a_constant_that_is_not_finite_counts_if_it_comes_back_as_it_was_sent(bound: float) -> None:
+    update = judge_masked([0.0, -math.inf, math.inf], bound)
+    assert isinstance(update, Update)
+    assert update.arrays["mask"].tobytes() == MASK["mask"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "mask", [[0.0, math.inf, -math.inf], [1.0, -math.inf, math.inf], [0.0, -math.inf, math.nan]]
+)
+def test_any_other_array_that_is_not_finite_does_not_count(mask: list[float]) -> None:
+    verdict = judge_masked(mask)
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "array 'mask': 2 of 3 values are not finite"
+
+
+def test_beside_a_constant_that_is_not_finite_the_bound_of_the_update_holds() -> None:
+    # The weights have moved by 0.5, of a norm of sqrt(2).
+    verdict = judge_masked([0.0, -math.inf, math.inf], 0.3)
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason.startswith("update: its norm is 0.354 times")
+
+
 @pytest.mark.parametrize("num_examples", [1, 2**53])
 def test_from_one_example_to_the_largest_exact_weight_every_count_is_good(
     num_examples: int,

@@ -115,6 +115,35 @@ def test_a_model_that_returns_more_in_training_is_refused_before_it_trains() -> 
     assert error.got is Outputs
 
 
+class Viewing(nn.Module):
+    """Flattens by view, which takes no memory layout but the usual one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(nn.Conv2d(channels, 3, 1), nn.Conv2d(3, 4, 1))
+        self.classes = nn.Linear(4 * 64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.convolutions(images)
+        logits: Tensor = self.classes(maps.view(len(images), -1))
+        return logits
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_that_takes_no_channels_last_images_is_refused_with_the_key(channels: int) -> None:
+    images = batch(channels, 8, 8).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(ModelError, match="channels-last") as caught:
+        check_fits(Viewing(channels), "mine:net", images, 10, channels_last=True)
+    assert caught.value.got == "mine:net"
+    assert caught.value.hint.startswith("Set channels-last = false")
+    check_fits(Viewing(channels), "mine:net", batch(channels, 8, 8), 10)
+
+
+def test_a_model_that_takes_images_in_no_layout_is_refused_for_their_shape() -> None:
+    with pytest.raises(ModelError, match="does not fit the data"):
+        check_fits(takes_only(1, 9), "mine:net", batch(1, 8, 8), 10, channels_last=True)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_check_leaves_mode_statistics_and_random_state_as_they_were(training: bool) -> None:
     model = nn.Sequential(build_model("small-cnn", (1, 8, 8), 10, seed=1), nn.Dropout())

@@ -18,6 +18,8 @@ AUDIO_MODELS = ("audio-cnn", "audio-crnn")
 TEXT_MODELS = ("text-cnn", "text-gru")
 
 LAB = """
+import random
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +31,30 @@ def tokens(input_shape, num_classes, num_tokens):
 
 def doubles(input_shape, num_classes):
     return net(input_shape, num_classes).double()
+
+def lazy(input_shape, num_classes):
+    maps = (nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten())
+    return nn.Sequential(*maps, nn.Dropout(), nn.LazyLinear(num_classes))
+
+def lazy_tokens(input_shape, num_classes, num_tokens):
+    return nn.Sequential(nn.Embedding(num_tokens, 3), nn.Flatten(), nn.LazyLinear(num_classes))
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.LazyLinear(2)
+
+    def forward(self, inputs):
+        return self.extra(inputs) if self.training else inputs
+
+def unused(input_shape, num_classes):
+    return Unused()
+
+def drawn(input_shape, num_classes):
+    model = nn.Linear(2, num_classes)
+    model.register_buffer("hidden", torch.rand(2), persistent=False)
+    model.plain = [random.random(), np.random.rand()]
+    return model
 
 def fails(input_shape, num_classes):
     raise KeyError("a weight file")
@@ -126,6 +152,37 @@ def test_the_random_state_of_the_process_is_left_as_it_was(spec: str) -> None:
     before = torch.get_rng_state()
     build_model(spec, (3, 32, 32), 10, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_seed_decides_whatever_else_is_drawn_when_a_model_is_built() -> None:
+    def hidden(seed: int) -> list[float]:
+        model: Any = build_model("model_lab:drawn", (2,), 3, seed)
+        return [*model.hidden.tolist(), *model.plain]
+
+    assert hidden(1) == hidden(1)
+    assert not set(hidden(1)) & set(hidden(2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "num_tokens"), [("lazy", (3, 8, 8), 0), ("lazy_tokens", (5,), 9)]
+)
+def test_the_seed_decides_the_weights_of_lazy_layers(
+    spec: str, shape: tuple[int, ...], num_tokens: int
+) -> None:
+    def built(seed: int) -> nn.Module:
+        return build_model(f"model_lab:{spec}", shape, 3, seed, num_tokens)
+
+    assert same_bits(built(1), built(1))
+    assert not same_bits(built(1), built(2))
+    assert all(module.training for module in built(1).modules())
+    buffers = dict(built(1).named_buffers())
+    assert not any(buffer.any() for name, buffer in buffers.items() if "running_mean" in name)
+
+
+def test_a_lazy_layer_that_evaluation_does_not_use_is_refused() -> None:
+    with pytest.raises(ModelError, match="lazy layer") as caught:
+        build_model("model_lab:unused", (3,), 3, seed=1)
+    assert caught.value.got == "extra.weight"
 
 
 def test_a_model_is_in_float32() -> None:
@@ -258,6 +315,12 @@ def test_a_model_of_torchvision_fits_colour_images() -> None:
     check_fits(model, "torchvision:resnet18", batch(3, 32, 32), 7)
     # Its 11,689,512 parameters for 1000 classes, less 993 outputs of 512 weights and a bias.
     assert num_parameters(model) == 11_689_512 - 993 * 513
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_no_backbone_is_downloaded(name: str) -> None:
+    # Tests have no network, and a download would fail.
+    assert num_parameters(build_model(f"torchvision:{name}", (3, 32, 32), 7, seed=1)) > 3_000_000
 
 
 def test_a_users_function_is_given_shape_and_classes() -> None:

@@ -75,7 +75,7 @@ def client(site: str, model: nn.Module, shape: tuple[int, ...], count: int) -> S
     # without bound.
     settings = TrainSettings(batch_size=4, clip_norm=1.0)
     pipeline = InputPipeline((0.5,), (0.25,))
-    return SiteClient(site, model, SiteData(some(count), some(2)), settings, pipeline, CPU)
+    return SiteClient(site, lambda: model, SiteData(some(count), some(2)), settings, pipeline, CPU)
 
 
 def update_of(site: SiteClient, before: Arrays) -> Update:
