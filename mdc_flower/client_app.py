@@ -25,6 +25,7 @@ from mdc_flower.site_client import SiteClient
 from mdc_flower.site_log import SITE_LOG, site_event
 from mdc_flower.task import load_site_task
 from mdc_flower.training import Progress
+from strategies.causes import error_code
 from strategies.errors import DataError, MdcError, ModelError, PlanError
 from strategies.fault_points import reach
 from strategies.messages import (
@@ -47,9 +48,6 @@ from strategies.messages import (
     wants_evaluation,
 )
 from strategies.round_plan import RoundPlan
-
-RAISED = 2
-"""Flower's error code for a ClientApp that raised."""
 
 TRACE_LINES = 6
 """Lines of the trace in a simulated site's error reply: the last two or three calls."""
@@ -177,7 +175,7 @@ def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) 
 
 
 def raised_reply(message: Message, error: Exception, private: bool = False) -> Message:
-    """Return the error reply of a ClientApp: type, message, and the trace's last lines.
+    """Return the error reply of a ClientApp: a code, type, message, and the trace's last lines.
 
     Of an error at a real site (``private``), the reply tells what was raised on purpose, without
     paths; of any other only type and place, because its text can hold a value of the data. The
@@ -194,7 +192,7 @@ def raised_reply(message: Message, error: Exception, private: bool = False) -> M
     else:
         lines = "".join(traceback.format_tb(error.__traceback__)).splitlines()
         reason = "\n".join([f"{kind}: {error}", *lines[-TRACE_LINES:]])
-    return Message(Error(RAISED, reason), reply_to=message)
+    return Message(Error(error_code(error), reason), reply_to=message)
 
 
 def without_paths(error: MdcError) -> str:

@@ -18,9 +18,9 @@ from simulations.arm import Arm
 from simulations.baselines import train_ensemble, train_without_exchange
 from simulations.job_files import Finished, claim, description, read_result, write_result
 from simulations.outcome import Outcome, Point
+from strategies.causes import Cause
 from strategies.errors import EngineError, QuorumError
 from strategies.journal.run_directory import SUMMARY, read_history
-from strategies.reply_gate import is_not_finite
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _outcome(job: Job) -> Outcome:
 
 def _diverged(error: QuorumError) -> bool:
     """Return whether values that are not finite are all that kept sites from taking part."""
-    return bool(error.dropped) and all(map(is_not_finite, error.dropped.values()))
+    return set(error.causes.values()) == {Cause.NOT_FINITE}
 
 
 def _run(job: Job) -> Outcome:

@@ -21,6 +21,7 @@ from strategies.asks import Asks
 from strategies.attendance import Attendance
 from strategies.averaging import Arrays
 from strategies.batch_norm import Layers
+from strategies.causes import Cause
 from strategies.deadline import Deadline
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
@@ -42,7 +43,7 @@ from strategies.recipes import Recipe
 from strategies.reply_gate import Rejection, engine_died, judge_train
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver, reasons, unheard
+from strategies.round_record import RoundRecord, RunObserver, causes_of_absence, reasons, unheard
 from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
 from strategies.traffic import Traffic
 
@@ -209,6 +210,7 @@ class CoLearning(Strategy):
         reach("folding", round=server_round)
         for site in sorted(asks.accepted - {update.site for update in updates}):
             record.dropped[site] = "its update was damaged on the coordinator's disk"
+            record.causes[site] = Cause.DAMAGED
         opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
@@ -393,6 +395,7 @@ class CoLearning(Strategy):
                     hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
                     f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
                     dropped=unheard(record.dropped, record.missing),
+                    causes=causes_of_absence(record.causes, record.missing),
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
@@ -466,6 +469,7 @@ class CoLearning(Strategy):
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
+            record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
             log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
@@ -474,6 +478,7 @@ class CoLearning(Strategy):
             pace = asks.seconds_of(site) / (plan.local_steps or plan.local_epochs)
             self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
+            record.causes.pop(site, None)
             asks.accept(site)
             reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
         for observer in self.observers:

@@ -90,14 +90,23 @@ class QuorumError(RunError):
     Parameters
     ----------
     dropped : dict
-        Why the last answer of a site did not count, by site; of sites that were asked.
+        Why a site gave no update, by site, for people.
+    causes : dict
+        The same as a code, a `strategies.causes.Cause`.
     """
 
     exit_code = 3
 
-    def __init__(self, what: str, *, dropped: Mapping[str, str] | None = None, **told: Any) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        dropped: Mapping[str, str] | None = None,
+        causes: Mapping[str, str] | None = None,
+        **told: Any,
+    ) -> None:
         super().__init__(what, **told)
-        self.dropped = dict(dropped or {})
+        self.dropped, self.causes = dict(dropped or {}), dict(causes or {})
 
 
 class EngineError(RunError):

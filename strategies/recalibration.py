@@ -26,6 +26,7 @@ from strategies.asks import Asks
 from strategies.attendance import Attendance
 from strategies.averaging import Arrays, Update, Weighting
 from strategies.batch_norm import Layers, pooled_statistics
+from strategies.causes import Cause
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
@@ -38,7 +39,7 @@ from strategies.messages import (
     statistics_content,
 )
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
-from strategies.round_record import reasons, unheard
+from strategies.round_record import causes_of_absence, reasons, unheard
 from strategies.site_metrics import judged_evaluations
 from strategies.traffic import Traffic
 
@@ -61,6 +62,7 @@ class RecalibrationRecord:
     plan_id: str
     participants: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    causes: dict[str, Cause] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     asked_again: list[str] = field(default_factory=list)
@@ -171,6 +173,7 @@ class Recalibration:
                     hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
                     f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
                     dropped=unheard(record.dropped, record.missing),
+                    causes=causes_of_absence(record.causes, record.missing),
                 )
             record.attempts += 1
 
@@ -231,6 +234,7 @@ class Recalibration:
         asks.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
+            record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
             log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
@@ -238,6 +242,7 @@ class Recalibration:
         else:
             self.updates.add(asks.traffic.noted_on(verdict))
             record.dropped.pop(site, None)
+            record.causes.pop(site, None)
             asks.accept(site)
             reach("statistics-accepted", site=site, count=len(asks.accepted))
         self.on_event(

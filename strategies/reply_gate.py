@@ -5,7 +5,6 @@ that site's update and nothing more. The gate never raises; it returns a reason.
 """
 
 import math
-import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Arrays, Update
+from strategies.causes import Cause, cause_of
 from strategies.local_epochs import relative_change
 from strategies.messages import (
     ARRAYS,
@@ -55,13 +55,16 @@ class Rejection:
     ----------
     site : str
         The site it came from.
+    cause : Cause
+        Why, for programs.
     reason : str
-        Why, in one line.
+        Why, in one line for people.
     detail : str
         What the site said of its error: type, message, last lines of the trace.
     """
 
     site: str
+    cause: Cause
     reason: str
     detail: str = ""
 
@@ -71,14 +74,16 @@ def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
     return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
-_NOT_FINITE = re.compile(
-    r"^(array|metrics:) .*( values are not finite| is (nan|-?inf)| is beyond \w+)$"
-)
-"""How the reasons end that the checks below give of such values."""
-
-
 class _UnfitError(Exception):
-    """Carries the reason out of the checks; never leaves this module."""
+    """Carries cause and reason out of the checks; never leaves this module."""
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+    def rejection(self, reply: Message, site: str) -> "Rejection":
+        """Return the verdict on a reply."""
+        return Rejection(site, self.cause, str(self), _detail(reply))
 
 
 def judge_train(
@@ -112,7 +117,7 @@ def judge_train(
         if max_relative_update:
             _check_norm(before, arrays, max_relative_update)
     except _UnfitError as unfit:
-        return Rejection(site, str(unfit), _detail(reply))
+        return unfit.rejection(reply, site)
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
 
@@ -146,7 +151,7 @@ def judge_statistics(
         for mean, variance in layers.items():
             _check_statistics(mean, arrays[mean], variance, arrays[variance])
     except _UnfitError as unfit:
-        return Rejection(site, str(unfit), _detail(reply))
+        return unfit.rejection(reply, site)
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
 
@@ -156,12 +161,7 @@ def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
         _check_no_error(reply)
         return _metrics(reply, set(), VALIDATION_METRICS)
     except _UnfitError as unfit:
-        return Rejection(site, str(unfit), _detail(reply))
-
-
-def is_not_finite(reason: str) -> bool:
-    """Return whether a reason says that values are not finite: training there has diverged."""
-    return _NOT_FINITE.search(reason) is not None
+        return unfit.rejection(reply, site)
 
 
 def engine_died(reply: Message) -> bool:
@@ -182,14 +182,17 @@ def _detail(reply: Message) -> str:
 def _check_no_error(reply: Message) -> None:
     if reply.has_error():
         reason = reply.error.reason or f"code {reply.error.code}"
-        raise _UnfitError(f"the site failed: {reason.splitlines()[0]}")
+        raise _UnfitError(cause_of(reply.error.code), f"the site failed: {reason.splitlines()[0]}")
 
 
 def _check_plan_id(reply: Message, plan_id: str) -> None:
     record = reply.content.config_records.get(REPLY)
     got = record.get(PLAN_ID) if record is not None else None
     if got != plan_id:
-        raise _UnfitError(f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round")
+        raise _UnfitError(
+            Cause.WRONG_PLAN,
+            f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round",
+        )
 
 
 def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
@@ -197,8 +200,9 @@ def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
     got = relative_change(before, after, floats)
     if not got <= bound:  # also where float64 itself overflows, and it is no number
         raise _UnfitError(
+            Cause.OUT_OF_BOUNDS,
             f"update: its norm is {got:.3g} times the global model's, max-relative-update is "
-            f"{bound:g}"
+            f"{bound:g}",
         )
 
 
@@ -206,29 +210,40 @@ def _check_statistics(
     mean_name: str, mean: NDArray[Any], variance_name: str, variance: NDArray[Any]
 ) -> None:
     if (variance < 0).any():
-        raise _UnfitError(f"array {variance_name!r}: {int((variance < 0).sum())} are below 0")
+        raise _UnfitError(
+            Cause.OUT_OF_BOUNDS, f"array {variance_name!r}: {int((variance < 0).sum())} are below 0"
+        )
     # The variance over the sites is at most the largest of these sums.
     with np.errstate(over="ignore"):
         largest = np.square(mean) + variance
     if not np.isfinite(largest).all():
-        raise _UnfitError(f"array {mean_name!r}: a variance of such means is beyond {mean.dtype}")
+        raise _UnfitError(
+            Cause.NOT_FINITE,
+            f"array {mean_name!r}: a variance of such means is beyond {mean.dtype}",
+        )
 
 
 def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str, float]:
     record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
     if missing := sorted(required - set(record)):
-        raise _UnfitError(f"metrics: {missing[0]!r} is missing")
+        raise _UnfitError(Cause.MISFIT, f"metrics: {missing[0]!r} is missing")
     if extra := sorted(set(record) - allowed):
-        raise _UnfitError(f"metrics: {extra[0]!r} is not among the metrics a site may send")
+        raise _UnfitError(
+            Cause.MISFIT, f"metrics: {extra[0]!r} is not among the metrics a site may send"
+        )
     metrics: dict[str, float] = {}
     for name in sorted(record):
         value = record[name]
         if isinstance(value, list):
-            raise _UnfitError(f"metrics: {name!r} is a list, expected one number")
-        if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= MAX_COUNT):
-            raise _UnfitError(f"metrics: {name!r} is {value}")
+            raise _UnfitError(Cause.MISFIT, f"metrics: {name!r} is a list, expected one number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
+        if isinstance(value, int) and abs(value) > MAX_COUNT:
+            raise _UnfitError(Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is beyond {MAX_COUNT}")
         if name in COUNTS and not (isinstance(value, int) and value >= 1):
-            raise _UnfitError(f"metrics: {name!r} is {value}, expected a count > 0")
+            raise _UnfitError(
+                Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is {value}, expected a count > 0"
+            )
         metrics[name] = value
     return metrics
 
@@ -238,9 +253,11 @@ def _arrays(
 ) -> dict[str, NDArray[np.generic]]:
     received: ArrayRecord = record if record is not None else ArrayRecord()
     if missing := [name for name in specs if name not in received]:
-        raise _UnfitError(f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)")
+        raise _UnfitError(
+            Cause.MISFIT, f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)"
+        )
     if extra := [name for name in received if name not in specs]:
-        raise _UnfitError(f"array {extra[0]!r} is not in the global model")
+        raise _UnfitError(Cause.MISFIT, f"array {extra[0]!r} is not in the global model")
     return {name: _array(name, received[name], spec) for name, spec in specs.items()}
 
 
@@ -249,17 +266,19 @@ def _array(name: str, packed: Array, spec: ArraySpec) -> NDArray[np.generic]:
     # a claim costs nothing to make.
     claimed = ArraySpec(tuple(packed.shape), packed.dtype)
     if claimed != spec:
-        raise _UnfitError(f"array {name!r}: got {claimed}, expected {spec}")
+        raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {claimed}, expected {spec}")
     try:
         array = packed.numpy()
     except Exception as error:  # bytes of a stranger's choice can make the decoder raise anything
-        raise _UnfitError(f"array {name!r} cannot be decoded: {error}") from None
+        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: {error}") from None
     if not isinstance(array, np.ndarray):
-        raise _UnfitError(f"array {name!r} cannot be decoded: it is no single array")
+        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: it is no single array")
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
-        raise _UnfitError(f"array {name!r}: got {actual}, expected {spec}")
+        raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {actual}, expected {spec}")
     if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
         count = int(array.size - np.isfinite(array).sum())
-        raise _UnfitError(f"array {name!r}: {count} of {array.size} values are not finite")
+        raise _UnfitError(
+            Cause.NOT_FINITE, f"array {name!r}: {count} of {array.size} values are not finite"
+        )
     return array

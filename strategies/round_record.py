@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from strategies.causes import Cause
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
 
@@ -22,6 +23,8 @@ class RoundRecord:
         Metrics of each site whose update was averaged.
     dropped : dict
         Reason for each site whose reply did not count, or did not come.
+    causes : dict
+        The same as a code, a `Cause`, for each site whose update did not count.
     errors : dict
         Type, message and last lines of the trace of each site that failed.
     missing : list
@@ -57,6 +60,7 @@ class RoundRecord:
     plan: dict[str, Any]
     participants: dict[str, dict[str, float]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    causes: dict[str, Cause] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     asked_again: list[str] = field(default_factory=list)
@@ -104,6 +108,11 @@ class RunObserver(Protocol):
 def unheard(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
     """Return by site what became of those whose answers did not count."""
     return {**dropped, **{site: "not online" for site in missing if site not in dropped}}
+
+
+def causes_of_absence(causes: Mapping[str, Cause], missing: Iterable[str]) -> dict[str, Cause]:
+    """Return by site the code of why it gave no update."""
+    return {**dict.fromkeys(missing, Cause.NOT_ONLINE), **causes}
 
 
 def reasons(dropped: Mapping[str, str], missing: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from mdc_flower.site_log import SITE_LOG
 from mdc_flower.task import load_task
 from mdc_flower.training import EvalResult
 from strategies.averaging import Update
+from strategies.causes import Cause, cause_of
 from strategies.errors import ConfigError, DataError, MdcError, PlanError
 from strategies.messages import (
     ARRAYS,
@@ -149,7 +150,6 @@ def trained(reply: Message) -> dict[str, bytes]:
 
 def reason(reply: Message) -> str:
     assert reply.has_error()
-    assert reply.error.code == 2  # Flower's code for a ClientApp that raised
     assert reply.error.reason is not None
     assert "Traceback" not in reply.error.reason
     return reply.error.reason
@@ -337,10 +337,13 @@ def test_the_time_for_evaluation_is_taken_from_the_deadline(
     ],
     ids=["no-name", "key", "value", "dataset", "user-code", "device"],
 )
-def test_what_a_site_cannot_do_becomes_an_error_reply_with_type_and_message(
+def test_what_a_site_cannot_do_becomes_an_error_reply_with_code_type_and_message(
     where: Any, named: str
 ) -> None:
-    assert named in reason(ask_to_train(where()))
+    reply = ask_to_train(where())
+    assert named in reason(reply)
+    cause = Cause.CONFIG if named.startswith("ConfigError") else Cause.SITE_FAILED
+    assert cause_of(reply.error.code) is cause
 
 
 def test_an_error_that_nobody_foresaw_is_answered_with_the_place_in_the_code() -> None:
@@ -400,8 +403,10 @@ def test_an_image_that_cannot_be_read_is_told_without_its_path(
     patients: Path, site_log: Path
 ) -> None:
     where = context({"site": "north", "data": f"image-folder:{patients}"})
-    named = reason(ask_to_train(where))
+    reply = ask_to_train(where)
+    named = reason(reply)
     assert named.startswith("DataError: the image cannot be decoded")
+    assert cause_of(reply.error.code) is Cause.DATA
     for private in (str(patients), "Doe", "scans", "2026", "Max", "Muster", "ill"):
         assert private not in named, private
     (failed,) = events(site_log)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from strategies.asks import LATE_WINDOW_S
 from strategies.averaging import Update, uniform
+from strategies.causes import Cause
 from strategies.colearning import CoLearning
 from strategies.deadline import Deadline
 from strategies.errors import EngineError, QuorumError
@@ -282,6 +283,12 @@ def test_one_bad_site_a_round_is_dropped_by_name_and_the_others_are_averaged_exa
     assert "'w': 1 of 1 values are not finite" in dropped[0]["a"]
     assert "the disk of this site is full" in dropped[1]["b"]
     assert "no reply within 10 s" in dropped[2]["c"]
+    assert [record.causes for record in watcher.records] == [
+        {"a": Cause.NOT_FINITE},
+        {"b": Cause.SITE_FAILED},
+        {"c": Cause.NO_REPLY},
+        {},
+    ]
     took_part = [list(record.participants) for record in watcher.records]
     assert took_part == [["b", "c"], ["a", "c"], ["a", "b"], ["a", "b", "c"]]
     assert not any(record.failed for record in watcher.records)
@@ -970,6 +977,7 @@ def test_below_the_quorum_the_round_is_repeated_with_only_the_sites_that_are_mis
     assert list(retried.dropped) == ["c"]
     record = watcher.records[0]
     assert (record.attempts, record.failed, record.dropped) == (2, False, {})
+    assert (retried.causes, record.causes) == ({"c": Cause.SITE_FAILED}, {})
     assert record.asked_again == ["a", "c"]
     assert list(record.participants) == ["a", "b", "c"]
     assert [event[1:] for event in watcher.told if event[1] == "retried"] == [("retried", 1, 3)]
@@ -990,6 +998,7 @@ def test_a_round_that_fails_as_often_as_it_may_be_tried_stops_the_run() -> None:
     watcher, error = stopped(grid_of(*sites), fedavg(3, 1, 0.1), min_sites=3, max_round_retries=1)
     assert error.exit_code == 3
     assert (error.where, error.got, error.expected) == ("min-sites", 2, "3 or more")
+    assert error.causes == {"c": Cause.SITE_FAILED}
     assert "round 2 has too few updates, after 2 attempts" in str(error)
     assert "c: the site failed: the disk of this site is full" in error.hint
     assert watcher.values() == [[3.0]]  # of round 1
@@ -1123,6 +1132,7 @@ def test_an_update_that_is_damaged_on_disk_is_not_averaged_and_asked_for_again_i
     assert watcher.values() == [[value]]
     (record,) = watcher.retried or watcher.records
     assert record.dropped == {"b": "its update was damaged on the coordinator's disk"}
+    assert record.causes == {"b": Cause.DAMAGED}
     assert len(b.plans) == quorum
     assert len(a.plans) == 1
 

@@ -75,8 +75,9 @@ def test_an_error_survives_pickling_whole(kind: type[MdcError]) -> None:
 
 
 def test_sites_that_were_dropped_survive_it_too() -> None:
-    sent = QuorumError("what", dropped={"site-1": "why"})
-    assert pickle.loads(pickle.dumps(sent)).dropped == {"site-1": "why"}
+    sent = QuorumError("what", dropped={"site-1": "why"}, causes={"site-1": "data"})
+    received = pickle.loads(pickle.dumps(sent))
+    assert (received.dropped, received.causes) == ({"site-1": "why"}, {"site-1": "data"})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,9 @@ from flwr.common.constant import ErrorCode
 from numpy.typing import NDArray
 
 from strategies.averaging import Update
+from strategies.causes import Cause, cause_of, error_code
+from strategies.errors import ConfigError, DataError, DeadlineError, ModelError, PlanError
+from strategies.journal.lock import LockedError
 from strategies.messages import (
     ARRAYS,
     METRICS,
@@ -31,7 +34,6 @@ from strategies.reply_gate import (
     ArraySpec,
     Rejection,
     engine_died,
-    is_not_finite,
     judge_evaluate,
     judge_train,
     specs_of,
@@ -361,12 +363,14 @@ def test_a_site_that_failed_is_rejected_with_its_own_words_all_of_them_in_the_de
         judge_train(Message(error, reply_to=request()), "site-b", PLAN, GLOBAL),
         judge_evaluate(Message(error, reply_to=request(MessageType.EVALUATE)), "site-b"),
     ):
-        assert judged == Rejection("site-b", reason, error.reason or "")
+        assert judged == Rejection("site-b", Cause.SITE_FAILED, reason, error.reason or "")
 
 
 def test_what_is_wrong_with_a_reply_that_is_no_error_needs_no_detail() -> None:
     assert judge(RecordDict()) == Rejection(
-        "site-b", f"{PLAN_ID}: got None, expected {PLAN!r}, the plan of this round"
+        "site-b",
+        Cause.WRONG_PLAN,
+        f"{PLAN_ID}: got None, expected {PLAN!r}, the plan of this round",
     )
 
 
@@ -433,7 +437,7 @@ def test_what_is_no_number_is_named_as_that_and_not_as_too_large(value: float) -
     verdict = judge_update(1.0, w=[3.0, value])
     assert isinstance(verdict, Rejection)
     assert "'w': 1 of 2 values are not finite" in verdict.reason
-    assert is_not_finite(verdict.reason)
+    assert verdict.cause is Cause.NOT_FINITE
 
 
 ALL_ZERO: dict[str, NDArray[np.generic]] = {"w": np.zeros(2, np.float32)}
@@ -454,21 +458,66 @@ def test_an_update_too_large_for_the_arithmetic_is_too_large(size: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("reason", "not_finite"),
+    ("spoil", "cause"),
     [
-        ("metrics: 'train-loss' is nan", True),
-        ("metrics: 'train-loss' is -inf", True),
-        ("array 'bn.running_mean': a variance of such means is beyond float32", True),
-        ("metrics: 'num-examples' is 0, expected a count > 0", False),
-        ("array 'w': got float32[2], expected float32[3]", False),
-        ("the site failed: OSError: values are not finite", False),
-        ("not online", False),
+        (no_reply_record, Cause.WRONG_PLAN),
+        (without_metric(NUM_EXAMPLES), Cause.MISFIT),
+        (without_array("bias"), Cause.MISFIT),
+        (with_array("weight", np.zeros((3, 2), np.float32)), Cause.MISFIT),
+        (with_weight_data(b""), Cause.MISFIT),
+        (with_metric("train-loss", math.nan), Cause.NOT_FINITE),
+        (with_metric("train-loss", -math.inf), Cause.NOT_FINITE),
+        (with_array("weight", one_value(math.nan)), Cause.NOT_FINITE),
+        (with_metric(NUM_EXAMPLES, 0), Cause.OUT_OF_BOUNDS),
+        (with_metric("num-steps", 2**53 + 1), Cause.OUT_OF_BOUNDS),
     ],
 )
-def test_only_numbers_that_are_none_say_that_training_has_diverged(
-    reason: str, not_finite: bool
+def test_what_is_wrong_has_a_code_that_does_not_depend_on_the_words(
+    spoil: Spoil, cause: Cause
 ) -> None:
-    assert is_not_finite(reason) is not_finite
+    content = good_content()
+    spoil(content)
+    verdict = judge(content)
+    assert isinstance(verdict, Rejection)
+    assert verdict.cause is cause
+
+
+def test_an_update_beyond_the_bound_has_its_code() -> None:
+    verdict = judge_update(0.5, w=[3.0, 9.0])
+    assert isinstance(verdict, Rejection)
+    assert verdict.cause is Cause.OUT_OF_BOUNDS
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ConfigError("x"), Cause.CONFIG),
+        (DataError("x"), Cause.DATA),
+        (ModelError("x"), Cause.MODEL),
+        (PlanError("x"), Cause.PLAN),
+        (DeadlineError("x"), Cause.LATE),
+        (LockedError("x"), Cause.SITE_FAILED),
+        (OSError("array 'w': 1 of 6 values are not finite"), Cause.SITE_FAILED),
+    ],
+)
+def test_a_sites_error_says_its_kind_by_its_number_alone(error: Exception, cause: Cause) -> None:
+    reply = Message(Error(error_code(error), "in no words known here"), reply_to=request())
+    verdict = judge_train(reply, "site-b", PLAN, GLOBAL)
+    assert isinstance(verdict, Rejection)
+    assert verdict.cause is cause
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (ErrorCode.NODE_UNAVAILABLE, Cause.NO_REPLY),
+        (ErrorCode.INVALID_FAB, Cause.APP_REFUSED),
+        (ErrorCode.CLIENT_APP_CRASHED, Cause.SITE_FAILED),
+        (12_345, Cause.SITE_FAILED),
+    ],
+)
+def test_flowers_own_error_codes_have_a_cause_too(code: int, cause: Cause) -> None:
+    assert cause_of(code) is cause
 
 
 RAY = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly'>"
