@@ -22,7 +22,7 @@ from strategies.attendance import Attendance
 from strategies.averaging import Arrays
 from strategies.batch_norm import Layers
 from strategies.causes import Cause
-from strategies.deadline import Deadline
+from strategies.deadline import Deadline, Pacing
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
@@ -151,14 +151,12 @@ class CoLearning(Strategy):
         else:
             record, traffic = again.record, again.asks.traffic
             record.attempts += 1
-        record.deadline_s = self.deadline.seconds(
-            self._position.pace, plan.local_steps or plan.local_epochs, record.attempts
-        )
         kept = self.updates.sites()
-        self._sites = self._sites.waited(
-            grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
-        )
+        pacing = self._pacing(_work(plan)).knowing(self.updates.updates())
+        longest_s = pacing.seconds(pacing.pace, record.attempts)
+        self._sites = self._sites.waited(grid, kept, self.min_sites, min(self.wait_s, longest_s))
         roster = self._sites.roster
+        record.deadline_s = pacing.seconds({*roster.nodes, *kept}, record.attempts)
         record.missing = sorted(set(roster.missing) - set(kept) - set(traffic.times))
         asks = Asks(
             grid,
@@ -169,6 +167,7 @@ class CoLearning(Strategy):
             wait_s=self.wait_s,
             kept=kept,
             traffic=traffic,
+            pacing=replace(pacing, simulated=roster.simulated),
         )
         self._round = _OpenRound(plan, record, asks)
         asked = [site for site in roster.nodes if site not in kept]
@@ -246,17 +245,27 @@ class CoLearning(Strategy):
         """
         if not (self.site_evaluation and self._is_over(self._counted())):
             return []
-        asks, deadline_s = self._opened().asks, self._opened().record.deadline_s
-        return [
-            asks.message(site, node, MessageType.EVALUATE, evaluate_content(arrays), deadline_s)
-            for site, node in self._sites.roster.nodes.items()
-        ]
+        opened, roster = self._opened(), self._sites.roster
+        pacing = self._pass_pacing({**self._position.pace, **opened.pace})
+        opened.evaluation = Asks(
+            grid,
+            roster,
+            opened.plan.round,
+            lambda left_s: evaluate_content(arrays),
+            deadline_s=pacing.seconds(roster.nodes),
+            wait_s=0.0,
+            kind=MessageType.EVALUATE,
+            pacing=pacing,
+            again=False,
+        )
+        return opened.evaluation.first()
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
-        record, asks = self._opened().record, self._opened().asks
+        opened = self._opened()
+        record, asks = opened.record, opened.evaluation or opened.asks
         record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
 
@@ -347,25 +356,36 @@ class CoLearning(Strategy):
         on_event
             Told what happens, as a kind and fields.
         """
-        epochs = self._position.epochs
-        # One pass forward and both transfers take less than a round of epochs. A round of steps may
-        # be shorter than a pass, and tells nothing about it.
-        pace = {} if self.recipe.local_steps else self._position.pace
-        work = max(1, epochs.local_epochs)
         return Recalibration(
             layers=layers,
             weighting=self.recipe.weighting,
             updates=updates,
             results=results,
-            round_number=epochs.rounds_done,
+            round_number=self._position.epochs.rounds_done,
             sites=self._sites,
             min_sites=self.min_sites,
             max_round_retries=self.max_round_retries,
             wait_s=self.wait_s,
-            deadline_s=lambda attempt: self.deadline.seconds(pace, work, attempt),
+            pacing=self._pass_pacing(self._position.pace),
             site_evaluation=self.site_evaluation,
             on_event=on_event,
         )
+
+    def _pacing(self, work: int, pace: Mapping[str, float] | None = None) -> Pacing:
+        """Return how long sites may take for so much work, by their paces until now."""
+        known = self._position.pace if pace is None else pace
+        return Pacing(
+            self.deadline, self.min_sites, known, work, simulated=self._sites.roster.simulated
+        )
+
+    def _pass_pacing(self, pace: Mapping[str, float]) -> Pacing:
+        """Return how long sites may take to pass their data once through a model.
+
+        One pass forward and both transfers take less than a round of epochs. A round of steps may
+        be shorter than a pass, and tells nothing about it.
+        """
+        known = {} if self.recipe.local_steps else pace
+        return self._pacing(max(1, self._position.epochs.local_epochs), known)
 
     def _train(
         self,
@@ -413,7 +433,8 @@ class CoLearning(Strategy):
         record = self._opened().record
         messages = list(self.configure_evaluate(number, arrays, config or ConfigRecord(), grid))
         record.sent_bytes += arrays.count_bytes() * len(messages)
-        replies = exchange.replies(messages, record.deadline_s)
+        asks = self._opened().evaluation
+        replies = exchange.replies(messages, asks.deadline_s, asks) if asks else []
         sites_metrics = self.aggregate_evaluate(number, replies)
         if sites_metrics is not None:
             result.evaluate_metrics_clientapp[number] = sites_metrics
@@ -426,9 +447,11 @@ class CoLearning(Strategy):
         """Close the round: move to the position after it, and tell the observers."""
         opened, before = self._opened(), self._position
         record = opened.record
+        late_pace: dict[str, float] = {}
         for asked in exchange.late():
             site = opened.asks.name_of(asked.dst_node_id)
             record.late[site] = int(asked.group_id)
+            late_pace[site] = asked.seconds / _work(opened.plan)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
         best_round, best_score = before.best_round, before.best_score
@@ -441,7 +464,9 @@ class CoLearning(Strategy):
             outer_state=opened.outer_state,
             best_round=best_round,
             best_score=best_score,
-            pace={**before.pace, **opened.pace},
+            # A site that has never answered in time would be given too little time for ever; one
+            # that has become slower is not waited for longer, or it could stop all the others.
+            pace={**late_pace, **before.pace, **opened.pace},
         )
         for observer in self.observers:
             observer.round_finished(record, self._position)
@@ -475,7 +500,7 @@ class CoLearning(Strategy):
             log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
             asks.reject(site)
         else:
-            pace = asks.seconds_of(site) / (plan.local_steps or plan.local_epochs)
+            pace = asks.seconds_of(site) / _work(plan)
             self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
@@ -510,6 +535,8 @@ class _OpenRound:
         What has happened.
     asks : Asks
         The attempt that goes on.
+    evaluation : Asks or None
+        The exchange in which the sites evaluate the new model, if there is one.
     pace : dict
         Seconds that each site whose update counts took for a unit of work.
     outer_state : Arrays
@@ -519,8 +546,14 @@ class _OpenRound:
     plan: RoundPlan
     record: RoundRecord
     asks: Asks
+    evaluation: Asks | None = None
     pace: Mapping[str, float] = field(default_factory=dict)
     outer_state: Arrays = field(default_factory=dict)
+
+
+def _work(plan: RoundPlan) -> int:
+    """Return a round's units of work: local epochs, or steps."""
+    return plan.local_steps or plan.local_epochs
 
 
 def _scores(record: RoundRecord) -> list[tuple[int, float]]:

@@ -27,6 +27,7 @@ from strategies.attendance import Attendance
 from strategies.averaging import Arrays, Update, Weighting
 from strategies.batch_norm import Layers, pooled_statistics
 from strategies.causes import Cause
+from strategies.deadline import Pacing
 from strategies.errors import EngineError, QuorumError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
@@ -95,8 +96,8 @@ class Recalibration:
         Who is there.
     min_sites, max_round_retries, wait_s
         As for a round.
-    deadline_s : callable
-        Returns the seconds that replies are waited for, of the how manieth attempt.
+    pacing : Pacing
+        How long replies are waited for.
     site_evaluation : bool
         Whether the sites evaluate the model with its new statistics.
     on_event : callable
@@ -112,7 +113,7 @@ class Recalibration:
     min_sites: int
     max_round_retries: int
     wait_s: float
-    deadline_s: Callable[[int], float]
+    pacing: Pacing
     site_evaluation: bool
     on_event: Callable[..., None]
 
@@ -181,11 +182,12 @@ class Recalibration:
         self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, traffic: Traffic
     ) -> list[Update]:
         """Ask the sites whose statistics are not here; return all that are, in site order."""
-        record.deadline_s = self.deadline_s(record.attempts)
         kept = self.updates.sites()
-        self.sites = self.sites.waited(
-            grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
-        )
+        pacing = self.pacing.knowing(self.updates.updates())
+        longest_s = pacing.seconds(pacing.pace, record.attempts)
+        self.sites = self.sites.waited(grid, kept, self.min_sites, min(self.wait_s, longest_s))
+        here = {*self.sites.roster.nodes, *kept}
+        record.deadline_s = pacing.seconds(here, record.attempts)
         packed = arrays_to_record(arrays)
         asks = Asks(
             grid,
@@ -197,6 +199,7 @@ class Recalibration:
             kept=kept,
             kind=STATISTICS,
             traffic=traffic,
+            pacing=pacing,
         )
         asked = [site for site in self.sites.roster.nodes if site not in kept]
         self.on_event("recalibration-started", round=self.round_number, sites=asked, kept=kept)
@@ -210,10 +213,10 @@ class Recalibration:
         record.sent_bytes = traffic.sent_bytes.total()
         record.received_bytes = traffic.received_bytes.total()
         self.sites = replace(self.sites, roster=asks.roster, absent=self.sites.absent | asks.gone())
-        here = self.updates.updates()
-        answered = {*traffic.times, *(update.site for update in here)}
+        updates = self.updates.updates()
+        answered = {*traffic.times, *(update.site for update in updates)}
         record.missing = sorted(set(self.sites.roster.missing) - answered)
-        return here
+        return updates
 
     def _take(
         self, reply: Message, asks: Asks, arrays: Arrays, record: RecalibrationRecord
@@ -240,7 +243,8 @@ class Recalibration:
             log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
             asks.reject(site)
         else:
-            self.updates.add(asks.traffic.noted_on(verdict))
+            pace = asks.seconds_of(site) / self.pacing.work
+            self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
             asks.accept(site)
@@ -262,10 +266,12 @@ class Recalibration:
             deadline_s=record.deadline_s,
             wait_s=0.0,
             kind=MessageType.EVALUATE,
+            pacing=self.pacing,
+            again=False,
         )
         messages = asks.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
-        replies = Exchange(grid).replies(messages, record.deadline_s)
+        replies = Exchange(grid).replies(messages, record.deadline_s, asks)
         record.site_evaluation = judged_evaluations(replies, asks, record.dropped)
 
 

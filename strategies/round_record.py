@@ -36,7 +36,8 @@ class RoundRecord:
     attempts : int
         How often the round was tried: more than 1 where too few sites gave an update.
     deadline_s : float
-        Seconds after which a reply was not waited for.
+        Seconds that the sites were given. Once a quorum has answered the others may be given
+        up earlier; the reason in ``dropped`` says when.
     relative_change : float or None
         ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
     failed : bool

@@ -16,7 +16,7 @@ def judged_evaluations(
 ) -> dict[str, float]:
     """Return the mean of the sites' validation metrics; empty if none counts.
 
-    The reason why a reply does not count is added to ``dropped``.
+    Those that count are noted in ``asks``; the reason why one does not is added to ``dropped``.
     """
     by_site: dict[str, Mapping[str, float]] = {}
     for reply in replies:
@@ -29,6 +29,7 @@ def judged_evaluations(
             dropped[site] = f"{before}evaluation: {verdict.reason}"
         else:
             by_site[site] = verdict
+            asks.accept(site)
     return mean_validation(dict(sorted(by_site.items())))
 
 

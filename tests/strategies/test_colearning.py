@@ -1471,9 +1471,10 @@ def test_a_pass_for_statistics_has_the_time_of_a_round_of_epochs_but_not_of_one_
     position = Position({}, recipe.controller.start(), pace={"a": 20.0, "b": 5.0})
     strategy = strategy_of(recipe, position=position, deadline=Deadline(longest_s=1000.0))
     found = strategy.recalibration({}, MemoryUpdates(), Recalibrations(tmp_path))
-    assert [found.deadline_s(attempt) for attempt in (1, 2)] == deadlines
+    assert [found.pacing.seconds("ab", attempt) for attempt in (1, 2)] == deadlines
     fixed = strategy_of(recipe, position=position, deadline=Deadline(fixed_s=7.0))
-    assert fixed.recalibration({}, MemoryUpdates(), Recalibrations(tmp_path)).deadline_s(1) == 7.0
+    found = fixed.recalibration({}, MemoryUpdates(), Recalibrations(tmp_path))
+    assert found.pacing.seconds("ab") == 7.0
 
 
 def test_a_pace_is_kept_while_its_site_does_not_answer_and_over_a_resume() -> None:
@@ -1483,13 +1484,27 @@ def test_a_pace_is_kept_while_its_site_does_not_answer_and_over_a_resume() -> No
     watcher, _ = run(grid, fedavg(2, 1, 0.1))
     assert watcher.positions[1].pace["b"] == watcher.positions[0].pace["b"]
     resumed, _ = run(
-        grid_of(LinearSite("a")),
+        grid_of(*two_sites()),
         fedavg(3, 1, 0.1),
         timeout=0.0,
         deadline=Deadline(factor=100.0),
         position=watcher.positions[1],
     )
     assert resumed.records[0].deadline_s == pytest.approx(400.0, abs=10)
+
+
+def test_the_pace_of_a_site_that_has_left_sets_no_deadline() -> None:
+    """At 1000 s an epoch the site that left would let a silent one hold each round for 50 min."""
+    grid = grid_of(*two_sites())
+    grid.delays[B] = 1000.0
+    watcher = Watcher()
+    strategy = strategy_of(fedavg(3, 1, 0.1), watcher)
+    grid.clock.after(1500.0, lambda: grid.stop(B))
+    grid.delays[A] = 700.0
+    strategy.start(grid, model())
+    assert watcher.positions[-1].pace["b"] == pytest.approx(1000.0, abs=2)  # it may come back
+    deadlines = [record.deadline_s for record in watcher.records]
+    assert deadlines == pytest.approx([86400.0, 3000.0, 2100.0], abs=6)
 
 
 def test_the_pace_of_updates_that_an_earlier_process_took_in_is_not_lost(clock: Clock) -> None:

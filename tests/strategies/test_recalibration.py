@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from strategies.attendance import Attendance
 from strategies.averaging import by_examples
+from strategies.deadline import Deadline, Pacing
 from strategies.errors import EngineError, QuorumError
 from strategies.journal.recalibrations import Recalibrations
 from strategies.journal.updates import MemoryUpdates, UpdateJournal, UpdateStore
@@ -103,7 +104,7 @@ class Bench:
             "min_sites": 2,
             "max_round_retries": 1,
             "wait_s": 5.0,
-            "deadline_s": lambda attempt: 100.0,
+            "pacing": Pacing(Deadline(fixed_s=100.0), quorum=2),
             "site_evaluation": False,
             "on_event": lambda kind, **more: self.events.append((kind, more)),
         }
