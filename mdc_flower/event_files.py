@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.common import log
 
 from mdc_flower.reports.series import History, work, work_done
+from strategies.attendance import Awaited
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
 from strategies.round_record import RoundRecord, RunObserver
@@ -66,6 +67,9 @@ class EventFiles:
         self._writers: dict[str, SummaryWriter] = {}
         self._failed = False
         self._try(lambda: self._open(folder, {ROUNDS: rounds_done, EPOCHS: work_done}))
+
+    def sites_awaited(self, awaited: Awaited) -> None:
+        """Do nothing: a round is written when it is over."""
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
         """Do nothing: a round is written when it is over."""

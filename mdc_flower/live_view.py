@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdc_flower.tail import Tail
+from strategies.attendance import Awaited
 from strategies.journal.run_directory import EVENTS, read_event
 from strategies.messages import VALIDATION_ACCURACY
 
@@ -42,6 +43,10 @@ class RunState:
             case "waiting-for-sites":
                 expected = event["expected"] or "?"
                 self.headline = f"waiting for sites: {len(event['online'])} of {expected} online"
+            case "sites-awaited":
+                fields = {name: event[name] for name in Awaited.__dataclass_fields__}
+                self.headline = str(Awaited(**fields))
+                return self.headline
             case "run-started":
                 self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
                 self.sites = dict.fromkeys(event["sites"], "ready")
@@ -56,6 +61,7 @@ class RunState:
                 count = len(event["participants"])
                 return f"round {event['round']}: {count} updates, {event['quorum']} needed: again"
             case "round-started":
+                self.headline = "running"
                 self.first_round_at = self.first_round_at or time.monotonic()
                 self.plan = event["plan"]
                 self.sites = dict.fromkeys(event["kept"], "done")

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
-from logging import ERROR
+from logging import ERROR, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import Task, load_task
+from strategies.attendance import Awaited
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.journal.files import StorageError, write_atomically
@@ -144,6 +145,7 @@ def _run(
             "waiting-for-sites", online=list(roster.nodes), expected=expected
         ),
         Roster(admission=admission(os.environ.get(REGISTER, ""))),
+        **_terms_of_return(record, config),
     )
     _check_partitions(roster, config)
     _check_local_statistics(roster, config)
@@ -191,6 +193,7 @@ def _run(
             min_sites=config.quorum(config.num_sites or roster.num_partitions),
             max_round_retries=config.max_round_retries,
             wait_s=config.wait_for_sites_s,
+            quorum_patience_s=0.0 if roster.simulated else config.quorum_patience_s,
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
         )
@@ -203,6 +206,28 @@ def _run(
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")
         ],
+    }
+
+
+def _terms_of_return(record: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """Return for whom, and how long, a run that goes on waits; nothing for a new run."""
+    if record.checkpoint is None:
+        return {}
+    position = record.checkpoint.position
+
+    def tell(roster: Roster, left_s: float) -> None:
+        missing = sorted({*position.pace, *roster.names} - set(roster.nodes))
+        quorum = config.quorum(config.num_sites or roster.num_partitions)
+        awaited = Awaited(missing, len(roster.nodes), quorum, left_s)
+        log(WARNING, "%s", awaited)
+        record.sites_awaited(awaited)
+
+    return {
+        "known": position.pace,
+        "absent": position.absent,
+        # Simulated sites, which have their data from a partition, are there at once or never.
+        "patience_s": 0.0 if record.checkpoint.run["partition"] else config.quorum_patience_s,
+        "on_wait": tell,
     }
 
 

@@ -9,7 +9,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.deadline import Pacing
-from strategies.exchange import NO_REPLY
+from strategies.exchange import is_no_reply
 from strategies.roster import HELLO_DEADLINE_S, Roster, hellos, introduced, without_gone
 from strategies.traffic import Traffic
 
@@ -86,7 +86,7 @@ class Asks:
         self._site_of: dict[int, str] = {}
         self._node_of: dict[str, int] = {}
         self._nodes_of: dict[str, set[int]] = {}
-        self._greeted: set[int] = set()
+        self._greeted: dict[int, float] = {}
         self._sent_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._started_at = self._looked_at = time.monotonic()
@@ -111,10 +111,10 @@ class Asks:
     def introduce(self, reply: Message) -> None:
         """Take in what a node that came while the round goes on says of itself.
 
-        One that did not come to it before the round was over is asked again in the next.
+        One that has not answered is asked again: after a pause that grows, if it had its time.
         """
-        if not (reply.has_error() and reply.error.code == NO_REPLY):
-            self._greeted.discard(reply.metadata.src_node_id)
+        asked_at = self._greeted.pop(reply.metadata.src_node_id, -math.inf)
+        if not is_no_reply(reply) or time.monotonic() - asked_at >= HELLO_DEADLINE_S:
             self.roster = introduced(self.roster, reply, HELLO_DEADLINE_S)
 
     def settled(self) -> set[int]:
@@ -123,7 +123,7 @@ class Asks:
         Once no update is waited for any more, strangers need not say who they are.
         """
         nodes = {node for site in self.accepted for node in self._nodes_of.get(site, ())}
-        return nodes if self._at_work() or self.hopes() else nodes | self._greeted
+        return nodes if self._at_work() or self.hopes() else nodes | set(self._greeted)
 
     def hopes(self) -> bool:
         """Return whether a site that failed is offline and may come back in time."""
@@ -214,6 +214,6 @@ class Asks:
         self._looked_at = time.monotonic()
         online = set(self._grid.get_node_ids())
         self.roster = without_gone(self.roster, online)
-        new = hellos(self.roster, online - self._greeted, HELLO_DEADLINE_S)
-        self._greeted |= {message.metadata.dst_node_id for message in new}
+        new = hellos(self.roster, online - set(self._greeted), HELLO_DEADLINE_S)
+        self._greeted |= {message.metadata.dst_node_id: self._looked_at for message in new}
         return new

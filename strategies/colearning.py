@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.asks import Asks
-from strategies.attendance import Attendance
+from strategies.attendance import Attendance, Awaited
 from strategies.averaging import Arrays
 from strategies.batch_norm import Layers
 from strategies.causes import Cause
@@ -62,7 +62,8 @@ class CoLearning(Strategy):
     recipe : Recipe
         The method: schedule, local epochs, weighting, outer optimizer, horizon.
     roster : Roster
-        Sites that are online at the start; looked up anew before every round.
+        Sites that are online at the start, after a wait for all; looked up anew before every
+        round.
     seed : int
         The run's seed.
     trainable : frozenset of str
@@ -83,6 +84,8 @@ class CoLearning(Strategy):
         How often a round is repeated before the run stops.
     wait_s : float
         Longest wait, in seconds, for sites that have gone: at the start of a round, and in it.
+    quorum_patience_s : float
+        Longest wait, in seconds, for the quorum, where it is longer than ``wait_s``.
     deadline : Deadline
         How long a round's replies are waited for.
     max_relative_update : float
@@ -103,6 +106,7 @@ class CoLearning(Strategy):
         min_sites: int = 1,
         max_round_retries: int = 2,
         wait_s: float = 600.0,
+        quorum_patience_s: float = 0.0,
         deadline: Deadline | None = None,
         max_relative_update: float = 0.0,
     ) -> None:
@@ -115,12 +119,15 @@ class CoLearning(Strategy):
         self.min_sites = min_sites
         self.max_round_retries = max_round_retries
         self.wait_s = wait_s
+        self.quorum_patience_s = quorum_patience_s
         self.deadline = deadline or Deadline()
         self.max_relative_update = max_relative_update
         # Sites that an earlier process knew are missed, too.
-        known = position.pace if position else ()
-        self._sites = Attendance(replace(roster, names=roster.names | set(known)))
         self._position = position or Position({}, recipe.controller.start())
+        known = {*self._position.pace, *self._position.absent}
+        roster = replace(roster, names=roster.names | known)
+        # The wait at the start was for them, too.
+        self._sites = Attendance(roster, frozenset(roster.missing))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
 
@@ -154,7 +161,14 @@ class CoLearning(Strategy):
         kept = self.updates.sites()
         pacing = self._pacing(_work(plan)).knowing(self.updates.updates())
         longest_s = pacing.seconds(pacing.pace, record.attempts)
-        self._sites = self._sites.waited(grid, kept, self.min_sites, min(self.wait_s, longest_s))
+        self._sites = self._sites.waited(
+            grid,
+            kept,
+            self.min_sites,
+            min(self.wait_s, longest_s),
+            self.quorum_patience_s,
+            self._tell_awaited,
+        )
         roster = self._sites.roster
         record.deadline_s = pacing.seconds({*roster.nodes, *kept}, record.attempts)
         record.missing = sorted(set(roster.missing) - set(kept) - set(traffic.times))
@@ -366,6 +380,7 @@ class CoLearning(Strategy):
             min_sites=self.min_sites,
             max_round_retries=self.max_round_retries,
             wait_s=self.wait_s,
+            quorum_patience_s=self.quorum_patience_s,
             pacing=self._pass_pacing(self._position.pace),
             site_evaluation=self.site_evaluation,
             on_event=on_event,
@@ -458,7 +473,8 @@ class CoLearning(Strategy):
         for number, score in _scores(record):
             if score > best_score:
                 best_round, best_score = number, score
-        self._position = Position(
+        self._position = replace(
+            before,
             arrays=record_to_arrays(arrays),
             epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
             outer_state=opened.outer_state,
@@ -467,6 +483,7 @@ class CoLearning(Strategy):
             # A site that has never answered in time would be given too little time for ever; one
             # that has become slower is not waited for longer, or it could stop all the others.
             pace={**late_pace, **before.pace, **opened.pace},
+            absent=self._sites.absent,
         )
         for observer in self.observers:
             observer.round_finished(record, self._position)
@@ -508,6 +525,10 @@ class CoLearning(Strategy):
             reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
+
+    def _tell_awaited(self, awaited: Awaited) -> None:
+        for observer in self.observers:
+            observer.sites_awaited(awaited)
 
     def _counted(self) -> EpochState:
         """Return the epochs as they are when the open round is over."""

@@ -2,13 +2,27 @@
 
 import time
 from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime
+from logging import WARNING
 from typing import NamedTuple, Protocol
 
 from flwr.app import Error, Message, MessageType, Metadata
+from flwr.common import log
 from flwr.serverapp import Grid
+
+from strategies.causes import Cause, cause_of
 
 NO_REPLY = 5
 """Error code of a reply that never came: Flower's code for a node that is unavailable."""
+
+
+def is_no_reply(reply: Message) -> bool:
+    """Return whether an error says that the node has not answered, in time or at all.
+
+    The SuperLink says so of a message that it can deliver no more: its time to live is over, or its
+    node has gone.
+    """
+    return reply.has_error() and cause_of(reply.error.code) is Cause.NO_REPLY
 
 
 class Asker(Protocol):
@@ -116,8 +130,7 @@ class Exchange:
             for reply in self._grid.pull_messages([message_id]):
                 # Where a message's time to live is over the SuperLink answers, not the node.
                 self._overdue.pop(message_id, None)
-                nobody = reply.has_error() and reply.error.code == NO_REPLY
-                if reply.metadata.src_node_id == asked.dst_node_id and not nobody:
+                if reply.metadata.src_node_id == asked.dst_node_id and not is_no_reply(reply):
                     seconds = time.monotonic() - sent_at
                     yield Late(asked.dst_node_id, asked.group_id, seconds)
 
@@ -133,11 +146,21 @@ class Exchange:
         for message in messages:
             # Pushed one at a time: the ids of a batch come back without the messages that the
             # grid could not take, and no longer say whose is whose.
-            ids = list(self._grid.push_messages([message]))
+            ids = self._push(message)
             if ids and ids[0]:
                 waiting[ids[0]] = _Sent(message, time.monotonic())
             else:
                 yield Message(Error(NO_REPLY, "the message could not be sent"), reply_to=message)
+
+    def _push(self, message: Message) -> list[str]:
+        try:
+            return list(self._grid.push_messages([message]))
+        except Exception as error:
+            # The SuperLink answers "500" to a message whose time to live is over.
+            if not _has_expired(message.metadata):
+                raise
+            log(WARNING, "a message expired before it could be sent: %s", error)
+            return []
 
 
 def exchange(grid: Grid, messages: Iterable[Message], deadline_s: float) -> Iterator[Message]:
@@ -150,6 +173,10 @@ def _from_node(reply: Message, asked: Message) -> Message:
         return reply
     foreign = Error(NO_REPLY, f"the reply came from node {reply.metadata.src_node_id}")
     return Message(reply.error if reply.has_error() else foreign, reply_to=asked)
+
+
+def _has_expired(told: Metadata) -> bool:
+    return told.created_at + told.ttl <= datetime.now(tz=UTC).timestamp()
 
 
 def _pause_s(elapsed_s: float) -> float:

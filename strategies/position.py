@@ -25,6 +25,8 @@ class Position:
         Its score; minus infinity for none.
     pace : Mapping[str, float]
         Seconds each site took for a unit of local work when it last answered.
+    absent : frozenset of str
+        Sites that have gone and been waited for in vain.
     """
 
     arrays: Arrays
@@ -33,3 +35,4 @@ class Position:
     best_round: int = 0
     best_score: float = float("-inf")
     pace: Mapping[str, float] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()

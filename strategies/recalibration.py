@@ -94,7 +94,7 @@ class Recalibration:
         Rounds done.
     sites : Attendance
         Who is there.
-    min_sites, max_round_retries, wait_s
+    min_sites, max_round_retries, wait_s, quorum_patience_s
         As for a round.
     pacing : Pacing
         How long replies are waited for.
@@ -113,6 +113,7 @@ class Recalibration:
     min_sites: int
     max_round_retries: int
     wait_s: float
+    quorum_patience_s: float
     pacing: Pacing
     site_evaluation: bool
     on_event: Callable[..., None]
@@ -185,7 +186,14 @@ class Recalibration:
         kept = self.updates.sites()
         pacing = self.pacing.knowing(self.updates.updates())
         longest_s = pacing.seconds(pacing.pace, record.attempts)
-        self.sites = self.sites.waited(grid, kept, self.min_sites, min(self.wait_s, longest_s))
+        self.sites = self.sites.waited(
+            grid,
+            kept,
+            self.min_sites,
+            min(self.wait_s, longest_s),
+            self.quorum_patience_s,
+            lambda awaited: self.on_event("sites-awaited", **asdict(awaited)),
+        )
         here = {*self.sites.roster.nodes, *kept}
         record.deadline_s = pacing.seconds(here, record.attempts)
         packed = arrays_to_record(arrays)

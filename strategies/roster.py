@@ -4,6 +4,7 @@ Flower's node ids are drawn anew in every run, so a node is asked who it is once
 on only its site name is used: in plans, random streams, records and error messages.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from strategies.errors import ConfigError, MdcError, QuorumError, RunError
-from strategies.exchange import NO_REPLY, exchange
+from strategies.exchange import exchange, is_no_reply
 from strategies.messages import SiteCard
 
 Judge = Callable[[int, SiteCard], str | None]
@@ -39,10 +40,17 @@ class Admission:
 
 HELLO_DEADLINE_S = 120.0
 
+HELLO_LEAST_S = 30.0
+"""A hello lives no shorter: a SuperNode asks for messages every 3 s, and then starts a process."""
+
 ADMISSION_PAUSE_S = 30.0
 """Seconds after which a node that was not admitted is judged again: it may be by then."""
 
-PAUSE_S = 0.2
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+"""Pauses between two looks for sites; they grow with the time waited."""
+
+TELL_S = 600.0
+"""Seconds after which it is told again who is waited for."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +113,22 @@ class Roster:
         return max((card.num_partitions for card in self.cards.values()), default=0)
 
 
-def refresh(roster: Roster, grid: Grid, deadline_s: float | None = None) -> Roster:
+def refresh(
+    roster: Roster, grid: Grid, deadline_s: float | None = None, newcomer_s: float = 0.0
+) -> Roster:
     """Return the roster of the nodes that are online now, asking new ones who they are.
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is
     not in it, and is asked again: at once after the first time, then after pauses that grow, so
     that a hung one costs a small part of the time. One that refuses, or cannot say who it is,
-    is not asked again while it stays online.
+    is not asked again while it stays online. While one is asked for the first time, the
+    deadline is ``newcomer_s`` seconds or more.
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
     roster = without_gone(roster, online)
+    if online - {*roster.cards, *roster.refused, *roster.silent}:
+        deadline_s = max(deadline_s, newcomer_s)
     for reply in exchange(grid, hellos(roster, online, deadline_s), deadline_s):
         roster = introduced(roster, reply, deadline_s)
     return roster
@@ -137,8 +150,9 @@ def hellos(roster: Roster, online: Collection[int], deadline_s: float) -> list[M
     waiting = {node for node, silence in roster.silent.items() if now < silence.ask_at}
     for_good = set(roster.refused) - set(roster.silent)
     new = set(online) - set(roster.cards) - for_good - waiting
+    life_s = max(deadline_s, HELLO_LEAST_S)
     return [
-        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=deadline_s)
+        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=life_s)
         for node in sorted(new)
     ]
 
@@ -148,7 +162,7 @@ def introduced(roster: Roster, reply: Message, deadline_s: float) -> Roster:
     node = reply.metadata.src_node_id
     cards, refused, silent = dict(roster.cards), dict(roster.refused), dict(roster.silent)
     before, _ = silent.pop(node, None), refused.pop(node, None)
-    if reply.has_error() and reply.error.code == NO_REPLY:
+    if is_no_reply(reply):
         times = before.times + 1 if before else 1
         pause_s = deadline_s * (2 ** (times - 1) - 1)
         silent[node] = Silence(times, time.monotonic() + pause_s)
@@ -188,6 +202,11 @@ def wait_for_sites(
     min_sites: int | None = None,
     on_progress: Callable[[Roster, int | None], None] = lambda roster, expected: None,
     roster: Roster | None = None,
+    *,
+    known: Collection[str] = (),
+    absent: Collection[str] = (),
+    patience_s: float = 0.0,
+    on_wait: Callable[[Roster, float], None] = lambda roster, left_s: None,
 ) -> Roster:
     """Wait, for a bounded time, until every expected site is online.
 
@@ -205,6 +224,13 @@ def wait_for_sites(
         Called with the roster and the number expected (None while unknown) on each change.
     roster
         What is known at the start; None for nothing.
+    known, absent
+        Of a run that goes on: real sites that took part before, and those of them that had gone.
+        With the quorum, it is enough that all others are there.
+    patience_s
+        Longest wait for the quorum of real sites, in seconds, where it is longer than ``wait_s``.
+    on_wait
+        Called with the roster and the seconds left, now and then, while only the quorum lacks.
 
     Raises
     ------
@@ -213,49 +239,92 @@ def wait_for_sites(
     ConfigError
         If ``num_sites`` is None and the sites are real.
     """
-    started = time.monotonic()
-    roster = roster or Roster()
-    while True:
-        # The last look comes after the time is over: a site may have come during the one before.
-        left_s = wait_s - (time.monotonic() - started)
-        known, roster = roster, refresh(roster, grid, min(HELLO_DEADLINE_S, max(0.1, left_s)))
-        expected = num_sites or roster.num_partitions or None
-        if roster != known:
-            on_progress(roster, expected)
-        if expected is not None and len(roster.nodes) >= expected:
-            return roster
-        if num_sites is None and roster.cards and roster.num_partitions == 0:
-            raise ConfigError(
-                "how many real sites to wait for is not set",
-                where="num-sites",
-                got=0,
-                expected="the number of sites that take part",
-            )
-        if left_s <= 0:
-            break
-        time.sleep(min(PAUSE_S, left_s))
+    awaited = set(known) - set(absent)
+
+    def expected(roster: Roster) -> int | None:
+        return num_sites or roster.num_partitions or None
+
+    def has_quorum(roster: Roster) -> bool:
+        needed = min_sites or expected(roster)
+        return needed is not None and len(roster.nodes) >= needed
+
+    def is_complete(roster: Roster) -> bool:
+        number = expected(roster)
+        if number is not None and len(roster.nodes) >= number:
+            return True
+        back = awaited and not roster.num_partitions and awaited <= set(roster.nodes)
+        return bool(back) and has_quorum(roster)
+
+    def look(before: Roster, now: Roster) -> None:
+        if now != before:
+            on_progress(now, expected(now))
+        _check_number(num_sites, now)
+
+    roster = _wait(roster or Roster(), grid, is_complete, wait_s, look)
+    if not (has_quorum(roster) or roster.num_partitions) and patience_s > wait_s:
+        roster = _wait(roster, grid, has_quorum, patience_s - wait_s, look, on_wait)
+        wait_s = patience_s
+    number = expected(roster)
     online = ", ".join(roster.nodes) or "no site"
-    if expected is None or len(roster.nodes) < (min_sites or expected):
+    if not has_quorum(roster):
         raise QuorumError(
-            f"only {len(roster.nodes)} of {expected or 'the expected'} sites came online "
+            f"only {len(roster.nodes)} of {number or 'the expected'} sites came online "
             f"within {wait_s:g} s",
             where="num-sites",
             got=online + "".join(f"; refused: {why}" for why in roster.refused.values()),
             expected=f"{min_sites} or more" if min_sites else "",
             hint="Start the missing sites, or change num-sites, min-sites or wait-for-sites-s",
         )
-    log(WARNING, "going on with %d of %d sites: %s", len(roster.nodes), expected, online)
+    if number is not None and len(roster.nodes) < number:
+        log(WARNING, "going on with %d of %d sites: %s", len(roster.nodes), number, online)
     return roster
 
 
+def _check_number(num_sites: int | None, roster: Roster) -> None:
+    if num_sites is None and roster.cards and roster.num_partitions == 0:
+        raise ConfigError(
+            "how many real sites to wait for is not set",
+            where="num-sites",
+            got=0,
+            expected="the number of sites that take part",
+        )
+
+
 def wait_until_online(
-    roster: Roster, grid: Grid, enough: Callable[[Collection[str]], bool], wait_s: float
+    roster: Roster,
+    grid: Grid,
+    enough: Callable[[Collection[str]], bool],
+    wait_s: float,
+    on_wait: Callable[[Roster, float], None] = lambda roster, left_s: None,
 ) -> Roster:
-    """Wait, for a bounded time, until enough sites are online; return who is online then."""
-    started = time.monotonic()
+    """Wait, for a bounded time, until enough sites are online; return who is online then.
+
+    ``on_wait`` is called with the roster and the seconds left: at first, whenever another site is
+    online, and every `TELL_S` seconds.
+    """
+    return _wait(roster, grid, lambda now: enough(now.nodes), wait_s, on_wait=on_wait)
+
+
+def _wait(
+    roster: Roster,
+    grid: Grid,
+    enough: Callable[[Roster], bool],
+    wait_s: float,
+    look: Callable[[Roster, Roster], None] = lambda before, now: None,
+    on_wait: Callable[[Roster, float], None] = lambda roster, left_s: None,
+) -> Roster:
+    started, told_at = time.monotonic(), -math.inf
     while True:
-        left_s = wait_s - (time.monotonic() - started)
-        roster = refresh(roster, grid, min(HELLO_DEADLINE_S, max(0.1, left_s)))
-        if left_s <= 0 or enough(roster.nodes):
+        # The last look comes after the time is over: a site may have come during the one before.
+        elapsed_s = time.monotonic() - started
+        left_s = wait_s - elapsed_s
+        hello_s = min(HELLO_DEADLINE_S, max(SHORTEST_PAUSE_S, left_s))
+        before, roster = roster, refresh(roster, grid, hello_s, HELLO_LEAST_S)
+        look(before, roster)
+        if enough(roster) or left_s <= 0:
             return roster
-        time.sleep(min(1.0, left_s))
+        if elapsed_s - told_at >= TELL_S or before.nodes.keys() != roster.nodes.keys():
+            told_at = elapsed_s
+            on_wait(roster, left_s)
+        pause_s = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, 0.02 * elapsed_s))
+        time.sleep(min(pause_s, left_s))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from strategies.attendance import Awaited
 from strategies.causes import Cause
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
@@ -84,6 +85,10 @@ class RoundRecord:
 
 class RunObserver(Protocol):
     """Is told what happens in a run, when it happens."""
+
+    def sites_awaited(self, awaited: Awaited) -> None:
+        """Take note of whom the next round waits for."""
+        ...
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
         """Take note that the plan goes out to ``sites``; updates of ``kept`` are here already."""

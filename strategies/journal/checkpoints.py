@@ -126,6 +126,7 @@ class Checkpoints:
             "best-score": position.best_score if position.best_round else None,
             "epochs": asdict(position.epochs),
             "pace": dict(position.pace),
+            "absent": sorted(position.absent),
             "history-bytes": checkpoint.history_bytes,
             "record": checkpoint.record,
             "run": dict(checkpoint.run),
@@ -189,6 +190,7 @@ class Checkpoints:
             best_round=best_round,
             best_score=float("-inf") if best_score is None else best_score,
             pace=told["pace"],
+            absent=frozenset(told.get("absent", [])),  # which earlier versions did not have
         )
         return Checkpoint(position, told["run"], told["history-bytes"], told["record"])
 

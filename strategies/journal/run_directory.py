@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 from flwr.common import log
 
+from strategies.attendance import Awaited
 from strategies.averaging import Arrays, Update, uniform, weighted_mean
 from strategies.errors import MdcError, RunError
 from strategies.fault_points import reach
@@ -183,6 +184,10 @@ class RunDirectory:
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to the event log, which live views follow."""
         append_line(self.path / EVENTS, {"event": kind, "time": round(time.time(), 3), **fields})
+
+    def sites_awaited(self, awaited: Awaited) -> None:
+        """Log whom the next round waits for."""
+        self.event("sites-awaited", **asdict(awaited))
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
         """Log the plan, whom it goes to, and whose updates are here already."""

@@ -26,6 +26,7 @@ from flwr.serverapp.strategy import Result
 from numpy.typing import NDArray
 
 from strategies.asks import LATE_WINDOW_S
+from strategies.attendance import Awaited
 from strategies.averaging import Update, uniform
 from strategies.causes import Cause
 from strategies.colearning import CoLearning
@@ -86,6 +87,10 @@ class Watcher:
     positions: list[Position] = field(default_factory=list)
     retried: list[RoundRecord] = field(default_factory=list)
     failed: list[RoundRecord] = field(default_factory=list)
+    awaited: list[Awaited] = field(default_factory=list)
+
+    def sites_awaited(self, awaited: Awaited) -> None:
+        self.awaited.append(awaited)
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
         self.told.append((self.name, "started", plan.round, list(sites), list(kept)))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.server.utils.validator import validate_message
 
 from strategies.exchange import NO_REPLY, Exchange, exchange
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, from_superlink
@@ -326,3 +327,37 @@ def test_a_message_that_the_superlink_gave_up_is_no_late_reply_and_is_forgotten(
     pulls = nodes.num_pulls
     assert list(talk.late()) == []
     assert nodes.num_pulls == pulls
+
+
+class StrictGrid(FakeGrid):
+    """Refuses a message whose time to live is over, as the SuperLink does, with an HTTP error."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        (message,) = messages
+        if errors := validate_ttl(message):
+            raise OSError(f"Server error '500 Internal Server Error': {errors}")
+        return super().push_messages([message])
+
+
+def validate_ttl(message: Message) -> list[str]:
+    """Return what Flower's own check of a message says of its time to live."""
+    return [error for error in validate_message(message, is_reply_message=False) if "TTL" in error]
+
+
+def test_a_message_that_expired_before_it_was_sent_has_no_reply_and_ends_nothing() -> None:
+    expired, alive = messages(A, B)
+    expired.metadata.ttl = 1e-6
+    nodes = StrictGrid({A: answers("a"), B: answers("b")})
+    assert validate_ttl(expired) == ["Message TTL has expired"]
+    first, second = exchange(nodes, [expired, alive], DEADLINE_S)
+    assert (source(first), first.error.code) == (A, NO_REPLY)
+    assert said(second) == "b"
+
+
+def test_any_other_failure_of_the_grid_is_raised() -> None:
+    class Broken(FakeGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            raise OSError("the SuperLink is gone")
+
+    with pytest.raises(OSError, match="the SuperLink is gone"):
+        list(exchange(Broken({A: answers("a")}), messages(A), DEADLINE_S))

@@ -104,6 +104,7 @@ class Bench:
             "min_sites": 2,
             "max_round_retries": 1,
             "wait_s": 5.0,
+            "quorum_patience_s": 0.0,
             "pacing": Pacing(Deadline(fixed_s=100.0), quorum=2),
             "site_evaluation": False,
             "on_event": lambda kind, **more: self.events.append((kind, more)),
