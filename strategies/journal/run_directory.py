@@ -293,6 +293,12 @@ def mark_interrupted(run_dir: Path) -> None:
         log(WARNING, "%s does not say that the run was interrupted: %s", path, error)
 
 
+def count_rounds(run_dir: Path) -> int:
+    """Return how many rounds are in the history, however its last line is; 0 without one."""
+    path = run_dir / HISTORY
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
     """Return the rounds recorded in a run directory.
 
