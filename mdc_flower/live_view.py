@@ -28,6 +28,8 @@ class RunState:
     def __init__(self) -> None:
         self.headline = "starting"
         self.sites: dict[str, str] = {}
+        self.seen: set[str] = set()
+        self.lost: dict[str, int] = {}
         self.plan: Mapping[str, Any] = {}
         self.epoch_budget = 0
         self.num_rounds = 0
@@ -50,6 +52,7 @@ class RunState:
             case "run-started":
                 self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
                 self.sites = dict.fromkeys(event["sites"], "ready")
+                self.seen |= set(self.sites)
                 self.headline = "running"
                 return f"{len(self.sites)} sites: {', '.join(self.sites)}"
             case "run-resumed":
@@ -66,6 +69,7 @@ class RunState:
                 self.plan = event["plan"]
                 self.sites = dict.fromkeys(event["kept"], "done")
                 self.sites |= dict.fromkeys(event["sites"], "training")
+                self.seen |= set(self.sites)
             case "site-answered":
                 why = event["dropped"]
                 self.sites[event["site"]] = f"dropped: {why}" if why else "done"
@@ -100,11 +104,24 @@ class RunState:
         outcome = "failed" if event["failed"] else scores
         change = event["relative_change"]
         return (
-            f"round {event['round']}: {len(event['participants'])} of {len(self.sites)} sites, "
+            f"round {event['round']}: {self._took_part(event)}, "
             f"{describe_work(plan)}, lr {describe_lr(plan)}, {outcome}"
             + (f", relative change {change:.3f}" if change is not None else "")
             + f", {event['seconds']:.1f} s{self._time_left()}"
         )
+
+    def _took_part(self, event: Mapping[str, Any]) -> str:
+        """Return how many of all sites took part in a round, and when those that are gone left."""
+        took_part, gone = event["participants"], event.get("missing", [])
+        for site in self.seen:
+            if site in took_part:
+                self.lost.pop(site, None)
+            else:
+                self.lost.setdefault(site, event["round"])
+        # Of one that went before this view began it is not known when.
+        away = [f"lost in round {self.lost[s]}" if s in self.lost else "not online" for s in gone]
+        text = f"{len(took_part)} of {len(self.seen | set(gone))} sites"
+        return ", ".join([text, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
 
     def _time_left(self) -> str:
         """Return the estimate from the epochs (or rounds) done and the time they took."""
