@@ -23,7 +23,7 @@ from strategies.averaging import Arrays
 from strategies.batch_norm import Layers
 from strategies.causes import Cause
 from strategies.deadline import Deadline, Pacing
-from strategies.errors import EngineError, QuorumError
+from strategies.errors import EngineError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
@@ -43,8 +43,9 @@ from strategies.recipes import Recipe
 from strategies.reply_gate import Rejection, engine_died, judge_train
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver, causes_of_absence, reasons, unheard
+from strategies.round_record import RoundRecord, RunObserver
 from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
+from strategies.too_few import too_few
 from strategies.traffic import Traffic
 
 SELECTION_METRIC = "validation-accuracy"
@@ -323,6 +324,8 @@ class CoLearning(Strategy):
         ------
         QuorumError
             If a round had too few updates as often as it may be tried.
+        SiteInputError
+            The same, where sites cannot use their config, data or model.
         EngineError
             If the simulation's worker died.
         """
@@ -422,15 +425,12 @@ class CoLearning(Strategy):
             if record.attempts > self.max_round_retries:
                 for observer in self.observers:
                     observer.round_failed(record)
-                raise QuorumError(
-                    f"round {number} has too few updates, after {record.attempts} attempts",
-                    where="min-sites",
-                    got=len(record.participants),
-                    expected=f"{self.min_sites} or more",
-                    hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
-                    f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
-                    dropped=unheard(record.dropped, record.missing),
-                    causes=causes_of_absence(record.causes, record.missing),
+                raise too_few(
+                    f"round {number} has too few updates",
+                    record,
+                    len(record.participants),
+                    self.min_sites,
+                    asks.roster.nodes,
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)

@@ -28,7 +28,7 @@ from strategies.averaging import Arrays, Update, Weighting
 from strategies.batch_norm import Layers, pooled_statistics
 from strategies.causes import Cause
 from strategies.deadline import Pacing
-from strategies.errors import EngineError, QuorumError
+from strategies.errors import EngineError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
@@ -40,8 +40,8 @@ from strategies.messages import (
     statistics_content,
 )
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
-from strategies.round_record import causes_of_absence, reasons, unheard
 from strategies.site_metrics import judged_evaluations
+from strategies.too_few import too_few
 from strategies.traffic import Traffic
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -130,6 +130,8 @@ class Recalibration:
         ------
         QuorumError
             If too few sites answered as often as they may be asked.
+        SiteInputError
+            The same, where sites cannot use their config, data or model.
         EngineError
             If the simulation's worker died.
         """
@@ -166,16 +168,12 @@ class Recalibration:
                 record.participants = {update.site: update.num_examples for update in updates}
                 return pooled_statistics(updates, self.weighting, self.layers), record
             if record.attempts > self.max_round_retries:
-                raise QuorumError(
-                    "too few sites sent statistics of the final model, after "
-                    f"{record.attempts} attempts",
-                    where="min-sites",
-                    got=len(updates),
-                    expected=f"{self.min_sites} or more",
-                    hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
-                    f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
-                    dropped=unheard(record.dropped, record.missing),
-                    causes=causes_of_absence(record.causes, record.missing),
+                raise too_few(
+                    "too few sites sent statistics of the final model",
+                    record,
+                    len(updates),
+                    self.min_sites,
+                    self.sites.roster.nodes,
                 )
             record.attempts += 1
 
