@@ -14,6 +14,7 @@ from strategies.errors import (
     PlanError,
     QuorumError,
     RunError,
+    SiteInputError,
 )
 from strategies.journal.files import DamagedError, StorageError
 from strategies.journal.lock import LockedError
@@ -92,6 +93,7 @@ def test_one_clause_catches_every_error_of_the_project(kind: type[MdcError]) -> 
         (ConfigError, 2),
         (DataError, 2),
         (ModelError, 2),
+        (SiteInputError, 2),
         (QuorumError, 3),
         *((kind, 1) for kind in (PlanError, DeadlineError, RunError, EngineError)),
         *((kind, 1) for kind in (StorageError, DamagedError, LockedError)),
