@@ -39,7 +39,8 @@ from strategies.journal.run_directory import (
 )
 from strategies.messages import arrays_to_record
 from strategies.position import Position
-from strategies.roster import Roster, wait_for_sites
+from strategies.roster import Roster
+from strategies.waiting import wait_for_sites
 
 app = ServerApp()
 

@@ -8,7 +8,8 @@ from logging import WARNING
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from strategies.roster import HELLO_DEADLINE_S, Roster, refresh, wait_until_online
+from strategies.roster import HELLO_DEADLINE_S, Roster, refresh
+from strategies.waiting import wait_until_online
 
 
 @dataclass(frozen=True)

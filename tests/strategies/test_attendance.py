@@ -12,7 +12,8 @@ from strategies.errors import QuorumError
 from strategies.journal.run_directory import run_directory
 from strategies.position import Position
 from strategies.recipes import fedavg
-from strategies.roster import TELL_S, refresh
+from strategies.roster import refresh
+from strategies.waiting import TELL_S
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, from_superlink, grid_of
 from tests.strategies.test_colearning import Watcher, model, run, strategy_of, two_sites
 

@@ -14,9 +14,8 @@ from strategies.roster import (
     Roster,
     Silence,
     refresh,
-    wait_for_sites,
-    wait_until_online,
 )
+from strategies.waiting import wait_for_sites, wait_until_online
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
