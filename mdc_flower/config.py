@@ -117,6 +117,7 @@ class RunConfig(ConfigModel):
     min_sites: Count = 0  # 0 for more than half of num-sites
     max_round_retries: Count = 2
     wait_for_sites_s: Positive = 600.0
+    quorum_patience_s: Positive = 86400.0
     round_deadline_s: NotNegative = 0.0  # 0 to learn it from the sites
     deadline_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
     longest_round_s: Positive = 86400.0

@@ -62,7 +62,7 @@ class EventFiles:
     def round_started(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: a round is written when it is over."""
 
-    site_answered = round_retried = round_folded = round_started
+    sites_awaited = site_answered = round_retried = round_folded = round_started
 
     def round_finished(self, record: RoundRecord, position: Position) -> None:
         """Write the round."""

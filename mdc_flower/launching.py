@@ -100,6 +100,7 @@ def run_supervised(
     """
     from mdc_flower.engines import supervise
     from mdc_flower.live_view import LiveView
+    from strategies.journal.run_directory import count_rounds
 
     def on_restart(error: Exception, number: int, pause_s: float) -> None:
         text = f"the run died: {error}\nrestart {number} of {config.max_restarts} in {pause_s:g} s"
@@ -109,7 +110,7 @@ def run_supervised(
     console.print(f"run directory: {run_dir}", highlight=False)
     try:
         with LiveView(run_dir, console):
-            supervise(config, launch, on_restart)
+            supervise(config, launch, on_restart, lambda: count_rounds(run_dir))
     except BaseException as error:
         _close(run_dir, error, resume_command)
         raise

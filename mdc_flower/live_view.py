@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mdc_flower.tail import Tail
+from strategies.attendance import Awaited
 from strategies.journal.run_directory import EVENTS, read_event
 from strategies.messages import VALIDATION_ACCURACY
 
@@ -30,7 +31,9 @@ class RunState:
         self.headline = "starting"
         self.sites: dict[str, str] = {}
         # By round: the next one may begin before a round's model is evaluated.
-        self.sites_of: dict[int, dict[str, str]] = {}
+        self.seen_by: dict[int, frozenset[str]] = {}
+        self.seen: frozenset[str] = frozenset()
+        self.lost: dict[str, int] = {}
         self.plan: Mapping[str, Any] = {}
         self.epoch_budget = 0
         self.num_rounds = 0
@@ -46,9 +49,14 @@ class RunState:
             case "waiting-for-sites":
                 expected = event["expected"] or "?"
                 self.headline = f"waiting for sites: {len(event['online'])} of {expected} online"
+            case "sites-awaited":
+                fields = {name: event[name] for name in Awaited.__dataclass_fields__}
+                self.headline = str(Awaited(**fields))
+                return self.headline
             case "run-started":
                 self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
                 self.sites = dict.fromkeys(event["sites"], "ready")
+                self.seen |= set(self.sites)
                 self.headline = "running"
                 return f"{len(self.sites)} sites: {', '.join(self.sites)}"
             case "run-resumed":
@@ -60,11 +68,13 @@ class RunState:
                 count = len(event["participants"])
                 return f"round {event['round']}: {count} updates, {event['quorum']} needed: again"
             case "round-started":
+                self.headline = "running"
                 self.first_round_at = self.first_round_at or time.monotonic()
                 self.plan = event["plan"]
                 self.sites = dict.fromkeys(event["kept"], "done")
                 self.sites |= dict.fromkeys(event["sites"], "training")
-                self.sites_of[self.plan["round"]] = self.sites
+                self.seen |= set(self.sites)
+                self.seen_by[self.plan["round"]] = self.seen
             case "site-answered":
                 why = event["dropped"]
                 self.sites[event["site"]] = f"dropped: {why}" if why else "done"
@@ -92,7 +102,6 @@ class RunState:
 
     def _finish_round(self, event: Mapping[str, Any]) -> str:
         plan = event["plan"]
-        sites = self.sites_of.pop(event["round"], self.sites)
         # A run that goes on has counted a round whose model was still to be evaluated.
         if event["round"] > self.rounds_done:
             self.epochs_done += plan["local_epochs"]
@@ -102,11 +111,25 @@ class RunState:
         outcome = "failed" if event["failed"] else scores
         change = event["relative_change"]
         return (
-            f"round {event['round']}: {len(event['participants'])} of {len(sites)} sites, "
+            f"round {event['round']}: {self._took_part(event)}, "
             f"{describe_work(plan)}, lr {describe_lr(plan)}, {outcome}"
             + (f", relative change {change:.3f}" if change is not None else "")
             + f", {event['seconds']:.1f} s{self._time_left()}"
         )
+
+    def _took_part(self, event: Mapping[str, Any]) -> str:
+        """Return how many of all sites took part in a round, and when those that are gone left."""
+        took_part, gone = event["participants"], event.get("missing", [])
+        seen = self.seen_by.pop(event["round"], self.seen)
+        for site in seen:
+            if site in took_part:
+                self.lost.pop(site, None)
+            else:
+                self.lost.setdefault(site, event["round"])
+        # Of one that went before this view began it is not known when.
+        away = [f"lost in round {self.lost[s]}" if s in self.lost else "not online" for s in gone]
+        text = f"{len(took_part)} of {len(seen | set(gone))} sites"
+        return ", ".join([text, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
 
     def _time_left(self) -> str:
         """Return the estimate from the epochs (or rounds) done and the time they took."""

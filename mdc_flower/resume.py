@@ -13,6 +13,7 @@ MAY_CHANGE = frozenset(
         "min-sites",
         "max-round-retries",
         "wait-for-sites-s",
+        "quorum-patience-s",
         "round-deadline-s",
         "deadline-factor",
         "longest-round-s",

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from logging import ERROR
+from logging import ERROR, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_card import run_code
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import Task, load_task
+from strategies.attendance import Awaited
 from strategies.colearning import CoLearning
 from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.journal.files import StorageError, write_atomically
@@ -44,7 +45,8 @@ from strategies.log import log
 from strategies.messages import arrays_to_record
 from strategies.pending_evaluation import one_thread
 from strategies.position import Position
-from strategies.roster import Roster, wait_for_sites
+from strategies.roster import Roster
+from strategies.waiting import wait_for_sites
 
 app = ServerApp()
 
@@ -179,6 +181,7 @@ def _run(
                 kit_of_coordinator(),
             )
         ),
+        **_terms_of_return(record, config),
     )
     _check_partitions(roster, config)
     _check_local_statistics(roster, config)
@@ -227,6 +230,7 @@ def _run(
             min_sites=config.quorum(config.num_sites or roster.num_partitions),
             max_round_retries=config.max_round_retries,
             wait_s=config.wait_for_sites_s,
+            quorum_patience_s=0.0 if roster.simulated else config.quorum_patience_s,
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
             executor=executor,
@@ -242,6 +246,28 @@ def _run(
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")
         ],
+    }
+
+
+def _terms_of_return(record: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """Return for whom, and how long, a run that goes on waits; nothing for a new run."""
+    if record.checkpoint is None:
+        return {}
+    position = record.checkpoint.position
+
+    def tell(roster: Roster, left_s: float) -> None:
+        missing = sorted({*position.pace, *roster.names} - set(roster.nodes))
+        quorum = config.quorum(config.num_sites or roster.num_partitions)
+        awaited = Awaited(missing, len(roster.nodes), quorum, left_s)
+        log(WARNING, "%s", awaited)
+        record.sites_awaited(awaited)
+
+    return {
+        "known": position.pace,
+        "absent": position.absent,
+        # Simulated sites, which have their data from a partition, are there at once or never.
+        "patience_s": 0.0 if record.checkpoint.run["partition"] else config.quorum_patience_s,
+        "on_wait": tell,
     }
 
 

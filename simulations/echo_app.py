@@ -36,7 +36,7 @@ from strategies.messages import (
 )
 from strategies.position import Position
 from strategies.recipes import fedavg
-from strategies.roster import wait_for_sites
+from strategies.waiting import wait_for_sites
 
 NUM_ARRAYS = 10
 

@@ -55,8 +55,8 @@ class Cause(StrEnum):
     """The reply was damaged on the coordinator's disk."""
 
 
-BAD_INPUT = frozenset({Cause.CONFIG, Cause.DATA, Cause.MODEL})
-"""Causes that stand in a config, a data set or a model: trying again does not help."""
+BAD_INPUT = frozenset({Cause.CONFIG, Cause.DATA, Cause.MODEL, Cause.PLAN})
+"""What a site cannot use: a config, data, a model or a plan. Trying again does not help."""
 
 _SENT: dict[type[BaseException], tuple[int, Cause]] = {
     # Flower's own numbers are below 100.

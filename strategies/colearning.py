@@ -19,13 +19,13 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.asks import Asks
-from strategies.attendance import Attendance
+from strategies.attendance import Attendance, Awaited
 from strategies.averaging import Arrays, bounded
 from strategies.batch_norm import Layers
 from strategies.causes import Cause
 from strategies.claims import Claims
-from strategies.deadline import Deadline
-from strategies.errors import DivergedError, EngineError, QuorumError
+from strategies.deadline import Deadline, Pacing
+from strategies.errors import DivergedError, EngineError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
@@ -47,8 +47,9 @@ from strategies.recipes import Recipe
 from strategies.reply_gate import Rejection, engine_died, judge_train, unfit_model
 from strategies.roster import Roster
 from strategies.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver, causes_of_absence, reasons, unheard
+from strategies.round_record import RoundRecord, RunObserver
 from strategies.site_metrics import judged_evaluations, mean_metrics, mean_validation
+from strategies.too_few import too_few
 from strategies.traffic import Traffic
 
 SELECTION_METRIC = "validation-accuracy"
@@ -66,7 +67,8 @@ class CoLearning(Strategy):
     recipe : Recipe
         The method: schedule, local epochs, weighting, outer optimizer, horizon.
     roster : Roster
-        Sites that are online at the start; looked up anew before every round.
+        Sites that are online at the start, after a wait for all; looked up anew before every
+        round.
     seed : int
         The run's seed.
     trainable : frozenset of str
@@ -87,6 +89,8 @@ class CoLearning(Strategy):
         How often a round is repeated before the run stops.
     wait_s : float
         Longest wait, in seconds, for sites that have gone: at the start of a round, and in it.
+    quorum_patience_s : float
+        Longest wait, in seconds, for the quorum, where it is longer than ``wait_s``.
     deadline : Deadline
         How long a round's replies are waited for.
     max_relative_update : float
@@ -112,6 +116,7 @@ class CoLearning(Strategy):
         min_sites: int = 1,
         max_round_retries: int = 2,
         wait_s: float = 600.0,
+        quorum_patience_s: float = 0.0,
         deadline: Deadline | None = None,
         max_relative_update: float = 0.0,
         executor: Executor | None = None,
@@ -126,16 +131,19 @@ class CoLearning(Strategy):
         self.min_sites = min_sites
         self.max_round_retries = max_round_retries
         self.wait_s = wait_s
+        self.quorum_patience_s = quorum_patience_s
         self.deadline = deadline or Deadline()
         self.max_relative_update = max_relative_update
         self.executor = executor or Inline()
         self.variances = variances
         # Sites that an earlier process knew are missed, too.
-        known = position.pace if position else ()
-        self._sites = Attendance(replace(roster, names=roster.names | set(known)))
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round by its own config; budgets may have changed.
         self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
+        known = {*start.pace, *start.absent}
+        roster = replace(roster, names=roster.names | known)
+        # The wait at the start was for them, too.
+        self._sites = Attendance(roster, frozenset(roster.missing))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
         self._claims = Claims()
@@ -167,14 +175,19 @@ class CoLearning(Strategy):
         else:
             record, traffic = again.record, again.asks.traffic
             record.attempts += 1
-        record.deadline_s = self.deadline.seconds(
-            self._position.pace, plan.local_steps or plan.local_epochs, record.attempts
-        )
         kept = self.updates.sites()
+        pacing = self._pacing(_work(plan)).knowing(self.updates.updates())
+        longest_s = pacing.seconds(pacing.pace, record.attempts)
         self._sites = self._sites.waited(
-            grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
+            grid,
+            kept,
+            self.min_sites,
+            min(self.wait_s, longest_s),
+            self.quorum_patience_s,
+            self._tell_awaited,
         )
         roster = self._sites.roster
+        record.deadline_s = pacing.seconds({*roster.nodes, *kept}, record.attempts)
         record.missing = sorted(set(roster.missing) - set(kept) - set(traffic.times))
         asks = Asks(
             grid,
@@ -185,6 +198,7 @@ class CoLearning(Strategy):
             wait_s=self.wait_s,
             kept=kept,
             traffic=traffic,
+            pacing=replace(pacing, simulated=roster.simulated),
         )
         self._round = _OpenRound(plan, record, asks)
         asked = [site for site in roster.nodes if site not in kept]
@@ -267,17 +281,27 @@ class CoLearning(Strategy):
         """
         if not (self.site_evaluation and self._is_over(self._counted())):
             return []
-        asks, deadline_s = self._opened().asks, self._opened().record.deadline_s
-        return [
-            asks.message(site, node, MessageType.EVALUATE, evaluate_content(arrays), deadline_s)
-            for site, node in self._sites.roster.nodes.items()
-        ]
+        opened, roster = self._opened(), self._sites.roster
+        pacing = self._pass_pacing({**self._position.pace, **opened.pace})
+        opened.evaluation = Asks(
+            grid,
+            roster,
+            opened.plan.round,
+            lambda left_s: evaluate_content(arrays),
+            deadline_s=pacing.seconds(roster.nodes),
+            wait_s=0.0,
+            kind=MessageType.EVALUATE,
+            pacing=pacing,
+            again=False,
+        )
+        return opened.evaluation.first()
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
-        record, asks = self._opened().record, self._opened().asks
+        opened = self._opened()
+        record, asks = opened.record, opened.evaluation or opened.asks
         record.site_evaluation = judged_evaluations(
             replies, asks, record.dropped, self._claims, self.recipe.max_site_weight
         )
@@ -324,6 +348,8 @@ class CoLearning(Strategy):
         ------
         QuorumError
             If a round had too few updates as often as it may be tried.
+        SiteInputError
+            The same, where sites cannot use their config, data or model.
         EngineError
             If the simulation's worker died.
         DivergedError
@@ -383,11 +409,6 @@ class CoLearning(Strategy):
         on_event
             Told what happens, as a kind and fields.
         """
-        epochs = self._position.epochs
-        # One pass forward and both transfers take less than a round of epochs. A round of steps may
-        # be shorter than a pass, and tells nothing about it.
-        pace = {} if self.recipe.local_steps else self._position.pace
-        work = max(1, epochs.local_epochs)
         return Recalibration(
             layers=layers,
             weighting=self.recipe.weighting,
@@ -395,15 +416,32 @@ class CoLearning(Strategy):
             claims=self._claims,
             updates=updates,
             results=results,
-            round_number=epochs.rounds_done,
+            round_number=self._position.epochs.rounds_done,
             sites=self._sites,
             min_sites=self.min_sites,
             max_round_retries=self.max_round_retries,
             wait_s=self.wait_s,
-            deadline_s=lambda attempt: self.deadline.seconds(pace, work, attempt),
+            quorum_patience_s=self.quorum_patience_s,
+            pacing=self._pass_pacing(self._position.pace),
             site_evaluation=self.site_evaluation,
             on_event=on_event,
         )
+
+    def _pacing(self, work: int, pace: Mapping[str, float] | None = None) -> Pacing:
+        """Return how long sites may take for so much work, by their paces until now."""
+        known = self._position.pace if pace is None else pace
+        return Pacing(
+            self.deadline, self.min_sites, known, work, simulated=self._sites.roster.simulated
+        )
+
+    def _pass_pacing(self, pace: Mapping[str, float]) -> Pacing:
+        """Return how long sites may take to pass their data once through a model.
+
+        One pass forward and both transfers take less than a round of epochs. A round of steps may
+        be shorter than a pass, and tells nothing about it.
+        """
+        known = {} if self.recipe.local_steps else pace
+        return self._pacing(max(1, self._position.epochs.local_epochs), known)
 
     def _train(
         self,
@@ -426,15 +464,12 @@ class CoLearning(Strategy):
             if record.attempts > self.max_round_retries:
                 for observer in self.observers:
                     observer.round_failed(record)
-                raise QuorumError(
-                    f"round {number} has too few updates, after {record.attempts} attempts",
-                    where="min-sites",
-                    got=len(record.participants),
-                    expected=f"{self.min_sites} or more",
-                    hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
-                    f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
-                    dropped=unheard(record.dropped, record.missing),
-                    causes=causes_of_absence(record.causes, record.missing),
+                raise too_few(
+                    f"round {number} has too few updates",
+                    record,
+                    len(record.participants),
+                    self.min_sites,
+                    asks.roster.nodes,
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
@@ -451,7 +486,8 @@ class CoLearning(Strategy):
         record = self._opened().record
         messages = list(self.configure_evaluate(number, arrays, config or ConfigRecord(), grid))
         record.sent_bytes += arrays.count_bytes() * len(messages)
-        replies = exchange.replies(messages, record.deadline_s)
+        asks = self._opened().evaluation
+        replies = exchange.replies(messages, asks.deadline_s, asks) if asks else []
         sites_metrics = self.aggregate_evaluate(number, replies)
         if sites_metrics is not None:
             result.evaluate_metrics_clientapp[number] = sites_metrics
@@ -460,9 +496,11 @@ class CoLearning(Strategy):
         """Close the round: move to the position after it; return its record, not yet finished."""
         opened, before = self._opened(), self._position
         record = opened.record
+        late_pace: dict[str, float] = {}
         for asked in exchange.late():
             site = opened.asks.name_of(asked.dst_node_id)
             record.late[site] = int(asked.group_id)
+            late_pace[site] = asked.seconds / _work(opened.plan)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
         self._position = replace(
@@ -470,7 +508,10 @@ class CoLearning(Strategy):
             arrays=record_to_arrays(arrays),
             epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
             outer_state=opened.outer_state,
-            pace={**before.pace, **opened.pace},
+            # A site that has never answered in time would be given too little time for ever; one
+            # that has become slower is not waited for longer, or it could stop all the others.
+            pace={**late_pace, **before.pace, **opened.pace},
+            absent=self._sites.absent,
             unfinished=record,
         )
         for observer in self.observers:
@@ -527,7 +568,7 @@ class CoLearning(Strategy):
             log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
             asks.reject(site)
         else:
-            pace = asks.seconds_of(site) / (plan.local_steps or plan.local_epochs)
+            pace = asks.seconds_of(site) / _work(plan)
             self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
@@ -552,6 +593,10 @@ class CoLearning(Strategy):
             "another outer-optimizer; the global model in the run directory is that of the "
             "round before",
         )
+
+    def _tell_awaited(self, awaited: Awaited) -> None:
+        for observer in self.observers:
+            observer.sites_awaited(awaited)
 
     def _counted(self) -> EpochState:
         """Return the epochs as they are when the open round is over."""
@@ -579,6 +624,8 @@ class _OpenRound:
         What has happened.
     asks : Asks
         The attempt that goes on.
+    evaluation : Asks or None
+        The exchange in which the sites evaluate the new model, if there is one.
     pace : dict
         Seconds that each site whose update counts took for a unit of work.
     outer_state : Arrays
@@ -588,8 +635,14 @@ class _OpenRound:
     plan: RoundPlan
     record: RoundRecord
     asks: Asks
+    evaluation: Asks | None = None
     pace: Mapping[str, float] = field(default_factory=dict)
     outer_state: Arrays = field(default_factory=dict)
+
+
+def _work(plan: RoundPlan) -> int:
+    """Return a round's units of work: local epochs, or steps."""
+    return plan.local_steps or plan.local_epochs
 
 
 def _scores(record: RoundRecord) -> list[tuple[int, float]]:

@@ -88,6 +88,12 @@ class RunError(MdcError):
     """The run could not go on: no sites, an engine that died, a directory in use."""
 
 
+class SiteInputError(RunError):
+    """A round failed because sites cannot use their config, data or model, or the round's plan."""
+
+    exit_code = 2
+
+
 class QuorumError(RunError):
     """Too few sites are there, or gave an update; the run can go on when they are back.
 

@@ -32,6 +32,8 @@ class Position:
     unfinished : RoundRecord or None
         The record of the last round while its model is not evaluated; whether it is the best is
         not known then.
+    absent : frozenset of str
+        Sites that have gone and been waited for in vain.
     """
 
     arrays: Arrays
@@ -41,3 +43,4 @@ class Position:
     best_score: float = float("-inf")
     pace: Mapping[str, float] = field(default_factory=dict)
     unfinished: "RoundRecord | None" = None
+    absent: frozenset[str] = frozenset()

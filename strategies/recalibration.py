@@ -27,7 +27,8 @@ from strategies.averaging import Arrays, Update, Weighting, bounded
 from strategies.batch_norm import Layers, pooled_statistics
 from strategies.causes import Cause
 from strategies.claims import Claims
-from strategies.errors import EngineError, QuorumError
+from strategies.deadline import Pacing
+from strategies.errors import EngineError
 from strategies.exchange import Exchange
 from strategies.fault_points import reach
 from strategies.journal.recalibrations import Recalibrations
@@ -41,8 +42,8 @@ from strategies.messages import (
 )
 from strategies.pending_evaluation import EvaluateFn
 from strategies.reply_gate import Rejection, engine_died, judge_statistics
-from strategies.round_record import causes_of_absence, reasons, unheard
 from strategies.site_metrics import judged_evaluations
+from strategies.too_few import too_few
 from strategies.traffic import Traffic
 
 
@@ -93,10 +94,10 @@ class Recalibration:
         Rounds done.
     sites : Attendance
         Who is there.
-    min_sites, max_round_retries, wait_s
+    min_sites, max_round_retries, wait_s, quorum_patience_s
         As for a round.
-    deadline_s : callable
-        Returns the seconds that replies are waited for, of the how manieth attempt.
+    pacing : Pacing
+        How long replies are waited for.
     site_evaluation : bool
         Whether the sites evaluate the model with its new statistics.
     on_event : callable
@@ -116,7 +117,8 @@ class Recalibration:
     min_sites: int
     max_round_retries: int
     wait_s: float
-    deadline_s: Callable[[int], float]
+    quorum_patience_s: float
+    pacing: Pacing
     site_evaluation: bool
     on_event: Callable[..., None]
     max_site_weight: float = 1.0
@@ -134,6 +136,8 @@ class Recalibration:
         ------
         QuorumError
             If too few sites answered as often as they may be asked.
+        SiteInputError
+            The same, where sites cannot use their config, data or model.
         EngineError
             If the simulation's worker died.
         """
@@ -171,16 +175,12 @@ class Recalibration:
                 weighting = bounded(self.weighting, updates, self.max_site_weight)
                 return pooled_statistics(updates, weighting, self.layers), record
             if record.attempts > self.max_round_retries:
-                raise QuorumError(
-                    "too few sites sent statistics of the final model, after "
-                    f"{record.attempts} attempts",
-                    where="min-sites",
-                    got=len(updates),
-                    expected=f"{self.min_sites} or more",
-                    hint=f"{reasons(record.dropped, record.missing)}. Each was waited for "
-                    f"{record.deadline_s:g} s: if that is too short, set round-deadline-s",
-                    dropped=unheard(record.dropped, record.missing),
-                    causes=causes_of_absence(record.causes, record.missing),
+                raise too_few(
+                    "too few sites sent statistics of the final model",
+                    record,
+                    len(updates),
+                    self.min_sites,
+                    self.sites.roster.nodes,
                 )
             record.attempts += 1
 
@@ -188,11 +188,19 @@ class Recalibration:
         self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, traffic: Traffic
     ) -> list[Update]:
         """Ask the sites whose statistics are not here; return all that are, in site order."""
-        record.deadline_s = self.deadline_s(record.attempts)
         kept = self.updates.sites()
+        pacing = self.pacing.knowing(self.updates.updates())
+        longest_s = pacing.seconds(pacing.pace, record.attempts)
         self.sites = self.sites.waited(
-            grid, kept, self.min_sites, min(self.wait_s, record.deadline_s)
+            grid,
+            kept,
+            self.min_sites,
+            min(self.wait_s, longest_s),
+            self.quorum_patience_s,
+            lambda awaited: self.on_event("sites-awaited", **asdict(awaited)),
         )
+        here = {*self.sites.roster.nodes, *kept}
+        record.deadline_s = pacing.seconds(here, record.attempts)
         packed = arrays_to_record(arrays)
         asks = Asks(
             grid,
@@ -204,6 +212,7 @@ class Recalibration:
             kept=kept,
             kind=STATISTICS,
             traffic=traffic,
+            pacing=pacing,
         )
         asked = [site for site in self.sites.roster.nodes if site not in kept]
         self.on_event("recalibration-started", round=self.round_number, sites=asked, kept=kept)
@@ -217,10 +226,10 @@ class Recalibration:
         record.sent_bytes = traffic.sent_bytes.total()
         record.received_bytes = traffic.received_bytes.total()
         self.sites = replace(self.sites, roster=asks.roster, absent=self.sites.absent | asks.gone())
-        here = self.updates.updates()
-        answered = {*traffic.times, *(update.site for update in here)}
+        updates = self.updates.updates()
+        answered = {*traffic.times, *(update.site for update in updates)}
         record.missing = sorted(set(self.sites.roster.missing) - answered)
-        return here
+        return updates
 
     def _take(
         self, reply: Message, asks: Asks, arrays: Arrays, record: RecalibrationRecord
@@ -250,7 +259,8 @@ class Recalibration:
             log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
             asks.reject(site)
         else:
-            self.updates.add(asks.traffic.noted_on(verdict))
+            pace = asks.seconds_of(site) / self.pacing.work
+            self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
             asks.accept(site)
@@ -272,10 +282,12 @@ class Recalibration:
             deadline_s=record.deadline_s,
             wait_s=0.0,
             kind=MessageType.EVALUATE,
+            pacing=self.pacing,
+            again=False,
         )
         messages = asks.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
-        replies = Exchange(grid).replies(messages, record.deadline_s)
+        replies = Exchange(grid).replies(messages, record.deadline_s, asks)
         record.site_evaluation = judged_evaluations(
             replies, asks, record.dropped, self.claims, self.max_site_weight
         )

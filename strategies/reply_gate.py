@@ -221,8 +221,9 @@ def _detail(reply: Message) -> str:
 
 def _check_no_error(reply: Message) -> None:
     if reply.has_error():
-        reason = reply.error.reason or f"code {reply.error.code}"
-        raise _UnfitError(cause_of(reply.error.code), f"the site failed: {reason.splitlines()[0]}")
+        cause, reason = cause_of(reply.error.code), reply.error.reason or f"code {reply.error.code}"
+        said = "" if cause is Cause.NO_REPLY else "the site failed: "
+        raise _UnfitError(cause, f"{said}{reason.splitlines()[0]}")
 
 
 def _check_plan_id(reply: Message, plan_id: str) -> None:

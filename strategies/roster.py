@@ -12,8 +12,8 @@ from logging import WARNING
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from strategies.errors import ConfigError, MdcError, QuorumError, RunError
-from strategies.exchange import NO_REPLY, exchange
+from strategies.errors import MdcError, RunError
+from strategies.exchange import exchange, is_no_reply
 from strategies.log import log
 from strategies.messages import SiteCard
 
@@ -39,10 +39,11 @@ class Admission:
 
 HELLO_DEADLINE_S = 120.0
 
+HELLO_LEAST_S = 30.0
+"""A hello lives no shorter: a SuperNode asks for messages every 3 s, and then starts a process."""
+
 ADMISSION_PAUSE_S = 30.0
 """Seconds after which a node that was not admitted is judged again: it may be by then."""
-
-PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,22 @@ class Roster:
         return {name: count for name, count in told.items() if count}
 
 
-def refresh(roster: Roster, grid: Grid, deadline_s: float | None = None) -> Roster:
+def refresh(
+    roster: Roster, grid: Grid, deadline_s: float | None = None, newcomer_s: float = 0.0
+) -> Roster:
     """Return the roster of the nodes that are online now, asking new ones who they are.
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is
     not in it, and is asked again: at once after the first time, then after pauses that grow, so
     that a hung one costs a small part of the time. One that refuses, or cannot say who it is,
-    is not asked again while it stays online.
+    is not asked again while it stays online. While one is asked for the first time, the
+    deadline is ``newcomer_s`` seconds or more.
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
     roster = without_gone(roster, online)
+    if online - {*roster.cards, *roster.refused, *roster.silent}:
+        deadline_s = max(deadline_s, newcomer_s)
     for reply in exchange(grid, hellos(roster, online, deadline_s), deadline_s):
         roster = introduced(roster, reply, deadline_s)
     return roster
@@ -153,8 +159,9 @@ def hellos(roster: Roster, online: Collection[int], deadline_s: float) -> list[M
     waiting = {node for node, silence in roster.silent.items() if now < silence.ask_at}
     for_good = set(roster.refused) - set(roster.silent)
     new = set(online) - set(roster.cards) - for_good - waiting
+    life_s = max(deadline_s, HELLO_LEAST_S)
     return [
-        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=deadline_s)
+        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=life_s)
         for node in sorted(new)
     ]
 
@@ -164,7 +171,7 @@ def introduced(roster: Roster, reply: Message, deadline_s: float) -> Roster:
     node = reply.metadata.src_node_id
     cards, refused, silent = dict(roster.cards), dict(roster.refused), dict(roster.silent)
     before, _ = silent.pop(node, None), refused.pop(node, None)
-    if reply.has_error() and reply.error.code == NO_REPLY:
+    if is_no_reply(reply):
         times = before.times + 1 if before else 1
         pause_s = deadline_s * (2 ** (times - 1) - 1)
         silent[node] = Silence(times, time.monotonic() + pause_s)
@@ -195,83 +202,3 @@ def _read_card(reply: Message) -> SiteCard:
 def _admit(roster: Roster, node: int, card: SiteCard) -> None:
     if reason := roster.admission.judge(node, card):
         raise RunError(reason, where=f"site {card.name!r}")
-
-
-def wait_for_sites(
-    grid: Grid,
-    num_sites: int | None,
-    wait_s: float,
-    min_sites: int | None = None,
-    on_progress: Callable[[Roster, int | None], None] = lambda roster, expected: None,
-    roster: Roster | None = None,
-) -> Roster:
-    """Wait, for a bounded time, until every expected site is online.
-
-    Parameters
-    ----------
-    grid
-        Flower's message transport.
-    num_sites
-        Sites to wait for; None takes the number of simulated sites there are.
-    wait_s
-        Longest wait, in seconds.
-    min_sites
-        With so many, the run goes on when the time is over; None for all that are expected.
-    on_progress
-        Called with the roster and the number expected (None while unknown) on each change.
-    roster
-        What is known at the start; None for nothing.
-
-    Raises
-    ------
-    QuorumError
-        If fewer sites are online when the time is over, naming those that are.
-    ConfigError
-        If ``num_sites`` is None and the sites are real.
-    """
-    started = time.monotonic()
-    roster = roster or Roster()
-    while True:
-        # The last look comes after the time is over: a site may have come during the one before.
-        left_s = wait_s - (time.monotonic() - started)
-        known, roster = roster, refresh(roster, grid, min(HELLO_DEADLINE_S, max(0.1, left_s)))
-        expected = num_sites or roster.num_partitions or None
-        if roster != known:
-            on_progress(roster, expected)
-        if expected is not None and len(roster.nodes) >= expected:
-            return roster
-        if num_sites is None and roster.cards and roster.num_partitions == 0:
-            raise ConfigError(
-                "how many real sites to wait for is not set",
-                where="num-sites",
-                got=0,
-                expected="the number of sites that take part",
-            )
-        if left_s <= 0:
-            break
-        time.sleep(min(PAUSE_S, left_s))
-    online = ", ".join(roster.nodes) or "no site"
-    if expected is None or len(roster.nodes) < (min_sites or expected):
-        raise QuorumError(
-            f"only {len(roster.nodes)} of {expected or 'the expected'} sites came online "
-            f"within {wait_s:g} s",
-            where="num-sites",
-            got=online + "".join(f"; refused: {why}" for why in roster.refused.values()),
-            expected=f"{min_sites} or more" if min_sites else "",
-            hint="Start the missing sites, or change num-sites, min-sites or wait-for-sites-s",
-        )
-    log(WARNING, "going on with %d of %d sites: %s", len(roster.nodes), expected, online)
-    return roster
-
-
-def wait_until_online(
-    roster: Roster, grid: Grid, enough: Callable[[Collection[str]], bool], wait_s: float
-) -> Roster:
-    """Wait, for a bounded time, until enough sites are online; return who is online then."""
-    started = time.monotonic()
-    while True:
-        left_s = wait_s - (time.monotonic() - started)
-        roster = refresh(roster, grid, min(HELLO_DEADLINE_S, max(0.1, left_s)))
-        if left_s <= 0 or enough(roster.nodes):
-            return roster
-        time.sleep(min(1.0, left_s))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from strategies.attendance import Awaited
 from strategies.causes import Cause
 from strategies.position import Position
 from strategies.round_plan import RoundPlan
@@ -38,7 +39,8 @@ class RoundRecord:
     attempts : int
         How often the round was tried: more than 1 where too few sites gave an update.
     deadline_s : float
-        Seconds after which a reply was not waited for.
+        Seconds that the sites were given. Once a quorum has answered the others may be given
+        up earlier; the reason in ``dropped`` says when.
     relative_change : float or None
         ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
     failed : bool
@@ -87,6 +89,10 @@ class RoundRecord:
 
 class RunObserver(Protocol):
     """Is told what happens in a run, when it happens."""
+
+    def sites_awaited(self, awaited: Awaited) -> None:
+        """Take note of whom the next round waits for."""
+        ...
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
         """Take note that the plan goes out to ``sites``; updates of ``kept`` are here already."""

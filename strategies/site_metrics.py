@@ -22,8 +22,9 @@ def judged_evaluations(
 ) -> dict[str, float]:
     """Return the mean of the sites' validation metrics; empty if none counts.
 
-    The reason why a reply does not count is added to ``dropped``; one is a count that is not what
-    ``claims`` know of the site. For ``max_share`` see `mean_validation`.
+    Those that count are noted in ``asks``; the reason why one does not is added to ``dropped``. One
+    reason is a count that is not what ``claims`` know of the site. For ``max_share`` see
+    `mean_validation`.
     """
     claims = claims or Claims()
     by_site: dict[str, Mapping[str, float]] = {}
@@ -41,6 +42,7 @@ def judged_evaluations(
             dropped[site] = f"{before}evaluation: {reason}"
         elif not isinstance(verdict, Rejection):
             by_site[site] = verdict
+            asks.accept(site)
     return mean_validation(dict(sorted(by_site.items())), max_share)
 
 

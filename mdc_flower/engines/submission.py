@@ -18,7 +18,14 @@ from mdc_flower.engines.flower_processes import (
     run_command,
     running,
 )
-from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
+from strategies.errors import (
+    ConfigError,
+    EngineError,
+    MdcError,
+    QuorumError,
+    RunError,
+    SiteInputError,
+)
 from strategies.journal.lock import read_owner
 from strategies.journal.run_directory import REFUSED, SUMMARY, read_events
 
@@ -57,6 +64,8 @@ def run_through(
         If a process died, or the run failed in a way that another try may mend.
     QuorumError
         If too few sites gave an update.
+    ConfigError, SiteInputError
+        If config, data or model cannot be used: before the run began, or at sites.
     RunError
         If the run failed for another reason.
     """
@@ -132,7 +141,9 @@ def _ended(summary: Mapping[str, Any], status: str, log_path: Path) -> MdcError:
     """Return the error for a run that did not finish, as its ServerApp told it if it could."""
     message = summary.get("error") or f"the run ended as {status!r}"
     hint = f"The log is {log_path}"
-    for told in (ConfigError, QuorumError):
+    # A run that was refused has no summary, and there is nothing to go on with.
+    unusable = SiteInputError if "status" in summary else ConfigError
+    for told in (unusable, QuorumError):
         if summary.get("exit-status") == told.exit_code:
             return told(message, hint=hint)
     kind = EngineError if summary.get("restart", True) else RunError

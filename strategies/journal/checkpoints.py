@@ -125,6 +125,7 @@ class Checkpoints:
             "best-score": position.best_score if position.best_round else None,
             "epochs": asdict(position.epochs),
             "pace": dict(position.pace),
+            "absent": sorted(position.absent),
             "history-bytes": checkpoint.history_bytes,
             "record": checkpoint.record,
             "finished": position.unfinished is None,
@@ -210,6 +211,7 @@ class Checkpoints:
             best_score=float("-inf") if best_score is None else best_score,
             pace=told["pace"],
             unfinished=None if finished else RoundRecord(**told["record"]),
+            absent=frozenset(told.get("absent", [])),  # which earlier versions did not have
         )
         return Checkpoint(position, told["run"], told["history-bytes"], told["record"])
 

@@ -4,11 +4,12 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from logging import WARNING
 from pathlib import Path
 from typing import Any
 
+from strategies.attendance import Awaited
 from strategies.averaging import Arrays, Update, uniform, weighted_mean
 from strategies.errors import MdcError, RunError
 from strategies.fault_points import reach
@@ -189,6 +190,10 @@ class RunDirectory:
         """Append one line to the event log, which live views follow."""
         append_line(self.path / EVENTS, {"event": kind, "time": round(time.time(), 3), **fields})
 
+    def sites_awaited(self, awaited: Awaited) -> None:
+        """Log whom the next round waits for."""
+        self.event("sites-awaited", **asdict(awaited))
+
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
         """Log the plan, whom it goes to, and whose updates are here already."""
         self.event("round-started", plan=plan.model_dump(), sites=list(sites), kept=list(kept))
@@ -310,6 +315,12 @@ def mark_interrupted(run_dir: Path) -> None:
                 write_summary(run_dir, summary | INTERRUPTED)
     except (LockedError, StorageError, ValueError, KeyError) as error:
         log(WARNING, "%s does not say that the run was interrupted: %s", path, error)
+
+
+def count_rounds(run_dir: Path) -> int:
+    """Return how many rounds are in the history, however its last line is; 0 without one."""
+    path = run_dir / HISTORY
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:

@@ -182,7 +182,7 @@ def test_a_run_that_fails_each_time_is_given_up(
 ) -> None:
     config = config_in(tmp_path / "run", max_restarts=2)
     always = Fault("folding", "raise", {"round": 3}, repeat=True)
-    with pytest.raises(EngineError, match="died 3 times: injected"):
+    with pytest.raises(EngineError, match="died 3 times without finishing a round: injected"):
         _supervise(config, tmp_path, [always], monkeypatch)
     assert summary_of(tmp_path / "run")["status"] == "failed"
     monkeypatch.undo()

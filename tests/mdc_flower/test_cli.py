@@ -450,7 +450,7 @@ def test_an_engine_that_dies_too_often_has_status_1(
     started = ray_does(monkeypatch, *[EngineError("no")] * 2)
     result = mdc("run", "--set", "model=mlp", "--set", "max-restarts=1")
     assert result.exit_code == 1
-    assert "max-restarts: the run died 2 times: no (got 1)" in result.stderr
+    assert "the run died 2 times without finishing a round: no (got 1)" in result.stderr
     assert "to go on" not in result.stderr  # it never began
     assert len(started) == 2
 

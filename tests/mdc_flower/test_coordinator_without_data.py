@@ -21,7 +21,7 @@ from mdc_flower.evaluation import evaluate_run
 from mdc_flower.live_view import RunState
 from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.reports.series import site_scores
-from strategies.errors import ConfigError, DataError, QuorumError
+from strategies.errors import ConfigError, DataError, QuorumError, SiteInputError
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import (
     BEST_MODEL,
@@ -322,5 +322,10 @@ def test_the_model_of_such_a_run_is_evaluated_on_a_data_set_that_is_named(tmp_pa
 
 
 def test_simulated_sites_have_no_examples_of_it(tmp_path: Path) -> None:
-    with pytest.raises(QuorumError, match="this site has no data set"):
-        run_in_process(config(tmp_path, max_round_retries=0), 2)
+    told = config(tmp_path, max_round_retries=0)
+    with pytest.raises(SiteInputError, match="this site has no data set") as caught:
+        run_in_process(told, 2)
+    assert "the config at site-0, site-1 cannot be used" in caught.value.what
+    assert "deadline" not in str(caught.value)  # they answered at once
+    summary = json.loads((Path(told.output_dir) / "summary.json").read_text())
+    assert (summary["status"], summary["exit-status"], summary["restart"]) == ("failed", 2, False)

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.launching import read_config, resumed_config, run_supervised
-from strategies.errors import ConfigError, QuorumError, RunError
+from strategies.errors import ConfigError, EngineError, QuorumError, RunError
 from strategies.journal.files import DamagedError
 
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -77,6 +77,25 @@ def test_what_does_not_go_with_resume(
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run to go on with"):
         resumed_config(tmp_path / "none", None, [], {})
+
+
+def test_a_run_may_die_again_after_every_round_that_it_has_finished(
+    tmp_path: Path, consoles: tuple[Console, Console], no_pause: list[float]
+) -> None:
+    history = tmp_path / "run" / "history.jsonl"
+    history.parent.mkdir()
+    launches: list[RunConfig] = []
+
+    def launch(config: RunConfig) -> None:
+        launches.append(config)
+        with history.open("a") as lines:
+            lines.write('{"round": 1}\n')
+        if len(launches) < 6:
+            raise EngineError("the SuperLink died")
+
+    config = read_run_config({"output-dir": str(history.parent), "max-restarts": 1})
+    run_supervised(config, launch, "mdc run", *consoles)
+    assert len(launches) == 6
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,51 @@ def test_a_failed_round_says_so() -> None:
     assert "relative change" not in line
 
 
+def lines_of_rounds(*rounds: tuple[list[str], list[str], list[str]]) -> list[str]:
+    """Return the lines of rounds, each of sites asked, sites that took part, and missing ones."""
+    events = [STARTED]
+    for number, (asked, took_part, missing) in enumerate(rounds, start=1):
+        changes = {"participants": {site: {} for site in took_part}, "missing": missing}
+        events += [{**ROUND, "sites": asked}, finished(round=number, **changes)]
+    return [line.split(", 2 epochs")[0] for line in lines_of(*events)[1:]]
+
+
+def test_a_lost_site_still_counts_and_the_line_says_since_when_it_is_gone() -> None:
+    both, north = ["north", "south"], ["north"]
+    lines = lines_of_rounds(
+        (both, both, []), (both, north, []), (north, north, ["south"]), (both, both, [])
+    )
+    assert lines == [
+        "round 1: 2 of 2 sites",
+        "round 2: 1 of 2 sites",
+        "round 3: 1 of 2 sites, south lost in round 2",
+        "round 4: 2 of 2 sites",
+    ]
+
+
+def test_a_site_that_is_lost_again_is_lost_since_then() -> None:
+    both, north = ["north", "south"], ["north"]
+    *_, last = lines_of_rounds((both, north, []), (both, both, []), (north, north, ["south"]))
+    assert last == "round 3: 1 of 2 sites, south lost in round 3"
+
+
+def test_of_a_site_that_was_gone_before_the_run_went_on_it_is_said_that_it_is_not_there() -> None:
+    both = ["north", "south"]
+    (line,) = lines_of_rounds((both, both, ["east"]))
+    assert line == "round 1: 2 of 3 sites, east not online"
+
+
+def test_who_is_waited_for_is_a_line_and_the_headline_until_the_round_begins() -> None:
+    state = RunState()
+    awaited = {"missing": ["south"], "num_here": 1, "quorum": 2, "left_s": 86400.0}
+    text = "waiting up to 24.0 h for south: only 1 of the 2 sites that are needed are here"
+    state.apply(STARTED)
+    assert state.apply({"event": "sites-awaited", "time": 1.0, **awaited}) == text
+    assert state.headline == text
+    state.apply(ROUND)
+    assert state.headline == "running"
+
+
 def test_a_repeated_round_is_a_line_with_what_came_and_what_it_needs() -> None:
     event = finished(event="round-retried", participants={"north": {}}, quorum=2)
     assert lines_of(STARTED, ROUND, event)[1:] == ["round 1: 1 updates, 2 needed: again"]
@@ -263,7 +308,7 @@ def test_a_round_may_finish_after_the_next_has_started() -> None:
     )
     assert [line.split(", ")[0] for line in lines[1:]] == [
         "round 1: 2 of 2 sites",
-        "round 2: 1 of 1 sites",
+        "round 2: 1 of 2 sites",
     ]
 
 

@@ -53,6 +53,7 @@ FREE = {
         "max-round-retries",
         "min-sites",
         "num-rounds",
+        "quorum-patience-s",
         "round-deadline-s",
         "wait-for-sites-s",
     )

@@ -18,7 +18,15 @@ def coordinator_identity(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the coordinator's modules, and its grid, one clock that moves by itself."""
     clock = Clock()
-    for module in ("asks", "colearning", "exchange", "recalibration", "roster"):
+    for module in (
+        "asks",
+        "attendance",
+        "colearning",
+        "exchange",
+        "recalibration",
+        "roster",
+        "waiting",
+    ):
         monkeypatch.setattr(f"strategies.{module}.time", clock)
     monkeypatch.setattr(FakeGrid, "clock", clock)
     return clock

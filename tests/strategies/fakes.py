@@ -365,8 +365,8 @@ def sends_nan(request: Message, reply: Message) -> Message | None:
     return reply
 
 
-def from_superlink(request: Message, reason: str) -> Message:
+def from_superlink(request: Message, reason: str, code: int = 5) -> Message:
     """Return the error with which the SuperLink answers in a node's place, as its own."""
-    reply = Message(Error(5, reason), reply_to=request)
+    reply = Message(Error(code, reason), reply_to=request)
     reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE
     return reply

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 
 from strategies.asks import LATE_WINDOW_S, LOOK_S, MAX_ASKS, Asks
+from strategies.exchange import NO_REPLY
 from strategies.messages import DEADLINE, ORDERS, SiteCard, deadline_of
 from strategies.roster import HELLO_DEADLINE_S, Roster, Silence, refresh
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, LinearSite, grid_of
@@ -310,3 +312,27 @@ def test_a_reply_of_someone_who_was_not_asked_has_no_site() -> None:
     asks.first()
     stranger = Message(RecordDict(), dst_node_id=C, message_type=MessageType.TRAIN)
     assert asks.site_of(Message(RecordDict(), reply_to=stranger)) is None
+
+
+def test_a_newcomer_whose_hello_expired_is_asked_again_in_the_round(clock: Clock) -> None:
+    grid = three()
+    asks = asked(asks_of(grid))
+    grid.nodes[D] = LinearSite("d")
+    clock.sleep(LOOK_S)
+    (hello,) = asks.due()
+    clock.sleep(HELLO_DEADLINE_S)
+    expired = Error(ErrorCode.MESSAGE_UNAVAILABLE, "it has expired")
+    asks.introduce(Message(expired, reply_to=hello))
+    assert asks.roster.refused == {}
+    assert due(asks, grid) == [D]
+
+
+def test_a_newcomer_that_had_no_time_to_answer_is_not_taken_for_a_silent_one(clock: Clock) -> None:
+    grid = three()
+    asks = asked(asks_of(grid))
+    grid.nodes[D] = LinearSite("d")
+    clock.sleep(LOOK_S)
+    (hello,) = asks.due()
+    clock.sleep(1.0)
+    asks.introduce(Message(Error(NO_REPLY, "no reply within 6 s"), reply_to=hello))
+    assert (asks.roster.refused, asks.roster.silent) == ({}, {})

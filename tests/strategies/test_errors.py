@@ -15,6 +15,7 @@ from strategies.errors import (
     PlanError,
     QuorumError,
     RunError,
+    SiteInputError,
 )
 from strategies.journal.files import DamagedError, StorageError
 from strategies.journal.lock import LockedError
@@ -95,6 +96,7 @@ def test_one_clause_catches_every_error_of_the_project(kind: type[MdcError]) -> 
         (DataError, 2),
         (ModelError, 2),
         (DivergedError, 2),
+        (SiteInputError, 2),
         (QuorumError, 3),
         *((kind, 1) for kind in (PlanError, DeadlineError, RunError, EngineError)),
         *((kind, 1) for kind in (StorageError, DamagedError, LockedError)),

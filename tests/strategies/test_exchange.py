@@ -1,5 +1,6 @@
 """The exchange: one reply for each message, and always a word on whose it is."""
 
+import math
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.server.utils.validator import validate_message
 
 from strategies.exchange import NO_REPLY, Exchange, exchange
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, from_superlink
@@ -192,7 +194,7 @@ def test_a_reply_that_came_just_before_the_deadline_counts(clock: Clock) -> None
 
 
 class Repeater:
-    """An `Asker`: sends more messages at given times, hopes until some time, and gives up nodes."""
+    """An `Asker`: sends more messages at given times, hopes for a while, and gives up nodes."""
 
     def __init__(
         self,
@@ -200,11 +202,13 @@ class Repeater:
         more: dict[float, Message],
         hopes_until_s: float = 0,
         settled_at: Mapping[int, float] | None = None,
+        limits_s: Mapping[float, float] | None = None,
     ) -> None:
         self.clock = clock
         self.more = more
         self.hopes_until_s = hopes_until_s
         self.settled_at = settled_at or {}
+        self.limits_s = {0.0: math.inf, **(limits_s or {})}
 
     def due(self) -> Iterable[Message]:
         return [self.more.pop(at) for at in list(self.more) if at <= self.clock.now]
@@ -214,6 +218,9 @@ class Repeater:
 
     def hopes(self) -> bool:
         return self.clock.now < self.hopes_until_s
+
+    def limit_s(self) -> float:
+        return [limit for since, limit in self.limits_s.items() if since <= self.clock.now][-1]
 
 
 def exchange_with(nodes: FakeGrid, first: list[Message], asker: Repeater) -> list[Message]:
@@ -267,13 +274,41 @@ def test_others_are_waited_for_while_a_node_is_settled(clock: Clock) -> None:
     assert [said(reply) for reply in replies] == ["a"]
 
 
+def test_an_asker_ends_the_wait_before_the_deadline_as_soon_as_it_says_so(clock: Clock) -> None:
+    slow = grid(delays={A: 2.0, B: 8.0})
+    asker = Repeater(clock, {}, limits_s={2.0: 5.0})
+    said_a, overdue = exchange_with(slow, messages(A, B), asker)
+    assert said(said_a) == "a"
+    assert (source(overdue), overdue.error.reason) == (B, "no reply within 5 s")
+    assert clock.now == pytest.approx(5.0)
+
+
+def test_an_asker_cannot_put_off_the_deadline(clock: Clock) -> None:
+    asker = Repeater(clock, {}, limits_s={0.0: 99.0})
+    (overdue,) = exchange_with(FakeGrid({A: silent}), messages(A), asker)
+    assert overdue.error.reason == "no reply within 10 s"
+    assert clock.now == pytest.approx(DEADLINE_S)
+
+
+def test_what_is_due_when_the_wait_ends_is_still_sent_and_may_prolong_it(clock: Clock) -> None:
+    (second,) = messages(B)
+    asker = Repeater(clock, {5.0: second}, limits_s={0.0: 5.0, 5.0: 9.0})
+    *replies, overdue = exchange_with(
+        FakeGrid({A: silent, B: answers("b")}, delays={B: 2.0}), messages(A), asker
+    )
+    assert [said(reply) for reply in replies] == ["b"]
+    assert source(overdue) == A
+
+
 def test_a_reply_that_came_too_late_is_told_of_once(clock: Clock) -> None:
     talk = Exchange(grid(delays={B: 15.0}))
     asked = messages(A, B)
     assert [reply.has_error() for reply in talk.replies(asked, DEADLINE_S)] == [False, True]
     assert list(talk.late()) == []
     clock.sleep(6.0)
-    assert [metadata.dst_node_id for metadata in talk.late()] == [B]
+    ((node, _, seconds),) = talk.late()
+    assert node == B
+    assert seconds == pytest.approx(16.0)
     assert list(talk.late()) == []
 
 
@@ -292,3 +327,37 @@ def test_a_message_that_the_superlink_gave_up_is_no_late_reply_and_is_forgotten(
     pulls = nodes.num_pulls
     assert list(talk.late()) == []
     assert nodes.num_pulls == pulls
+
+
+class StrictGrid(FakeGrid):
+    """Refuses a message whose time to live is over, as the SuperLink does, with an HTTP error."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        (message,) = messages
+        if errors := validate_ttl(message):
+            raise OSError(f"Server error '500 Internal Server Error': {errors}")
+        return super().push_messages([message])
+
+
+def validate_ttl(message: Message) -> list[str]:
+    """Return what Flower's own check of a message says of its time to live."""
+    return [error for error in validate_message(message, is_reply_message=False) if "TTL" in error]
+
+
+def test_a_message_that_expired_before_it_was_sent_has_no_reply_and_ends_nothing() -> None:
+    expired, alive = messages(A, B)
+    expired.metadata.ttl = 1e-6
+    nodes = StrictGrid({A: answers("a"), B: answers("b")})
+    assert validate_ttl(expired) == ["Message TTL has expired"]
+    first, second = exchange(nodes, [expired, alive], DEADLINE_S)
+    assert (source(first), first.error.code) == (A, NO_REPLY)
+    assert said(second) == "b"
+
+
+def test_any_other_failure_of_the_grid_is_raised() -> None:
+    class Broken(FakeGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            raise OSError("the SuperLink is gone")
+
+    with pytest.raises(OSError, match="the SuperLink is gone"):
+        list(exchange(Broken({A: answers("a")}), messages(A), DEADLINE_S))

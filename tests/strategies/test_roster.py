@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 
 from strategies import roster as roster_module
 from strategies.errors import ConfigError, QuorumError, RunError
@@ -13,9 +14,8 @@ from strategies.roster import (
     Roster,
     Silence,
     refresh,
-    wait_for_sites,
-    wait_until_online,
 )
+from strategies.waiting import wait_for_sites, wait_until_online
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
@@ -460,8 +460,8 @@ def test_below_the_quorum_the_run_stops_and_can_be_taken_up_again() -> None:
 
 def test_a_node_that_does_not_answer_does_not_stretch_the_wait(clock: Clock) -> None:
     with pytest.raises(QuorumError, match="only 0 of 1"):
-        wait_for_sites(grid_of(silent), 1, WAIT_S)
-    assert clock.now == pytest.approx(WAIT_S, abs=0.5)
+        wait_for_sites(grid_of(silent), 1, 60.0)
+    assert clock.now == pytest.approx(60.0, abs=0.5)
 
 
 def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
@@ -470,3 +470,101 @@ def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
     refresh(Roster(), grid)
     (hello,) = grid.sent
     assert hello.metadata.ttl <= roster_module.HELLO_DEADLINE_S
+
+
+def expired(message: Message) -> Message:
+    """Stand for a node that is not ready, and whose question is void by now."""
+    return from_superlink(message, "Message Unavailable", ErrorCode.MESSAGE_UNAVAILABLE)
+
+
+def test_a_node_whose_hello_expired_has_not_refused_and_is_asked_again() -> None:
+    grid = grid_of(LinearSite("site-a"), expired)
+    roster = refresh(Roster(), grid, 1.0)
+    assert roster.refused == {}
+    assert list(roster.silent) == [B]
+    grid.nodes[B] = LinearSite("site-b")
+    assert list(refresh(roster, grid, 1.0).nodes) == ["site-a", "site-b"]
+
+
+def test_a_hello_lives_long_enough_for_a_node_that_polls() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    refresh(Roster(), grid, 0.1)
+    (hello,) = grid.sent
+    assert hello.metadata.ttl == roster_module.HELLO_LEAST_S >= 30.0
+
+
+def test_a_site_that_comes_up_in_the_last_seconds_of_the_wait_has_time_to_answer(
+    clock: Clock,
+) -> None:
+    grid = grid_of(LinearSite("site-a"))
+    grid.hello_delays = {B: 9.0}
+    clock.after(WAIT_S - 0.5, lambda: grid.nodes.update({B: LinearSite("site-b")}))
+    assert list(wait_for_sites(grid, 2, WAIT_S).nodes) == ["site-a", "site-b"]
+    assert clock.now == pytest.approx(WAIT_S + 9.0, abs=1.5)
+
+
+# A run that goes on
+
+
+def test_a_run_that_goes_on_does_not_wait_for_a_site_known_to_be_gone(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    roster = wait_for_sites(grid, 3, 600.0, 2, known="abc", absent="c")
+    assert list(roster.nodes) == ["a", "b"]
+    assert clock.now < 5.0
+
+
+def test_a_run_that_goes_on_waits_for_every_site_that_is_not_known_to_be_gone(
+    clock: Clock,
+) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    clock.after(100.0, lambda: grid.nodes.update({C: LinearSite("c")}))
+    roster = wait_for_sites(grid, 4, 600.0, 2, known="abcd", absent="d")
+    assert list(roster.nodes) == ["a", "b", "c"]
+    assert clock.now == pytest.approx(100.0, abs=3.0)
+
+
+def test_a_run_that_goes_on_waits_for_its_quorum_though_all_others_are_known_to_be_gone(
+    clock: Clock,
+) -> None:
+    grid = grid_of(LinearSite("a"))
+    with pytest.raises(QuorumError):
+        wait_for_sites(grid, 3, WAIT_S, 2, known="abc", absent="bc")
+    assert clock.now == pytest.approx(WAIT_S)
+
+
+def test_simulated_sites_of_a_run_that_goes_on_are_all_waited_for(clock: Clock) -> None:
+    sites = [LinearSite(name, num_partitions=3, simulated=True) for name in "abc"]
+    grid = grid_of(*sites[:2])
+    clock.after(2.0, lambda: grid.nodes.update({C: sites[2]}))
+    roster = wait_for_sites(grid, None, 600.0, None, known="ab", patience_s=9000.0)
+    assert list(roster.nodes) == ["a", "b", "c"]
+
+
+def test_the_quorum_of_a_run_that_goes_on_is_waited_for_longer_and_it_is_told(
+    clock: Clock,
+) -> None:
+    told: list[tuple[list[str], float]] = []
+
+    def on_wait(roster: Roster, left_s: float) -> None:
+        told.append((list(roster.nodes), round(left_s)))
+
+    grid = grid_of(LinearSite("a"))
+    clock.after(1500.0, lambda: grid.nodes.update({C: LinearSite("c")}))
+    roster = wait_for_sites(grid, 3, 600.0, 2, known="abc", patience_s=9000.0, on_wait=on_wait)
+    assert list(roster.nodes) == ["a", "c"]  # and nobody waits for b as well
+    assert clock.now == pytest.approx(1500.0, abs=10.0)
+    assert [online for online, _ in told] == [["a"], ["a"]]
+    assert [left_s for _, left_s in told] == pytest.approx([8400, 7800], abs=10)
+
+
+def test_patience_for_a_quorum_ends(clock: Clock) -> None:
+    with pytest.raises(QuorumError, match="only 1 of 3 sites came online within 9000 s"):
+        wait_for_sites(grid_of(LinearSite("a")), 3, 600.0, 2, known="abc", patience_s=9000.0)
+    assert clock.now == pytest.approx(9000.0)
+
+
+def test_simulated_sites_are_not_waited_for_longer(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a", num_partitions=3, simulated=True))
+    with pytest.raises(QuorumError, match="within 600 s"):
+        wait_for_sites(grid, 3, 600.0, 2, known="abc", patience_s=9000.0)
+    assert clock.now == pytest.approx(600.0)

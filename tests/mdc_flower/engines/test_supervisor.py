@@ -1,5 +1,7 @@
 """The supervisor: which deaths of a run it mends, how often, and with what it starts again."""
 
+from collections.abc import Callable
+
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
@@ -24,8 +26,8 @@ class Launches:
     def on_restart(self, error: Exception, number: int, pause_s: float) -> None:
         self.told.append((error, number, pause_s))
 
-    def supervise(self, config: RunConfig) -> None:
-        supervise(config, self.launch, self.on_restart)
+    def supervise(self, config: RunConfig, rounds_done: Callable[[], int] = lambda: 0) -> None:
+        supervise(config, self.launch, self.on_restart, rounds_done)
 
 
 CONFIG = read_run_config({"max-restarts": 3, "seed": 7})
@@ -70,8 +72,25 @@ def test_after_so_many_restarts_it_gives_up_with_the_last_reason(
     with pytest.raises(EngineError) as caught:
         run.supervise(read_run_config({"max-restarts": max_restarts}))
     assert caught.value.where == "max-restarts"
-    assert f"died {max_restarts + 1} times: death {max_restarts}" in str(caught.value)
+    assert f"died {max_restarts + 1} times " in str(caught.value)
+    assert f"death {max_restarts}" in str(caught.value)
     assert caught.value.__cause__ is deaths[-1]
     assert len(run.configs) == max_restarts + 1
     assert no_pause == [1.0, 2.0, 4.0][:max_restarts]
     assert [told[0] for told in run.told] == deaths[:-1]
+
+
+def test_restarts_count_anew_once_a_round_is_finished(no_pause: list[float]) -> None:
+    run = Launches(*[EngineError("the SuperLink died")] * 9, None)
+    run.supervise(CONFIG, lambda: 100 * (len(run.configs) // 3))
+    # After every third death a hundred more rounds are done.
+    assert [number for _, number, _ in run.told] == [1, 2, 1, 2, 3, 1, 2, 3, 1]
+    assert no_pause == [1.0, 2.0, 1.0, 2.0, 4.0, 1.0, 2.0, 4.0, 1.0]
+
+
+def test_a_run_that_gets_no_further_is_given_up_whatever_it_had_done_before(
+    no_pause: list[float],
+) -> None:
+    run = Launches(*[EngineError("the SuperLink died")] * 4)
+    with pytest.raises(EngineError, match="died 4 times without finishing a round"):
+        run.supervise(CONFIG, lambda: 400)
