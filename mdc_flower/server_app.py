@@ -19,7 +19,6 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.event_files import event_files
 from mdc_flower.global_evaluation import evaluate_fn
 from mdc_flower.last_models import finish
-from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_client import model_arrays
 from mdc_flower.task import Task, load_task
@@ -91,6 +90,9 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
 def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
     """Draw the report; the run has finished, and no picture may change that."""
     try:
+        # It takes seconds to import, and only a process that leads a run draws.
+        from mdc_flower.reports.run_figures import draw_run
+
         picture = draw_run(read_history(record.path), summary.get("recalibration"))
         write_atomically(record.path / "report.png", picture)
     except Exception as error:

@@ -1,6 +1,8 @@
 """Imports point one way: notebooks -> simulations -> mdc_flower -> strategies -> libraries."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +48,25 @@ def test_numpy_client_is_imported_in_one_file_only() -> None:
         if "flwr.client " in file.read_text()
     ]
     assert users == ["site_client.py"]
+
+
+PROCESS_THAT_TRAINS = """
+import sys
+from mdc_flower import client_app, server_app  # the server's is imported where sites are simulated
+from mdc_flower.config import read_run_config, read_site_config
+from strategies.round_plan import RoundPlan
+
+config = read_run_config({"max-train-examples": 20, "model": "mlp"})
+client = client_app._site_client(config, read_site_config({"partition-id": 0, "num-partitions": 2}))
+plan = RoundPlan(round=1, local_steps=2, lr_max=0.1, lr_min=0.1, seed=1)
+client.fit(client.get_parameters({}), dict(plan.to_config_record()))
+print([name for name in SLOW if name in sys.modules])
+"""
+
+
+def test_a_process_that_trains_imports_nothing_slow_that_it_does_not_need() -> None:
+    """Every worker of a simulation starts so, and a real site's process for each message."""
+    slow = ("torch._dynamo", "sympy", "sklearn", "scipy", "pandas", "matplotlib", "datasets")
+    code = f"SLOW = {slow}{PROCESS_THAT_TRAINS}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
