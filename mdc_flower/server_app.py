@@ -44,6 +44,11 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
+    """Run one federation's training, and draw how it went."""
+    lead(grid, context, with_picture=True)
+
+
+def lead(grid: Grid, context: Context, with_picture: bool) -> None:
     """Run one federation's training from its beginning, or from its newest checkpoint."""
     config = read_run_config(context.run_config)
     path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
@@ -56,11 +61,13 @@ def main(grid: Grid, context: Context) -> None:
         keep_updates=config.keep_updates,
         average_last=config.average_last,
     ) as record:
-        _lead(grid, task, record)
+        summary = _lead(grid, task, record)
+        if with_picture:
+            _draw(record, summary)
 
 
-def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
-    """Run, and leave a summary that says how it ended, whatever happens."""
+def _lead(grid: Grid, task: Task, record: RunDirectory) -> dict[str, Any]:
+    """Run, and leave a summary that says how it ended, whatever happens; return it."""
     started = time.time()
     summary: dict[str, Any] = {
         "status": "running",
@@ -84,7 +91,7 @@ def _lead(grid: Grid, task: Task, record: RunDirectory) -> None:
             record.event(REFUSED, error=summary["error"])
         else:
             _write_ending(record, summary)
-    _draw(record, summary)
+    return summary
 
 
 def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
