@@ -21,7 +21,6 @@ from mdc_flower.event_files import event_files
 from mdc_flower.global_evaluation import evaluate_fn
 from mdc_flower.last_models import finish
 from mdc_flower.models.tensors import trainable_names
-from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.resume import changed_keys, check_resumable
 from mdc_flower.site_card import run_code
 from mdc_flower.site_client import model_arrays
@@ -58,7 +57,7 @@ def main(grid: Grid, context: Context) -> None:
         lead(grid, context, executor)
 
 
-def lead(grid: Grid, context: Context, executor: Executor) -> None:
+def lead(grid: Grid, context: Context, executor: Executor, with_picture: bool = True) -> None:
     """Run one federation's training from its beginning, or from its newest checkpoint.
 
     Parameters
@@ -69,6 +68,8 @@ def lead(grid: Grid, context: Context, executor: Executor) -> None:
         Has the run config.
     executor
         Evaluates the global models.
+    with_picture
+        Whether to draw how the run went, once it has finished.
     """
     config = read_run_config(context.run_config)
     path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
@@ -81,11 +82,13 @@ def lead(grid: Grid, context: Context, executor: Executor) -> None:
         keep_updates=config.keep_updates,
         average_last=config.average_last,
     ) as record:
-        _lead(grid, task, record, executor)
+        summary = _lead(grid, task, record, executor)
+        if with_picture:
+            _draw(record, summary)
 
 
-def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> None:
-    """Run, and leave a summary that says how it ended, whatever happens."""
+def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> dict[str, Any]:
+    """Run, and leave a summary that says how it ended, whatever happens; return it."""
     started = time.time()
     before = read_summary(record.path) if record.checkpoint else {}
     summary: dict[str, Any] = {
@@ -111,12 +114,15 @@ def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> N
             record.event(REFUSED, error=summary["error"])
         else:
             _write_ending(record, summary)
-    _draw(record, summary)
+    return summary
 
 
 def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
     """Draw the report; the run has finished, and no picture may change that."""
     try:
+        # It takes seconds to import, and only a process that leads a run draws.
+        from mdc_flower.reports.run_figures import draw_run
+
         picture = draw_run(read_history(record.path), summary.get("recalibration"))
         write_atomically(record.path / "report.png", picture)
     except Exception as error:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mdc_flower.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
 from mdc_flower.numerics import seeded
+from mdc_flower.optimizers import SGD, AdamW
 from strategies.errors import DeadlineError
 from strategies.round_plan import RoundPlan
 from strategies.seeds import derive_seed
@@ -284,8 +285,8 @@ def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
 def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True)
-    return torch.optim.SGD(
+        return AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True)
+    return SGD(
         parameters,
         lr=0.0,
         momentum=settings.momentum,

@@ -1,5 +1,6 @@
 """The yardsticks: training without averaging, with the same model, data, plan and loop."""
 
+import math
 import time
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from strategies.errors import ConfigError
 from strategies.round_plan import RoundPlan
 
 CURVE_POINTS = 20
+"""The most points of a curve; each costs an evaluation on two splits."""
 
 
 def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
@@ -173,7 +175,7 @@ def _one_cycle(config: RunConfig) -> RoundPlan:
 
 
 def _on_curve(epoch: int, budget: int) -> bool:
-    return epoch % max(1, round(budget / CURVE_POINTS)) == 0 or epoch == budget
+    return epoch % math.ceil(budget / CURVE_POINTS) == 0 or epoch == budget
 
 
 def _said(probabilities: Tensor, split: Tensors) -> EvalResult:

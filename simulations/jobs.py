@@ -11,6 +11,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from mdc_flower import server_app
 from mdc_flower.config import RunConfig
 from mdc_flower.engines import run_in_process
 from mdc_flower.reports.series import work_done
@@ -21,8 +25,17 @@ from simulations.outcome import Outcome, Point
 from strategies.causes import Cause
 from strategies.errors import DivergedError, EngineError, QuorumError
 from strategies.journal.run_directory import SUMMARY, read_history
+from strategies.pending_evaluation import Inline
 
 log = logging.getLogger(__name__)
+
+without_picture = ServerApp()
+
+
+@without_picture.main()
+def _main(grid: Grid, context: Context) -> None:
+    """Run a job; its comparison is drawn, and a picture of each job would take seconds."""
+    server_app.lead(grid, context, Inline(), with_picture=False)
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,7 @@ def _run_federated(job: Job) -> Outcome:
     # A run that an interrupted comparison left goes on from its checkpoint. One that lacks a site
     # in a round would be beside arms that have its data.
     more = {"resume": True, "min_sites": job.config.num_sites}
-    run_in_process(job.config.model_copy(update=more), job.config.num_sites)
+    run_in_process(job.config.model_copy(update=more), job.config.num_sites, without_picture)
     history = read_history(job.folder)
     summary = json.loads((job.folder / SUMMARY).read_text())
     points = _curve(history)

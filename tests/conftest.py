@@ -57,5 +57,5 @@ def no_pictures() -> Iterator[None]:
     Tests of `mdc_flower.reports` draw, and so does every run in a process of its own.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mdc_flower.server_app.draw_run", lambda *drawn: b"no picture")
+        patch.setattr("mdc_flower.reports.run_figures.draw_run", lambda *drawn: b"no picture")
         yield

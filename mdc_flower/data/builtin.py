@@ -5,6 +5,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ def load_digits() -> DataSet:
 
     scikit-learn gives no split, so this one is fixed here: of every class, each fifth image
     is a test image (355 in all). Values are scaled to 0 to 255.
-    """
-    from sklearn.datasets import load_digits as read
 
-    bunch = read()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    labels = bunch.target.astype(np.int64)
+    Raises
+    ------
+    DataError
+        If scikit-learn is not installed.
+    """
+    table = np.loadtxt(_digits_file(), delimiter=",")  # 64 pixels and the label in each row
+    images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    labels = table[:, -1].astype(np.int64)
     test = np.zeros(len(labels), dtype=bool)
     for label in range(10):
         test[np.flatnonzero(labels == label)[4::5]] = True
@@ -39,6 +43,20 @@ def load_digits() -> DataSet:
         class_names=[str(label) for label in range(10)],
         mean=(0.305,),
         std=(0.376,),
+    )
+
+
+def _digits_file() -> Path:
+    # Importing scikit-learn takes seconds, in every process of a run, and its file is all it takes.
+    package = find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return path
+    raise DataError(
+        "scikit-learn, which the digits come with, is not installed",
+        where="dataset = 'digits'",
+        hint="pip install scikit-learn",
     )
 
 

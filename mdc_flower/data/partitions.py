@@ -94,8 +94,6 @@ def _joined(parts: list[Rows]) -> dict[str, Rows]:
 
 
 def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
-    import datasets
-
     if len(examples) < spec.num_sites:
         raise ConfigError(
             "there are more sites than training examples",
@@ -105,21 +103,12 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
         )
     # The partitioners keep the order they are given, and data sets come sorted by class.
     order = np.random.default_rng(derive_seed(spec.seed, "partition")).permutation(len(examples))
-    columns: dict[str, Any] = {"row": order, "label": examples.labels[order]}
-    if spec.kind == "natural-id":
-        columns["group"] = _groups(examples, spec)[order]
-    try:
-        partitioner = _partitioner(spec, len(examples))
-        partitioner.dataset = datasets.Dataset.from_dict(columns)
-        parts = [
-            np.sort(np.asarray(partitioner.load_partition(site)["row"], dtype=np.int64))
-            for site in range(spec.num_sites)
-        ]
-    except ValueError as error:  # the partitioners' way to refuse
-        raise ConfigError(
-            f"the examples cannot be cut so: {error}", where="partition", got=spec.kind
-        ) from None
-    parts = _with_leftovers(parts, len(examples))
+    if spec.kind == "iid":
+        # As flwr_datasets does it, which takes seconds to import.
+        parts = np.array_split(order, spec.num_sites)
+    else:
+        parts = _cut_by_library(examples, spec, order)
+    parts = _with_leftovers([np.sort(rows) for rows in parts], len(examples))
     if empty := [site for site, rows in enumerate(parts) if len(rows) == 0]:
         raise ConfigError(
             f"site {empty[0]} would have no examples",
@@ -128,6 +117,26 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
             hint="Use fewer sites, or a less extreme skew",
         )
     return parts
+
+
+def _cut_by_library(examples: Examples, spec: PartitionSpec, order: Rows) -> list[Rows]:
+    """Return the rows of each site, which flwr_datasets takes from the examples in this order."""
+    import datasets
+
+    columns: dict[str, Any] = {"row": order, "label": examples.labels[order]}
+    if spec.kind == "natural-id":
+        columns["group"] = _groups(examples, spec)[order]
+    try:
+        partitioner = _partitioner(spec, len(examples))
+        partitioner.dataset = datasets.Dataset.from_dict(columns)
+        return [
+            np.asarray(partitioner.load_partition(site)["row"], dtype=np.int64)
+            for site in range(spec.num_sites)
+        ]
+    except ValueError as error:  # the partitioners' way to refuse
+        raise ConfigError(
+            f"the examples cannot be cut so: {error}", where="partition", got=spec.kind
+        ) from None
 
 
 def _with_leftovers(parts: list[Rows], num_examples: int) -> list[Rows]:
@@ -146,8 +155,6 @@ def _partitioner(spec: PartitionSpec, num_examples: int) -> Any:
 
     seed = derive_seed(spec.seed, "partitioner") % 2**32
     match spec.kind:
-        case "iid":
-            return library.IidPartitioner(spec.num_sites)
         case "dirichlet":
             return library.DirichletPartitioner(
                 spec.num_sites, "label", spec.alpha, min_partition_size=LEAST, seed=seed

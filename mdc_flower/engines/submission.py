@@ -72,9 +72,11 @@ def run_through(
     run_dir = Path(config.output_dir)
     earlier, started = _summary(run_dir), time.time()
     _submit_and_wait(config, home, log_path, is_alive, options, earlier)
-    status = last_run_status(home)
     summary = _told_since(run_dir, earlier)
-    if status != COMPLETED and summary.get("status") != "finished":
+    if summary.get("status") == "finished":
+        return  # to ask Flower as well would take seconds
+    status = last_run_status(home)
+    if status != COMPLETED:
         refused = [e for e in read_events(run_dir, REFUSED) if e["time"] >= started]
         if refused:
             summary = {"exit-status": ConfigError.exit_code, "error": refused[-1]["error"]}

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +69,26 @@ def test_private_modules_of_flower_are_imported_where_there_is_no_other_way() ->
         if PRIVATE.search(path.read_text(encoding="utf-8"))
     }
     assert found == PRIVATE_FLOWER
+
+
+PROCESS_THAT_TRAINS = """
+import sys
+from mdc_flower import server_app  # which is imported where sites are simulated
+from mdc_flower.config import read_run_config, read_site_config
+from mdc_flower.workplace import site_client
+from strategies.round_plan import RoundPlan
+
+config = read_run_config({"max-train-examples": 20, "model": "mlp"})
+client = site_client(config, read_site_config({"partition-id": 0, "num-partitions": 2}))
+plan = RoundPlan(round=1, local_steps=2, lr_max=0.1, lr_min=0.1, seed=1)
+client.fit(client.get_parameters({}), dict(plan.to_config_record()))
+print([name for name in SLOW if name in sys.modules])
+"""
+
+
+def test_a_process_that_trains_imports_nothing_slow_that_it_does_not_need() -> None:
+    """Every worker of a simulation starts so, and a real site's process for each message."""
+    slow = ("torch._dynamo", "sympy", "sklearn", "scipy", "pandas", "matplotlib", "datasets")
+    code = f"SLOW = {slow}{PROCESS_THAT_TRAINS}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -19,6 +19,7 @@ from mdc_flower.engines import run_in_process
 from mdc_flower.engines.in_process import InProcessGrid
 from mdc_flower.evaluation import evaluate_run
 from mdc_flower.live_view import RunState
+from mdc_flower.reports import run_figures
 from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.reports.series import site_scores
 from strategies.errors import ConfigError, DataError, QuorumError, SiteInputError
@@ -129,7 +130,7 @@ def events(run_dir: Path) -> list[dict[str, Any]]:
 def test_a_coordinator_without_data_leaves_a_whole_run_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_app, "draw_run", draw_run)  # which other tests do without
+    monkeypatch.setattr(run_figures, "draw_run", draw_run)  # which other tests do without
     run_dir = run(config(tmp_path), *both(tmp_path))
     summary, history = summary_of(run_dir), read_history(run_dir)
     assert (summary["status"], summary["sites"]) == ("finished", ["north", "south"])

@@ -50,6 +50,11 @@ def files_in(folder: Path) -> dict[Path, bytes]:
 # Which results are taken again
 
 
+def test_a_job_draws_no_picture_of_its_own(tmp_path: Path) -> None:
+    run_job(job_in(tmp_path / "job"))
+    assert not list((tmp_path / "job").rglob("*.png"))
+
+
 def test_a_result_keeps_the_hardware_that_it_was_computed_on(tmp_path: Path) -> None:
     job = job_in(tmp_path / "job", "centralized")
     computed = run_job(job)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import pickle
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_digits_are_all_of_scikit_learns_each_on_one_side() -> None:
         image.astype(np.uint8).tobytes() for image in expected
     )
     assert (both.min(), both.max()) == (0, 255)
+
+
+def test_digits_without_scikit_learn_are_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not installed
+    with pytest.raises(DataError, match="scikit-learn"):
+        load_digits()
 
 
 def test_no_digit_is_both_in_train_and_in_test() -> None:

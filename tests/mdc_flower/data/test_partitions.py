@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mdc_flower.data import Examples
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from strategies.errors import ConfigError
+from strategies.seeds import derive_seed
 
 ROOT = Path(__file__).parents[3]
 
@@ -163,6 +164,20 @@ def test_a_site_of_dirichlet_has_at_least_three_examples(seed: int) -> None:
 def test_iid_sizes_differ_by_at_most_one(count: int, num_sites: int) -> None:
     of_sites = sizes(cut("iid", num_sites, examples(count)))
     assert max(of_sites) - min(of_sites) <= 1
+
+
+@pytest.mark.parametrize(("num_examples", "num_sites"), [(100, 5), (97, 7), (3, 3)])
+def test_iid_sites_are_those_of_flwr_datasets(num_examples: int, num_sites: int) -> None:
+    import datasets
+    from flwr_datasets.partitioner import IidPartitioner
+
+    seed = derive_seed(1, "partition")
+    order = np.random.default_rng(seed).permutation(num_examples)
+    library = IidPartitioner(num_sites)
+    library.dataset = datasets.Dataset.from_dict({"row": order})
+    expected = [sorted(library.load_partition(site)["row"]) for site in range(num_sites)]
+    parts = cut("iid", num_sites, examples(num_examples))
+    assert [rows.tolist() for rows in parts.rows] == expected
 
 
 def test_iid_sites_have_all_classes_of_data_that_are_sorted_by_class() -> None:
