@@ -1,8 +1,6 @@
 """The `mdc` command, as far as it needs no experiments: run, evaluate, doctor."""
 
-import os
 import signal
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +11,9 @@ from rich.console import Console
 
 from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
+from mdc_flower.cores import usable_cores
 from mdc_flower.launching import read_config, resumed_config, run_supervised
+from mdc_flower.references import add_users_folder
 from strategies.errors import ConfigError, MdcError
 
 if TYPE_CHECKING:
@@ -132,10 +132,8 @@ def doctor(
 
 def with_exit_status(work: Callable[[], None]) -> None:
     """Do the work of a command; turn what it raises into a message and an exit status."""
-    # So that a user's own module:function is found, as with other tools that import by name.
-    sys.path.append(str(Path.cwd()))
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, _interrupt)
+    add_users_folder(str(Path.cwd()))
+    _handle_signals()
     try:
         work()
     except MdcError as error:
@@ -152,13 +150,30 @@ def _print_error(text: str, error: BaseException) -> None:
         errors.print(note, markup=False, highlight=False)
 
 
+def _handle_signals() -> None:
+    """Let signals interrupt the work, but for those that were ignored when this process started.
+
+    ``nohup`` ignores SIGHUP, and a shell without job control ignores SIGINT for what it starts in
+    the background. A handler that does nothing takes their place, because children would inherit
+    that a signal is ignored, but start without a handler: Flower's processes end each other with
+    SIGINT.
+    """
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        is_ignored = signal.getsignal(kind) is signal.SIG_IGN
+        signal.signal(kind, _do_nothing if is_ignored else _interrupt)
+
+
+def _do_nothing(signum: int, frame: object) -> None:
+    pass
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
     # torch and Flower take seconds to import; a wrong key is reported before that.
-    from mdc_flower.engines import run_in_process, run_on_ray
+    from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
     from mdc_flower.task import load_task
     from strategies.journal.run_directory import refuse_used
 
@@ -171,14 +186,16 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
         # Before an engine is started for it.
         refuse_used(run_dir, ConfigError, "--output")
 
+    cores = cpus or usable_cores()
+    share = _gpu_share(num_sites, cores) if gpus is None else _checked_gpus(gpus)
+
     def launch(config: RunConfig) -> None:
         if config.resume:
+            end_orphaned_coordinator(run_dir)
             _check_resumable(task, config, num_sites)
         if engine is Engine.IN_PROCESS:
             run_in_process(config, num_sites)
         else:
-            cores = cpus or len(os.sched_getaffinity(0))
-            share = gpus if gpus is not None else _gpu_share(num_sites, cores)
             run_on_ray(config, num_sites, cores, share)
 
     run_supervised(config, launch, "mdc run", console, errors)
@@ -200,3 +217,29 @@ def _gpu_share(num_sites: int, cores: int) -> float:
 
     at_a_time = min(num_sites, cores)
     return min(1.0, torch.cuda.device_count() / at_a_time)
+
+
+def _checked_gpus(share: float) -> float:
+    """Return the share of a GPU for each site, if Ray can ever give it.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer GPUs, or it is more than one GPU and no whole number.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if share > count:
+        raise ConfigError(
+            "this machine does not have so many GPUs",
+            where="--gpus-per-site",
+            got=share,
+            expected=f"{count} or less",
+            hint="`mdc doctor` shows the device that PyTorch finds",
+        )
+    if share > 1 and share != int(share):
+        raise ConfigError(
+            "a share above 1 must be a whole number of GPUs", where="--gpus-per-site", got=share
+        )
+    return share

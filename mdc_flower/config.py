@@ -30,7 +30,7 @@ from strategies.round_plan import CycleShape
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # Flower's numbers have 64 bits
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}

@@ -10,13 +10,15 @@ from strategies.errors import ConfigError
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file, which is UTF-8 by definition.
 
+    A byte-order mark, which some editors of Windows write, is no part of the content.
+
     Raises
     ------
     ConfigError
         If the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
     except ValueError as error:  # not text, or not TOML

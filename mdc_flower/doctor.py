@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mdc_flower.checks import Check, guarded
+from mdc_flower.cores import usable_cores
 from mdc_flower.data import load_dataset
 from mdc_flower.data.builtin import BUILTIN
 from mdc_flower.data.cache import cache_dir
@@ -30,7 +31,7 @@ def run_checks(dataset: str = "", data_root: str = "") -> Iterator[Check]:
     device = pick_device("auto")
     dtype = pick_autocast_dtype("auto", device)
     yield Check("device", None, f"{device}, computes in {dtype or torch.float32}")
-    yield Check("cores", None, str(os.cpu_count()))
+    yield Check("cores", None, str(usable_cores()))
     for name in [dataset] if dataset else ["digits"]:
         yield guarded(f"data set {name}", lambda name=name: _data(name, data_root))  # type: ignore[misc]
     if not dataset:

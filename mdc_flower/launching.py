@@ -1,8 +1,10 @@
 """What every command that runs something shares: its config, its live view, its restarts."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +33,7 @@ def read_config(
         values |= read_arm(arm)[0]
     values |= dict(parse_setting(text) for text in settings)
     values |= {key: value for key, value in options.items() if value is not None}
+    _check_text(values)
     config = read_run_config(values)
     # Flower's processes work elsewhere: a path means here, whichever way it was given.
     path = Path(config.output_dir).expanduser().absolute()
@@ -67,9 +70,26 @@ def resumed_config(
     if not (holds_run(path) or (path / CONFIG).is_file()):
         raise ConfigError("there is no run to go on with", where="--resume", got=str(path))
     values = read_arm(path / CONFIG)[0]
+    _check_text({**changes, "output-dir": str(path)})
     config = read_run_config({**values, **changes, "output-dir": str(path), "resume": True})
     changed_keys(values, config)
     return config
+
+
+def _check_text(values: Mapping[str, Any]) -> None:
+    """Refuse a value, such as a path, that is not UTF-8: no file of a run could hold it.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    for key, value in values.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(str(value)).decode("utf-8", "backslashreplace")
+            raise ConfigError("the value is not UTF-8", where=key, got=shown) from None
 
 
 def run_supervised(
@@ -127,4 +147,4 @@ def _close(run_dir: Path, error: BaseException, resume_command: str) -> None:
         mark_interrupted(run_dir)
     hopeless = isinstance(error, ConfigError | DamagedError | LockedError)
     if (run_dir / CHECKPOINTS).is_dir() and not hopeless:
-        error.add_note(f"to go on: {resume_command} --resume {run_dir}")
+        error.add_note(f"to go on: {resume_command} --resume {quote(str(run_dir))}")

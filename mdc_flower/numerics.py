@@ -90,13 +90,6 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    # Not every system can tie a process to some of its cores.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 @contextmanager
 def repeatable(num_threads: int, device: torch.device = CPU) -> Iterator[None]:
     """Run with a fixed number of CPU threads and repeatable GPU kernels; restore after.

@@ -1,12 +1,33 @@
 """Resolve the ``module:function`` names by which users plug in data and models of their own."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from strategies.errors import ConfigError
+
+USERS_FOLDER = "MDC_USER_FOLDER"
+"""Environment variable with the folder of a user's own modules: where `mdc` was started."""
+
+
+def users_folder() -> str:
+    """Return the folder of the user's own modules."""
+    return os.environ.get(USERS_FOLDER) or str(Path.cwd())
+
+
+def add_users_folder(folder: str) -> None:
+    """Let this process, and those that it starts, import the user's own modules.
+
+    Their folder comes last on the path: a file of the user's called ``datasets.py`` or ``types.py``
+    must not take the place of a library's module, here or in a process of Flower's or Ray's.
+    """
+    os.environ[USERS_FOLDER] = folder
+    if folder not in sys.path:
+        sys.path.append(folder)
 
 
 def load_reference(reference: str, key: str) -> Callable[..., Any]:
@@ -25,6 +46,8 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
         If the module cannot be imported or is no Python, or has no such function.
     """
     module_name, _, function_name = reference.partition(":")
+    if folder := os.environ.get(USERS_FOLDER):  # set by the `mdc` that started this process
+        add_users_folder(folder)
     try:
         module = importlib.import_module(module_name)
     except (ImportError, TypeError, ValueError) as error:  # the last two: no module's name
@@ -41,7 +64,10 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(
-            f"module {module_name!r} has no function {function_name!r}", where=key, got=reference
+            f"module {module_name!r} has no function {function_name!r}",
+            where=key,
+            got=reference,
+            hint=f"It was imported from {getattr(module, '__file__', None) or 'Python itself'}",
         )
     return function  # type: ignore[no-any-return]
 

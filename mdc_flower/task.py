@@ -14,6 +14,7 @@ from mdc_flower import __version__
 from mdc_flower.batch_norm import INITIAL, STATISTICS_KEY, check_policy
 from mdc_flower.batches import InputPipeline
 from mdc_flower.config import RunConfig, SiteConfig
+from mdc_flower.cores import usable_cores
 from mdc_flower.data import (
     CoordinatorData,
     DataSet,
@@ -29,7 +30,7 @@ from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.model_trial import try_model
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.models import registry as models
-from mdc_flower.numerics import available_cores, pick_autocast_dtype, pick_device
+from mdc_flower.numerics import pick_autocast_dtype, pick_device
 from mdc_flower.training import TrainSettings
 from strategies.errors import ConfigError
 
@@ -186,7 +187,7 @@ def threads_of(config: RunConfig, site: SiteConfig) -> int:
     A simulated site shares its machine with others, and takes what the run says; a real one has
     all cores of its machine, unless it says otherwise itself.
     """
-    return config.threads_per_site if site.is_simulated else site.threads or available_cores()
+    return config.threads_per_site if site.is_simulated else site.threads or usable_cores()
 
 
 def _check_modules(config: RunConfig, site: SiteConfig) -> None:

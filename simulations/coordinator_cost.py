@@ -29,6 +29,7 @@ from mdc_flower.engines.flower_processes import (
     running,
     superlink,
 )
+from mdc_flower.engines.guardian import guarded
 from simulations import echo_app
 from strategies.errors import EngineError
 from strategies.journal.lock import read_owner
@@ -142,6 +143,7 @@ def _peak(kind: str, megabytes: float, num_sites: int, rounds: int, cores: int) 
         command = run_command(app, "--federation-config", f"{settings}{cores}")
         log = home / "log.txt"
         with (
+            guarded(home),
             superlink(home, log, ["--simulation"]),
             running(command, environment(home), home, log) as submitted,
         ):

@@ -89,6 +89,7 @@ def bench_fixed(rounds: int, repeats: int) -> str:
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory(prefix="mdc-bench-") as name, ExitStack() as stack:
         home = Path(name)
+        stack.enter_context(guarded(home))
         link = stack.enter_context(superlink(home, home / "log.txt"))
         for number in range(NUM_SITES):
             stack.enter_context(supernode(home, number, f"{LOOPBACK}:{link.port}"))

@@ -11,13 +11,8 @@ from typing import Any
 
 import torch
 
-from mdc_flower.numerics import (
-    CPU,
-    available_cores,
-    number_format,
-    pick_autocast_dtype,
-    processor,
-)
+from mdc_flower.cores import usable_cores
+from mdc_flower.numerics import CPU, number_format, pick_autocast_dtype, processor
 
 PACKAGES = ("mdc-flower", "flwr", "torch", "torchvision", "torchaudio", "timm", "numpy")
 """Distributions whose versions may change a result; those that are installed are named."""
@@ -47,7 +42,7 @@ def hardware() -> str:
     With the processor stand its vector instructions and the dtype that ``precision = "auto"`` is on
     it: one name is sold with and without bfloat16, which are other bits and other seconds.
     """
-    cores = available_cores()
+    cores = usable_cores()
     dtype = number_format(pick_autocast_dtype("auto", CPU))
     kind = f"{torch.backends.cpu.get_cpu_capability()}, {dtype}"
     parts = [f"{cores} {'core' if cores == 1 else 'cores'} of {processor()} ({kind})"]

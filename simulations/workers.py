@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from typing import Any
 
+from mdc_flower.cores import usable_cores
+
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 """Environment variable with the GPUs that a process sees; it numbers them anew, from 0."""
 
@@ -35,7 +37,7 @@ def worker_pool(
     others = set(active_children())
     context = get_context("spawn")
     pool = ProcessPoolExecutor(
-        count or len(os.sched_getaffinity(0)), context, _begin, (context.Value("i", 0), tuple(gpus))
+        count or usable_cores(), context, _begin, (context.Value("i", 0), tuple(gpus))
     )
     try:
         yield pool

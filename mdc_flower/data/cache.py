@@ -4,26 +4,66 @@ All workers of a simulation want the same decoded images. The first one to come 
 under a lock; every one then maps the same pages of the same file.
 """
 
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+
+from strategies.errors import ConfigError
 
 NamedArrays = Mapping[str, NDArray[np.generic]]
 
 
+MAX_GB = "MDC_CACHE_GB"
+"""Environment variable with the most that stored arrays may take, in GB of 10^9 bytes."""
+
+DEFAULT_MAX_GB = 50.0
+
+UNFINISHED_S = 86400.0
+"""Age in seconds from which on a folder under a temporary name is taken for abandoned."""
+
+
 def cache_dir() -> Path:
-    """Return the folder for derived files: ``MDC_CACHE_DIR``, or under the user's cache."""
-    chosen = os.environ.get("MDC_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(chosen) if chosen else Path(base) / "mdc-flower"
-    path.mkdir(parents=True, exist_ok=True)
+    """Return the folder for derived files: ``MDC_CACHE_DIR``, or under the user's cache.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be made, or the user has no home and names no folder.
+    """
+    path = _chosen_folder()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder for derived files cannot be made: {error.strerror}",
+            where=str(path),
+            hint="Set MDC_CACHE_DIR to a folder that can be written to",
+        ) from None
     return path
+
+
+def _chosen_folder() -> Path:
+    if chosen := os.environ.get("MDC_CACHE_DIR"):
+        return Path(chosen)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "mdc-flower"
+    try:
+        return Path.home() / ".cache" / "mdc-flower"
+    except RuntimeError:
+        raise ConfigError(
+            "this user has no home folder for derived files",
+            where="MDC_CACHE_DIR",
+            hint="Set MDC_CACHE_DIR to a folder that can be written to",
+        ) from None
 
 
 def machine_lock(name: str) -> FileLock:
@@ -35,14 +75,35 @@ def cached_arrays(key: str, make: Callable[[], NamedArrays]) -> dict[str, NDArra
     """Return the arrays stored under ``key``, memory-mapped; make and store them if missing.
 
     ``key`` must depend on everything that ``make`` reads. Arrays are stored as .npy files in
-    a folder that is renamed into place, so that a folder that exists is complete.
+    a folder that is renamed into place, so that a folder that exists is complete. What was used
+    longest ago is removed when all together takes more than ``MDC_CACHE_GB``.
     """
     folder = cache_dir() / key
-    if not folder.is_dir():
-        with machine_lock(key):
-            if not folder.is_dir():
-                _store(folder, make())
-    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    if (arrays := _load(folder)) is not None:
+        return arrays
+    with machine_lock(key):
+        if (arrays := _load(folder)) is not None:
+            return arrays
+        shutil.rmtree(folder, ignore_errors=True)
+        _store(folder, make())
+        arrays = _load(folder)
+    _prune(keep=folder)
+    return arrays or {}
+
+
+def _load(folder: Path) -> dict[str, NDArray[np.generic]] | None:
+    """Return the arrays in a folder; None if it is not there, or was removed meanwhile."""
+    try:
+        paths = sorted(folder.glob("*.npy"))
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in paths}
+        # If it was removed while it was listed, not all were seen.
+        if not arrays or paths != sorted(folder.glob("*.npy")):
+            return None
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a cache that others fill may be read-only
+        os.utime(folder)  # when it was last used
+    return arrays
 
 
 def _store(folder: Path, arrays: NamedArrays) -> None:
@@ -54,3 +115,59 @@ def _store(folder: Path, arrays: NamedArrays) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _prune(keep: Path) -> None:
+    """Remove what was used longest ago until the rest fits; processes that have it mapped keep it.
+
+    Whatever its size, the folder ``keep`` stays: the run that goes on needs it.
+    """
+    entries = sorted((path.stat().st_mtime, path, _size(path)) for path in _stored(keep.parent))
+    excess = sum(size for _, _, size in entries) - _max_bytes()
+    for _, path, size in entries:
+        if excess <= 0:
+            return
+        if path != keep and _remove(path):
+            excess -= size
+
+
+def _stored(folder: Path) -> Iterator[Path]:
+    """Yield the folders of arrays; also those that a killed process left unfinished a day ago."""
+    for path in folder.iterdir():
+        if path.suffix == ".lock" or not path.is_dir() or _is_being_stored(path):
+            continue
+        files = list(path.iterdir())
+        if files and all(file.suffix == ".npy" for file in files):
+            yield path
+
+
+def _is_being_stored(path: Path) -> bool:
+    return path.name.startswith(".") and time.time() - path.stat().st_mtime < UNFINISHED_S
+
+
+def _remove(path: Path) -> bool:
+    """Remove a folder of arrays; return whether that was done: not while somebody makes it."""
+    try:
+        with machine_lock(path.name.lstrip(".")).acquire(timeout=0):
+            # Renamed first: a folder that exists under its name is complete.
+            removed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name.lstrip('.')}."))
+            path.rename(removed)
+            shutil.rmtree(removed)
+    except (Timeout, FileNotFoundError):  # is being made, or removed by somebody else
+        return False
+    return True
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _max_bytes() -> float:
+    text = os.environ.get(MAX_GB, "")
+    try:
+        size = float(text or DEFAULT_MAX_GB)
+    except ValueError:
+        size = math.nan
+    if not size >= 0:
+        raise ConfigError("not a size in GB", where=MAX_GB, got=text, expected="0 or more")
+    return size * 1e9

@@ -1,6 +1,7 @@
 """Files in folders ``train/`` and ``test/``, each with a folder a class; and what they were."""
 
 import hashlib
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collecti
         for file in sorted((folder / name).glob("**/*"))
         if file.suffix.lower() in suffixes
     ]
+    for file, _ in files:
+        _check_name(file)
     if not files:
         raise DataError(f"there are no {things}", where=str(folder))
     seen = {label for _, label in files}
@@ -115,3 +118,15 @@ def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collecti
         bare = next(name for label, name in enumerate(classes) if label not in seen)
         raise DataError(f"the class has no {things} to train on", where=str(folder / bare))
     return files
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that no text file of a run, such as its report, could hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            "the name is not UTF-8",
+            where=os.fsencode(path).decode("utf-8", "backslashreplace"),
+            hint="Rename it; convmv renames many at once",
+        ) from None

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import psutil
 import tomli_w
 
+from mdc_flower.references import USERS_FOLDER, users_folder
 from strategies.errors import RunError
 
 CONNECTION = "mdc"
@@ -62,7 +63,9 @@ def superlink(
     tls: Tls | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[SuperLink]:
-    """Run a SuperLink; stop it and all that came of it after the block.
+    """Run a SuperLink; stop it and its descendants after the block.
+
+    The caller holds `mdc_flower.engines.guardian.guarded` for ``home``, for what loses its parent.
 
     Parameters
     ----------
@@ -98,12 +101,9 @@ def superlink(
     else:
         start += ["--insecure"]
     env = {**environment(home), **(variables or {})}
-    try:
-        with running([*start, *options], env, home, log_path) as process:
-            _wait_until_healthy(process, address, tls.ca if tls else None, log_path)
-            yield SuperLink(port, process)
-    finally:
-        stop_strays(home)
+    with running([*start, *options], env, home, log_path) as process:
+        _wait_until_healthy(process, address, tls.ca if tls else None, log_path)
+        yield SuperLink(port, process)
 
 
 def connect(home: Path, address: str, ca: Path | None) -> None:
@@ -144,10 +144,9 @@ def running(
 def environment(home: Path) -> dict[str, str]:
     """Return this process's environment with what keeps Flower to itself.
 
-    The current folder joins PYTHONPATH: a user's own modules are importable in this process
-    and must be in Flower's.
+    The user's own modules are importable in Flower's processes as in this one, and come last there
+    too: Python is not to put the folder that it is started in, or a script's, first.
     """
-    paths = [str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
         "FLWR_HOME": str(home),
@@ -155,7 +154,8 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
-        "PYTHONPATH": os.pathsep.join(paths),
+        USERS_FOLDER: users_folder(),
+        "PYTHONSAFEPATH": "1",
         # A SuperLink starts its helpers by name.
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
         **_no_proxy(),
@@ -278,33 +278,6 @@ def _wait_until_healthy(
         time.sleep(0.1)
     state = "did not answer" if process.poll() is None else f"exited with {process.returncode}"
     raise RunError(f"the SuperLink {state}", where=address, hint=f"The log is {log_path}")
-
-
-def stop_strays(home: Path) -> None:
-    """Kill what still runs with this FLWR_HOME: children whose parent was killed before them.
-
-    This process and those it comes from are spared: a person may have set FLWR_HOME himself.
-    """
-    spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
-    strays = [
-        process
-        for process in psutil.process_iter()
-        if process.pid not in spared and home_of(process) == str(home)
-    ]
-    for stray in strays:
-        try:
-            stray.kill()
-        except psutil.Error:  # ended meanwhile, or may not be killed
-            continue
-    psutil.wait_procs(strays, timeout=10.0)
-
-
-def home_of(process: psutil.Process) -> str | None:
-    """Return a process's FLWR_HOME; None where it has none, or cannot be looked into."""
-    try:
-        return process.environ().get("FLWR_HOME")
-    except (psutil.Error, OSError):  # ended meanwhile, or another user's
-        return None
 
 
 def _stop_tree(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:

@@ -1,11 +1,11 @@
 """Run a simulation on Ray: a SuperLink of our own, `flwr run`, and nothing left behind."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from mdc_flower.config import RunConfig
 from mdc_flower.engines.flower_processes import superlink
+from mdc_flower.engines.guardian import temporary_home
+from mdc_flower.engines.ray_watch import RayWatch
 from mdc_flower.engines.submission import run_through
 
 
@@ -39,7 +39,6 @@ def run_on_ray(
     run_dir = Path(config.output_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     log_path = run_dir / "engine.log"
-    home = Path(tempfile.mkdtemp(prefix="mdc-flower-"))
     federation = {
         "num-supernodes": num_sites,
         "client-resources-num-cpus": config.threads_per_site,
@@ -47,14 +46,16 @@ def run_on_ray(
         "init-args-num-cpus": max(num_cpus, config.threads_per_site),
     }
     settings = " ".join(f"{key}={value}" for key, value in federation.items())
-    try:
-        with superlink(home, log_path, ["--simulation"]) as link:
-            run_through(
-                config,
-                home,
-                log_path,
-                lambda: link.process.poll() is None,
-                ["--federation-config", settings],
-            )
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with (
+        temporary_home() as home,
+        # Ray's files go where they are removed with the run.
+        superlink(home, log_path, ["--simulation"], variables={"RAY_TMPDIR": str(home)}) as link,
+    ):
+        run_through(
+            config,
+            home,
+            log_path,
+            lambda: link.process.poll() is None,
+            ["--federation-config", settings],
+            RayWatch(log_path).failure,
+        )

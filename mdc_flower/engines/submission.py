@@ -1,8 +1,11 @@
 """Submit a run to a SuperLink and wait for its end, or for the death of what carries it."""
 
 import json
+import socket
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from mdc_flower.engines.flower_processes import (
     run_command,
     running,
 )
+from mdc_flower.engines.guardian import end_orphan, is_alive
 from strategies.errors import (
     ConfigError,
     EngineError,
@@ -42,6 +46,7 @@ def run_through(
     log_path: Path,
     is_alive: Callable[[], bool],
     options: Sequence[str] = (),
+    failure: Callable[[int | None], str] = lambda coordinator: "",
 ) -> None:
     """Run a config through the SuperLink that a FLWR_HOME leads to; return when it has finished.
 
@@ -57,6 +62,8 @@ def run_through(
         Whether the SuperLink runs.
     options
         More options of ``flwr run``.
+    failure
+        Says why the engine has failed, given the coordinating process; empty while it has not.
 
     Raises
     ------
@@ -67,11 +74,12 @@ def run_through(
     ConfigError, SiteInputError
         If config, data or model cannot be used: before the run began, or at sites.
     RunError
-        If the run failed for another reason.
+        If the engine did not come up, or the run failed for another reason.
     """
     run_dir = Path(config.output_dir)
     earlier, started = _summary(run_dir), time.time()
-    _submit_and_wait(config, home, log_path, is_alive, options, earlier)
+    with _submitted(config, home, log_path, options) as process:
+        _wait(run_dir, process, log_path, is_alive, failure, earlier)
     summary = _told_since(run_dir, earlier)
     if summary.get("status") == "finished":
         return  # to ask Flower as well would take seconds
@@ -83,42 +91,64 @@ def run_through(
         raise _ended(summary, status, log_path)
 
 
-def _submit_and_wait(
-    config: RunConfig,
-    home: Path,
-    log_path: Path,
-    is_alive: Callable[[], bool],
-    options: Sequence[str],
-    earlier: Mapping[str, Any],
-) -> None:
-    """Submit the run and wait for its end, or for the death of a process that carries it.
-
-    A simulated site that hangs keeps Flower's engine from ending, for ever; the ServerApp's own
-    word that the run has ended is taken then.
-    """
-    run_dir = Path(config.output_dir)
+@contextmanager
+def _submitted(
+    config: RunConfig, home: Path, log_path: Path, options: Sequence[str]
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Submit the run, and yield the process of ``flwr run``."""
     app = stage_app(home / "app" / "mdc-flower")
     run_config = home / "run-config.toml"
     run_config.write_text(tomli_w.dumps(config.to_flower()))
     command = run_command(app, "--run-config", str(run_config), *options)
+    with running(command, environment(home), home, log_path) as process:
+        yield process
+
+
+def _wait(
+    run_dir: Path,
+    submitted: "subprocess.Popen[bytes]",
+    log_path: Path,
+    is_alive: Callable[[], bool],
+    failure: Callable[[int | None], str],
+    earlier: Mapping[str, Any],
+) -> None:
+    """Wait for the run's end, or for the death of a process that carries it.
+
+    A simulated site that hangs keeps Flower's engine from ending, for ever; the ServerApp's own
+    word that the run has ended is taken then.
+    """
     dead = read_owner(run_dir).get("pid")
+    started = time.time()
     ended_at: float | None = None
-    with running(command, environment(home), home, log_path) as submitted:
-        while submitted.poll() is None:
-            if not is_alive():
-                raise EngineError("the SuperLink died", where=f"log {log_path}")
-            if _told_since(run_dir, earlier).get("status", "running") != "running":
-                ended_at = ended_at or time.monotonic()
-                if time.monotonic() - ended_at >= ENDING_S:
-                    return
-            owner = read_owner(run_dir).get("pid")
-            # Flower itself takes a minute to notice, and then only says that the run failed.
-            if owner not in (None, dead) and not _process_is_alive(owner):
-                raise EngineError("the coordinator died", where=f"process {owner}")
-            time.sleep(LOOK_S)
-        # `flwr run` ends when its SuperLink does, and may be the first of the two to be seen.
+    while submitted.poll() is None:
         if not is_alive():
             raise EngineError("the SuperLink died", where=f"log {log_path}")
+        owner = read_owner(run_dir).get("pid")
+        coordinator = owner if owner != dead else None
+        if _told_since(run_dir, earlier).get("status", "running") != "running":
+            ended_at = ended_at or time.monotonic()
+            if time.monotonic() - ended_at >= ENDING_S:
+                return
+        elif reason := failure(coordinator):
+            raise _failed(run_dir, reason, started, log_path)
+        # Flower itself takes a minute to notice, and then only says that the run failed.
+        if coordinator is not None and not _process_is_alive(coordinator):
+            raise EngineError("the coordinator died", where=f"process {coordinator}")
+        time.sleep(LOOK_S)
+    # `flwr run` ends when its SuperLink or the engine does, and may be the first to be seen.
+    if not is_alive():
+        raise EngineError("the SuperLink died", where=f"log {log_path}")
+    is_open = _told_since(run_dir, earlier).get("status", "running") == "running"
+    if is_open and (reason := failure(None)):
+        raise _failed(run_dir, reason, started, log_path)
+
+
+def _failed(run_dir: Path, reason: str, started: float, log_path: Path) -> RunError:
+    """Return the error for an engine that failed; one that never came up is not tried again."""
+    came_up = any(event["time"] >= started for event in read_events(run_dir, "run-started"))
+    kind = EngineError if came_up else RunError
+    what = "failed" if came_up else "did not come up"
+    return kind(f"the simulation engine {what}: {reason}", hint=f"The log is {log_path}")
 
 
 def wait_for_coordinator_to_end(run_dir: Path, patience_s: float = ENDING_S) -> None:
@@ -131,10 +161,16 @@ def wait_for_coordinator_to_end(run_dir: Path, patience_s: float = ENDING_S) -> 
         time.sleep(LOOK_S)
 
 
+def end_orphaned_coordinator(run_dir: Path) -> None:
+    """End what coordinates a run in a directory if the command that started it was killed."""
+    owner = read_owner(run_dir)
+    if "pid" in owner and owner.get("host") == socket.gethostname():
+        end_orphan(owner["pid"])
+
+
 def _process_is_alive(pid: int) -> bool:
-    """Return whether a process runs; one that was killed may stay as a zombie for long."""
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        return is_alive(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -141,7 +142,7 @@ def run_on_coordinator(
             run_supervised(
                 config,
                 lambda config: run_on_sites(read, config, _tell),
-                f"mdc coordinator run {kit}",
+                f"mdc coordinator run {quote(str(kit))}",
                 console,
                 errors,
             )

@@ -1,16 +1,13 @@
 """The coordinator's side: a SuperLink for days, its sites by name, and runs through it."""
 
-import json
 import math
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mdc_flower.admission import REGISTER
@@ -19,19 +16,23 @@ from mdc_flower.config import RunConfig
 from mdc_flower.config_model import Scalar
 from mdc_flower.engines.flower_processes import (
     Tls,
-    ask_here,
-    connect,
     flwr,
-    is_healthy,
-    local_address,
-    stop_strays,
     superlink,
 )
+from mdc_flower.engines.guardian import guarded
 from mdc_flower.engines.submission import run_through, wait_for_coordinator_to_end
-from mdc_flower.federation.kits import KIT, CoordinatorKit
+from mdc_flower.federation.doors import (
+    answers,
+    check_address,
+    check_door,
+    client,
+    note_control,
+    sites_address,
+)
+from mdc_flower.federation.kits import KIT, CoordinatorKit, join_address
 from mdc_flower.federation.registry import Node, nodes, register_path, synchronize
 from mdc_flower.federation.state_folder import only_one, open_state
-from mdc_flower.federation.superlink import ABOUT, FEDERATION, LISTEN
+from mdc_flower.federation.superlink import FEDERATION, LISTEN
 from mdc_flower.tail import shorten
 from strategies.errors import MdcError, RunError
 from strategies.journal.files import StorageError, write_atomically
@@ -85,13 +86,13 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
         If it runs already, does not start, or dies.
     """
     log_path = kit.state / LOG
-    with only_one(kit, "coordinator", "the coordinator runs already"):
-        home = open_state(kit)
-        stop_strays(home)  # of a coordinator that was killed
+    home = open_state(kit)
+    with only_one(kit, "coordinator", "the coordinator runs already"), guarded(home):
+        check_address(kit)
         options = ["--enable-supernode-auth", "--database", str(kit.state / DATABASE)]
         variables = {
             FEDERATION: kit.federation,
-            LISTEN: kit.listen,
+            LISTEN: join_address(kit.listen, kit.port),
             REGISTER: str(register_path(kit)),
             EXAMPLES: str(kit.folder / KIT),
         }
@@ -101,13 +102,12 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
             home,
             log_path,
             options,
-            kit.port,
             command=[sys.executable, "-m", "mdc_flower.federation.superlink"],
-            listen=kit.listen,
             tls=Tls(kit.ca, kit.certificate, kit.key),
             variables=variables,
         ) as link:
-            _check_door(kit)
+            note_control(kit, link.port)
+            check_door(kit)
             tell(f"coordinator of {kit.federation!r} for {kit.address}; log: {log_path}")
             door = _Register(kit, home, tell)
             while link.process.poll() is None:
@@ -118,30 +118,6 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
                 f"the SuperLink exited with {link.process.returncode}",
                 hint=f"The log is {log_path}",
             )
-
-
-def _check_door(kit: CoordinatorKit) -> None:
-    """Refuse to go on with a SuperLink that has not our middleware in front.
-
-    Raises
-    ------
-    RunError
-        If it has not: it would let everybody start runs.
-    """
-    reason = ""
-    for _ in range(3):  # one look may fail when it is busy
-        try:
-            about = json.loads(ask_here(f"{_local(kit)}{ABOUT}", kit.ca))
-            if about["federation"] == kit.federation:
-                return
-            reason = f"it is of {about['federation']!r}"
-        except (OSError, ValueError, KeyError, TypeError, HTTPException) as error:
-            reason = str(error)
-    raise RunError(
-        f"the SuperLink does not keep its commands to this machine ({reason})",
-        where=_local(kit),
-        hint="If no other one runs here, this version of flwr does not go with mdc-flower",
-    )
 
 
 class _Register:
@@ -184,7 +160,7 @@ def status(kit: CoordinatorKit) -> list[SiteStatus]:
     RunError
         If the coordinator does not run.
     """
-    with _client(kit) as home:
+    with client(kit) as home:
         told = nodes(kit, home)
     run_dir = last_run(kit)
     versions: dict[str, str] = {}
@@ -255,50 +231,24 @@ def run_on_sites(kit: CoordinatorKit, config: RunConfig, tell: Tell) -> None:
             hint="Name another one with --output; the coordinator must be able to write there too",
         ) from None
     _wait_for_coordinator(kit, config.wait_for_sites_s, tell)
-    with _client(kit) as home:
+    with client(kit) as home:
         _stop_runs(home, run_dir)  # of a command that was killed: it holds the sites
         try:
-            run_through(config, home, run_dir / "engine.log", lambda: _answers(kit))
+            run_through(config, home, run_dir / "engine.log", lambda: answers(kit))
         finally:
             _stop_runs(home, run_dir)
 
 
-@contextmanager
-def _client(kit: CoordinatorKit) -> Iterator[Path]:
-    """Yield a FLWR_HOME of one's own that leads to the coordinator's SuperLink."""
-    if not _answers(kit):
-        raise RunError(
-            "the coordinator does not run",
-            where=_local(kit),
-            hint=f"Start it: mdc coordinator start {kit.folder}",
-        )
-    home = Path(tempfile.mkdtemp(prefix="mdc-flower-"))
-    try:
-        connect(home, _local(kit), kit.ca)
-        yield home
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _local(kit: CoordinatorKit) -> str:
-    return local_address(kit.listen, kit.port)
-
-
-def _answers(kit: CoordinatorKit) -> bool:
-    """Return whether the SuperLink answers; one look may fail when it is busy."""
-    return any(is_healthy(_local(kit), kit.ca) for _ in range(3))
-
-
 def _wait_for_coordinator(kit: CoordinatorKit, wait_s: float, tell: Tell) -> None:
     deadline = time.monotonic() + wait_s
-    if not _answers(kit):
-        tell(f"waiting up to {wait_s:g} s for the coordinator at {_local(kit)}")
-        while not _answers(kit):
+    if not answers(kit):
+        tell(f"waiting up to {wait_s:g} s for the coordinator at {sites_address(kit)}")
+        while not answers(kit):
             if time.monotonic() >= deadline:
                 raise RunError(
                     f"the coordinator did not run within {wait_s:g} s",
-                    where=_local(kit),
-                    hint=f"Start it: mdc coordinator start {kit.folder}",
+                    where=sites_address(kit),
+                    hint=f"Start it: mdc coordinator start {quote(str(kit.folder))}",
                 )
             time.sleep(LOOK_S)
 

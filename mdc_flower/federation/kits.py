@@ -18,6 +18,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -251,7 +252,7 @@ def _check_file(path: Path) -> None:
             where=str(path),
             got=f"mode {mode:04o}",
             expected="mode 0600",
-            hint=f"chmod 600 {path}",
+            hint=f"chmod 600 {quote(str(path))}",
         )
 
 

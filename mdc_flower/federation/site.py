@@ -9,7 +9,8 @@ from typing import Any
 
 import tomli_w
 
-from mdc_flower.engines.flower_processes import environment, free_port, running, stop_strays
+from mdc_flower.engines.flower_processes import environment, free_port, running
+from mdc_flower.engines.guardian import guarded
 from mdc_flower.federation import state_folder
 from mdc_flower.federation.files import PRIVATE, write_file
 from mdc_flower.federation.kits import KIT, SiteKit
@@ -104,7 +105,6 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
         If the SuperNode ends by itself, or a file cannot be written.
     """
     home, log_path, event_path = state_folder.open_state(kit), kit.state / LOG, kit.state / EVENTS
-    stop_strays(home)  # of a SuperNode whose parent was killed
     # In a file: on the command line every user of the machine could read where the data are.
     config_path = kit.state / NODE_CONFIG
     write_file(config_path, tomli_w.dumps(node_config(kit, num_examples)).encode(), PRIVATE)
@@ -115,18 +115,15 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
     events, trouble = Tail(event_path), Tail(log_path)
     env = {**environment(home), SITE_LOG: str(event_path)}
     tell(f"{kit.site} joins {kit.federation!r} at {kit.address}; log: {log_path}")
-    try:
-        with running(command, env, Path.cwd(), log_path) as process:
-            view = SiteView()
-            while process.poll() is None:
-                _show(events, trouble, view, tell)
-                for path in (log_path, event_path):
-                    shorten(path)
-                time.sleep(LOOK_S)
+    with guarded(home), running(command, env, Path.cwd(), log_path) as process:
+        view = SiteView()
+        while process.poll() is None:
             _show(events, trouble, view, tell)
-            raise _ended(kit, process.returncode, log_path)
-    finally:
-        stop_strays(home)
+            for path in (log_path, event_path):
+                shorten(path)
+            time.sleep(LOOK_S)
+        _show(events, trouble, view, tell)
+        raise _ended(kit, process.returncode, log_path)
 
 
 def _ended(kit: SiteKit, status: int, log_path: Path) -> RunError:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 
 from mdc_flower import __version__
 from mdc_flower.checks import Check, guarded
+from mdc_flower.cores import usable_cores
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.cache import cache_dir
 from mdc_flower.data.reading import Reading, TextReading
@@ -28,7 +29,6 @@ from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.federation.kits import SiteKit
 from mdc_flower.federation.superlink import ABOUT
 from mdc_flower.numerics import (
-    available_cores,
     device_name,
     number_format,
     pick_autocast_dtype,
@@ -154,7 +154,7 @@ def _gib(count: float) -> str:
 def _device(kit: SiteKit) -> str:
     device = pick_device(kit.device or "auto")
     kind = number_format(pick_autocast_dtype("auto", device))
-    threads = kit.threads or available_cores()
+    threads = kit.threads or usable_cores()
     return f"{device} ({device_name(device)}), computes in {kind}, CPU threads: {threads}"
 
 

@@ -1,26 +1,32 @@
-"""Flower's SuperLink, with every door to the outside closed but the sites' own.
+"""Flower's SuperLink behind two listeners: one for the sites, one for the coordinator itself.
 
 Flower serves three APIs on one port: Fleet, for the SuperNodes; Control, which starts runs and
 registers keys; and Runtime, for the processes of a run. Only Fleet asks who is calling. Whoever
-reaches the port could start a run, that is, run code of his own at the coordinator and at every
+reached the port could start a run, that is, run code of his own at the coordinator and at every
 site. So this process, started as ``python -m mdc_flower.federation.superlink`` with the options of
-``flower-superlink``, serves Control and Runtime to its own machine alone.
+``flower-superlink``, binds Flower's own port to the loopback interface, and opens a second listener
+for the sites at the address in `LISTEN`. That one has no Control and no Runtime API, whoever calls:
+what the caller's address is does not matter, nor which proxy stands in front.
 """
 
+import asyncio
 import base64
 import binascii
-import ipaddress
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs
 
+import uvicorn
+from fastapi import FastAPI
+from flwr.supercore.address import parse_address
 from flwr.superlink import extensions
 from flwr.superlink.cli import flower_superlink
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
+from starlette.datastructures import State
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,9 +39,7 @@ FEDERATION = "MDC_FEDERATION"
 """Environment variable with the federation's name."""
 
 LISTEN = "MDC_LISTEN"
-"""Environment variable with the address that the SuperLink binds."""
-
-ALL_ADDRESSES = ("0.0.0.0", "::")
+"""Environment variable with the address, ``host:port``, of the sites' listener."""
 
 FLEET, HEALTH = "/v1/fleet/", "/health"
 
@@ -46,36 +50,72 @@ Flower reads a call into memory before it looks at who calls.
 """
 
 
-class OnlySites:
-    """Serves sites what is theirs, and everything else to this machine alone."""
+GRACE_S = 3
+"""Seconds that calls of sites have to finish when the SuperLink stops."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+
+class OnlySites:
+    """Serves sites what is theirs, and nothing else to anybody.
+
+    Parameters
+    ----------
+    app : ASGIApp
+        Flower's app.
+    state : State
+        The app's state, with its register of keys.
+    """
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, pass on or refuse one connection."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["path"] == ABOUT:
-            await JSONResponse(await run_in_threadpool(_about, scope))(scope, receive, send)
-        elif _is_local(scope):
-            await self._app(scope, receive, send)
+        if scope["path"] == ABOUT:
+            told = await run_in_threadpool(_about, self._state, scope["query_string"])
+            await JSONResponse(told)(scope, receive, send)
         elif scope["path"].startswith(FLEET) or scope["path"] == HEALTH:
             await self._app(scope, _bounded(receive), send)
         else:
-            text = "served to the coordinator's own machine only"
-            await PlainTextResponse(text, 403)(scope, receive, send)
+            await PlainTextResponse("only sites are served here", 403)(scope, receive, send)
 
 
-def _is_local(scope: Scope) -> bool:
-    """Return whether the caller is at the loopback interface, or at the one address bound.
+class _SecondServer(uvicorn.Server):
+    """A server in the event loop of another, which alone handles signals."""
 
-    Where a certain address is bound, its own machine calls from that very address. Where all are,
-    this says nothing: rootless containers give callers from outside the container's own address.
-    """
-    client, server = _address(scope.get("client")), _address(scope.get("server"))
-    is_bound = os.environ.get(LISTEN, "") not in ("", *ALL_ADDRESSES)
-    return client is not None and (client.is_loopback or (is_bound and client == server))
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serve_sites(app: FastAPI) -> AsyncIterator[None]:
+    """Serve sites at the address in `LISTEN`, with the SuperLink's own certificate, meanwhile."""
+    own = app.state.superlink_lifespan.config
+    host, port, _ = parse_address(os.environ[LISTEN]) or ("", 0, None)
+    server = _SecondServer(
+        uvicorn.Config(
+            OnlySites(app, app.state),
+            host=host,
+            port=port,
+            lifespan="off",
+            log_config=None,
+            proxy_headers=False,
+            ssl_keyfile=own.ssl_keyfile,
+            ssl_certfile=own.ssl_certfile,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0.01)
+    if serving.done():
+        await serving  # raises what went wrong
+        raise RuntimeError(f"nothing can be served at {os.environ[LISTEN]}")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -91,18 +131,8 @@ def _bounded(receive: Receive) -> Receive:
     return bounded
 
 
-def _address(
-    place: Sequence[object] | None,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(str(place[0]) if place else "")
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def _about(scope: Scope) -> dict[str, Any]:
-    keys = parse_qs(scope["query_string"].decode("ascii", "replace")).get("key", [])
+def _about(state: State, query: bytes) -> dict[str, Any]:
+    keys = parse_qs(query.decode("ascii", "replace")).get("key", [])
     about: dict[str, Any] = {
         "federation": os.environ.get(FEDERATION, ""),
         "mdc-flower": __version__,
@@ -110,21 +140,21 @@ def _about(scope: Scope) -> dict[str, Any]:
         "time": time.time(),
     }
     if keys:
-        about |= _about_key(scope, keys[0])
+        about |= _about_key(state, keys[0])
     return about
 
 
-def _about_key(scope: Scope, text: str) -> dict[str, bool]:
+def _about_key(state: State, text: str) -> dict[str, bool]:
     """Return whether a public key (base64, URL-safe) is registered, and its node online."""
     try:
         key = base64.urlsafe_b64decode(text)
     except (binascii.Error, ValueError):
         return {"registered": False, "online": False}
-    state = scope["app"].state.linkstate_factory.state()
-    node = state.get_node_id_by_public_key(key)
+    links = state.linkstate_factory.state()
+    node = links.get_node_id_by_public_key(key)
     if node is None:
         return {"registered": False, "online": False}
-    infos = state.get_node_info(node_ids=[node])  # none if it was put out just now
+    infos = links.get_node_info(node_ids=[node])  # none if it was put out just now
     return {"registered": bool(infos), "online": any(info.status == "online" for info in infos)}
 
 
@@ -134,13 +164,11 @@ def main() -> None:
     Raises
     ------
     RuntimeError
-        If this Flower has no such hook: it would serve everybody everything.
+        If this Flower does not have the hook that opens the sites' listener.
     """
-    if not hasattr(extensions, "get_middleware"):
-        raise RuntimeError(f"flwr {version('flwr')} does not ask extensions for middleware")
-    # With more than its own machine in it, callers could say that they are this machine.
-    os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1"
-    extensions.get_middleware = lambda: (Middleware(OnlySites),)
+    if not hasattr(extensions, "get_lifespan_contexts"):
+        raise RuntimeError(f"flwr {version('flwr')} does not ask extensions for lifespan contexts")
+    extensions.get_lifespan_contexts = lambda: (serve_sites,)
     flower_superlink()
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from logging import WARNING
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from strategies.attendance import Awaited
@@ -281,7 +282,8 @@ def refuse_used(run_dir: Path, kind: type[MdcError], where: str) -> None:
             "the directory holds a run already",
             where=where,
             got=str(run_dir),
-            hint=f"Name another directory, or go on with that run: mdc run --resume {run_dir}",
+            hint="Name another directory, or go on with that run: "
+            f"mdc run --resume {quote(str(run_dir))}",
         )
 
 

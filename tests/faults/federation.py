@@ -17,7 +17,8 @@ import tomli_w
 
 from mdc_flower.config import RunConfig
 from mdc_flower.engines.app_bundle import stage_app
-from mdc_flower.engines.flower_processes import environment, free_port, home_of, script
+from mdc_flower.engines.flower_processes import environment, free_port, script
+from mdc_flower.engines.guardian import home_of
 from tests.faults import injector
 from tests.faults.runs import NUM_SITES, wait_until
 

@@ -50,7 +50,8 @@ def plan(folder: Path, faults: Sequence[Fault]) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "faults.json"
     path.write_text(json.dumps([asdict(fault) for fault in faults]))
-    return {HOOK_VARIABLE: HOOK, PLAN_VARIABLE: str(path)}
+    hook = {HOOK_VARIABLE: HOOK, PLAN_VARIABLE: str(path)}
+    return {**hook, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def hook(point: str, **where: Any) -> None:

@@ -1,20 +1,23 @@
 """Simulated on Ray: workers and the coordinator die, sites hang and are slow."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from mdc_flower.engines.guardian import home_of
 from strategies.averaging import Update, by_examples, weighted_mean
 from strategies.journal.model_files import StoredArrays
 from strategies.journal.run_directory import CHECKPOINTS, UPDATES, read_history
 from tests.faults import injector
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault
-from tests.faults.runs import NUM_SITES, config_in, sha256
+from tests.faults.runs import NUM_SITES, config_in, sha256, wait_until
 from tests.integration.conftest import summary_of
 
 pytestmark = pytest.mark.slow
@@ -25,8 +28,7 @@ MDC = "from simulations.cli import app; app(prog_name='mdc')"
 
 def mdc_run(run_dir: Path, faults: list[Fault], **keys: object) -> str:
     """Run on Ray with `mdc run`, with faults; return what it printed."""
-    values = config_in(run_dir).to_flower() | {k.replace("_", "-"): v for k, v in keys.items()}
-    settings = [part for key, value in values.items() for part in ("--set", _setting(key, value))]
+    settings = [f"--set={key}={_setting(value)}" for key, value in _keys(run_dir, **keys).items()]
     done = subprocess.run(
         [sys.executable, "-c", MDC, "run", *settings],
         cwd=REPOSITORY,
@@ -40,8 +42,12 @@ def mdc_run(run_dir: Path, faults: list[Fault], **keys: object) -> str:
     return done.stdout + done.stderr
 
 
-def _setting(key: str, value: object) -> str:
-    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+def _keys(run_dir: Path, **keys: object) -> dict[str, object]:
+    return config_in(run_dir).to_flower() | {k.replace("_", "-"): v for k, v in keys.items()}
+
+
+def _setting(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @fault(
@@ -67,6 +73,55 @@ def test_a_killed_coordinator_is_restarted(tmp_path: Path, undisturbed: str) -> 
     said = mdc_run(tmp_path / "run", [Fault("update-accepted", "kill", {"round": 3, "count": 2})])
     assert "the coordinator died" in said
     assert sha256(tmp_path / "run") == undisturbed
+
+
+@fault(
+    "`mdc run` killed, by SIGKILL or for want of memory",
+    "all that it started ends with it, Ray included; `--resume` goes on at once, inside the open "
+    "round",
+)
+def test_a_killed_command_takes_its_processes_along(tmp_path: Path, undisturbed: str) -> None:
+    """Started as by ``nohup ... &`` in a folder whose modules have the names of libraries."""
+    run_dir, work = tmp_path / "run", tmp_path / "work"
+    work.mkdir()
+    for name in ("datasets", "types", "selectors"):
+        (work / f"{name}.py").write_text("raise ImportError('the user has this name, too')")
+    hangs = Fault("training", "hang", {"round": 3, "site": "site-1"})
+    env = {**os.environ, **injector.plan(tmp_path / "faults", [hangs])}
+    settings = [f"--set={key}={_setting(value)}" for key, value in _keys(run_dir).items()]
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP INT; exec "$0" "$@"', sys.executable, "-P", "-c", MDC, "run",
+         *settings],
+        cwd=work, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    family: list[psutil.Process] = []
+    try:
+        wait_until(lambda: (run_dir / "events.jsonl").exists(), 240)
+        for kind in (signal.SIGHUP, signal.SIGINT):
+            process.send_signal(kind)  # as when the terminal closes, or somebody presses Ctrl-C
+        wait_until(lambda: len(read_history(run_dir)) == 2, 240)
+        wait_until((tmp_path / "faults" / "faults.0.happened").exists)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert any("raylet" in child.name() for child in family)
+        homes = {home for child in family if (home := home_of(child))}
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert not alive
+        assert not any(Path(home).exists() for home in homes), "Ray's files are left behind"
+    finally:
+        process.kill()
+        assert process.stderr is not None
+        errors = process.communicate()[1]
+        for child in family:
+            if child.is_running():
+                child.kill()
+    assert "interrupted" not in errors
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MDC, "run", "--resume", str(run_dir)],
+        cwd=work, env=env, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sha256(run_dir) == undisturbed
 
 
 @fault(

@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from mdc_flower.engines.flower_processes import superlink
+from mdc_flower.engines.guardian import guarded
 from simulations.deployment_cost import NUM_SITES, round_seconds, supernode
 from tests.faults.wide_area import Link, has_netem, wide_area
 
@@ -19,6 +20,7 @@ def bench_transfer(megabytes: float, rounds: int, link: Link) -> str:
     """Return a sentence with the time of an exchange over a wide-area network."""
     with tempfile.TemporaryDirectory(prefix="mdc-bench-") as name, ExitStack() as stack:
         home = Path(name)
+        stack.enter_context(guarded(home))
         server = stack.enter_context(superlink(home, home / "log.txt", listen="0.0.0.0"))
         names = [f"site-{number}" for number in range(NUM_SITES)]
         area = stack.enter_context(wide_area(names, link, server.port))

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mdc_flower.engines.flower_processes import environment, free_port, home_of, script
+from mdc_flower.engines.flower_processes import environment, free_port, script
+from mdc_flower.engines.guardian import home_of
 from strategies.journal.run_directory import read_events, read_history
 from tests.integration.conftest import summary_of
 

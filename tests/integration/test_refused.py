@@ -1,11 +1,14 @@
 """Who and what is refused by the real processes of a provisioned federation, and in which words."""
 
 import http.server
+import os
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,16 +21,17 @@ import tomli_w
 from mdc_flower.config_files import read_toml
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
-    connect,
     environment,
     free_port,
+    is_healthy,
     run_command,
     script,
 )
 from mdc_flower.federation.certificates import Credential, new_server_certificate
+from mdc_flower.federation.doors import client
 from mdc_flower.federation.kits import read_coordinator_kit, read_site_kit
 from mdc_flower.federation.site import node_config
-from mdc_flower.federation.site_check import check_site
+from mdc_flower.federation.site_check import ask_coordinator, check_site
 from tests.integration.conftest import summary_of
 from tests.integration.real_sites import REPOSITORY, RealSites, real_sites
 
@@ -198,6 +202,70 @@ def test_data_that_break_the_contract(sites: RealSites, tmp_path: Path) -> None:
     assert "in another order, so that labels would be swapped" in failures(kit)["data"]
 
 
+NGINX = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        client_max_body_size 64m;
+        location / {{
+            proxy_pass https://127.0.0.1:{behind};
+            proxy_set_header X-Forwarded-For 127.0.0.1;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def proxy(sites: RealSites, tmp_path: Path) -> Iterator[int]:
+    """Yield the port of a reverse proxy on the coordinator's own machine."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed (apt-get install nginx-light)")
+    kit, port = read_coordinator_kit(sites.kit("coordinator")), free_port()
+    config = NGINX.format(
+        folder=tmp_path, port=port, behind=kit.port, certificate=kit.certificate, key=kit.key
+    )
+    (tmp_path / "nginx.conf").write_text(config)
+    with subprocess.Popen([nginx, "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]) as process:
+        sites.wait(lambda: is_healthy(f"127.0.0.1:{port}", kit.ca), 60, "coordinator")
+        yield port
+        process.terminate()
+
+
+def test_a_proxy_on_the_same_machine_opens_nothing(
+    sites: RealSites, proxy: int, tmp_path: Path
+) -> None:
+    """To the coordinator every caller is at the loopback interface, then; sites may come so."""
+    kit = read_site_kit(changed_kit(sites, tmp_path, "site-2", port=proxy))
+    context = ssl.create_default_context(cafile=kit.ca)
+    for path in ("v1/control/start-run", "v1/control/list-runs", "v1/runtime/pull-task-input", ""):
+        for method in ("GET", "POST"):
+            call = urllib.request.Request(f"https://127.0.0.1:{proxy}/{path}", method=method)
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(call, context=context, timeout=30)
+            assert caught.value.code == 403, path
+    assert failures(kit.folder) == {}
+    node = sites.start("proxied", "site", "start", str(kit.folder))
+    try:
+        sites.wait(lambda: ask_coordinator(kit)[0].get("online"), 120, "proxied")
+    finally:
+        node.terminate()
+        node.wait(30)
+
+
 def test_a_site_that_claims_the_name_of_another(sites: RealSites, tmp_path: Path) -> None:
     kit = changed_kit(sites, tmp_path)
     node = supernode(sites, kit, site="site-1")
@@ -219,19 +287,17 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
     code = app / "mdc_flower" / "client_app.py"
     code.write_text(code.read_text() + "\n# one line more\n")
     kit = read_coordinator_kit(sites.kit("coordinator"))
-    home = tmp_path / "home"
-    home.mkdir()
-    connect(home, f"127.0.0.1:{kit.port}", kit.ca)
     sites.start_site("site-1")
     sites.wait(lambda: "joins 'digits-trial'" in sites.log("site-1"), 60, "site-1")
     keys = (
         f'output-dir="{tmp_path / "run"}" num-sites=1 epoch-budget=1 local-epochs=1 model="mlp" '
         "wait-for-sites-s=15.0"
     )
-    done = subprocess.run(
-        run_command(app, "--run-config", keys), env=environment(home), cwd=home,
-        capture_output=True, text=True, check=False, timeout=180,
-    )  # fmt: skip
+    with client(kit) as home:
+        done = subprocess.run(
+            run_command(app, "--run-config", keys), env=environment(home), cwd=home,
+            capture_output=True, text=True, check=False, timeout=180,
+        )  # fmt: skip
     told = summary_of(tmp_path / "run")["error"]
     assert "the site runs only the app that it has installed, and not this one" in told
     assert "mdc_flower/client_app.py" in told, done.stdout

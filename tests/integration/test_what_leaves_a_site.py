@@ -26,6 +26,7 @@ from mdc_flower.engines.flower_processes import (
     script,
     superlink,
 )
+from mdc_flower.engines.guardian import guarded
 from strategies.journal.model_files import read_model
 from strategies.journal.run_directory import GLOBAL_MODEL, read_history
 from strategies.messages import NUM_EXAMPLES
@@ -113,6 +114,7 @@ def test_nothing_but_updates_and_the_metrics_of_the_sites_config(tmp_path: Path)
     )
     app = stage_app(tmp_path / "app" / "mdc-flower")
     with (
+        guarded(home),
         superlink(home, log, variables={"PYTHONPATH": path}) as link,
         recorder(link.port) as recorded,
         running(

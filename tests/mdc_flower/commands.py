@@ -12,7 +12,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mdc_flower.cli import app
+from mdc_flower.references import USERS_FOLDER
 from strategies.journal.run_directory import GLOBAL_MODEL
+
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -20,9 +23,11 @@ def process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     """Work in a folder of the test's own, and give back what a command changes in its process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv(USERS_FOLDER, "")
+    handlers = {kind: signal.getsignal(kind) for kind in HANDLED}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
 
 
 @pytest.fixture

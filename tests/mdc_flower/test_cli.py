@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -80,6 +81,7 @@ def written(path: Path, text: str) -> Path:
         (["--set", "max-train-examples=4"], "there are more sites than training examples"),
         (["--set", "dataset=cli_lab:no_such"], "has no function 'no_such'"),
         (["--output", "used"], "--output: the directory holds a run already"),
+        (["--gpus-per-site", "1000"], "--gpus-per-site: this machine does not have so many GPUs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -148,10 +150,32 @@ def test_what_a_command_raises_becomes_a_message_and_a_status(
     assert (printed.out, printed.err) == ("", f"{message}\nto go on: [do] this\n")
 
 
-def test_a_command_that_is_terminated_ends_as_interrupted() -> None:
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_command_that_is_terminated_ends_as_interrupted(kind: signal.Signals) -> None:
+    signal.signal(kind, signal.SIG_DFL)
     with pytest.raises(typer.Exit) as caught:
-        with_exit_status(lambda: signal.raise_signal(signal.SIGTERM))
+        with_exit_status(lambda: signal.raise_signal(kind))
     assert caught.value.exit_code == 130
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_signal_that_was_ignored_stays_so_but_not_for_what_is_started(
+    kind: signal.Signals,
+) -> None:
+    """As under nohup, and in the background of a shell without job control."""
+    signal.signal(kind, signal.SIG_IGN)
+    heard = f"import signal; print(signal.getsignal({int(kind)}) is signal.SIG_IGN)"
+    told: list[str] = []
+
+    def work() -> None:
+        signal.raise_signal(kind)
+        told.append(subprocess.check_output([sys.executable, "-c", heard], text=True).strip())
+
+    with_exit_status(work)
+    assert told == ["False"]
 
 
 def test_an_error_of_the_program_itself_is_not_hidden() -> None:

@@ -18,9 +18,10 @@ from PIL import Image
 import mdc_flower
 from mdc_flower.client_app import TRACE_CALLS, TRACE_LINES, app, without_paths
 from mdc_flower.config import read_run_config, read_site_config
+from mdc_flower.cores import usable_cores
 from mdc_flower.data import Part, load_dataset
 from mdc_flower.data.contract import Contract
-from mdc_flower.numerics import available_cores, processor
+from mdc_flower.numerics import processor
 from mdc_flower.site_card import run_code
 from mdc_flower.site_client import model_arrays
 from mdc_flower.site_log import SITE_LOG
@@ -195,7 +196,7 @@ def test_a_hello_is_answered_with_the_sites_card(
         simulated,
         device=processor(),
         number_format="bfloat16",
-        threads=3 if simulated else available_cores(),
+        threads=3 if simulated else usable_cores(),
     )
     assert told.machine.startswith(f"{processor()}, bfloat16, ")
 
@@ -708,7 +709,7 @@ def test_the_message_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("real", "threads", "expected"),
-    [(False, None, 3), (True, None, available_cores()), (True, 0, available_cores()), (True, 4, 4)],
+    [(False, None, 3), (True, None, usable_cores()), (True, 0, usable_cores()), (True, 4, 4)],
 )
 def test_a_simulated_site_computes_on_the_runs_threads_and_a_real_one_on_its_own(
     tmp_path: Path, real: bool, threads: int | None, expected: int

@@ -218,7 +218,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "outer-beta2": [-0.1, 1.0, *NOT_FINITE],
     "outer-epsilon": [0.0, -0.1, *NOT_FINITE],
     "average-last": NOT_COUNTS,
-    "seed": NOT_COUNTS,
+    "seed": [2**63, *NOT_COUNTS],
     "max-relative-update": [-0.1, "much", *NOT_FINITE],
     "min-sites": NOT_COUNTS,
     "max-round-retries": NOT_COUNTS,
@@ -261,6 +261,7 @@ def test_a_bad_value_is_refused_with_its_key(key: str, value: Any) -> None:
         ("round-deadline-s", 0.0),
         ("deadline-factor", 1.0),
         ("keep-checkpoints", 1),
+        ("seed", 2**63 - 1),
     ],
 )
 def test_the_ends_of_a_range_belong_to_it(key: str, value: float) -> None:

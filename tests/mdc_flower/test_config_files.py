@@ -27,6 +27,12 @@ def test_an_arm_file_is_read_as_utf_8_as_toml_is(tmp_path: Path) -> None:
     assert read_arm(file)[1] == {"name": "Größe ±"}
 
 
+def test_a_byte_order_mark_of_an_editor_is_no_part_of_an_arm(tmp_path: Path) -> None:
+    file = tmp_path / "arm.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert read_arm(file) == ({"seed": 3}, {})
+
+
 def refusal(path: Path) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         read_arm(path)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,17 @@ def test_a_run_may_die_again_after_every_round_that_it_has_finished(
     assert len(launches) == 6
 
 
+def test_a_path_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    for settings, options in (
+        ([f"dataset=image-folder:{path}"], {}),
+        ([], {"output-dir": path}),
+    ):
+        with pytest.raises(ConfigError, match=r"the value is not UTF-8 .*caf\\+xe9") as caught:
+            read_config(None, settings, options, {})
+        str(caught.value).encode()
+
+
 @pytest.mark.parametrize(
     ("error", "is_told"),
     [
@@ -111,7 +123,7 @@ def test_a_run_may_die_again_after_every_round_that_it_has_finished(
 def test_how_to_go_on_is_told_where_that_can_help(
     tmp_path: Path, consoles: tuple[Console, Console], error: BaseException, is_told: bool
 ) -> None:
-    run_dir = tmp_path / "run"
+    run_dir = tmp_path / "a run"
     (run_dir / "checkpoints").mkdir(parents=True)
 
     def launch(config: RunConfig) -> None:
@@ -120,5 +132,5 @@ def test_how_to_go_on_is_told_where_that_can_help(
     config = read_run_config({"output-dir": str(run_dir)})
     with pytest.raises(type(error)) as caught:
         run_supervised(config, launch, "mdc coordinator run kit", *consoles)
-    notes = [f"to go on: mdc coordinator run kit --resume {run_dir}"] if is_told else []
+    notes = [f"to go on: mdc coordinator run kit --resume '{run_dir}'"] if is_told else []
     assert getattr(caught.value, "__notes__", []) == notes

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mdc_flower.numerics import (
-    available_cores,
     deterministic,
     device_name,
     number_format,
@@ -147,17 +146,6 @@ def test_on_a_processor_only_the_threads_are_fixed() -> None:
             assert settings() == replace(before, threads=2)
         assert settings() == replace(before, threads=3)
     assert settings() == before
-
-
-def test_there_is_a_core_and_not_more_than_the_machine_has() -> None:
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)
-
-
-def test_the_cores_are_counted_where_processes_cannot_be_tied_to_some(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert available_cores() == os.cpu_count()
 
 
 def test_number_formats_and_devices_have_names() -> None:

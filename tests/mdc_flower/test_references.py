@@ -1,12 +1,15 @@
 """``module:function``: found, or refused with what is wrong and what to do."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mdc_flower.data import load_dataset
+from mdc_flower.engines.flower_processes import environment
 from mdc_flower.models import build_model
-from mdc_flower.references import load_reference
+from mdc_flower.references import add_users_folder, load_reference
 from strategies.errors import ConfigError
 
 SOURCE = """
@@ -88,3 +91,31 @@ def test_an_absolute_path_that_leads_nowhere_is_the_users_own_affair(tmp_path: P
 def test_a_module_that_is_not_found_is_answered_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match="PYTHONPATH, at the coordinator and every site"):
         load_reference("reference_nowhere:load", "model")
+
+
+def test_the_folder_of_a_user_comes_last_here_and_in_what_is_started(
+    tmp_path: Path, process_state: None
+) -> None:
+    """Files with the names of libraries, one of Python's own and one that is installed."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name in ("types", "selectors", "datasets"):
+        (folder / f"{name}.py").write_text("raise ImportError('the user has this name, too')")
+    (folder / "reference_own.py").write_text(SOURCE)
+    add_users_folder(str(folder))
+    assert sys.path[-1] == str(folder)
+    code = (
+        "import datasets, selectors, types\n"
+        "from mdc_flower.references import load_reference\n"
+        "print(load_reference('reference_own:seven', 'dataset')())\n"
+    )
+    env = {**environment(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert (done.stdout, done.returncode) == ("7\n", 0), done.stderr
+
+
+def test_a_library_in_place_of_a_users_own_module_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"has no function 'load_own'.* was imported from .*json"):
+        load_reference("json:load_own", "dataset")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pwd
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mdc_flower.data.cache import cache_dir, cached_arrays, machine_lock
+from strategies.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -46,6 +48,27 @@ def test_without_a_name_it_is_under_the_users_cache(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache" / "mdc-flower"
+
+
+def test_a_user_without_a_home_needs_one_only_where_no_folder_is_named(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user is not in its list of users."""
+
+    def unknown(*arguments: object) -> NoReturn:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert cache_dir() == cache
+    monkeypatch.delenv("MDC_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match=r"no home folder .*Set MDC_CACHE_DIR to a folder"):
+        cache_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"cannot be made: Not a directory.*Set MDC_CACHE_DIR"):
+        cache_dir()
 
 
 def test_arrays_come_back_with_names_shapes_dtypes_and_values() -> None:
@@ -90,6 +113,45 @@ def test_what_fails_while_it_is_stored_leaves_nothing_behind(cache: Path) -> Non
     with pytest.raises(ValueError, match="allow_pickle"):
         cached_arrays("key", lambda: {**arrays(), "objects": np.array([object()])})
     assert left_behind(cache) == []
+    assert len(cached_arrays("key", arrays)) == 3
+
+
+def test_what_was_used_longest_ago_is_removed_when_the_rest_would_not_fit(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def megabyte() -> dict[str, NDArray[np.generic]]:
+        return {"inputs": np.zeros(1_000_000, dtype=np.uint8)}
+
+    monkeypatch.setenv("MDC_CACHE_GB", "0.0025")  # two of them
+    (cache / "torchvision").mkdir()
+    (cache / "torchvision" / "downloaded").write_bytes(bytes(3_000_000))
+    (cache / ".killed.x").mkdir()
+    (cache / ".killed.x" / "inputs.npy").write_bytes(bytes(1_000_000))
+    os.utime(cache / ".killed.x", (0, 0))
+    mapped = {}
+    for hour, name in enumerate(["a", "b"]):
+        mapped[name] = cached_arrays(name, megabyte)["inputs"]
+        os.utime(cache / name, (hour, hour))
+    cached_arrays("a", never)  # used again: b is the older one now
+    cached_arrays("c", megabyte)
+    assert left_behind(cache) == ["a", "c", "torchvision"]
+    assert not mapped["b"].any(), "who has it mapped keeps it"
+    monkeypatch.setenv("MDC_CACHE_GB", "0")
+    cached_arrays("d", megabyte)
+    assert left_behind(cache) == ["d", "torchvision"]
+
+
+@pytest.mark.parametrize("size", ["-1", "nan", "much"])
+def test_a_bound_that_is_no_size(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MDC_CACHE_GB", size)
+    with pytest.raises(ConfigError, match="MDC_CACHE_GB: not a size in GB"):
+        cached_arrays("key", arrays)
+
+
+def test_a_folder_that_was_emptied_is_made_anew(cache: Path) -> None:
+    cached_arrays("key", arrays)
+    for path in (cache / "key").iterdir():
+        path.unlink()
     assert len(cached_arrays("key", arrays)) == 3
 
 

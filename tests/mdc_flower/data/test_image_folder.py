@@ -41,6 +41,16 @@ def colours(inputs: NDArray[np.generic]) -> list[Colour]:
     return [tuple(int(value) for value in image[:, 0, 0]) for image in inputs]  # type: ignore[misc]
 
 
+def test_a_file_whose_name_is_not_utf_8_is_named(folder: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/train/cat/caf\xe9.png"))
+    paint(odd, RED)
+    with pytest.raises(
+        DataError, match=r"/train/cat/caf\\xe9.png: the name is not UTF-8"
+    ) as caught:
+        load_image_folder(str(folder), 0)
+    str(caught.value).encode()
+
+
 def test_classes_and_files_are_in_the_order_of_their_names(folder: Path) -> None:
     data = load_image_folder(str(folder), 0).checked()
     assert data.class_names == ["cat", "dog"]

@@ -1,22 +1,13 @@
 """What is started for Flower, and what is stopped, without a process of Flower's."""
 
 import http.server
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mdc_flower.engines.flower_processes import (
-    environment,
-    home_of,
-    is_healthy,
-    local_address,
-    stop_strays,
-)
+from mdc_flower.engines.flower_processes import environment, is_healthy, local_address
 
 
 @pytest.fixture
@@ -64,39 +55,3 @@ def test_no_proxy_stands_between_processes_of_this_machine(
 )
 def test_where_this_machine_reaches_what_listens(listen: str, address: str) -> None:
     assert local_address(listen, 1) == address
-
-
-def test_strays_of_this_home_are_killed_and_nobody_else(tmp_path: Path) -> None:
-    def sleeper(home: Path) -> "subprocess.Popen[bytes]":
-        env = {**os.environ, "FLWR_HOME": str(home)}
-        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=env)
-
-    stray, other = sleeper(tmp_path / "mine"), sleeper(tmp_path / "mine-too")
-    try:
-        stop_strays(tmp_path / "mine")
-        stray.wait(5)  # its exit status went to whoever killed it
-        assert other.poll() is None
-    finally:
-        for process in (stray, other):
-            process.kill()
-            process.wait()
-
-
-def test_who_has_set_flwr_home_himself_does_not_kill_himself(tmp_path: Path) -> None:
-    code = (
-        "import pathlib, subprocess, sys\n"
-        "from mdc_flower.engines.flower_processes import stop_strays\n"
-        f"stop_strays(pathlib.Path({str(tmp_path)!r}))\n"
-    )
-    env = {**os.environ, "FLWR_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, check=False)
-    assert done.returncode == 0
-
-
-def test_the_home_of_a_process_that_is_gone_is_unknown() -> None:
-    import psutil
-
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    seen = psutil.Process(gone.pid)
-    gone.wait()
-    assert home_of(seen) is None

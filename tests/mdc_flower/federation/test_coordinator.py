@@ -1,9 +1,10 @@
 """What the coordinator's commands do, with Flower's processes played by a register in memory."""
 
 import json
+import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.client import BadStatusLine
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.federation import coordinator, registry
+from mdc_flower.federation import coordinator, doors, registry
 from mdc_flower.federation.coordinator import (
     last_run,
     one_run,
@@ -29,19 +30,21 @@ from tests.mdc_flower.federation.flower import FakeSuperLink
 
 
 @pytest.fixture
-def link(monkeypatch: pytest.MonkeyPatch) -> FakeSuperLink:
-    link = FakeSuperLink()
-    for module in (registry, coordinator):
-        monkeypatch.setattr(module, "flwr", link)
-    monkeypatch.setattr(coordinator, "is_healthy", lambda address, ca: True)
-    monkeypatch.setattr(coordinator, "ask_here", lambda url, ca: b'{"federation": "lungs"}')
-    monkeypatch.setattr(coordinator, "stop_strays", lambda home: None)
-    return link
+def kit(federation: Federation) -> CoordinatorKit:
+    return read_coordinator_kit(federation.kits / "coordinator")
 
 
 @pytest.fixture
-def kit(federation: Federation) -> CoordinatorKit:
-    return read_coordinator_kit(federation.kits / "coordinator")
+def link(kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch) -> FakeSuperLink:
+    link = FakeSuperLink()
+    doors.note_control(kit, 4711)
+    for module in (registry, coordinator):
+        monkeypatch.setattr(module, "flwr", link)
+    monkeypatch.setattr(doors, "is_healthy", lambda address, ca: bool(address))
+    monkeypatch.setattr(doors, "ask_here", lambda url, ca: b'{"federation": "lungs"}')
+    monkeypatch.setattr(coordinator, "guarded", lambda home: nullcontext())
+    monkeypatch.setattr(coordinator, "check_address", lambda kit: None)
+    return link
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def led(
         @contextmanager
         def superlink(*arguments: Any, **options: Any) -> Iterator[Any]:
             led.options = options  # type: ignore[attr-defined]
-            yield SimpleNamespace(process=SimpleNamespace(poll=poll, returncode=9))
+            yield SimpleNamespace(port=4711, process=SimpleNamespace(poll=poll, returncode=9))
 
         monkeypatch.setattr(coordinator, "superlink", superlink)
         monkeypatch.setattr(
@@ -95,7 +98,7 @@ def test_sites_are_let_in_and_the_folder_is_watched(
     assert link.calls.count(("supernode", "list")) == 2
     assert led.options["variables"] == {  # type: ignore[attr-defined]
         "MDC_FEDERATION": "lungs",
-        "MDC_LISTEN": "0.0.0.0",
+        "MDC_LISTEN": "0.0.0.0:8443",
         "MDC_REGISTER": str(kit.state / "register.json"),
         "MDC_SITE_EXAMPLES": str(kit.folder / "kit.toml"),
     }
@@ -146,8 +149,21 @@ def test_a_superlink_without_the_door_is_not_left_open(
             raise answer
         return bytes(answer)
 
-    monkeypatch.setattr(coordinator, "ask_here", ask)
+    monkeypatch.setattr(doors, "ask_here", ask)
     assert led(nothing, ended=f"does not keep its commands to this machine .*{reason}") == []
+
+
+def test_an_address_that_is_in_use_is_named_before_anything_is_started(
+    kit: CoordinatorKit, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = kit.model_copy(update={"listen": "127.0.0.1", "port": port})
+        with pytest.raises(RunError) as caught:
+            start(taken, False, print)
+    assert str(caught.value).startswith(
+        f"127.0.0.1:{port}: the coordinator cannot listen there: Address already in use"
+    )
 
 
 def test_two_at_once(kit: CoordinatorKit, link: FakeSuperLink, tmp_path: Path) -> None:
@@ -182,7 +198,7 @@ def test_a_state_folder_that_cannot_be_made(kit: CoordinatorKit, tmp_path: Path)
 def test_a_run_without_a_coordinator_is_told_where_it_was_looked_for(
     kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(coordinator, "is_healthy", lambda address, ca: False)
+    monkeypatch.setattr(doors, "is_healthy", lambda address, ca: False)
     with pytest.raises(RunError, match="the coordinator does not run") as caught:
         status(kit)
     assert str(caught.value).endswith(f"Start it: mdc coordinator start {kit.folder}")

@@ -310,7 +310,7 @@ def test_the_operators_are_told_what_leaves_and_what_must_be_open(federation: Fe
     assert "Outgoing TCP to `coordinator.example.org:8443`" in site
     assert "No incoming port" in site
     coordinator = federation.read("coordinator/README.md")
-    assert "No reverse proxy" in coordinator
+    assert "A machine whose users are all trusted" in coordinator
     assert "docker compose exec" in coordinator
 
 

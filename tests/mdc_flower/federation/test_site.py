@@ -70,7 +70,7 @@ def test_one_site_a_kit(kit: SiteKit) -> None:
 def started(kit: SiteKit, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], dict[str, Any]]:
     """Play a node that writes to log and events, and ends; return lines told and what was seen."""
     told: list[str] = []
-    seen: dict[str, Any] = {"strays": 0}
+    seen: dict[str, Any] = {}
 
     @contextmanager
     def running(
@@ -83,11 +83,13 @@ def started(kit: SiteKit, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], d
             events.write(json.dumps({"event": "hello"}) + "\ntorn {\n")
         yield SimpleNamespace(poll=lambda: 7, returncode=7)
 
-    def strays(home: Path) -> None:
-        seen["strays"] += 1
+    @contextmanager
+    def guarded(home: Path) -> Iterator[None]:
+        seen["guarded"] = home
+        yield
 
     monkeypatch.setattr(site, "running", running)
-    monkeypatch.setattr(site, "stop_strays", strays)
+    monkeypatch.setattr(site, "guarded", guarded)
     kit.state.mkdir(exist_ok=True)
     (kit.state / "node-config.toml").write_text("left over")
     (kit.state / "node-config.toml").chmod(0o644)
@@ -127,7 +129,7 @@ def test_a_node_is_started_and_its_words_are_shown(
     assert seen["command"][:3] == [sys.executable, "-m", "mdc_flower.federation.supernode"]
     assert not any("/srv/images" in part for part in seen["command"]), "every user could read it"
     assert seen["env"]["FLWR_HOME"] == str(kit.state / "flwr")
-    assert seen["strays"] == 2
+    assert seen["guarded"] == kit.state / "flwr"
     config = kit.state / "node-config.toml"
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert tomllib.loads(config.read_text()) == node_config(kit)

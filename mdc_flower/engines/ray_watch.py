@@ -1,0 +1,59 @@
+"""Notice that the simulation engine has failed, and in which words it says so.
+
+Flower's engine goes on for minutes without Ray: its ServerApp waits for sites that nobody
+simulates.
+"""
+
+import re
+from pathlib import Path
+
+import psutil
+
+from mdc_flower.engines.guardian import is_alive
+from mdc_flower.tail import Tail
+
+REASON = re.compile(r"ERROR.*: +An exception occur+ed ?!! (?P<reason>.+)")
+"""The line in which Flower's engine says what ended it."""
+
+DAEMONS = frozenset({"gcs_server", "raylet"})
+"""The processes of Ray's without which nothing is simulated."""
+
+
+class RayWatch:
+    """Watches the log of a simulation, and Ray's own processes.
+
+    Parameters
+    ----------
+    log_path
+        The engine's log; what is in it already is another run's.
+    """
+
+    def __init__(self, log_path: Path) -> None:
+        self._log = Tail(log_path)
+        self._daemons: dict[str, psutil.Process] = {}
+
+    def failure(self, coordinator: int | None) -> str:
+        """Return why the engine has failed; empty while it has not.
+
+        Parameters
+        ----------
+        coordinator
+            The process that coordinates the run, which has started Ray; None before there is one.
+        """
+        for line in self._log.new_lines():
+            if found := REASON.search(line.decode("utf-8", "replace")):
+                return found["reason"].strip()
+        if coordinator is not None and len(self._daemons) < len(DAEMONS):
+            self._daemons |= _daemons_of(coordinator)
+        for name, process in self._daemons.items():
+            if not is_alive(process):
+                return f"Ray's process {name} died; it may have been killed for want of memory"
+        return ""
+
+
+def _daemons_of(pid: int) -> dict[str, psutil.Process]:
+    try:
+        children = psutil.Process(pid).children()
+        return {name: child for child in children if (name := child.name()) in DAEMONS}
+    except psutil.Error:  # ended meanwhile
+        return {}
