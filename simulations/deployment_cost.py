@@ -25,6 +25,7 @@ from mdc_flower.engines.flower_processes import (
     script,
     superlink,
 )
+from mdc_flower.engines.guardian import guarded
 from simulations.coordinator_cost import stage_echo
 from simulations.echo_app import ROUND_STARTS
 from strategies.errors import EngineError
