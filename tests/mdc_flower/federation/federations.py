@@ -45,7 +45,7 @@ name = "lisbon"
 OSLO = """
 [[site]]
 name = "oslo"
-min-examples = 100
+device = "cuda:1"
 """
 TWO_SITES = HEAD + CONTRACT + BERLIN + LISBON
 

@@ -198,7 +198,7 @@ def test_a_new_site_is_added_beside_the_others(federation: Federation) -> None:
     assert lines[-3:] == ["berlin: unchanged", "lisbon: unchanged", "oslo: new kit"]
     touched = {path for path in changed(before, federation.files()) if not path.startswith("oslo")}
     assert touched == {"coordinator/sites/oslo.pub", "authority/federation.toml"}
-    assert read_site_kit(federation.kits / "oslo").min_examples == 100
+    assert read_site_kit(federation.kits / "oslo").device == "cuda:1"
 
 
 def test_a_setting_of_one_site_changes_that_kit_and_keeps_its_key(federation: Federation) -> None:
