@@ -27,6 +27,7 @@ def one_thread() -> Iterator[None]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Keep derived files in a folder of the test's own, and forget what was loaded before."""
     folder = tmp_path / "cache"
+    folder.mkdir()
     monkeypatch.setenv("MDC_CACHE_DIR", str(folder))
     _forget()
     yield folder
