@@ -10,6 +10,7 @@ The script imports the standard library, psutil and filelock only, so that it st
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -161,6 +162,8 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def _guard(home: Path, remove: bool) -> None:
+    # Where a whole machine or service is told to end, it has to outlive what it ends.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdin.buffer.read()  # until whoever started this is gone
     stop_strays(home)
     if remove:
