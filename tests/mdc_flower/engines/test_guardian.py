@@ -47,10 +47,8 @@ def test_who_has_set_flwr_home_himself_does_not_kill_himself(tmp_path: Path) -> 
         f"stop_strays(pathlib.Path({str(tmp_path)!r}))\n"
     )
     env = {**os.environ, "FLWR_HOME": str(tmp_path)}
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], env=env, check=False)
     assert done.returncode == 0
-    assert time.monotonic() - started < 30
 
 
 def test_the_home_of_a_process_that_is_gone_is_unknown() -> None:
