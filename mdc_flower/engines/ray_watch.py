@@ -5,6 +5,7 @@ simulates.
 """
 
 import re
+import time
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,9 @@ REASON = re.compile(r"ERROR.*: +An exception occur+ed ?!! (?P<reason>.+)")
 
 DAEMONS = frozenset({"gcs_server", "raylet"})
 """The processes of Ray's without which nothing is simulated."""
+
+GRACE_S = 5.0
+"""Seconds after such a process has died in which the engine may still say why: it ends Ray first."""
 
 
 class RayWatch:
@@ -31,6 +35,7 @@ class RayWatch:
     def __init__(self, log_path: Path) -> None:
         self._log = Tail(log_path)
         self._daemons: dict[str, psutil.Process] = {}
+        self._died_at: float | None = None
 
     def failure(self, coordinator: int | None) -> str:
         """Return why the engine has failed; empty while it has not.
@@ -45,10 +50,13 @@ class RayWatch:
                 return found["reason"].strip()
         if coordinator is not None and len(self._daemons) < len(DAEMONS):
             self._daemons |= _daemons_of(coordinator)
-        for name, process in self._daemons.items():
-            if not is_alive(process):
-                return f"Ray's process {name} died; it may have been killed for want of memory"
-        return ""
+        dead = [name for name, process in self._daemons.items() if not is_alive(process)]
+        if not dead:
+            return ""
+        self._died_at = self._died_at or time.monotonic()
+        if time.monotonic() - self._died_at < GRACE_S:
+            return ""
+        return f"Ray's process {dead[0]} died; it may have been killed for want of memory"
 
 
 def _daemons_of(pid: int) -> dict[str, psutil.Process]:

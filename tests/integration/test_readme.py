@@ -40,6 +40,7 @@ def shell(command: str, folder: Path, env: dict[str, str]) -> None:
 def user_env(home: Path) -> dict[str, str]:
     """Return the environment of someone who has activated .venv, with Flower kept apart."""
     env = {**environment(home), "PYTHONPATH": str(ROOT)}
+    del env["PYTHONSAFEPATH"]  # a user has not set it
     return {**env, "PATH": os.pathsep.join([sysconfig.get_path("scripts"), env["PATH"]])}
 
 

@@ -27,13 +27,22 @@ def test_the_engines_own_words_are_the_reason(tmp_path: Path, verb: str) -> None
     assert watch.failure(None) == "no room for Ray"
 
 
-def test_a_process_of_rays_that_is_gone_is_the_reason(tmp_path: Path) -> None:
+def test_a_process_of_rays_that_is_gone_is_the_reason_if_the_engine_says_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raylet = shutil.copy(str(shutil.which("sleep")), tmp_path / "raylet")
-    watch = RayWatch(tmp_path / "engine.log")
+    log = tmp_path / "engine.log"
+    watch, other = RayWatch(log), RayWatch(log)
+    monkeypatch.setattr("mdc_flower.engines.ray_watch.GRACE_S", 3600.0)
     with subprocess.Popen([raylet, "600"]) as process:
         assert watch.failure(None) == watch.failure(os.getpid()) == ""
+        assert other.failure(os.getpid()) == ""
         process.kill()
+    assert watch.failure(os.getpid()) == other.failure(os.getpid()) == ""
+    monkeypatch.setattr("mdc_flower.engines.ray_watch.GRACE_S", 0.0)
     assert watch.failure(os.getpid()) == (
         "Ray's process raylet died; it may have been killed for want of memory"
     )
     assert watch.failure(process.pid).startswith("Ray's process raylet died")
+    log.write_text(WORDS.format(verb="occurred"))
+    assert other.failure(os.getpid()) == "no room for Ray"
