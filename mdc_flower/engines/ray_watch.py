@@ -20,7 +20,7 @@ DAEMONS = frozenset({"gcs_server", "raylet"})
 """The processes of Ray's without which nothing is simulated."""
 
 GRACE_S = 5.0
-"""Seconds after such a process has died in which the engine may still say why: it ends Ray first."""
+"""Seconds in which the engine may still say why, after such a process died: it ends Ray first."""
 
 
 class RayWatch:
