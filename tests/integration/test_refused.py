@@ -287,7 +287,7 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
     code = app / "mdc_flower" / "client_app.py"
     code.write_text(code.read_text() + "\n# one line more\n")
     kit = read_coordinator_kit(sites.kit("coordinator"))
-    sites.start_site("site-1")
+    joined = sites.start_site("site-1")
     sites.wait(lambda: "joins 'digits-trial'" in sites.log("site-1"), 60, "site-1")
     keys = (
         f'output-dir="{tmp_path / "run"}" num-sites=1 epoch-budget=1 local-epochs=1 model="mlp" '
@@ -302,6 +302,8 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
     assert "the site runs only the app that it has installed, and not this one" in told
     assert "mdc_flower/client_app.py" in told, done.stdout
     assert "the coordinator's app is not run here: its code is not that" in sites.log("site-1")
+    joined.terminate()
+    joined.wait(60)
 
 
 def certificate_of(sites: RealSites, folder: Path, host: str, days_ago: int) -> tuple[Path, Path]:
