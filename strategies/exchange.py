@@ -9,10 +9,10 @@ from typing import NamedTuple, Protocol
 from flwr.app import Error, Message, MessageType, Metadata
 from flwr.serverapp import Grid
 
-from strategies.causes import Cause, cause_of
+from strategies.causes import Cause, FlowerError, cause_of
 from strategies.log import log
 
-NO_REPLY = 5
+NO_REPLY = int(FlowerError.NODE_UNAVAILABLE)
 """Error code of a reply that never came: Flower's code for a node that is unavailable."""
 
 
