@@ -49,13 +49,13 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)
-	$(BIN)/python -m simulations.bench
-	$(BIN)/python -m simulations.deployment_cost
+	$(BIN)/python -m simulations.benchmarks.training_loop
+	$(BIN)/python -m simulations.benchmarks.deployment_cost
 	$(BIN)/python -m tests.faults.transfer_cost
 
 # Every notebook anew, in place, from the committed results.
 notebooks: $(INSTALLED)
-	$(BIN)/python -m simulations.execute_notebooks
+	$(BIN)/python -m simulations.notebooks.execute
 
 build: $(INSTALLED)
 	$(BIN)/flwr build

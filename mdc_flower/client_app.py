@@ -13,17 +13,17 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
-from mdc_flower.numerics import repeatable
-from mdc_flower.site_card import site_card
-from mdc_flower.site_client import NDArrays, Scalar, SiteClient
-from mdc_flower.site_log import site_event
-from mdc_flower.task import threads_of
-from mdc_flower.workplace import site_client
-from strategies.causes import error_code
-from strategies.errors import DataError, MdcError, ModelError, PlanError
-from strategies.fault_points import reach
-from strategies.log import log
-from strategies.messages import (
+from mdc_flower.console.site_log import site_event
+from mdc_flower.site.card import site_card
+from mdc_flower.site.client import NDArrays, Scalar, SiteClient
+from mdc_flower.site.worker import site_client
+from mdc_flower.training.numerics import repeatable
+from mdc_flower.training.task import threads_of
+from strategies.common.errors import DataError, MdcError, ModelError, PlanError
+from strategies.common.fault_points import reach
+from strategies.common.log import log
+from strategies.exchange.causes import error_code
+from strategies.exchange.messages import (
     ARRAYS,
     DEADLINE,
     NUM_EXAMPLES,
@@ -41,7 +41,7 @@ from strategies.messages import (
     train_reply_content,
     wants_evaluation,
 )
-from strategies.round_plan import RoundPlan
+from strategies.method.round_plan import RoundPlan
 
 TRACE_LINES = 6
 """Lines of the trace in a simulated site's error reply: the last two or three calls."""

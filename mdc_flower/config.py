@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mdc_flower.config_model import ConfigModel
-from mdc_flower.data.reading import AudioReading, Columns, HubReading, Reading, TextReading
-from strategies.averaging import WEIGHTINGS
-from strategies.deadline import Deadline
-from strategies.local_epochs import (
+from mdc_flower.common.config_model import ConfigModel
+from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
+from strategies.aggregation.averaging import WEIGHTINGS
+from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
+from strategies.exchange.deadline import Deadline
+from strategies.exchange.messages import NUM_EXAMPLES, TRAIN_METRICS
+from strategies.method.local_epochs import (
     EpochController,
     Fixed,
     Horizon,
@@ -22,10 +24,8 @@ from strategies.local_epochs import (
     QuadraticSynchronization,
     Spread,
 )
-from strategies.messages import NUM_EXAMPLES, TRAIN_METRICS
-from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
-from strategies.recipes import LrSchedule, Recipe
-from strategies.round_plan import CycleShape
+from strategies.method.recipes import LrSchedule, Recipe
+from strategies.method.round_plan import CycleShape
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

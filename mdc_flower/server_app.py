@@ -13,23 +13,29 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
-from mdc_flower.admission import REGISTER, admission
-from mdc_flower.batch_norm import statistics_of
-from mdc_flower.claims import claims_judged, kit_of_coordinator
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.event_files import event_files
-from mdc_flower.global_evaluation import evaluate_fn
-from mdc_flower.last_models import finish
+from mdc_flower.coordinator.admission import REGISTER, admission
+from mdc_flower.coordinator.card_claims import claims_judged, kit_of_coordinator
+from mdc_flower.coordinator.event_files import event_files
+from mdc_flower.coordinator.final_models import finish
+from mdc_flower.coordinator.global_evaluation import evaluate_fn
+from mdc_flower.coordinator.resume import changed_keys, check_resumable
 from mdc_flower.models.tensors import trainable_names
-from mdc_flower.resume import changed_keys, check_resumable
-from mdc_flower.site_card import run_code
-from mdc_flower.site_client import model_arrays
-from mdc_flower.task import Task, load_task
-from strategies.attendance import Awaited
-from strategies.colearning import CoLearning
-from strategies.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
-from strategies.journal.files import StorageError, write_atomically
-from strategies.journal.run_directory import (
+from mdc_flower.site.card import run_code
+from mdc_flower.training.arrays import model_arrays
+from mdc_flower.training.batch_norm import statistics_of
+from mdc_flower.training.task import Task, load_task
+from strategies.common.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
+from strategies.common.files import StorageError, write_atomically
+from strategies.common.log import log
+from strategies.exchange.attendance import Awaited
+from strategies.exchange.membership import Roster
+from strategies.exchange.messages import arrays_to_record
+from strategies.exchange.waiting import wait_for_sites
+from strategies.pending_evaluation import one_thread
+from strategies.round_loop import CoLearning
+from strategies.storage.position import Position
+from strategies.storage.run_directory import (
     CONFIG,
     INTERRUPTED,
     REFUSED,
@@ -40,12 +46,6 @@ from strategies.journal.run_directory import (
     run_directory,
     write_summary,
 )
-from strategies.log import log
-from strategies.messages import arrays_to_record
-from strategies.pending_evaluation import one_thread
-from strategies.position import Position
-from strategies.roster import Roster
-from strategies.waiting import wait_for_sites
 
 app = ServerApp()
 

@@ -1,4 +1,4 @@
-"""The whole `mdc` command: the app's commands, and those for experiments."""
+"""``mdc compare`` and ``mdc report``: the commands for experiments, a plug-in of `mdc`."""
 
 import sys
 import time
@@ -7,13 +7,10 @@ from typing import Annotated
 
 import typer
 
-import mdc_flower.federation.cli  # noqa: F401  # adds its commands to the app
-from mdc_flower.cli import app, console, with_exit_status
-from mdc_flower.config_files import parse_setting
+from mdc_flower.cli.shared import app, console, with_exit_status
+from mdc_flower.common.config_files import parse_setting
 
 COMPARISONS_DIR = Path(__file__).parent / "comparisons"
-
-__all__ = ["app"]
 
 
 @app.command()
@@ -28,7 +25,7 @@ def report(
     """Write a page to read and print: one HTML file that needs neither network nor script."""
 
     def work() -> None:
-        from simulations.report import write_report
+        from simulations.results.report import write_report
 
         path = write_report(
             folder.expanduser().absolute(), output.expanduser().absolute() if output else None
@@ -69,12 +66,12 @@ def compare(
     """
 
     def work() -> None:
-        from simulations.comparison import results_of, run_comparison
-        from simulations.comparison_file import read_comparison, with_settings
-        from simulations.drawing import CURVES, draw_comparison
-        from simulations.progress import job_progress
-        from simulations.results_files import write_results
-        from strategies.errors import ConfigError
+        from simulations.compare.comparison_file import read_comparison, with_settings
+        from simulations.compare.progress import job_progress
+        from simulations.compare.runner import results_of, run_comparison
+        from simulations.results.drawing import CURVES, draw_comparison
+        from simulations.results.result_files import write_results
+        from strategies.common.errors import ConfigError
 
         if split not in ("test", "validation"):
             raise ConfigError(

@@ -21,30 +21,30 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from strategies.asks import Asks
-from strategies.attendance import Attendance
-from strategies.averaging import Arrays, Update, Weighting, bounded
-from strategies.batch_norm import Layers, pooled_statistics
-from strategies.causes import Cause
-from strategies.claims import Claims
-from strategies.deadline import Pacing
-from strategies.errors import EngineError
-from strategies.exchange import Exchange
-from strategies.fault_points import reach
-from strategies.journal.recalibrations import Recalibrations
-from strategies.journal.updates import UpdateStore
-from strategies.log import log
-from strategies.messages import (
+from strategies.aggregation.averaging import Arrays, Update, Weighting, bounded
+from strategies.aggregation.pooled_statistics import Layers, pooled_statistics
+from strategies.common.errors import EngineError
+from strategies.common.fault_points import reach
+from strategies.common.log import log
+from strategies.exchange.attendance import Attendance
+from strategies.exchange.causes import Cause
+from strategies.exchange.deadline import Pacing
+from strategies.exchange.example_counts import Claims
+from strategies.exchange.gate import Rejection, engine_died, judge_statistics
+from strategies.exchange.messages import (
     STATISTICS,
     arrays_to_record,
     evaluate_content,
     statistics_content,
 )
+from strategies.exchange.metrics import judged_evaluations
+from strategies.exchange.requests import Asks
+from strategies.exchange.traffic import Traffic
+from strategies.exchange.transport import Exchange
 from strategies.pending_evaluation import EvaluateFn
-from strategies.reply_gate import Rejection, engine_died, judge_statistics
-from strategies.site_metrics import judged_evaluations
-from strategies.too_few import too_few
-from strategies.traffic import Traffic
+from strategies.storage.recalibrations import Recalibrations
+from strategies.storage.updates import UpdateStore
+from strategies.too_few_sites import too_few
 
 
 @dataclass

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from strategies.attendance import Awaited
-from strategies.causes import Cause
-from strategies.position import Position
-from strategies.round_plan import RoundPlan
+from strategies.exchange.attendance import Awaited
+from strategies.exchange.causes import Cause
+from strategies.method.round_plan import RoundPlan
+from strategies.storage.position import Position
 
 
 @dataclass

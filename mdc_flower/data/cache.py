@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from strategies.errors import ConfigError
+from strategies.common.errors import ConfigError
 
 NamedArrays = Mapping[str, NDArray[np.generic]]
 

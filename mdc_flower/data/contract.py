@@ -14,12 +14,12 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
 
-from mdc_flower.config_files import read_toml
-from mdc_flower.config_model import ConfigModel
-from mdc_flower.data.audio import seconds_of
+from mdc_flower.common.config_files import read_toml
+from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.data.dataset import DataSet, Examples
-from mdc_flower.data.reading import AudioReading, Reading
-from strategies.errors import ConfigError, DataError
+from mdc_flower.data.readers.audio import seconds_of
+from mdc_flower.data.readers.options import AudioReading, Reading
+from strategies.common.errors import ConfigError, DataError
 
 CONTRACT = "contract:"
 """Beginning of a ``dataset`` that is a contract, as JSON, and holds no examples."""

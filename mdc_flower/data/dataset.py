@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.errors import DataError
+from strategies.common.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Part:
 
     @property
     def inputs(self) -> NDArray[np.generic]:
-        """Return a copy of the inputs; `mdc_flower.batches.Tensors` reads them without one."""
+        """Return a copy of the inputs; `batches.Tensors` reads them without one."""
         return self.whole.inputs[self.rows]
 
     @property

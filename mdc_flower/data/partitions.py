@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import Examples
-from strategies.errors import ConfigError
-from strategies.seeds import derive_seed
+from strategies.common.errors import ConfigError
+from strategies.common.seeds import derive_seed
 
 Rows = NDArray[np.int64]
 

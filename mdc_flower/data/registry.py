@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from mdc_flower.data.audio import load_audio_folder, load_audio_manifest
-from mdc_flower.data.builtin import BUILTIN
+from mdc_flower.common.references import load_reference, relative_paths_explained
 from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.dataset import DataSet
-from mdc_flower.data.hub import hub_train_texts, load_hub
-from mdc_flower.data.image_folder import load_image_folder
-from mdc_flower.data.reading import Reading
-from mdc_flower.data.text import load_text_folder, train_texts
-from mdc_flower.references import load_reference, relative_paths_explained
-from strategies.errors import ConfigError, DataError
+from mdc_flower.data.readers.audio import load_audio_folder, load_audio_manifest
+from mdc_flower.data.readers.builtin import BUILTIN
+from mdc_flower.data.readers.hub import hub_train_texts, load_hub
+from mdc_flower.data.readers.image_folder import load_image_folder
+from mdc_flower.data.readers.options import Reading
+from mdc_flower.data.readers.text import load_text_folder, train_texts
+from strategies.common.errors import ConfigError, DataError
 
 HUB = "hf"
 

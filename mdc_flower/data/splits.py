@@ -11,7 +11,7 @@ import numpy as np
 
 from mdc_flower.data.dataset import DataSet, Examples, Part
 from mdc_flower.data.partitions import Partition, Rows
-from strategies.seeds import derive_seed
+from strategies.common.seeds import derive_seed
 
 
 @dataclass(frozen=True)

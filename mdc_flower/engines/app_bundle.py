@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mdc_flower
 import strategies
-from strategies.errors import RunError
+from strategies.common.errors import RunError
 
 PACKAGES = (mdc_flower, strategies)
 SIDE_FILES = ("pyproject.toml", "LICENSE")

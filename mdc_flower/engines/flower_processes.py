@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import psutil
 import tomli_w
 
-from mdc_flower.references import USERS_FOLDER, users_folder
-from strategies.errors import RunError
+from mdc_flower.common.references import USERS_FOLDER, users_folder
+from strategies.common.errors import RunError
 
 CONNECTION = "mdc"
 """Name of the SuperLink connection in the FLWR_HOME of a `superlink`."""

@@ -20,8 +20,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig
-from strategies.exchange import NO_REPLY
-from strategies.messages import STATISTICS, deadline_of
+from strategies.exchange.messages import STATISTICS, deadline_of
+from strategies.exchange.transport import NO_REPLY
 from strategies.pending_evaluation import Inline
 
 WITH_DEADLINE = (MessageType.TRAIN, STATISTICS)

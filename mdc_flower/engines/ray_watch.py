@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from mdc_flower.console.tail import Tail
 from mdc_flower.engines.guardian import is_alive
-from mdc_flower.tail import Tail
 
 REASON = re.compile(r"ERROR.*: +An exception occur+ed ?!! (?P<reason>.+)")
 """The line in which Flower's engine says what ended it."""

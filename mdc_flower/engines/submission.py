@@ -22,7 +22,7 @@ from mdc_flower.engines.flower_processes import (
     running,
 )
 from mdc_flower.engines.guardian import end_orphan, is_alive
-from strategies.errors import (
+from strategies.common.errors import (
     ConfigError,
     EngineError,
     MdcError,
@@ -30,8 +30,8 @@ from strategies.errors import (
     RunError,
     SiteInputError,
 )
-from strategies.journal.lock import read_owner
-from strategies.journal.run_directory import REFUSED, SUMMARY, read_events
+from strategies.storage.lock import read_owner
+from strategies.storage.run_directory import REFUSED, SUMMARY, read_events
 
 ENDING_S = 20.0
 """Seconds that Flower's engine has to end after its ServerApp has."""

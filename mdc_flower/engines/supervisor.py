@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from mdc_flower.config import RunConfig
-from strategies.errors import EngineError, MdcError
+from strategies.common.errors import EngineError, MdcError
 
 FIRST_PAUSE_S = 1.0
 """Pause before the first restart, in seconds; it doubles each time."""

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mdc_flower.numerics import seeded
-from strategies.errors import ModelError
+from mdc_flower.training.numerics import seeded
+from strategies.common.errors import ModelError
 
 SIDES = (32, 48, 64, 75, 96, 128, 160, 192, 224, 256, 299, 384)
 """Heights and widths, in pixels, that are tried to say what a model would take.

@@ -7,7 +7,7 @@ two arrays, it would become two values, and the one that is loaded last would wi
 from torch import Tensor, nn
 from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
-from strategies.errors import ModelError
+from strategies.common.errors import ModelError
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mdc_flower.models.small import Shape
-from strategies.errors import ModelError
+from strategies.common.errors import ModelError
 
 PADDING = 0
 EMBEDDING = 64

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from mdc_flower.reports.drawing import svg_uri
+from mdc_flower.reports.plotting import svg_uri
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mdc_flower.reports.drawing import DARK, GREEN, MIDDLE, shortened
+from mdc_flower.reports.plotting import DARK, GREEN, MIDDLE, shortened
 from mdc_flower.reports.series import History, completed
 
 ROW_HEIGHT = 0.24

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ValidationError
 
-from mdc_flower.reports.drawing import (
+from mdc_flower.reports.plotting import (
     DARK,
     GREEN,
     LIGHT,
@@ -34,7 +34,7 @@ from mdc_flower.reports.series import (
     work_done,
 )
 from mdc_flower.reports.units import byte_scale
-from strategies.round_plan import RoundPlan
+from strategies.method.round_plan import RoundPlan
 
 POINTS_PER_CYCLE = 40
 STAR: Mapping[str, Any] = {

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mdc_flower.config_files import read_toml
+from mdc_flower.common.config_files import read_toml
 from mdc_flower.reports.series import History
-from strategies.errors import RunError
-from strategies.journal.run_directory import (
+from strategies.common.errors import RunError
+from strategies.storage.run_directory import (
     CONFIG,
     EVENTS,
     HISTORY,

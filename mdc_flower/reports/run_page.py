@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdc_flower.live_view import describe_lr
+from mdc_flower.console.live_view import describe_lr
 from mdc_flower.reports.page import Page, Picture, Section
 from mdc_flower.reports.participation import draw_participation
 from mdc_flower.reports.run_figures import (

@@ -10,7 +10,7 @@ from mdc_flower.reports.participation import incidents
 from mdc_flower.reports.run_figures import plan_of
 from mdc_flower.reports.series import History, completed, unit, work
 from mdc_flower.reports.units import byte_scale, format_number
-from strategies.messages import VALIDATION_ACCURACY
+from strategies.exchange.messages import VALIDATION_ACCURACY
 
 DEFAULTS = RunConfig().to_flower()
 

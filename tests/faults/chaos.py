@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from mdc_flower.config import RunConfig, read_run_config
-from strategies.journal.run_directory import HISTORY, read_history
+from strategies.storage.run_directory import HISTORY, read_history
 from tests.faults.runs import child, resumed, run_child, sha256
 
 NUM_SITES = 5

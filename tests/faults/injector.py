@@ -1,6 +1,6 @@
 """The injector: lets a fault happen at a point of a run, in whatever process reaches it.
 
-It is the function behind the test hook of `strategies.fault_points`, and must import nothing
+It is the function behind the test hook of `strategies.common.fault_points`, and must import nothing
 of the project: in a process of Flower's the project comes out of an app bundle. The faults are
 in a JSON file; each happens once, however many processes come by, unless it is repeated.
 """
@@ -27,7 +27,7 @@ class Fault:
     Attributes
     ----------
     point : str
-        Name of the point, see the calls of `strategies.fault_points.reach`.
+        Name of the point, see the calls of `strategies.common.fault_points.reach`.
     kind : str
         ``kill``, ``exit``, ``raise``, ``hang`` or ``disk-full``.
     where : dict

@@ -12,8 +12,8 @@ from typing import Any
 
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.engines import run_in_process
-from strategies.errors import RunError
-from strategies.journal.run_directory import GLOBAL_MODEL
+from strategies.common.errors import RunError
+from strategies.storage.run_directory import GLOBAL_MODEL
 from tests.faults import injector
 from tests.tiny import KEYS
 

@@ -8,9 +8,9 @@ import pytest
 
 from mdc_flower.config import RunConfig
 from mdc_flower.engines import run_in_process, supervise
-from strategies.errors import EngineError
-from strategies.journal.lock import LockedError, read_owner
-from strategies.journal.run_directory import (
+from strategies.common.errors import EngineError
+from strategies.storage.lock import LockedError, read_owner
+from strategies.storage.run_directory import (
     BEST_MODEL,
     EVENTS,
     OPEN_ROUND,

@@ -8,9 +8,9 @@ import pytest
 
 from mdc_flower.config import RunConfig
 from mdc_flower.engines import run_in_process
-from strategies.errors import RunError
-from strategies.journal.files import StorageError
-from strategies.journal.run_directory import (
+from strategies.common.errors import RunError
+from strategies.common.files import StorageError
+from strategies.storage.run_directory import (
     CHECKPOINTS,
     HISTORY,
     OPEN_ROUND,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from strategies.journal.run_directory import read_events, read_history
+from strategies.storage.run_directory import read_events, read_history
 from tests.faults.catalog import fault
 from tests.faults.federation import federation, kill
 from tests.faults.injector import Fault

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from mdc_flower.engines.guardian import home_of
-from strategies.averaging import Update, by_examples, weighted_mean
-from strategies.journal.model_files import StoredArrays
-from strategies.journal.run_directory import CHECKPOINTS, UPDATES, read_history
+from strategies.aggregation.averaging import Update, by_examples, weighted_mean
+from strategies.storage.model_files import StoredArrays
+from strategies.storage.run_directory import CHECKPOINTS, UPDATES, read_history
 from tests.faults import injector
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault
@@ -23,7 +23,7 @@ from tests.integration.conftest import summary_of
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
-MDC = "from simulations.cli import app; app(prog_name='mdc')"
+MDC = "from mdc_flower.cli.main import app; app(prog_name='mdc')"
 
 
 def mdc_run(run_dir: Path, faults: list[Fault], **keys: object) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.engines import run_in_process
-from strategies.journal.run_directory import (
+from strategies.storage.run_directory import (
     OPEN_RECALIBRATION,
     RECALIBRATIONS,
     read_events,

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from mdc_flower import client_app
 from mdc_flower.config import RunConfig
 from mdc_flower.engines import in_process, run_in_process
-from strategies.errors import QuorumError
-from strategies.journal.model_files import read_model
-from strategies.journal.run_directory import GLOBAL_MODEL, read_events, read_history
-from strategies.messages import (
+from strategies.common.errors import QuorumError
+from strategies.exchange.messages import (
     ARRAYS,
     METRICS,
     NUM_EXAMPLES,
@@ -25,6 +23,8 @@ from strategies.messages import (
     TRAIN_METRICS,
     record_to_arrays,
 )
+from strategies.storage.model_files import read_model
+from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests.faults.catalog import fault
 from tests.faults.runs import NUM_SITES, config_in, resumed, sha256
 from tests.integration.conftest import summary_of

@@ -17,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 
 from mdc_flower.engines import run_in_process
 from mdc_flower.engines.flower_processes import free_port
-from strategies.journal.run_directory import GLOBAL_MODEL, read_events, read_history
+from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests.faults.catalog import fault
 from tests.faults.wide_area import Link, Pace, ProxySite, host, wide_area
 from tests.integration.conftest import small_config

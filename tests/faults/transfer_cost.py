@@ -1,6 +1,7 @@
 """How long a large model takes to sites behind slow links, and back.
 
-Measured as `simulations.deployment_cost` does. Run as ``python -m tests.faults.transfer_cost``.
+It measures like `simulations.benchmarks.deployment_cost`.
+Run as ``python -m tests.faults.transfer_cost``.
 """
 
 import statistics
@@ -12,7 +13,7 @@ import typer
 
 from mdc_flower.engines.flower_processes import superlink
 from mdc_flower.engines.guardian import guarded
-from simulations.deployment_cost import NUM_SITES, round_seconds, supernode
+from simulations.benchmarks.deployment_cost import NUM_SITES, round_seconds, supernode
 from tests.faults.wide_area import Link, has_netem, wide_area
 
 

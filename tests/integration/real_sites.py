@@ -11,10 +11,10 @@ import psutil
 import tomli_w
 
 from mdc_flower.data import load_dataset
+from mdc_flower.deployment.kits.provision import provision
+from mdc_flower.deployment.kits.spec import read_federation
 from mdc_flower.engines.flower_processes import environment, free_port, script
 from mdc_flower.engines.guardian import home_of
-from mdc_flower.federation.provision import provision
-from mdc_flower.federation.spec import read_federation
 from tests.faults.federation import kill
 
 REPOSITORY = Path(__file__).parents[2]

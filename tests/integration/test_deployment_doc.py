@@ -12,7 +12,7 @@ import pytest
 
 from mdc_flower.engines.flower_processes import environment, free_port, script
 from mdc_flower.engines.guardian import home_of
-from strategies.journal.run_directory import read_events, read_history
+from strategies.storage.run_directory import read_events, read_history
 from tests.integration.conftest import summary_of
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from mdc_flower.engines import run_on_ray
-from strategies.errors import EngineError, RunError
-from strategies.journal.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
+from strategies.common.errors import EngineError, RunError
+from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
 from tests.integration.conftest import small_config
 
 pytestmark = pytest.mark.integration
@@ -24,7 +24,7 @@ KEYS = ["model=small-cnn", "epoch-budget=4", "local-epochs=1", "ile-epsilon=1.0"
 
 def mdc(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run the `mdc` command as a process of its own."""
-    code = "from simulations.cli import app; app(prog_name='mdc')"
+    code = "from mdc_flower.cli.main import app; app(prog_name='mdc')"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
@@ -96,7 +96,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_no_process(
 ) -> None:
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", "from simulations.cli import app; app(prog_name='mdc')",
+        [sys.executable, "-c", "from mdc_flower.cli.main import app; app(prog_name='mdc')",
          "run", "--sites", "2", "--set", "epoch-budget=100000", "--output", str(run_dir)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdc_flower.engines.flower_processes import environment, free_port, script
-from strategies.journal.run_directory import read_history
+from strategies.storage.run_directory import read_history
 from tests.integration.conftest import stop_local_superlink, summary_of
 
 pytestmark = pytest.mark.integration

@@ -48,13 +48,13 @@ def test_numpy_client_is_imported_in_one_file_only() -> None:
         for file in (ROOT / package).rglob("*.py")
         if "flwr.client " in file.read_text()
     ]
-    assert users == ["site_client.py"]
+    assert users == ["client.py"]
 
 
 PRIVATE_FLOWER = {
     "mdc_flower/engines/in_process.py",  # a grid, and messages, without a SuperLink
-    "mdc_flower/federation/superlink.py",  # a middleware in front of the SuperLink
-    "mdc_flower/federation/supernode.py",  # a check of the app in place of Flower's
+    "mdc_flower/deployment/coordinator/superlink.py",  # a middleware in front of the SuperLink
+    "mdc_flower/deployment/site/supernode.py",  # a check of the app in place of Flower's
 }
 """Files for which Flower has no public module."""
 
@@ -75,8 +75,8 @@ PROCESS_THAT_TRAINS = """
 import sys
 from mdc_flower import server_app  # which is imported where sites are simulated
 from mdc_flower.config import read_run_config, read_site_config
-from mdc_flower.workplace import site_client
-from strategies.round_plan import RoundPlan
+from mdc_flower.site.worker import site_client
+from strategies.method.round_plan import RoundPlan
 
 config = read_run_config({"max-train-examples": 20, "model": "mlp"})
 client = site_client(config, read_site_config({"partition-id": 0, "num-partitions": 2}))

@@ -8,7 +8,7 @@ import pytest
 
 from mdc_flower.data import DataSet
 from mdc_flower.data.registry import load_dataset
-from strategies.journal.run_directory import read_history
+from strategies.storage.run_directory import read_history
 from tests.integration.conftest import summary_of
 from tests.integration.test_readme import ROOT, shell, user_env
 

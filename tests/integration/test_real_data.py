@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mdc_flower.data import load_dataset
-from mdc_flower.data.builtin import DEBIAN_FASHION_MNIST
+from mdc_flower.data.readers.builtin import DEBIAN_FASHION_MNIST
 from tests.integration.test_engines import mdc
 
 pytestmark = pytest.mark.integration

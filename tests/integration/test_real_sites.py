@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mdc_flower.cli import INTERRUPTED
+from mdc_flower.cli.shared import INTERRUPTED
 from mdc_flower.engines import run_in_process
-from strategies.journal.run_directory import GLOBAL_MODEL, read_events, read_history
+from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests.faults.injector import Fault, plan
 from tests.integration.conftest import small_config, summary_of
 from tests.integration.real_sites import RealSites, real_sites

@@ -10,9 +10,9 @@ import pytest
 
 from mdc_flower.config import read_run_config
 from mdc_flower.engines import run_in_process
-from mdc_flower.evaluation import evaluate_run
-from simulations.spoken_digits import write_manifest
-from strategies.journal.run_directory import SUMMARY, read_history
+from mdc_flower.training.model_files import evaluate_run
+from simulations.datasets.spoken_digits import write_manifest
+from strategies.storage.run_directory import SUMMARY, read_history
 
 pytestmark = pytest.mark.integration
 

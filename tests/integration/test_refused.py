@@ -18,7 +18,12 @@ from typing import Any
 import pytest
 import tomli_w
 
-from mdc_flower.config_files import read_toml
+from mdc_flower.common.config_files import read_toml
+from mdc_flower.deployment.coordinator.endpoints import client
+from mdc_flower.deployment.kits.certificates import Credential, new_server_certificate
+from mdc_flower.deployment.kits.kits import read_coordinator_kit, read_site_kit
+from mdc_flower.deployment.site.check import ask_coordinator, check_site
+from mdc_flower.deployment.site.site import node_config
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
     environment,
@@ -27,11 +32,6 @@ from mdc_flower.engines.flower_processes import (
     run_command,
     script,
 )
-from mdc_flower.federation.certificates import Credential, new_server_certificate
-from mdc_flower.federation.doors import client
-from mdc_flower.federation.kits import read_coordinator_kit, read_site_kit
-from mdc_flower.federation.site import node_config
-from mdc_flower.federation.site_check import ask_coordinator, check_site
 from tests.integration.conftest import summary_of
 from tests.integration.real_sites import REPOSITORY, RealSites, real_sites
 

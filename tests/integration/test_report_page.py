@@ -14,10 +14,10 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from mdc_flower.cli.main import app
 from mdc_flower.engines import run_in_process
-from simulations.cli import app
-from simulations.report import write_report
-from simulations.results_files import write_results
+from simulations.results.report import write_report
+from simulations.results.result_files import write_results
 from tests.integration.conftest import small_config
 from tests.simulations.made_up import MEGABYTE, outcome, results
 

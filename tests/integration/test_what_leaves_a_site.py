@@ -27,9 +27,9 @@ from mdc_flower.engines.flower_processes import (
     superlink,
 )
 from mdc_flower.engines.guardian import guarded
-from strategies.journal.model_files import read_model
-from strategies.journal.run_directory import GLOBAL_MODEL, read_history
-from strategies.messages import NUM_EXAMPLES
+from strategies.exchange.messages import NUM_EXAMPLES
+from strategies.storage.model_files import read_model
+from strategies.storage.run_directory import GLOBAL_MODEL, read_history
 
 pytestmark = pytest.mark.integration
 

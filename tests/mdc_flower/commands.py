@@ -11,9 +11,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mdc_flower.cli import app
-from mdc_flower.references import USERS_FOLDER
-from strategies.journal.run_directory import GLOBAL_MODEL
+from mdc_flower.cli.main import app
+from mdc_flower.common.references import USERS_FOLDER
+from strategies.storage.run_directory import GLOBAL_MODEL
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mdc_flower.batches import Tensors
 from mdc_flower.data import DataSet, Examples
-from strategies.round_plan import RoundPlan
+from mdc_flower.training.batches import Tensors
+from strategies.method.round_plan import RoundPlan
 
 CPU = torch.device("cpu")
 

@@ -17,21 +17,22 @@ from PIL import Image
 
 import mdc_flower
 from mdc_flower.client_app import TRACE_CALLS, TRACE_LINES, app, without_paths
+from mdc_flower.common.cores import usable_cores
 from mdc_flower.config import read_run_config, read_site_config
-from mdc_flower.cores import usable_cores
+from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.data import Part, load_dataset
 from mdc_flower.data.contract import Contract
-from mdc_flower.numerics import processor
-from mdc_flower.site_card import run_code
-from mdc_flower.site_client import model_arrays
-from mdc_flower.site_log import SITE_LOG
-from mdc_flower.task import load_site_task, load_task
-from mdc_flower.training import EvalResult
-from mdc_flower.workplace import site_client, workplace
-from strategies.averaging import Update
-from strategies.causes import Cause, cause_of
-from strategies.errors import ConfigError, DataError, MdcError, PlanError
-from strategies.messages import (
+from mdc_flower.site.card import run_code
+from mdc_flower.site.worker import site_client, workplace
+from mdc_flower.training.arrays import model_arrays
+from mdc_flower.training.loop import EvalResult
+from mdc_flower.training.numerics import processor
+from mdc_flower.training.task import load_site_task, load_task
+from strategies.aggregation.averaging import Update
+from strategies.common.errors import ConfigError, DataError, MdcError, PlanError
+from strategies.exchange.causes import Cause, cause_of
+from strategies.exchange.gate import Rejection, judge_evaluate, judge_train
+from strategies.exchange.messages import (
     ARRAYS,
     METRICS,
     ORDERS,
@@ -46,8 +47,7 @@ from strategies.messages import (
     statistics_content,
     train_content,
 )
-from strategies.reply_gate import Rejection, judge_evaluate, judge_train
-from strategies.round_plan import RoundPlan
+from strategies.method.round_plan import RoundPlan
 from tests.mdc_flower.examples import plan
 
 pytestmark = pytest.mark.usefixtures("identity")
@@ -349,7 +349,7 @@ def test_a_model_whose_loss_is_no_number_costs_no_site_its_update(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "mdc_flower.site_client.evaluate", lambda *args: EvalResult(5, math.inf, 0.2)
+        "mdc_flower.site.client.evaluate", lambda *args: EvalResult(5, math.inf, 0.2)
     )
     reply = ask_to_train(context(), evaluate=True)
     assert {name: metrics_of(reply).get(name) for name in VALIDATION_METRICS} == {
@@ -420,7 +420,7 @@ def test_the_time_for_evaluation_is_taken_from_the_deadline(
         now[0] += 50.0
         return EvalResult(5, 1.0, 0.2)
 
-    monkeypatch.setattr("mdc_flower.site_client.evaluate", slow)
+    monkeypatch.setattr("mdc_flower.site.client.evaluate", slow)
     for module in ("client_app", "site_client", "training"):
         clock = SimpleNamespace(monotonic=lambda: now[0])
         monkeypatch.setattr(f"mdc_flower.{module}.time", clock)

@@ -13,20 +13,20 @@ from pydantic import ValidationError
 
 import mdc_flower
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
-from mdc_flower.data.reading import AudioReading, Columns, HubReading, Reading, TextReading
-from strategies.averaging import by_examples, uniform
-from strategies.deadline import Deadline
-from strategies.errors import ConfigError
-from strategies.local_epochs import (
+from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
+from strategies.aggregation.averaging import by_examples, uniform
+from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
+from strategies.common.errors import ConfigError
+from strategies.exchange.deadline import Deadline
+from strategies.exchange.messages import TRAIN_METRICS
+from strategies.method.local_epochs import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
     QuadraticSynchronization,
     Spread,
 )
-from strategies.messages import TRAIN_METRICS
-from strategies.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
-from strategies.recipes import LrSchedule, Recipe
+from strategies.method.recipes import LrSchedule, Recipe
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,13 +10,15 @@ from flwr.app import Context, Message
 from mdc_flower import __version__, client_app
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.engines import run_in_process
-from mdc_flower.evaluation import evaluate_run
-from mdc_flower.numerics import processor
-from strategies.colearning import CoLearning
-from strategies.errors import ConfigError, EngineError, QuorumError, RunError
-from strategies.journal.files import StorageError
-from strategies.journal.lock import OWNER
-from strategies.journal.run_directory import (
+from mdc_flower.training.model_files import evaluate_run
+from mdc_flower.training.numerics import processor
+from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError
+from strategies.common.files import StorageError
+from strategies.round_loop import CoLearning
+from strategies.round_record import RoundRecord
+from strategies.storage.lock import OWNER
+from strategies.storage.position import Position
+from strategies.storage.run_directory import (
     AVERAGED_MODEL,
     CONFIG,
     GLOBAL_MODEL,
@@ -26,8 +28,6 @@ from strategies.journal.run_directory import (
     read_events,
     read_history,
 )
-from strategies.position import Position
-from strategies.round_record import RoundRecord
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from simulations.committed_results import SPLITS
-from simulations.comparison import results_of, run_comparison
-from simulations.comparison_file import read_comparison
-from simulations.partition_figures import COMPARISONS
-from simulations.results_files import write_results
+from simulations.compare.comparison_file import read_comparison
+from simulations.compare.runner import results_of, run_comparison
+from simulations.figures.partitions import COMPARISONS
+from simulations.results.committed import SPLITS
+from simulations.results.result_files import write_results
 
 TINY = {
     "dataset": "digits",

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from simulations.committed_results import only, read_comparisons, read_splits
-from simulations.execute_notebooks import NOTEBOOKS, execute, plain, read_notebook, write_notebook
-from simulations.notebook import BUDGET, RESULTS
-from simulations.published import ROOT
-from simulations.tables import markdown_table, summary_table
+from simulations.notebooks.begin import BUDGET, RESULTS
+from simulations.notebooks.execute import NOTEBOOKS, execute, plain, read_notebook, write_notebook
+from simulations.results.committed import only, read_comparisons, read_splits
+from simulations.results.published import ROOT
+from simulations.results.tables import markdown_table, summary_table
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 COMMITTED_RESULTS = ROOT / "docs" / "results"
@@ -155,7 +155,7 @@ def tiny(folder: Path, source: str) -> Path:
 
 @pytest.mark.integration
 def test_executing_writes_outputs_in_place_and_the_same_bytes_again(tmp_path: Path) -> None:
-    from simulations.execute_notebooks import main
+    from simulations.notebooks.execute import main
 
     path = tiny(tmp_path, "print(6 * 7)")
     main([str(path)])
@@ -170,7 +170,7 @@ def test_executing_writes_outputs_in_place_and_the_same_bytes_again(tmp_path: Pa
 def test_a_notebook_that_fails_is_left_as_it_was(tmp_path: Path) -> None:
     from nbclient.exceptions import CellExecutionError
 
-    from simulations.execute_notebooks import main
+    from simulations.notebooks.execute import main
 
     path = tiny(tmp_path, "1 / 0")
     before = path.read_bytes()

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simulations.outcome import Outcome, Point
-from simulations.results_files import ArmFacts, Candidate, Facts, Results, Tuned
+from simulations.compare.outcome import Outcome, Point
+from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
 
 MEGABYTE = 1_000_000
 

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
-from strategies.messages import (
+from strategies.exchange.messages import (
     ARRAYS,
     NUM_EXAMPLES,
     NUM_VALIDATION,
@@ -30,7 +30,7 @@ from strategies.messages import (
     train_reply_content,
     wants_evaluation,
 )
-from strategies.round_plan import RoundPlan
+from strategies.method.round_plan import RoundPlan
 
 Handler = Callable[[Message], Message | None]
 """What a node does with a message; None is silence."""

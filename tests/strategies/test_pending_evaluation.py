@@ -13,8 +13,14 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Result
 
-from strategies.errors import QuorumError
-from strategies.journal.run_directory import (
+from strategies.common.errors import QuorumError
+from strategies.exchange.messages import arrays_to_record, record_to_arrays
+from strategies.method.local_epochs import EpochState, Fixed
+from strategies.method.recipes import fedavg
+from strategies.pending_evaluation import EvaluateFn, Inline, one_thread
+from strategies.round_record import RoundRecord
+from strategies.storage.position import Position
+from strategies.storage.run_directory import (
     BEST_MODEL,
     GLOBAL_MODEL,
     HISTORY,
@@ -22,12 +28,6 @@ from strategies.journal.run_directory import (
     read_history,
     run_directory,
 )
-from strategies.local_epochs import EpochState, Fixed
-from strategies.messages import arrays_to_record, record_to_arrays
-from strategies.pending_evaluation import EvaluateFn, Inline, one_thread
-from strategies.position import Position
-from strategies.recipes import fedavg
-from strategies.round_record import RoundRecord
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
@@ -38,7 +38,7 @@ from tests.strategies.fakes import (
     raises,
     times,
 )
-from tests.strategies.test_colearning import TIMEOUT_S, Watcher, model, strategy_of, two_sites
+from tests.strategies.test_round_loop import TIMEOUT_S, Watcher, model, strategy_of, two_sites
 
 P = ParamSpec("P")
 T = TypeVar("T")

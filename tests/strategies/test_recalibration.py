@@ -11,13 +11,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MessageType, MetricRecord
 from numpy.typing import NDArray
 
-from strategies.attendance import Attendance
-from strategies.averaging import by_examples
-from strategies.deadline import Deadline, Pacing
-from strategies.errors import EngineError, QuorumError
-from strategies.journal.recalibrations import Recalibrations
-from strategies.journal.updates import MemoryUpdates, UpdateJournal, UpdateStore
-from strategies.messages import (
+from strategies.aggregation.averaging import by_examples
+from strategies.common.errors import EngineError, QuorumError
+from strategies.exchange.attendance import Attendance
+from strategies.exchange.deadline import Deadline, Pacing
+from strategies.exchange.membership import Roster
+from strategies.exchange.messages import (
     ARRAYS,
     METRICS,
     NUM_VALIDATION,
@@ -31,7 +30,8 @@ from strategies.messages import (
     statistics_reply_content,
 )
 from strategies.recalibration import Recalibration
-from strategies.roster import Roster
+from strategies.storage.recalibrations import Recalibrations
+from strategies.storage.updates import MemoryUpdates, UpdateJournal, UpdateStore
 from tests.strategies.fakes import (
     NODE_IDS,
     FakeGrid,

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mdc_flower.data.cache import cache_dir, cached_arrays, machine_lock
-from strategies.errors import ConfigError
+from strategies.common.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

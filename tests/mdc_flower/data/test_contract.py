@@ -11,8 +11,8 @@ import tomli_w
 
 from mdc_flower.data import DataSet, Examples, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
-from mdc_flower.data.reading import AudioReading, Reading, TextReading
-from strategies.errors import ConfigError, DataError
+from mdc_flower.data.readers.options import AudioReading, Reading, TextReading
+from strategies.common.errors import ConfigError, DataError
 
 VALUES: dict[str, Any] = {
     "name": "chest x-rays",

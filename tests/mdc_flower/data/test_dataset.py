@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mdc_flower.data import DataSet, Examples
-from strategies.errors import DataError
+from strategies.common.errors import DataError
 
 
 def images(count: int = 4, shape: tuple[int, ...] = (3, 2, 2), **changes: Any) -> Examples:

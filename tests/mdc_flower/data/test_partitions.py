@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mdc_flower.data import Examples
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
-from strategies.errors import ConfigError
-from strategies.seeds import derive_seed
+from strategies.common.errors import ConfigError
+from strategies.common.seeds import derive_seed
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from mdc_flower.data import DataSet, load_dataset
-from mdc_flower.data.builtin import BUILTIN
-from mdc_flower.data.reading import Reading
+from mdc_flower.data.readers.builtin import BUILTIN
+from mdc_flower.data.readers.options import Reading
 from mdc_flower.data.registry import data_folder
-from strategies.errors import ConfigError, DataError
+from strategies.common.errors import ConfigError, DataError
 
 LAB = """
 import numpy as np

@@ -8,7 +8,7 @@ import pytest
 import mdc_flower
 import strategies
 from mdc_flower.engines.app_bundle import stage_app
-from strategies.errors import RunError
+from strategies.common.errors import RunError
 
 ROOT = Path(__file__).parents[3]
 

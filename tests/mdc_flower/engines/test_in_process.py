@@ -15,8 +15,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from mdc_flower.config import read_run_config
 from mdc_flower.engines import run_in_process
 from mdc_flower.engines.in_process import InProcessGrid
-from strategies.exchange import NO_REPLY
-from strategies.messages import train_content
+from strategies.exchange.messages import train_content
+from strategies.exchange.transport import NO_REPLY
 from tests.mdc_flower.examples import plan
 
 NODES = [8_243_971_190_237_113_041, 1_557_302_844_917_720_986, 6_020_113_377_615_904_462]

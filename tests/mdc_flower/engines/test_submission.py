@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.engines.submission import _ended
-from strategies.errors import ConfigError, EngineError, QuorumError, RunError, SiteInputError
+from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError, SiteInputError
 
 
 @pytest.mark.parametrize(

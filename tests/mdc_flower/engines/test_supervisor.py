@@ -6,7 +6,7 @@ import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.engines import supervise
-from strategies.errors import ConfigError, EngineError, QuorumError, RunError
+from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError
 
 
 class Launches:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.models.fits import SIDES
-from strategies.errors import ModelError
+from strategies.common.errors import ModelError
 from tests.mdc_flower.examples import same_bits
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mdc_flower.models import MODELS, build_model, check_fits
-from strategies.errors import ConfigError, ModelError
+from strategies.common.errors import ConfigError, ModelError
 from tests.mdc_flower.examples import same_bits
 
 IMAGE_MODELS = ("mlp", "small-cnn", "resnet8", "resnet20")

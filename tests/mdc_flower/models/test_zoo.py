@@ -10,15 +10,16 @@ import torch
 from flwr.app import Message, MessageType, RecordDict
 from torch import Tensor, nn
 
-from mdc_flower.batches import InputPipeline
 from mdc_flower.data import Examples, SiteData
 from mdc_flower.models import build_model, check_fits
-from mdc_flower.site_client import SiteClient, load_arrays, model_arrays
-from mdc_flower.training import TrainSettings
-from strategies.averaging import Arrays, Update, by_examples, weighted_mean
-from strategies.errors import ModelError
-from strategies.messages import arrays_to_record, train_reply_content
-from strategies.reply_gate import judge_train
+from mdc_flower.site.client import SiteClient
+from mdc_flower.training.arrays import load_arrays, model_arrays
+from mdc_flower.training.batches import InputPipeline
+from mdc_flower.training.loop import TrainSettings
+from strategies.aggregation.averaging import Arrays, Update, by_examples, weighted_mean
+from strategies.common.errors import ModelError
+from strategies.exchange.gate import judge_train
+from strategies.exchange.messages import arrays_to_record, train_reply_content
 from tests.mdc_flower.examples import CPU, plan
 from tests.strategies.fakes import NODE_IDS, train_metrics
 

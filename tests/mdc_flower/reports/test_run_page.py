@@ -11,8 +11,8 @@ import tomli_w
 from mdc_flower.reports.page import render
 from mdc_flower.reports.run_files import is_run, read_run
 from mdc_flower.reports.run_page import run_page
-from strategies.errors import ConfigError, RunError
-from strategies.journal.run_directory import CONFIG, EVENTS, HISTORY, SUMMARY
+from strategies.common.errors import ConfigError, RunError
+from strategies.storage.run_directory import CONFIG, EVENTS, HISTORY, SUMMARY
 from tests.mdc_flower.reports.lines import by_sites, line
 
 FINISHED = {"status": "finished", "exit-status": 0, "seed": 7, "sites": ["site-0", "site-1"]}

@@ -1,0 +1,258 @@
+"""The commands for real sites: ``mdc provision``, ``mdc coordinator ...``, ``mdc site ...``."""
+
+from datetime import datetime
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+from mdc_flower.cli.launching import read_config, resumed_config, run_supervised
+from mdc_flower.cli.shared import (
+    Arm,
+    Output,
+    Resume,
+    Seed,
+    Settings,
+    app,
+    console,
+    errors,
+    with_exit_status,
+)
+from mdc_flower.common.config_model import Scalar
+from mdc_flower.data.readers.options import Columns, HubReading, Reading
+
+coordinator = typer.Typer(
+    help="Lead a federation of real sites.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+site = typer.Typer(
+    help="Take part in a federation.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.add_typer(coordinator, name="coordinator")
+app.add_typer(site, name="site")
+
+Kit = Annotated[Path, typer.Argument(help="Folder of the kit.")]
+Data = Annotated[str, typer.Option(help="Data set; that of the kit by default.")]
+DataRoot = Annotated[str, typer.Option(help="Where built-in data sets are.")]
+READING = Reading()
+
+
+@app.command()
+def provision(
+    federation: Annotated[Path, typer.Argument(help="TOML file: who, where, and what data.")],
+    output: Annotated[Path, typer.Option(help="Folder for the kits.")],
+    renew: Annotated[
+        list[str] | None, typer.Option(help="Site, or `coordinator`, that gets a new key.")
+    ] = None,
+    revoke: Annotated[list[str] | None, typer.Option(help="Site whose key counts no more.")] = None,
+) -> None:
+    """Make certificates, keys and a kit for the coordinator and each site."""
+
+    def work() -> None:
+        from mdc_flower.deployment.kits.provision import provision as make
+        from mdc_flower.deployment.kits.spec import read_federation
+
+        spec = read_federation(federation)
+        for line in make(spec, federation, output, renew or [], revoke or []):
+            console.print(line, highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@coordinator.command("start")
+def start_coordinator(
+    kit: Kit,
+    install_dependencies: Annotated[
+        bool, typer.Option(help="Let Flower install what an app depends on, for every run.")
+    ] = False,
+) -> None:
+    """Run the federation's SuperLink in the foreground."""
+
+    def work() -> None:
+        from mdc_flower.deployment.coordinator.coordinator import start
+        from mdc_flower.deployment.kits.kits import read_coordinator_kit
+
+        start(read_coordinator_kit(kit), install_dependencies, _tell)
+
+    with_exit_status(work)
+
+
+@coordinator.command("status")
+def coordinator_status(kit: Kit) -> None:
+    """Show which site is online, since when, its version, and its last round."""
+
+    def work() -> None:
+        from rich.table import Table
+
+        from mdc_flower.deployment.coordinator.coordinator import last_run, status
+        from mdc_flower.deployment.kits.kits import read_coordinator_kit
+
+        read = read_coordinator_kit(kit)
+        table = Table("site", "status", "since (UTC)", "version", "last round")
+        for one in status(read):
+            round_text = str(one.last_round) if one.last_round else "-"
+            table.add_row(
+                one.node.name,
+                one.node.status,
+                one.node.since or "-",
+                one.version or "-",
+                round_text,
+            )
+        console.print(table)
+        console.print(f"last run: {last_run(read) or 'none'}", highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@coordinator.command("run")
+def run_on_coordinator(
+    kit: Kit,
+    arm: Arm = None,
+    set_: Settings = None,
+    seed: Seed = None,
+    output: Output = None,
+    resume: Resume = None,
+) -> None:
+    """Train across the federation's sites.
+
+    Exit status: 0 finished, 1 failed, 2 bad input, 3 too few sites, 130 interrupted.
+    """
+    options: dict[str, Scalar | None] = {
+        "seed": seed,
+        "output-dir": str(output.expanduser().absolute()) if output else None,
+    }
+
+    def work() -> None:
+        from mdc_flower.deployment.coordinator.coordinator import (
+            one_run,
+            run_defaults,
+            run_on_sites,
+        )
+        from mdc_flower.deployment.kits.kits import read_coordinator_kit
+        from mdc_flower.training.task import load_task
+        from strategies.common.errors import ConfigError
+        from strategies.storage.run_directory import refuse_used
+
+        read = read_coordinator_kit(kit)
+        if resume is None:
+            config = read_config(arm, set_ or [], options, run_defaults(read))
+        else:
+            config = resumed_config(resume, arm, set_ or [], options)
+        load_task(config).check_model()
+        run_dir = Path(config.output_dir)
+        if not config.resume:
+            refuse_used(run_dir, ConfigError, "--output")
+        with one_run(read, run_dir):
+            run_supervised(
+                config,
+                lambda config: run_on_sites(read, config, _tell),
+                f"mdc coordinator run {quote(str(kit))}",
+                console,
+                errors,
+            )
+
+    with_exit_status(work)
+
+
+@coordinator.command("merge-counts")
+def merge_counts(
+    counts: Annotated[list[Path], typer.Argument(help="What the sites have counted, CSV files.")],
+    output: Annotated[Path, typer.Option(help="Vocabulary to write.")],
+    size: Annotated[
+        int, typer.Option(min=0, help="Most tokens; 0 for all.")
+    ] = READING.text.vocabulary_size,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Tokens that are rarer in all are left out.")
+    ] = READING.text.min_count,
+) -> None:
+    """Make one vocabulary of the sites' token counts; print the contract's keys for it."""
+
+    def work() -> None:
+        from mdc_flower.data.readers.make_vocabulary import write_vocabulary
+        from mdc_flower.data.readers.token_counts import read_all_counts
+
+        _check_output(output)
+        made = write_vocabulary(output, read_all_counts(counts), size, min_count)
+        console.print(made.contract_keys, highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@site.command("count-tokens")
+def count_tokens(
+    data: Annotated[str, typer.Argument(help="Data set: text-folder:/abs/path or hf:NAME.")],
+    output: Annotated[Path, typer.Option(help="CSV file to write, and to read before it leaves.")],
+    data_root: Annotated[str, typer.Option(help="Where a relative path begins.")] = "",
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Tokens that are rarer here do not leave the site.")
+    ] = READING.text.min_count,
+    input_column: Annotated[
+        str, typer.Option(help="Column of the texts.")
+    ] = READING.columns.inputs,
+    hf_subset: Annotated[str, typer.Option(help="Subset of a data set of the Hub.")] = "",
+) -> None:
+    """Count the tokens of the training texts here, for a vocabulary that all sites share."""
+
+    def work() -> None:
+        from mdc_flower.deployment.site.tokens import count_site_tokens
+
+        _check_output(output)
+        reading = Reading(columns=Columns(input_column), hub=HubReading(hf_subset))
+        for line in count_site_tokens(data, data_root, reading, min_count, output):
+            console.print(line, highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@site.command("check")
+def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
+    """Check data, machine, network, certificate and key before joining."""
+
+    def work() -> None:
+        from mdc_flower.console.checks import show
+        from mdc_flower.deployment.kits.kits import read_site_kit
+        from mdc_flower.deployment.site.check import check_site as checks
+
+        read = read_site_kit(kit).with_data(data, data_root)
+        show(checks(read), console, f"mdc site check {kit}")
+
+    with_exit_status(work)
+
+
+@site.command("start")
+def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
+    """Check, then take part until stopped; the log says what goes on."""
+
+    def work() -> None:
+        from mdc_flower.console.checks import show
+        from mdc_flower.deployment.kits.kits import read_site_kit
+        from mdc_flower.deployment.site.check import check_site as checks
+        from mdc_flower.deployment.site.site import only_one, start, wait_until_forgotten
+
+        read = read_site_kit(kit).with_data(data, data_root)
+        with only_one(read):
+            wait_until_forgotten(read, _tell)
+            counts: list[int] = []
+            counted = checks(read, lambda dataset: counts.append(len(dataset.train)))
+            show(counted, console, f"mdc site start {kit}")
+            start(read, _tell, *counts)
+
+    with_exit_status(work)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a file that cannot be written before anything is read for it."""
+    from strategies.common.errors import ConfigError
+
+    if not output.absolute().parent.is_dir() or output.is_dir():
+        raise ConfigError(
+            "there is no such folder" if not output.is_dir() else "this is a folder",
+            where="--output",
+            got=str(output),
+            expected="a file in a folder that is there",
+        )
+
+
+def _tell(line: str) -> None:
+    now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+    console.print(f"{now}  {line}", highlight=False, markup=False)

@@ -1,0 +1,150 @@
+"""What every command that runs something shares: its config, its live view, its restarts."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from rich.console import Console
+
+from mdc_flower.common.config_files import parse_setting, read_arm
+from mdc_flower.common.config_model import Scalar
+from mdc_flower.config import RunConfig, read_run_config
+from strategies.common.errors import ConfigError
+
+
+def read_config(
+    arm: Path | None,
+    settings: list[str],
+    options: Mapping[str, Scalar | None],
+    defaults: Mapping[str, Scalar],
+) -> RunConfig:
+    """Return the run config from defaults, an arm file, then ``--set``, then other options.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key or value is not allowed.
+    """
+    values: dict[str, Any] = {"output-dir": _default_output(), **defaults}
+    if arm is not None:
+        values |= read_arm(arm)[0]
+    values |= dict(parse_setting(text) for text in settings)
+    values |= {key: value for key, value in options.items() if value is not None}
+    _check_text(values)
+    config = read_run_config(values)
+    # Flower's processes work elsewhere: a path means here, whichever way it was given.
+    path = Path(config.output_dir).expanduser().absolute()
+    return config.model_copy(update={"output_dir": str(path)})
+
+
+def _default_output() -> str:
+    return str(Path("runs", time.strftime("%Y-%m-%d-%H%M%S")).absolute())
+
+
+def resumed_config(
+    run_dir: Path, arm: Path | None, settings: list[str], options: Mapping[str, Scalar | None]
+) -> RunConfig:
+    """Return the config of the run in a directory, with the keys that are set anew.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, an arm or another directory is named, or a key may not change.
+    """
+    from mdc_flower.coordinator.resume import changed_keys
+    from strategies.storage.run_directory import CONFIG, holds_run
+
+    path = run_dir.expanduser().absolute()
+    changes = dict(parse_setting(text) for text in settings)
+    changes |= {key: value for key, value in options.items() if value is not None}
+    for name, value in (
+        ("ARM", arm),
+        ("output-dir", changes.get("output-dir")),
+        ("resume", changes.get("resume")),
+    ):
+        if value is not None:
+            raise ConfigError("does not go with --resume", where=name, got=str(value))
+    if not (holds_run(path) or (path / CONFIG).is_file()):
+        raise ConfigError("there is no run to go on with", where="--resume", got=str(path))
+    values = read_arm(path / CONFIG)[0]
+    _check_text({**changes, "output-dir": str(path)})
+    config = read_run_config({**values, **changes, "output-dir": str(path), "resume": True})
+    changed_keys(values, config)
+    return config
+
+
+def _check_text(values: Mapping[str, Any]) -> None:
+    """Refuse a value, such as a path, that is not UTF-8: no file of a run could hold it.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    for key, value in values.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(str(value)).decode("utf-8", "backslashreplace")
+            raise ConfigError("the value is not UTF-8", where=key, got=shown) from None
+
+
+def run_supervised(
+    config: RunConfig,
+    launch: Callable[[RunConfig], None],
+    resume_command: str,
+    console: Console,
+    errors: Console,
+) -> None:
+    """Run a config with a live view, and start it again from its checkpoint when it dies.
+
+    Parameters
+    ----------
+    config
+        The run config; ``output-dir`` must be absolute.
+    launch
+        Runs a config to its end; raises if the run does not finish.
+    resume_command
+        How a person goes on with the run, but for its directory.
+    console, errors
+        Where to show what happens, and what goes wrong.
+
+    Raises
+    ------
+    MdcError
+        If the run ended for a reason that a restart cannot mend, or died too often; with a note
+        how to go on.
+    """
+    from mdc_flower.console.live_view import LiveView
+    from mdc_flower.engines import supervise
+    from strategies.storage.run_directory import count_rounds
+
+    def on_restart(error: Exception, number: int, pause_s: float) -> None:
+        text = f"the run died: {error}\nrestart {number} of {config.max_restarts} in {pause_s:g} s"
+        errors.print(text, markup=False, highlight=False, style="yellow")
+
+    run_dir = Path(config.output_dir)
+    console.print(f"run directory: {run_dir}", highlight=False)
+    try:
+        with LiveView(run_dir, console):
+            supervise(config, launch, on_restart, lambda: count_rounds(run_dir))
+    except BaseException as error:
+        _close(run_dir, error, resume_command)
+        raise
+    console.print(f"finished; the picture is {run_dir / 'report.png'}", highlight=False)
+
+
+def _close(run_dir: Path, error: BaseException, resume_command: str) -> None:
+    """Note on an error how to go on with its run; mark a run that was interrupted."""
+    from strategies.common.files import DamagedError
+    from strategies.storage.lock import LockedError
+    from strategies.storage.run_directory import CHECKPOINTS, mark_interrupted
+
+    if isinstance(error, KeyboardInterrupt):
+        mark_interrupted(run_dir)
+    hopeless = isinstance(error, ConfigError | DamagedError | LockedError)
+    if (run_dir / CHECKPOINTS).is_dir() and not hopeless:
+        error.add_note(f"to go on: {resume_command} --resume {quote(str(run_dir))}")

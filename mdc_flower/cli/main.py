@@ -1,0 +1,17 @@
+"""The `mdc` command: the app with the commands of this package and of every plug-in.
+
+A distribution adds commands through the entry-point group ``mdc_flower.commands``: importing the
+module it names adds them to `app`. `simulations` adds ``compare`` and ``report`` this way, so
+nothing here imports it.
+"""
+
+from importlib.metadata import entry_points
+
+import mdc_flower.cli.federation
+import mdc_flower.cli.run  # noqa: F401  # adds its commands to the app
+from mdc_flower.cli.shared import app
+
+__all__ = ["app"]
+
+for _plugin in sorted(entry_points(group="mdc_flower.commands")):
+    _plugin.load()

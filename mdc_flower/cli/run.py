@@ -1,0 +1,189 @@
+"""The commands on one machine: ``mdc run``, ``mdc evaluate``, ``mdc doctor``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mdc_flower.cli.launching import read_config, resumed_config, run_supervised
+from mdc_flower.cli.shared import (
+    Arm,
+    Output,
+    Resume,
+    Seed,
+    Settings,
+    app,
+    console,
+    errors,
+    with_exit_status,
+)
+from mdc_flower.common.config_model import Scalar
+from mdc_flower.common.cores import usable_cores
+from mdc_flower.config import RunConfig
+from strategies.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mdc_flower.training.task import Task
+
+DEFAULT_SITES = 5
+
+
+class Engine(StrEnum):
+    """Where the sites are simulated."""
+
+    RAY = "ray"
+    IN_PROCESS = "in-process"
+
+
+@app.command()
+def run(
+    arm: Arm = None,
+    set_: Settings = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="Sites to simulate.")] = None,
+    seed: Seed = None,
+    engine: Annotated[Engine, typer.Option(help="Where the sites are simulated.")] = Engine.RAY,
+    output: Output = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores to use; all by default.")] = None,
+    gpus_per_site: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Share of a GPU for each site; by default GPUs are shared evenly."
+        ),
+    ] = None,
+    resume: Resume = None,
+) -> None:
+    """Train across simulated sites.
+
+    Exit status: 0 finished, 1 failed, 2 bad input, 3 too few sites, 130 interrupted.
+    """
+    options: dict[str, Scalar | None] = {
+        "num-sites": sites,
+        "seed": seed,
+        "output-dir": str(output.expanduser().absolute()) if output else None,
+    }
+
+    def work() -> None:
+        if resume is None:
+            config = read_config(arm, set_ or [], options, {"num-sites": DEFAULT_SITES})
+        else:
+            config = resumed_config(resume, arm, set_ or [], options)
+        _run(config, engine, cpus, gpus_per_site)
+
+    with_exit_status(work)
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(help="Directory of a run, or a model file.")],
+    data: Annotated[
+        str, typer.Option(help="Data set to evaluate on; the run's own by default.")
+    ] = "",
+    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+    best: Annotated[
+        bool, typer.Option(help="Evaluate the best model instead of the final one.")
+    ] = False,
+    recalibrate: Annotated[
+        str,
+        typer.Option(help="Data set to take BatchNorm's statistics from first, as a site would."),
+    ] = "",
+) -> None:
+    """Evaluate the model of a run on a test set."""
+
+    def work() -> None:
+        from mdc_flower.training.model_files import evaluate_run
+
+        result = evaluate_run(run_dir.expanduser().absolute(), data, data_root, best, recalibrate)
+        console.print_json(data=result)
+
+    with_exit_status(work)
+
+
+@app.command()
+def doctor(
+    data: Annotated[str, typer.Option(help="A data set that must load.")] = "",
+    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+) -> None:
+    """Check versions, commands, ports, disk, device and data of this machine."""
+
+    def work() -> None:
+        from mdc_flower.cli.doctor import run_checks
+        from mdc_flower.console.checks import show
+
+        show(run_checks(data, data_root), console, "mdc doctor")
+
+    with_exit_status(work)
+
+
+def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
+    # torch and Flower take seconds to import; a wrong key is reported before that.
+    from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
+    from mdc_flower.training.task import load_task
+    from strategies.storage.run_directory import refuse_used
+
+    task = load_task(config)
+    task.check_model()
+    num_sites = config.num_sites or DEFAULT_SITES
+    task.partition(num_sites)
+    run_dir = Path(config.output_dir)
+    if not config.resume:
+        # Before an engine is started for it.
+        refuse_used(run_dir, ConfigError, "--output")
+
+    cores = cpus or usable_cores()
+    share = _gpu_share(num_sites, cores) if gpus is None else _checked_gpus(gpus)
+
+    def launch(config: RunConfig) -> None:
+        if config.resume:
+            end_orphaned_coordinator(run_dir)
+            _check_resumable(task, config, num_sites)
+        if engine is Engine.IN_PROCESS:
+            run_in_process(config, num_sites)
+        else:
+            run_on_ray(config, num_sites, cores, share)
+
+    run_supervised(config, launch, "mdc run", console, errors)
+
+
+def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:
+    """Refuse here what the ServerApp would refuse, before an engine is started for it."""
+    from mdc_flower.coordinator.resume import check_resumable
+    from strategies.storage.run_directory import run_directory
+
+    with run_directory(Path(config.output_dir), {}, resume=True) as record:
+        if record.checkpoint is not None:
+            check_resumable(record.checkpoint.run, config, task.partition(num_sites).sha256)
+
+
+def _gpu_share(num_sites: int, cores: int) -> float:
+    """Return an even share of the GPUs for as many sites as train at a time."""
+    import torch
+
+    at_a_time = min(num_sites, cores)
+    return min(1.0, torch.cuda.device_count() / at_a_time)
+
+
+def _checked_gpus(share: float) -> float:
+    """Return the share of a GPU for each site, if Ray can ever give it.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer GPUs, or it is more than one GPU and no whole number.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if share > count:
+        raise ConfigError(
+            "this machine does not have so many GPUs",
+            where="--gpus-per-site",
+            got=share,
+            expected=f"{count} or less",
+            hint="`mdc doctor` shows the device that PyTorch finds",
+        )
+    if share > 1 and share != int(share):
+        raise ConfigError(
+            "a share above 1 must be a whole number of GPUs", where="--gpus-per-site", got=share
+        )
+    return share

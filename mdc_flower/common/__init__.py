@@ -1,0 +1,1 @@
+"""What every part uses: configuration files, ``module:function`` references, cores."""

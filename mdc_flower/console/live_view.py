@@ -1,0 +1,258 @@
+"""What a person sees while a run goes on, followed from its event log.
+
+The log is a file of the run directory, so the view is the same for every engine, and a view
+that dies costs the run nothing.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mdc_flower.console.tail import Tail
+from strategies.exchange.attendance import Awaited
+from strategies.exchange.messages import VALIDATION_ACCURACY
+from strategies.storage.run_directory import EVENTS, read_event
+
+ACCURACIES = ("accuracy", "balanced-accuracy")
+
+
+class RunState:
+    """What the events so far add up to."""
+
+    def __init__(self) -> None:
+        self.headline = "starting"
+        self.sites: dict[str, str] = {}
+        # By round: the next one may begin before a round's model is evaluated.
+        self.seen_by: dict[int, frozenset[str]] = {}
+        self.seen: frozenset[str] = frozenset()
+        self.lost: dict[str, int] = {}
+        self.plan: Mapping[str, Any] = {}
+        self.epoch_budget = 0
+        self.num_rounds = 0
+        self.epochs_done = self.epochs_at_start = 0
+        self.rounds_done = self.rounds_at_start = 0
+        self.accuracy = ""
+        self.started = time.monotonic()
+        self.first_round_at: float | None = None
+
+    def apply(self, event: Mapping[str, Any]) -> str | None:
+        """Take in one event; return the line it is worth where lines are printed."""
+        match event["event"]:
+            case "waiting-for-sites":
+                expected = event["expected"] or "?"
+                self.headline = f"waiting for sites: {len(event['online'])} of {expected} online"
+            case "sites-awaited":
+                fields = {name: event[name] for name in Awaited.__dataclass_fields__}
+                self.headline = str(Awaited(**fields))
+                return self.headline
+            case "run-started":
+                self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
+                self.sites = dict.fromkeys(event["sites"], "ready")
+                self.seen |= set(self.sites)
+                self.headline = "running"
+                return f"{len(self.sites)} sites: {', '.join(self.sites)}"
+            case "run-resumed":
+                self.rounds_done, self.epochs_done = event["rounds_done"], event["epochs_used"]
+                self.epochs_at_start, self.rounds_at_start = self.epochs_done, self.rounds_done
+                self.first_round_at = None
+                return f"going on after round {self.rounds_done}" + _changes(event["changed"])
+            case "round-retried":
+                count = len(event["participants"])
+                return f"round {event['round']}: {count} updates, {event['quorum']} needed: again"
+            case "round-started":
+                self.headline = "running"
+                self.first_round_at = self.first_round_at or time.monotonic()
+                self.plan = event["plan"]
+                self.sites = dict.fromkeys(event["kept"], "done")
+                self.sites |= dict.fromkeys(event["sites"], "training")
+                self.seen |= set(self.sites)
+                self.seen_by[self.plan["round"]] = self.seen
+            case "site-answered":
+                why = event["dropped"]
+                self.sites[event["site"]] = f"dropped: {why}" if why else "done"
+                return f"round {event['round']}: {event['site']} dropped: {why}" if why else None
+            case "round-finished":
+                return self._finish_round(event)
+            case "recalibration-started":
+                self.headline = "taking BatchNorm's statistics of the final model"
+                self.sites |= dict.fromkeys(event["kept"], "done")
+                self.sites |= dict.fromkeys(event["sites"], "taking statistics")
+            case "statistics-answered":
+                why = event["dropped"]
+                self.sites[event["site"]] = f"dropped: {why}" if why else "done"
+                return f"statistics: {event['site']} dropped: {why}" if why else None
+            case "recalibrated":
+                scores = _accuracies(event)
+                return (
+                    f"statistics taken anew at {len(event['participants'])} sites, "
+                    + (f"accuracy: {scores}" if scores else "not evaluated")
+                    + f", {event['seconds']:.1f} s"
+                )
+            case "run-ended":
+                self.headline = event["status"]
+        return None
+
+    def _finish_round(self, event: Mapping[str, Any]) -> str:
+        plan = event["plan"]
+        # A run that goes on has counted a round whose model was still to be evaluated.
+        if event["round"] > self.rounds_done:
+            self.epochs_done += plan["local_epochs"]
+            self.rounds_done = event["round"]
+        self.accuracy = _accuracies(event)
+        scores = f"accuracy: {self.accuracy}" if self.accuracy else "not evaluated"
+        outcome = "failed" if event["failed"] else scores
+        change = event["relative_change"]
+        return (
+            f"round {event['round']}: {self._took_part(event)}, "
+            f"{describe_work(plan)}, lr {describe_lr(plan)}, {outcome}"
+            + (f", relative change {change:.3f}" if change is not None else "")
+            + f", {event['seconds']:.1f} s{self._time_left()}"
+        )
+
+    def _took_part(self, event: Mapping[str, Any]) -> str:
+        """Return how many of all sites took part in a round, and when those that are gone left."""
+        took_part, gone = event["participants"], event.get("missing", [])
+        seen = self.seen_by.pop(event["round"], self.seen)
+        for site in seen:
+            if site in took_part:
+                self.lost.pop(site, None)
+            else:
+                self.lost.setdefault(site, event["round"])
+        # Of one that went before this view began it is not known when.
+        away = [f"lost in round {self.lost[s]}" if s in self.lost else "not online" for s in gone]
+        text = f"{len(took_part)} of {len(seen | set(gone))} sites"
+        return ", ".join([text, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
+
+    def _time_left(self) -> str:
+        """Return the estimate from the epochs (or rounds) done and the time they took."""
+        if self.first_round_at is None:
+            return ""
+        shares = [
+            (done - start) / (total - start)
+            for done, start, total in (
+                (self.epochs_done, self.epochs_at_start, self.epoch_budget),
+                (self.rounds_done, self.rounds_at_start, self.num_rounds),
+            )
+            if start < done and start < total
+        ]
+        if not shares or max(shares) >= 1:
+            return ""
+        spent = time.monotonic() - self.first_round_at
+        return f", about {spent * (1 / max(shares) - 1):.0f} s left"
+
+    def table(self) -> RenderableType:
+        """Return the state as a panel for a terminal."""
+        elapsed = time.monotonic() - self.started
+        lines = [Text(f"{self.headline}, {elapsed:.0f} s{self._time_left()}")]
+        if self.plan:
+            lines.append(
+                Text(
+                    f"round {self.plan['round']}: {describe_work(self.plan)}, "
+                    f"lr {describe_lr(self.plan)}   {self.accuracy}"
+                )
+            )
+        grid = Table.grid(padding=(0, 2))
+        for site, state in self.sites.items():
+            grid.add_row(Text(site), Text(state))
+        return Group(*lines, grid)
+
+
+def _accuracies(event: Mapping[str, Any]) -> str:
+    """Return a round's accuracies in words: those of the coordinator, then those of the sites.
+
+    The sites evaluate the model that a round starts from, which is that of the round before; that
+    of the last round they evaluate after it.
+    """
+    scores = event["evaluation"]
+    texts = []
+    for split in ("validation", "test"):
+        value, balanced = (scores.get(f"{split}-{name}") for name in ACCURACIES)
+        if value is not None:
+            text = f"{split} {value:.4f}"
+            texts.append(text if balanced is None else f"{text} (balanced {balanced:.4f})")
+    number = event["round"]
+    for key, of in (("start_evaluation", number - 1), ("site_evaluation", number)):
+        # What an earlier version logged has not all of it.
+        score = event.get(key, {}).get(VALIDATION_ACCURACY)
+        if score is not None:
+            model = f"round {of}'s model" if of else "the initial model"
+            texts.append(f"{score:.4f} at the sites for {model}")
+    return ", ".join(texts)
+
+
+def _changes(changed: Mapping[str, Any]) -> str:
+    texts = [f"{key} {old} -> {new}" for key, (old, new) in changed.items()]
+    return f" with {', '.join(texts)}" if texts else ""
+
+
+def describe_work(plan: Mapping[str, Any]) -> str:
+    """Return a plan's local work in words."""
+    if plan["local_steps"]:
+        return f"{plan['local_steps']} steps"
+    return f"{plan['local_epochs']} epoch" + ("s" if plan["local_epochs"] != 1 else "")
+
+
+def describe_lr(plan: Mapping[str, Any]) -> str:
+    """Return a plan's range of learning rates in words."""
+    if plan["shape"] == "constant":
+        return f"{plan['lr_max']:.3g}"
+    return f"{plan['lr_max']:.3g} to {plan['lr_min']:.3g} {plan['shape']}"
+
+
+class LiveView:
+    """Follows a run directory in a thread, from entering the block to leaving it.
+
+    On a terminal a panel is redrawn; elsewhere, each round is a line. What an earlier process
+    logged is not shown again.
+    """
+
+    def __init__(self, run_dir: Path, console: Console) -> None:
+        self._events = Tail(run_dir / EVENTS)
+        self._console = console
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "LiveView":
+        """Start following."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Show what is left of the log, and stop."""
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        state = RunState()
+        with Live(
+            get_renderable=state.table,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            auto_refresh=self._console.is_terminal,
+        ):
+            while True:
+                stopping = self._stop.is_set()
+                self._show_new(state)
+                if stopping:
+                    return
+                self._stop.wait(0.2)
+
+    def _show_new(self, state: RunState) -> None:
+        for line in self._events.new_lines():
+            event = read_event(line)
+            if event and (text := state.apply(event)):
+                self._console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What the coordinator does beside the rounds: admission, evaluation, resume, event files."""

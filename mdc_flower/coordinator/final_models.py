@@ -1,0 +1,113 @@
+"""What a run leaves when its rounds are over: its models, and what the summary says of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from mdc_flower.training.batch_norm import RECALIBRATED, STATISTICS_KEY
+from strategies.aggregation.averaging import Arrays
+from strategies.aggregation.pooled_statistics import Layers
+from strategies.exchange.messages import VALIDATION_ACCURACY, arrays_to_record
+from strategies.pending_evaluation import EvaluateFn
+from strategies.recalibration import Recalibration
+from strategies.round_loop import SELECTION_METRIC, CoLearning
+from strategies.storage.run_directory import (
+    AVERAGED_MODEL,
+    BEST_MODEL,
+    GLOBAL_MODEL,
+    RunDirectory,
+    read_history,
+)
+
+ABOUT = {STATISTICS_KEY: RECALIBRATED}
+
+
+def finish(
+    grid: Grid,
+    strategy: CoLearning,
+    record: RunDirectory,
+    initial: Arrays,
+    evaluate: EvaluateFn,
+    layers: Layers,
+) -> dict[str, Any]:
+    """Write the run's last models, and return what the summary says of rounds and models.
+
+    Parameters
+    ----------
+    grid
+        Flower's message transport.
+    strategy
+        Whose rounds are over.
+    record
+        The run directory.
+    initial
+        The initial model; its names give the order of the arrays.
+    evaluate
+        Evaluates a model at the coordinator.
+    layers
+        BatchNorm's statistics to take anew; empty to leave them as they are.
+    """
+    rounds = read_history(record.path)
+    summary: dict[str, Any] = {
+        "rounds": len(rounds),
+        "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
+        "sent-bytes": sum(line["sent_bytes"] for line in rounds),
+        "received-bytes": sum(line["received_bytes"] for line in rounds),
+        # A coordinator without data has only what the sites say of the last model.
+        "final": (rounds[-1]["evaluation"] or rounds[-1]["site_evaluation"]) if rounds else {},
+    }
+    recalibration = None
+    if layers and rounds:
+        recalibration = strategy.recalibration(
+            layers, record.open_statistics, record.recalibrations, record.event
+        )
+        _add(summary, _recalibrated(grid, recalibration, strategy, record, evaluate))
+        told = summary["recalibration"]
+        summary["final"] = told["evaluation"] or told["site_evaluation"]
+    _add(summary, _averaged(grid, recalibration, record, initial, evaluate))
+    return summary
+
+
+def _add(summary: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """Put a part into the summary, and the bytes of its recalibration to the run's."""
+    summary |= part
+    told = part.get("averaged", part).get("recalibration", {})
+    summary["sent-bytes"] += told.get("sent_bytes", 0)
+    summary["received-bytes"] += told.get("received_bytes", 0)
+
+
+def _recalibrated(
+    grid: Grid,
+    recalibration: Recalibration,
+    strategy: CoLearning,
+    record: RunDirectory,
+    evaluate: EvaluateFn,
+) -> dict[str, Any]:
+    """Write the global model with new statistics, and as the best too if it beats every round's."""
+    arrays, told = recalibration.apply(grid, strategy.position.arrays, evaluate)
+    record.write_model(GLOBAL_MODEL, arrays, **ABOUT)
+    at_sites = told["site_evaluation"].get(VALIDATION_ACCURACY)
+    score = told["evaluation"].get(SELECTION_METRIC, at_sites)
+    if score is not None and score > strategy.position.best_score:
+        record.write_model(BEST_MODEL, arrays, **ABOUT)
+    return {"recalibration": told}
+
+
+def _averaged(
+    grid: Grid,
+    recalibration: Recalibration | None,
+    record: RunDirectory,
+    initial: Arrays,
+    evaluate: EvaluateFn,
+) -> dict[str, Any]:
+    """Write the average of the last rounds' models, and return what the summary says of it."""
+    rounds, mean = record.average_models(initial)
+    if not rounds:
+        return {}
+    if recalibration is None:
+        metrics = evaluate(rounds[-1], arrays_to_record(mean))
+        return {"averaged": {"rounds": rounds, **(metrics or {})}}
+    arrays, told = recalibration.apply(grid, mean, evaluate)
+    record.write_model(AVERAGED_MODEL, arrays, **ABOUT)
+    return {"averaged": {"rounds": rounds, **told["evaluation"], "recalibration": told}}

@@ -1,0 +1,93 @@
+"""What the coordinator says of a global model, on its own validation and test examples."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord
+from torch import nn
+
+from mdc_flower.config import read_site_config
+from mdc_flower.data import CoordinatorData
+from mdc_flower.training.arrays import load_arrays
+from mdc_flower.training.batch_norm import recalibrate
+from mdc_flower.training.batches import Tensors
+from mdc_flower.training.loop import evaluate
+from mdc_flower.training.numerics import repeatable
+from mdc_flower.training.task import Task
+from strategies.exchange.messages import record_to_arrays
+from strategies.pending_evaluation import EvaluateFn
+
+
+def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> EvaluateFn:
+    """Return the function that evaluates a global model on validation and test examples.
+
+    With ``batch-norm = "local"`` a global model has no statistics. In a simulation it is evaluated
+    with those of every site in turn, and the metrics are the mean over the sites, each counting the
+    same; of real sites the coordinator knows none, and says nothing.
+
+    Parameters
+    ----------
+    task
+        The run's task; each evaluation gets a new model of it, so that none changes the next.
+    data
+        What to evaluate on.
+    num_partitions
+        Simulated sites; 0 where sites are real.
+    """
+    splits = {
+        name: Tensors.of(examples)
+        for name, examples in (("validation", data.validation), ("test", data.test))
+        if len(examples)
+    }
+
+    def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
+        model = task.new_model()
+        load_arrays(model, record_to_arrays(arrays))
+        with repeatable(task.config.threads_per_site, task.device):
+            if task.config.batch_norm != "local":
+                return MetricRecord({**_metrics(task, model, splits)})
+            by_site = [
+                _metrics(task, model, splits)
+                for _ in _with_each_sites_statistics(task, model, num_partitions)
+            ]
+        return MetricRecord(
+            {
+                name: np.mean([metrics[name] for metrics in by_site], axis=0).tolist()
+                for name in (by_site[0] if by_site else ())
+            }
+        )
+
+    return evaluate_global
+
+
+def _metrics(
+    task: Task, model: nn.Module, splits: Mapping[str, Tensors]
+) -> dict[str, float | list[float]]:
+    metrics: dict[str, float | list[float]] = {}
+    for name, tensors in splits.items():
+        result = evaluate(model, tensors, task.pipeline, task.device, task.settings.autocast_dtype)
+        metrics[f"{name}-loss"] = result.loss
+        metrics[f"{name}-accuracy"] = result.accuracy
+        # Where nearly all examples are of one class, accuracy does not show that no other is found.
+        metrics[f"{name}-balanced-accuracy"] = result.balanced_accuracy
+        metrics[f"{name}-recall"] = result.recall
+    return metrics
+
+
+def _with_each_sites_statistics(
+    task: Task, model: nn.Module, num_partitions: int
+) -> Iterator[None]:
+    """Give the model each simulated site's statistics in turn, as the site itself takes them."""
+    for number in range(num_partitions):
+        site = read_site_config({"partition-id": number, "num-partitions": num_partitions})
+        recalibrate(
+            model,
+            Tensors.of(task.site_data(site).train),
+            task.settings.batch_size,
+            task.pipeline,
+            task.device,
+            task.settings.autocast_dtype,
+            task.config.seed,
+            site.name,
+        )
+        yield

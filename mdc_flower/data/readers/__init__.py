@@ -1,0 +1,1 @@
+"""Readers: from files, names and archives to examples."""

@@ -1,0 +1,281 @@
+"""Recordings as log-mel spectrograms: ``audio-folder:/abs/path``, ``audio-manifest:/abs/x.csv``.
+
+soundfile reads the files; torchaudio resamples, and has the mel scale. Both come with the extra
+``audio``, and are only asked for when there is something to decode that is not cached.
+"""
+
+import csv
+import importlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdc_flower.data.cache import cached_arrays
+from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.readers.class_folders import (
+    Files,
+    absolute,
+    class_folders,
+    fingerprint,
+    labels_of,
+)
+from mdc_flower.data.readers.options import AudioReading
+from strategies.common.errors import ConfigError, DataError
+
+SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
+"""Of the files in class folders that are read; a manifest may name whatever soundfile reads."""
+
+WINDOW_S, HOP_S = 0.025, 0.010
+"""Length of a frame, and from one frame to the next, in seconds."""
+
+FLOOR = 1e-6
+"""Added to the power of a mel band before its logarithm is taken: that of silence is -13.8."""
+
+LOG_MEL_MEAN, LOG_MEL_STD = (-10.0,), (5.0,)
+"""Constants for recordings of any kind. Every fifth of the 3,000 spoken digits, padded to 1 s, has
+mean -10.1 and deviation 4.9 at 8 kHz with 40 bands, -10.5 and 5.0 at 16 kHz with 64."""
+
+FEATURES_VERSION = 1
+"""To be raised with every change of the features: cached ones are then void."""
+
+SPLITS = ("train", "test")
+
+
+def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
+    """Return the recordings of a folder, decoded once and cached as log-mel spectrograms.
+
+    Parameters
+    ----------
+    path
+        Absolute path, with folders ``train/`` and ``test/``, each with a folder a class.
+    reading
+        Sample rate, mel bands and length that all recordings get.
+
+    Raises
+    ------
+    ConfigError
+        If soundfile or torchaudio is missing.
+    DataError
+        If a folder is missing or has no recordings, if the classes of train and test differ, or
+        if a file cannot be decoded; naming it.
+    """
+    found = class_folders(path, "audio-folder", "recordings", SUFFIXES)
+    return _data_set("audio-folder", found.class_names, (found.train, found.test), reading)
+
+
+def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
+    """Return the recordings that a CSV file lists, decoded once and cached.
+
+    Parameters
+    ----------
+    path
+        Absolute path of a CSV file whose first line names the columns ``path``, ``label`` and
+        ``split``, and if it is known who speaks, ``speaker``. Paths are absolute, or relative to
+        the file's folder; a split is ``train`` or ``test``; speakers are the data set's groups.
+        Classes are the sorted labels of ``train``.
+    reading
+        Sample rate, mel bands and length that all recordings get.
+
+    Raises
+    ------
+    ConfigError
+        If soundfile or torchaudio is missing.
+    DataError
+        If the file or a column is missing, a line is not as it should be, or a recording is
+        missing or cannot be decoded; naming the line or the recording.
+    """
+    file = absolute(path, "audio-manifest")
+    rows = _rows(file)
+    classes = sorted({row["label"] for row in rows if row["split"] == "train"})
+    if len(classes) < 2:
+        raise DataError("fewer than two classes to train on", where=str(file), got=len(classes))
+    splits = tuple([row for row in rows if row["split"] == split] for split in SPLITS)
+    for row in splits[1]:
+        if row["label"] not in classes:
+            raise DataError(
+                "a test recording is of a class that there is no training recording of",
+                where=str(file),
+                got=row["label"],
+                expected="one of: " + ", ".join(classes),
+            )
+    if not splits[1]:
+        raise DataError("there are no test recordings", where=str(file))
+    files = tuple(
+        [(file.parent / row["path"], classes.index(row["label"])) for row in split]
+        for split in splits
+    )
+    for recording, _ in (entry for split in files for entry in split):
+        if not recording.is_file():
+            raise DataError("a recording of the list is missing", where=str(recording))
+    groups: tuple[NDArray[np.generic] | None, ...] = (None, None)
+    if "speaker" in rows[0]:
+        groups = tuple(np.array([row["speaker"] for row in split]) for split in splits)
+    return _data_set("audio-manifest", classes, files, reading, groups)
+
+
+def num_frames(reading: AudioReading) -> int:
+    """Return the frames of a spectrogram: one centred on each hop, from the first sample on."""
+    return 1 + _num_samples(reading) // _hop(reading)
+
+
+def seconds_of(frames: int, sample_rate: int) -> float:
+    """Return the least length in seconds that has so many frames."""
+    reading = AudioReading(sample_rate=sample_rate)
+    return (frames - 1) * _hop(reading) / sample_rate
+
+
+def log_mel(source: Path | IO[bytes], name: str, reading: AudioReading) -> NDArray[np.float32]:
+    """Return a recording's log-mel spectrogram, of shape ``(1, mels, frames)``.
+
+    Channels are averaged; the beginning is taken of what is longer, and silence appended to what
+    is shorter. The mel scale is HTK's, the window Hann's, the value ``ln(power + 1e-6)`` with
+    full scale at 1.
+
+    Parameters
+    ----------
+    source, name
+        The recording, and what to call it in an error.
+    reading
+        Sample rate, mel bands and length.
+
+    Raises
+    ------
+    ConfigError
+        If soundfile or torchaudio is missing.
+    DataError
+        If it cannot be decoded, is empty, or holds values that are no finite numbers.
+    """
+    import torch
+
+    samples, rate = _samples(source, name, reading.seconds)
+    wave = torch.from_numpy(samples)
+    if rate != reading.sample_rate:
+        wave = _library("torchaudio").functional.resample(wave, rate, reading.sample_rate)
+    count = _num_samples(reading)
+    wave = torch.nn.functional.pad(wave[:count], (0, max(0, count - len(wave))))
+    mel = _mel_spectrogram(reading)(wave)
+    features: NDArray[np.float32] = torch.log(mel + FLOOR).numpy()
+    return features[None]
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the list cannot be read: {error}", where=str(file)) from None
+    for column in ("path", "label", "split"):
+        if column not in columns:
+            raise DataError(
+                "a column is missing from the list",
+                where=str(file),
+                got=columns,
+                expected="path, label, split, and speaker where it is known",
+            )
+    for number, row in rows:
+        _check_row(f"{file}, line {number}", row, columns)
+    if not rows:
+        raise DataError("the list is empty", where=str(file))
+    return [row for _, row in rows]
+
+
+def _check_row(where: str, row: dict[str, Any], columns: Sequence[str]) -> None:
+    if None in row or None in row.values():
+        raise DataError("the line has another number of values than the first", where=where)
+    if row["split"] not in SPLITS:
+        raise DataError("no such split", where=where, got=row["split"], expected="train or test")
+    for column in ("path", "label", "speaker"):
+        if column in columns and not row[column]:
+            raise DataError(f"the line has no {column}", where=where)
+
+
+def _data_set(
+    name: str,
+    classes: Sequence[str],
+    files: Sequence[Files],
+    reading: AudioReading,
+    groups: Sequence[NDArray[np.generic] | None] = (None, None),
+) -> DataSet:
+    train, test = files
+    # In the key is the split as well: a recording may move from one to the other.
+    marked = [*train, *((file, len(classes) + label) for file, label in test)]
+    arrays = cached_arrays(
+        f"audio-{fingerprint(marked, reading, FEATURES_VERSION)}",
+        lambda: {
+            f"{split}_inputs": np.stack([log_mel(file, str(file), reading) for file, _ in part])
+            for split, part in zip(SPLITS, files, strict=True)
+        },
+    )
+    return DataSet(
+        name=name,
+        train=Examples(arrays["train_inputs"], labels_of(train), groups[0]),
+        test=Examples(arrays["test_inputs"], labels_of(test), groups[1]),
+        class_names=classes,
+        mean=LOG_MEL_MEAN,
+        std=LOG_MEL_STD,
+    )
+
+
+def _samples(
+    source: Path | IO[bytes], name: str, seconds: float
+) -> tuple[NDArray[np.float32], int]:
+    """Return the first seconds of a recording as one channel, and its sample rate."""
+    soundfile = _library("soundfile")
+    try:
+        with soundfile.SoundFile(source) as file:
+            rate = int(file.samplerate)
+            samples = file.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
+    except (OSError, RuntimeError, TypeError) as error:  # a raw file has no header to go by
+        raise DataError(f"the recording cannot be decoded: {error}", where=name) from None
+    if len(samples) == 0:
+        raise DataError("the recording is empty", where=name)
+    if not np.isfinite(samples).all():
+        raise DataError("the recording holds values that are no finite numbers", where=name)
+    return samples.mean(axis=1, dtype=np.float32), rate
+
+
+def _num_samples(reading: AudioReading) -> int:
+    return round(reading.seconds * reading.sample_rate)
+
+
+def _hop(reading: AudioReading) -> int:
+    return round(HOP_S * reading.sample_rate)
+
+
+@lru_cache(maxsize=4)
+def _mel_spectrogram(reading: AudioReading) -> Any:
+    window = round(WINDOW_S * reading.sample_rate)
+    num_bins = 2 ** math.ceil(math.log2(window))
+    transform = _library("torchaudio").transforms.MelSpectrogram(
+        reading.sample_rate,
+        n_fft=num_bins,
+        win_length=window,
+        hop_length=_hop(reading),
+        n_mels=reading.mels,
+    )
+    if not (transform.mel_scale.fb.sum(0) > 0).all():
+        raise ConfigError(
+            "there are more mel bands than the sample rate has frequencies for",
+            where="audio-mels",
+            got=reading.mels,
+            expected=f"fewer, or a higher audio-sample-rate than {reading.sample_rate}",
+        )
+    return transform
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # the latter: libsndfile is not on this machine
+        raise ConfigError(
+            f"what reads audio is not installed: {error}",
+            where="dataset",
+            hint="Install it with: pip install 'mdc-flower[audio]'",
+        ) from None

@@ -1,0 +1,132 @@
+"""Files in folders ``train/`` and ``test/``, each with a folder a class; and what they were."""
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.common.errors import DataError
+
+Files = Sequence[tuple[Path, int]]
+"""Each file with its label."""
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The files of both splits, in the order of their names, and the names of the classes."""
+
+    class_names: Sequence[str]
+    train: Files
+    test: Files
+
+
+def class_folders(path: str, kind: str, things: str, suffixes: Collection[str]) -> ClassFolders:
+    """Return the files below a folder.
+
+    Parameters
+    ----------
+    path
+        Absolute path. Classes are the sorted folder names of ``train/``.
+    kind, things
+        What such a folder is called (``image-folder``), and what is in it (``images``).
+    suffixes
+        Suffixes of the files, in lower case; other files are left alone.
+
+    Raises
+    ------
+    DataError
+        If a folder is missing or holds no such file, or the classes of train and test differ.
+    """
+    root = absolute(path, kind)
+    classes = _classes(root / "train")
+    test_classes = _classes(root / "test")
+    if not set(test_classes) <= set(classes):
+        raise DataError(
+            "the test folder has a class that the training folder does not have",
+            where=str(root),
+            got=sorted(set(test_classes) - set(classes))[0],
+            expected="one of: " + ", ".join(classes),
+        )
+    train, test = (_files(root / split, classes, things, suffixes) for split in ("train", "test"))
+    return ClassFolders(classes, train, test)
+
+
+def absolute(path: str, kind: str) -> Path:
+    """Return a path that is absolute.
+
+    Raises
+    ------
+    DataError
+        If it is not: processes of a run do not share a working directory.
+    """
+    if not Path(path).is_absolute():
+        raise DataError(
+            "the path is not absolute",
+            where=kind,
+            got=path,
+            hint="A relative path of a data set is one from data-root, if that is given",
+        )
+    return Path(path)
+
+
+def labels_of(files: Files) -> NDArray[np.int64]:
+    """Return the labels of the files."""
+    return np.array([label for _, label in files], dtype=np.int64)
+
+
+def fingerprint(files: Files, *settings: object) -> str:
+    """Return a digest that changes with the settings, and when a file comes, goes or changes."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file, label in files:
+        status = file.stat()
+        digest.update(f"{file}\0{label}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _classes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(
+            "the folder is missing",
+            where=str(folder),
+            expected="train/ and test/ below the data folder, each with a folder a class",
+        )
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if len(classes) < 2:
+        raise DataError(
+            "there are fewer than two class folders", where=str(folder), got=len(classes)
+        )
+    return classes
+
+
+def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collection[str]) -> Files:
+    files = [
+        (file, label)
+        for label, name in enumerate(classes)
+        for file in sorted((folder / name).glob("**/*"))
+        if file.suffix.lower() in suffixes
+    ]
+    for file, _ in files:
+        _check_name(file)
+    if not files:
+        raise DataError(f"there are no {things}", where=str(folder))
+    seen = {label for _, label in files}
+    if folder.name == "train" and len(seen) < len(classes):
+        bare = next(name for label, name in enumerate(classes) if label not in seen)
+        raise DataError(f"the class has no {things} to train on", where=str(folder / bare))
+    return files
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that no text file of a run, such as its report, could hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            "the name is not UTF-8",
+            where=os.fsencode(path).decode("utf-8", "backslashreplace"),
+            hint="Rename it; convmv renames many at once",
+        ) from None

@@ -1,0 +1,216 @@
+"""``hf:NAME``: a data set of the Hugging Face Hub, or ``hf:/abs/path``, a copy of one on disk.
+
+Images, texts and recordings, told apart by the type of the input column. The library ``datasets``
+downloads and keeps them where it always does (``HF_HOME``); what is made of them is cached here.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdc_flower.data.cache import cached_arrays
+from mdc_flower.data.dataset import DataSet
+from mdc_flower.data.readers.audio import LOG_MEL_MEAN, LOG_MEL_STD, log_mel
+from mdc_flower.data.readers.image_folder import IMAGENET_MEAN, IMAGENET_STD, stack_images
+from mdc_flower.data.readers.options import HubReading, Reading
+from mdc_flower.data.readers.tables import Table
+from mdc_flower.data.readers.text import data_set, encode_labels, encode_texts, read_vocabulary
+from strategies.common.errors import DataError
+
+HUB_VERSION = 1
+"""To be raised with every change of what is made of a data set: cached arrays are then void."""
+
+
+def load_hub(name: str, reading: Reading) -> DataSet:
+    """Return a data set of the Hub.
+
+    Parameters
+    ----------
+    name
+        Name on the Hub, with ``@`` and a revision if it is to stay the same; or the absolute path
+        of a folder, either as ``save_to_disk`` writes it or of files that ``load_dataset`` reads.
+    reading
+        Subset, test split, columns, and how images, texts or recordings are read. Of labels that
+        have names there the order is kept; others are classes in the order of their texts.
+
+    Raises
+    ------
+    ConfigError
+        If the input column holds recordings and the extra ``audio`` is missing.
+    DataError
+        If the data set cannot be had, a split or column is missing, the inputs are of no kind
+        that is known here, or labels are missing.
+    """
+    from datasets.fingerprint import generate_fingerprint
+
+    train, test = _splits(name, reading)
+    vocabulary = read_vocabulary(reading.text)
+    parts = [generate_fingerprint(train), generate_fingerprint(test), repr(reading)]
+    parts += [vocabulary.sha256 if vocabulary else "", str(HUB_VERSION)]
+    where = f"hf:{name}"
+    kind = _kind(where, train, reading.columns.inputs)
+    arrays = cached_arrays(
+        f"hub-{_digest(parts)}", lambda: _arrays(where, kind, train, test, reading)
+    )
+    mean, std = {
+        "image": (IMAGENET_MEAN, IMAGENET_STD),
+        "audio": (LOG_MEL_MEAN, LOG_MEL_STD),
+        "text": ((), ()),
+    }[kind]
+    return data_set("hf" if Path(name).is_absolute() else name, arrays, mean, std)
+
+
+def hub_train_texts(name: str, reading: Reading) -> Sequence[str]:
+    """Return the training texts of a data set of the Hub, with or without labels.
+
+    Raises
+    ------
+    DataError
+        If the data set cannot be had, its training split or the input column is missing, or that
+        column does not hold texts.
+    """
+    where, column = f"hf:{name}", reading.columns.inputs
+    train = _split(where, _download(name, reading.hub), "train", [column])
+    if (kind := _kind(where, train, column)) != "text":
+        raise DataError(
+            "the inputs are no texts", where=f"{where}, {column}", got=kind, expected="text"
+        )
+    return _texts(where, train, column)
+
+
+def _splits(name: str, reading: Reading) -> tuple[Any, Any]:
+    """Return training and test split, having checked that they have the columns."""
+    where = f"hf:{name}"
+    found = _download(name, reading.hub)
+    columns = reading.columns
+    names = [columns.inputs, columns.labels, *([columns.groups] if columns.groups else [])]
+    train, test = (_split(where, found, s, names) for s in ("train", reading.hub.test_split))
+    return train, test
+
+
+def _split(where: str, found: Any, split: str, columns: Sequence[str]) -> Any:
+    if split not in found:
+        raise DataError(
+            "there is no such split",
+            where=where,
+            got=split,
+            expected="one of: " + ", ".join(found),
+            hint="The split to test on is named by hf-test-split",
+        )
+    for column in columns:
+        if column not in found[split].features:
+            raise DataError(
+                "the column is missing",
+                where=where,
+                got=list(found[split].features),
+                expected=repr(column),
+                hint="Name the columns with input-column, label-column and group-column",
+            )
+    return found[split]
+
+
+def _download(name: str, hub: HubReading) -> Any:
+    import datasets
+
+    path, revision = name, None
+    if not Path(name).is_absolute():
+        path, _, revision = name.partition("@")
+    try:
+        if Path(path, "dataset_dict.json").is_file():
+            return datasets.load_from_disk(path)
+        return datasets.load_dataset(path, hub.subset or None, revision=revision or None)
+    except Exception as error:  # the network, the Hub, and each format's reader are behind it
+        raise DataError(
+            f"the data set cannot be had from the Hub: {type(error).__name__}: {error}",
+            where=f"hf:{name}",
+            hint="It needs the internet once. Elsewhere, give a copy on disk: hf:/abs/path",
+        ) from None
+
+
+def _kind(where: str, split: Any, column: str) -> str:
+    import datasets
+
+    feature = split.features[column]
+    if isinstance(feature, datasets.Image):
+        return "image"
+    if isinstance(feature, datasets.Audio):
+        return "audio"
+    if getattr(feature, "dtype", "") in ("string", "large_string"):
+        return "text"
+    raise DataError(
+        "the inputs are of no kind that is known here",
+        where=f"{where}, {column}",
+        got=str(feature),
+        expected="images, texts or recordings",
+        hint="Name their column with input-column, or write a data set as module:function",
+    )
+
+
+def _arrays(
+    where: str, kind: str, train: Any, test: Any, reading: Reading
+) -> dict[str, NDArray[np.generic]]:
+    columns = reading.columns
+    names = getattr(train.features[columns.labels], "names", None) or ()
+    labels = [_labels(where, split, columns.labels) for split in (train, test)]
+    arrays = encode_labels(where, labels[0], labels[1], names)
+    if kind == "text":
+        tables = [Table(_texts(where, s, columns.inputs), ()) for s in (train, test)]
+        arrays |= encode_texts(tables, reading.text, read_vocabulary(reading.text))
+    for split, part in (("train", train), ("test", test)):
+        if kind == "image":
+            images = _images(where, split, part, columns.inputs)
+            arrays[f"{split}_inputs"] = stack_images(images, len(part), reading.image_size)
+        elif kind == "audio":
+            arrays[f"{split}_inputs"] = np.stack(
+                [log_mel(source, at, reading.audio) for source, at in
+                 _recordings(where, split, part, columns.inputs)]
+            )  # fmt: skip
+        if columns.groups:
+            arrays[f"{split}_groups"] = np.asarray([str(v) for v in part[columns.groups]])
+    return arrays
+
+
+def _labels(where: str, split: Any, column: str) -> list[str]:
+    values = list(split[column])
+    feature = split.features[column]
+    if any(value is None or value == -1 for value in values):
+        raise DataError(
+            "labels are missing, as they are in test splits of competitions",
+            where=f"{where}, {column}",
+            hint="Name a split that has them with hf-test-split",
+        )
+    named = hasattr(feature, "int2str")
+    return [feature.int2str(value) if named else str(value) for value in values]
+
+
+def _texts(where: str, split: Any, column: str) -> Sequence[str]:
+    texts = list(split[column])
+    if None in texts:
+        raise DataError(
+            "a text is missing", where=f"{where}, {column}, row {texts.index(None) + 1}"
+        )
+    return texts
+
+
+def _images(where: str, name: str, split: Any, column: str) -> Iterator[tuple[str, Any]]:
+    for row, example in enumerate(split, 1):
+        yield f"{where}, {name}, row {row}", example[column].convert("RGB")
+
+
+def _recordings(where: str, name: str, split: Any, column: str) -> Iterator[tuple[Any, str]]:
+    import datasets
+
+    undecoded = split.cast_column(column, datasets.Audio(decode=False))
+    for row, example in enumerate(undecoded, 1):
+        stored = example[column]
+        source = io.BytesIO(stored["bytes"]) if stored["bytes"] else Path(stored["path"])
+        yield source, f"{where}, {name}, row {row}"
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,104 @@
+"""``image-folder:/abs/path``: folders ``train/`` and ``test/``, each with a folder a class."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mdc_flower.data.cache import cached_arrays
+from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.readers.class_folders import Files, class_folders, fingerprint, labels_of
+from strategies.common.errors import DataError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_image_folder(path: str, image_size: int) -> DataSet:
+    """Return the images of a folder, decoded once and cached as RGB arrays.
+
+    Parameters
+    ----------
+    path
+        Absolute path. Classes are the sorted folder names of ``train/``.
+    image_size
+        Height and width in pixels that every image is resized to (bilinear); 0 keeps the
+        images' size, which must then be the same for all.
+
+    Raises
+    ------
+    DataError
+        If a folder is missing or has no images, if the classes of train and test differ,
+        if a file cannot be decoded, or if sizes differ; naming the file.
+    """
+    found = class_folders(path, "image-folder", "images", Image.registered_extensions())
+    arrays = cached_arrays(
+        f"image-folder-{fingerprint([*found.train, *found.test], image_size)}",
+        lambda: {
+            "train_inputs": _decode(found.train, image_size),
+            "test_inputs": _decode(found.test, image_size),
+        },
+    )
+    return DataSet(
+        name="image-folder",
+        train=Examples(arrays["train_inputs"], labels_of(found.train)),
+        test=Examples(arrays["test_inputs"], labels_of(found.test)),
+        class_names=found.class_names,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def stack_images(
+    images: Iterable[tuple[str, Image.Image]], count: int, image_size: int
+) -> NDArray[np.uint8]:
+    """Return RGB images as one array ``(count, 3, height, width)``.
+
+    Parameters
+    ----------
+    images
+        Each with what to call it in an error.
+    count
+        How many there are.
+    image_size
+        Height and width in pixels that they are resized to; 0 keeps their size.
+
+    Raises
+    ------
+    DataError
+        If sizes differ and are to be kept.
+    """
+    stacked: NDArray[np.uint8] | None = None
+    first = ""
+    for row, (name, image) in enumerate(images):
+        resized = image
+        if image_size:
+            resized = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        width, height = resized.size
+        if stacked is None:
+            stacked, first = np.empty((count, 3, height, width), dtype=np.uint8), name
+        elif stacked.shape[2:] != (height, width):
+            raise DataError(
+                "images differ in size",
+                where=name,
+                got=f"{width}x{height}",
+                expected=f"{stacked.shape[3]}x{stacked.shape[2]}, the size of {first}",
+                hint="Set image-size to resize them all",
+            )
+        stacked[row] = np.asarray(resized).transpose(2, 0, 1)
+    if stacked is None:
+        raise DataError("there are no images")
+    return stacked
+
+
+def _decode(files: Files, image_size: int) -> NDArray[np.uint8]:
+    return stack_images(((str(file), _image(file)) for file, _ in files), len(files), image_size)
+
+
+def _image(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # each format's decoder raises what it likes
+        raise DataError(f"the image cannot be decoded: {error}", where=str(file)) from None

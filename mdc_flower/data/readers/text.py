@@ -1,0 +1,188 @@
+"""``text-folder:/abs/path``: labelled texts in ``train.*`` and ``test.*``, as token numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdc_flower.data.cache import cached_arrays
+from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.readers.class_folders import absolute, fingerprint
+from mdc_flower.data.readers.options import Columns, TextReading
+from mdc_flower.data.readers.tables import SUFFIXES, Table, read_table
+from mdc_flower.data.readers.vocabulary import Vocabulary
+from strategies.common.errors import DataError
+
+TOKENS_VERSION = 1
+"""To be raised with every change of the tokens: cached ones are then void."""
+
+
+def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataSet:
+    """Return the texts of a folder as token numbers, tokenized once and cached.
+
+    Parameters
+    ----------
+    path
+        Absolute path of a folder with one ``train.*`` and one ``test.*``; see `read_table` for
+        what they may be. Classes are the sorted labels of ``train``.
+    reading
+        Length, and vocabulary: that of a file, or made from all texts of ``train``.
+    columns
+        Names of the columns.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, there are two for one split, one cannot be read, or the vocabulary
+        cannot.
+    """
+    root = absolute(path, "text-folder")
+    files = [_file(root, split) for split in ("train", "test")]
+    vocabulary = read_vocabulary(reading)
+    settings = (reading, columns, vocabulary.sha256 if vocabulary else "", TOKENS_VERSION)
+    arrays = cached_arrays(
+        f"text-{fingerprint([(files[0], 0), (files[1], 1)], *settings)}",
+        lambda: _arrays(root, files, columns, reading, vocabulary),
+    )
+    return data_set("text-folder", arrays)
+
+
+def train_texts(path: str, column: str) -> Sequence[str]:
+    """Return the training texts of a folder, with or without labels.
+
+    Parameters
+    ----------
+    path
+        Absolute path of a folder with one ``train.*``.
+    column
+        Name of the texts' column.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or more than one, or it cannot be read.
+    """
+    file = _file(absolute(path, "text-folder"), "train")
+    return read_table(file, Columns(inputs=column, labels="")).inputs
+
+
+def read_vocabulary(reading: TextReading) -> Vocabulary | None:
+    """Return the vocabulary of the file that is named, None if none is.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or its path is not absolute.
+    """
+    if not reading.vocabulary:
+        return None
+    return Vocabulary.read(absolute(reading.vocabulary, "vocabulary"))
+
+
+def encode_labels(
+    where: str, train: Sequence[str], test: Sequence[str], classes: Sequence[str] = ()
+) -> dict[str, NDArray[np.generic]]:
+    """Return the labels of both splits as numbers, and the names of the classes.
+
+    Parameters
+    ----------
+    where
+        What to call the data set in an error.
+    train, test
+        Each example's label.
+    classes
+        The classes in their order; if empty, the sorted labels of ``train``.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two classes, or the test split has one of its own.
+    """
+    names = list(classes) or sorted(set(train))
+    if len(names) < 2:
+        raise DataError("fewer than two classes to train on", where=where, got=len(names))
+    if odd := sorted(set(test) - set(names)):
+        raise DataError(
+            "a test example is of a class that there is no training example of",
+            where=where,
+            got=odd[0],
+            expected="one of: " + ", ".join(names),
+        )
+    numbers = {name: label for label, name in enumerate(names)}
+    return {
+        "class_names": np.asarray(names),
+        "train_labels": np.array([numbers[label] for label in train], np.int64),
+        "test_labels": np.array([numbers[label] for label in test], np.int64),
+    }
+
+
+def encode_texts(
+    tables: Sequence[Table], reading: TextReading, vocabulary: Vocabulary | None
+) -> dict[str, NDArray[np.generic]]:
+    """Return the texts of training and test table as numbers, with their groups if they have any.
+
+    Without a vocabulary one is made from the training texts.
+    """
+    train, test = tables
+    known = vocabulary or Vocabulary.of(train.inputs, reading.vocabulary_size, reading.min_count)
+    arrays: dict[str, NDArray[np.generic]] = {
+        "num_tokens": np.asarray(known.num_tokens),
+        "vocabulary": np.asarray(known.sha256),
+    }
+    for split, table in (("train", train), ("test", test)):
+        arrays[f"{split}_inputs"] = known.encode(table.inputs, reading.length)
+        if table.groups:
+            arrays[f"{split}_groups"] = np.asarray(table.groups)
+    return arrays
+
+
+def data_set(
+    name: str,
+    arrays: Mapping[str, NDArray[np.generic]],
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> DataSet:
+    """Return cached arrays, named as above, as a data set."""
+    train, test = (
+        Examples(
+            arrays[f"{split}_inputs"],
+            np.asarray(arrays[f"{split}_labels"], np.int64),
+            arrays.get(f"{split}_groups"),
+        )
+        for split in ("train", "test")
+    )
+    return DataSet(
+        name=name,
+        train=train,
+        test=test,
+        class_names=[str(label) for label in arrays["class_names"]],
+        mean=mean,
+        std=std,
+        num_tokens=int(arrays.get("num_tokens", np.asarray(0))),
+        vocabulary=str(arrays.get("vocabulary", "")),
+    )
+
+
+def _arrays(
+    root: Path,
+    files: Sequence[Path],
+    columns: Columns,
+    reading: TextReading,
+    vocabulary: Vocabulary | None,
+) -> dict[str, NDArray[np.generic]]:
+    train, test = (read_table(file, columns) for file in files)
+    labels = encode_labels(str(root), train.labels, test.labels)
+    return {**labels, **encode_texts([train, test], reading, vocabulary)}
+
+
+def _file(root: Path, split: str) -> Path:
+    found = [path for suffix in SUFFIXES if (path := root / f"{split}{suffix}").is_file()]
+    if len(found) != 1:
+        raise DataError(
+            f"there is more than one file {split}.*" if found else f"there is no file {split}.*",
+            where=str(root),
+            got=[path.name for path in found] or None,
+            expected=f"one of {', '.join(f'{split}{suffix}' for suffix in SUFFIXES)}",
+        )
+    return found[0]

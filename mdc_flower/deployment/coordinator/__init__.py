@@ -1,0 +1,1 @@
+"""The coordinator of real sites: its SuperLink and the sites' keys."""

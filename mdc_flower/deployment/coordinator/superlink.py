@@ -1,0 +1,176 @@
+"""Flower's SuperLink behind two listeners: one for the sites, one for the coordinator itself.
+
+Flower serves three APIs on one port: Fleet, for the SuperNodes; Control, which starts runs and
+registers keys; and Runtime, for the processes of a run. Only Fleet asks who is calling. Whoever
+reached the port could start a run, that is, run code of his own at the coordinator and at every
+site. So this process, started as ``python -m mdc_flower.deployment.coordinator.superlink`` with the
+options of ``flower-superlink``, binds Flower's own port to the loopback interface, and opens a
+second listener for the sites at the address in `LISTEN`. That one has no Control and no Runtime API, whoever calls:
+what the caller's address is does not matter, nor which proxy stands in front.
+"""
+
+import asyncio
+import base64
+import binascii
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import parse_qs
+
+import uvicorn
+from fastapi import FastAPI
+from flwr.supercore.address import parse_address
+from flwr.superlink import extensions
+from flwr.superlink.cli import flower_superlink
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mdc_flower import __version__
+
+ABOUT = "/mdc/about"
+"""What a site may ask before it joins: versions, the time, and whether a key is registered."""
+
+FEDERATION = "MDC_FEDERATION"
+"""Environment variable with the federation's name."""
+
+LISTEN = "MDC_LISTEN"
+"""Environment variable with the address, ``host:port``, of the sites' listener."""
+
+FLEET, HEALTH = "/v1/fleet/", "/health"
+
+MAX_BODY_BYTES = 64 * 1024**2
+"""The most that one call from outside may send; Flower cuts a model into chunks of 5 MiB.
+
+Flower reads a call into memory before it looks at who calls.
+"""
+
+
+GRACE_S = 3
+"""Seconds that calls of sites have to finish when the SuperLink stops."""
+
+
+class OnlySites:
+    """Serves sites what is theirs, and nothing else to anybody.
+
+    Parameters
+    ----------
+    app : ASGIApp
+        Flower's app.
+    state : State
+        The app's state, with its register of keys.
+    """
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, pass on or refuse one connection."""
+        if scope["path"] == ABOUT:
+            told = await run_in_threadpool(_about, self._state, scope["query_string"])
+            await JSONResponse(told)(scope, receive, send)
+        elif scope["path"].startswith(FLEET) or scope["path"] == HEALTH:
+            await self._app(scope, _bounded(receive), send)
+        else:
+            await PlainTextResponse("only sites are served here", 403)(scope, receive, send)
+
+
+class _SecondServer(uvicorn.Server):
+    """A server in the event loop of another, which alone handles signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serve_sites(app: FastAPI) -> AsyncIterator[None]:
+    """Serve sites at the address in `LISTEN`, with the SuperLink's own certificate, meanwhile."""
+    own = app.state.superlink_lifespan.config
+    host, port, _ = parse_address(os.environ[LISTEN]) or ("", 0, None)
+    server = _SecondServer(
+        uvicorn.Config(
+            OnlySites(app, app.state),
+            host=host,
+            port=port,
+            lifespan="off",
+            log_config=None,
+            proxy_headers=False,
+            ssl_keyfile=own.ssl_keyfile,
+            ssl_certfile=own.ssl_certfile,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0.01)
+    if serving.done():
+        await serving  # raises what went wrong
+        raise RuntimeError(f"nothing can be served at {os.environ[LISTEN]}")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return a ``receive`` that hangs up on a caller who sends too much."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body") or b"")
+        return message if received <= MAX_BODY_BYTES else {"type": "http.disconnect"}
+
+    return bounded
+
+
+def _about(state: State, query: bytes) -> dict[str, Any]:
+    keys = parse_qs(query.decode("ascii", "replace")).get("key", [])
+    about: dict[str, Any] = {
+        "federation": os.environ.get(FEDERATION, ""),
+        "mdc-flower": __version__,
+        "flwr": version("flwr"),
+        "time": time.time(),
+    }
+    if keys:
+        about |= _about_key(state, keys[0])
+    return about
+
+
+def _about_key(state: State, text: str) -> dict[str, bool]:
+    """Return whether a public key (base64, URL-safe) is registered, and its node online."""
+    try:
+        key = base64.urlsafe_b64decode(text)
+    except (binascii.Error, ValueError):
+        return {"registered": False, "online": False}
+    links = state.linkstate_factory.state()
+    node = links.get_node_id_by_public_key(key)
+    if node is None:
+        return {"registered": False, "online": False}
+    infos = links.get_node_info(node_ids=[node])  # none if it was put out just now
+    return {"registered": bool(infos), "online": any(info.status == "online" for info in infos)}
+
+
+def main() -> None:
+    """Run the SuperLink with the options on the command line.
+
+    Raises
+    ------
+    RuntimeError
+        If this Flower does not have the hook that opens the sites' listener.
+    """
+    if not hasattr(extensions, "get_lifespan_contexts"):
+        raise RuntimeError(f"flwr {version('flwr')} does not ask extensions for lifespan contexts")
+    extensions.get_lifespan_contexts = lambda: (serve_sites,)
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Kits: everything that the operator of a site or of the coordinator receives."""

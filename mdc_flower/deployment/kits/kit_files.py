@@ -1,0 +1,149 @@
+"""What is in a kit: its ``kit.toml``, and the files for its operator, made from templates."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+
+import tomli_w
+
+import mdc_flower
+from mdc_flower.data.registry import data_folder
+from mdc_flower.deployment.kits.kits import (
+    CA,
+    KIT,
+    SITE_KEY,
+    SITE_PUBLIC_KEY,
+    CoordinatorKit,
+    Kit,
+    SiteKit,
+    join_address,
+)
+from mdc_flower.deployment.kits.spec import FederationSpec, SiteSpec
+
+HEAD = "# Written by `mdc provision` from federation.toml; changes made here are lost.\n\n"
+SOME_DATA = "image-folder:/path/to/images"
+"""Stands where the site's operator has to say what its data are."""
+
+
+def coordinator_files(spec: FederationSpec, ca: bytes) -> dict[str, bytes]:
+    """Return the files of the coordinator's kit by name, but for its key, certificate and sites.
+
+    Parameters
+    ----------
+    spec
+        The federation.
+    ca
+        The authority's certificate, PEM.
+    """
+    settings = {
+        "kind": "coordinator",
+        **_common(spec),
+        "listen": spec.listen,
+        "data": spec.coordinator.data,
+        "data-root": spec.coordinator.data_root,
+        "max-site-weight": spec.max_site_weight,
+        "examples": {
+            site.name: (site.min_examples, site.max_examples)
+            for site in spec.site
+            if site.min_examples > 1 or site.max_examples
+        },
+        "contract": spec.contract,
+    }
+    kit = CoordinatorKit.read(settings, "the coordinator's kit")
+    mount = _mount(spec.coordinator.data, spec.coordinator.data_root)
+    values = {"name": "coordinator", "names": ", ".join(spec.certificate_names), "mount": mount}
+    return {**_for_people("coordinator", spec, values), CA: ca, KIT: _toml(kit)}
+
+
+def site_files(
+    spec: FederationSpec, site: SiteSpec, ca: bytes, key: bytes, public_key: str
+) -> dict[str, bytes]:
+    """Return every file of a site's kit by name.
+
+    Parameters
+    ----------
+    spec
+        The federation.
+    site
+        The site, one of ``spec.site``.
+    ca
+        The authority's certificate, PEM.
+    key, public_key
+        The site's key pair, in OpenSSH's format.
+    """
+    own = site.model_dump(mode="json", by_alias=True, exclude={"name"})
+    settings = {"kind": "site", **_common(spec), "site": site.name, **own}
+    kit = SiteKit.read({**settings, "contract": spec.contract}, f"the kit of {site.name}")
+    data_option = [] if site.data else ["--data", SOME_DATA]
+    values = {
+        "name": site.name,
+        "mount": _mount(site.data, site.data_root),
+        "data": f"`{site.data}`, as the kit says" if site.data else "given with `--data`",
+        "data_option": "".join(f" {part}" for part in data_option),
+        "command": ", ".join(map(json.dumps, ["site", "start", "/kit", *data_option])),
+        "min_examples": str(site.min_examples),
+        "max_examples": f", and at most {site.max_examples}" if site.max_examples else "",
+        "metrics": "\n".join(f"  - `{metric}`" for metric in site.metrics),
+    }
+    return {
+        **_for_people("site", spec, values),
+        CA: ca,
+        SITE_KEY: key,
+        SITE_PUBLIC_KEY: public_key.encode("ascii"),
+        KIT: _toml(kit),
+    }
+
+
+def _common(spec: FederationSpec) -> dict[str, object]:
+    return {
+        "federation": spec.name,
+        "host": spec.host,
+        "port": spec.port,
+        "version": mdc_flower.__version__,
+    }
+
+
+def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict[str, bytes]:
+    shared = {key.replace("-", "_"): str(value) for key, value in _common(spec).items()}
+    values = {
+        **shared,
+        "address": join_address(spec.host, spec.port),
+        "contract": spec.contract.name,
+        "shape": " x ".join(map(str, spec.contract.shape)),
+        "type": spec.contract.type,
+        "classes": _classes(spec.contract.classes),
+        **own,
+    }
+    folder = files("mdc_flower.deployment.kits") / "templates" / kind
+    return {
+        template.name: Template(template.read_text("utf-8")).substitute(values).encode()
+        for template in sorted(folder.iterdir(), key=lambda entry: entry.name)
+    }
+
+
+def _classes(classes: Sequence[str]) -> str:
+    return ", ".join(classes) if len(classes) <= 20 else f"the {len(classes)} of `kit.toml`"
+
+
+def _mount(data: str, data_root: str) -> str:
+    """Return the source of the data's volume in ``compose.yaml``, or a comment in its place."""
+    path = data_folder(data, data_root) or data_root
+    if not path.startswith("/"):
+        return "      # The data, if they are files: - /path/to/data:/path/to/data:ro\n"
+    quoted = json.dumps(path).replace("$", "$$")  # compose would take $ for a variable
+    return (
+        "      - type: bind\n"
+        f"        source: {quoted}\n"
+        f"        target: {quoted}\n"
+        "        read_only: true\n"
+    )
+
+
+def _toml(kit: Kit) -> bytes:
+    settings = kit.model_dump(mode="json", by_alias=True)
+    # What people look for comes first, and tables last: no key of the top can follow them.
+    tables = ["examples", "contract"]
+    order = ["kind", "federation", "site", *sorted(settings.keys() - set(tables)), *tables]
+    ordered = {key: settings[key] for key in order if key in settings}
+    return (HEAD + tomli_w.dumps(ordered)).encode()

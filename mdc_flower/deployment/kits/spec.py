@@ -1,0 +1,264 @@
+"""``federation.toml``: who takes part, what an example is, and where the coordinator is.
+
+The organizer writes it and `mdc_flower.deployment.kits.provision` turns it into kits.
+"""
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mdc_flower.common.config_files import read_toml
+from mdc_flower.common.config_model import ConfigModel
+from mdc_flower.data.contract import Contract
+from strategies.common.errors import ConfigError
+from strategies.exchange.messages import (
+    NUM_EXAMPLES,
+    NUM_VALIDATION,
+    TRAIN_METRICS,
+    VALIDATION_METRICS,
+)
+
+COORDINATOR, AUTHORITY = "coordinator", "authority"
+RESERVED_NAMES = frozenset({COORDINATOR, AUTHORITY})
+"""Folders beside the sites' kits, so no site can be called that."""
+
+ALL_METRICS = tuple(sorted(TRAIN_METRICS))
+"""The metrics that a site shares if its table says nothing else."""
+
+_FEDERATION_NAME = re.compile(r"[A-Za-z0-9-]{1,32}")
+# The first character keeps names from being hidden files, options, "." or "..".
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_DNS_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+
+
+def _federation_name(name: str) -> str:
+    if not _FEDERATION_NAME.fullmatch(name):
+        raise ValueError("must be 1 to 32 letters, digits and hyphens")
+    return name
+
+
+def _site_name(name: str) -> str:
+    if not _SITE_NAME.fullmatch(name):
+        raise ValueError(
+            "must be 1 to 64 letters, digits, '-', '_' and '.', and begin with a letter or digit"
+        )
+    if name.lower() in RESERVED_NAMES:
+        raise ValueError("is the name of a folder beside the sites' kits; take another")
+    if name.lower().endswith((".zip", ".sha256")):  # would be the file beside another site's kit
+        raise ValueError("must not end in .zip or .sha256")
+    return name
+
+
+def _host(host: str) -> str:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        labels = host.split(".")
+        is_name = all(_DNS_LABEL.fullmatch(label) for label in labels) and len(host) <= 253
+        # A name never ends in a number: 10.0.0.256 is a mistyped address.
+        if not is_name or labels[-1].isdigit():
+            raise ValueError("must be a host name or an IP address, without a port") from None
+    else:
+        if "%" in host:
+            raise ValueError("an address with a zone means something on one machine only")
+    return host
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in TRAIN_METRICS:
+            near = difflib.get_close_matches(name, ALL_METRICS, n=1)
+            raise ValueError(
+                f"{name!r} is no metric of a site, "
+                + (f"did you mean {near[0]!r}?" if near else f"which are {', '.join(ALL_METRICS)}")
+            )
+    if len(set(names)) != len(names):
+        raise ValueError("a metric is named twice")
+    if NUM_EXAMPLES not in names:
+        raise ValueError(f"must contain {NUM_EXAMPLES!r}: the updates are weighted by it")
+    if VALIDATION_METRICS & set(names) and NUM_VALIDATION not in names:
+        raise ValueError(f"without {NUM_VALIDATION!r} the other validation metrics do not count")
+    return names
+
+
+FederationName = Annotated[str, AfterValidator(_federation_name)]
+SiteName = Annotated[str, AfterValidator(_site_name)]
+Host = Annotated[str, AfterValidator(_host)]
+Line = Annotated[str, AfterValidator(_line)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Metrics = Annotated[tuple[str, ...], AfterValidator(_metrics)]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Share = Annotated[float, Field(gt=0, le=1)]
+Days = Annotated[int, Field(ge=1, le=36500)]
+
+
+class SiteSettings(ConfigModel):
+    """What the organizer and one site have settled about that site; part of its kit as well.
+
+    Attributes
+    ----------
+    contact : str
+        Whom to call when the site is missing; for people.
+    data, data_root, vocabulary, device : str
+        As in `mdc_flower.config.SiteConfig`; empty where the site says so when it starts. A
+        vocabulary may be named relative to the kit's folder as well.
+    threads : int
+        CPU threads of the site; 0 for all cores of its machine.
+    min_examples : int
+        Training examples that the site has promised.
+    max_examples : int
+        Most training examples that the site may have; 0 for no limit.
+    metrics : tuple of str
+        Metrics that leave the site together with its model.
+    modules : tuple of str
+        Modules at the site that a run may name as ``module:function``; none by default.
+    partition_id, num_partitions : int
+        One part of a public data set, for trying a federation out on one machine; -1 and 0
+        at a real site.
+    """
+
+    contact: Line = ""
+    data: Line = ""
+    data_root: Line = ""
+    vocabulary: Line = ""
+    device: Line = ""
+    threads: Annotated[int, Field(ge=0)] = 0
+    min_examples: Annotated[int, Field(ge=1)] = 1
+    max_examples: Annotated[int, Field(ge=0)] = 0
+    metrics: Metrics = ALL_METRICS
+    modules: tuple[Module, ...] = ()
+    partition_id: Annotated[int, Field(ge=-1)] = -1
+    num_partitions: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _bounds_fit_together(self) -> Self:
+        if 0 < self.max_examples < self.min_examples:
+            raise ValueError(
+                f"max-examples {self.max_examples} is below min-examples {self.min_examples}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _partition_is_there(self) -> Self:
+        is_part = 0 <= self.partition_id < self.num_partitions
+        is_whole = (self.partition_id, self.num_partitions) == (-1, 0)
+        if not (is_part or is_whole):
+            raise ValueError(
+                f"partition-id {self.partition_id} is not one of num-partitions "
+                f"{self.num_partitions}, counted from 0"
+            )
+        return self
+
+
+class SiteSpec(SiteSettings):
+    """One ``[[site]]``: its name, by which everything calls it, and its settings."""
+
+    name: SiteName
+
+
+class CoordinatorSpec(ConfigModel):
+    """``[coordinator]``: the data that the coordinator tests the global model on, if it has any."""
+
+    data: Line = ""
+    data_root: Line = ""
+
+
+class FederationSpec(ConfigModel):
+    """``federation.toml``.
+
+    Attributes
+    ----------
+    name : str
+        The federation's name; goes into its certificates.
+    host, port : str, int
+        Where the sites reach the coordinator.
+    hosts : tuple of str
+        More names and addresses of the coordinator, for its certificate.
+    listen : str
+        Address of its own that the coordinator binds.
+    ca_days, certificate_days : int
+        Days that the authority's and the coordinator's certificate are valid.
+    max_site_weight : float
+        Largest share of one site in the sum of the weights of a run; 1 for no cap.
+    contract : Contract
+        What an example is.
+    coordinator : CoordinatorSpec
+        What only the coordinator has.
+    site : tuple of SiteSpec
+        The sites, in the order of the file.
+    """
+
+    name: FederationName
+    host: Host
+    port: Port = 8443
+    hosts: tuple[Host, ...] = ()
+    listen: Host = "0.0.0.0"
+    ca_days: Days = 3650
+    certificate_days: Days = 365
+    max_site_weight: Share = 1.0
+    contract: Contract
+    coordinator: CoordinatorSpec = CoordinatorSpec()
+    site: Annotated[tuple[SiteSpec, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _site_names_differ(self) -> Self:
+        seen: dict[str, str] = {}
+        for site in self.site:
+            # Kits are folders, and some file systems take Berlin and berlin for the same.
+            other = seen.setdefault(site.name.lower(), site.name)
+            if other is not site.name:
+                raise ValueError(f"two sites have the same name: {other!r} and {site.name!r}")
+        return self
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """Return every name and address that the coordinator's certificate is for."""
+        # Its own machine reaches it at the address it binds, if it is a certain one.
+        bound = () if self.listen in ("0.0.0.0", "::") else (self.listen,)
+        return (self.host, *self.hosts, *bound, "localhost", "127.0.0.1", "::1")
+
+
+def read_federation(path: Path) -> FederationSpec:
+    """Read ``federation.toml``.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not TOML, or a key or value is not usable; see
+        `ConfigModel.read`.
+    """
+    values = read_toml(path)
+    home = str(path)
+    name = values.get("name")
+    # Without a name the contract has none either, and it is the first that is to be reported.
+    if isinstance(values.get("contract"), dict) and isinstance(name, str) and name:
+        named = {"name": name, **values["contract"]}
+        values["contract"] = Contract.read(named, f"{home}, [contract]")
+    if isinstance(values.get("coordinator"), dict):
+        values["coordinator"] = CoordinatorSpec.read(
+            values["coordinator"], f"{home}, [coordinator]"
+        )
+    if "site" in values:
+        values["site"] = _read_sites(values["site"], home)
+    return FederationSpec.read(values, home)
+
+
+def _read_sites(tables: Any, home: str) -> list[SiteSpec]:
+    if not (isinstance(tables, list) and all(isinstance(table, Mapping) for table in tables)):
+        raise ConfigError(
+            "the sites are not a list of tables", where=f"{home}, site", expected="[[site]]"
+        )
+    return [
+        SiteSpec.read(table, f"{home}, site {number}") for number, table in enumerate(tables, 1)
+    ]

@@ -1,0 +1,1 @@
+"""A real site: its SuperNode, its checks, its state."""

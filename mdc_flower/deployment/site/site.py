@@ -1,0 +1,211 @@
+"""The site's side: a SuperNode in the foreground, and what a person at the site sees of it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mdc_flower.console.live_view import describe_lr, describe_work
+from mdc_flower.console.site_log import SITE_LOG
+from mdc_flower.console.tail import Tail, shorten
+from mdc_flower.deployment.kits.kits import KIT, SiteKit
+from mdc_flower.deployment.kits.private_files import PRIVATE, write_file
+from mdc_flower.deployment.site import state_folder
+from mdc_flower.deployment.site.check import ask_coordinator
+from mdc_flower.engines.flower_processes import environment, free_port, running
+from mdc_flower.engines.guardian import guarded
+from strategies.common.errors import RunError
+from strategies.storage.run_directory import read_event
+
+EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
+LOOK_S = 0.5
+
+STILL_ONLINE_S = 120.0
+"""How long the coordinator may take a SuperNode that was killed for one that is online."""
+
+Tell = Callable[[str], None]
+
+
+def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
+    """Return the node config with which a kit's SuperNode is started.
+
+    ``num_examples`` are the training examples in its data set, if they were counted.
+    """
+    config = {
+        "site": kit.site,
+        "data": kit.data,
+        "data-root": kit.data_root,
+        "vocabulary": kit.vocabulary_path,
+        "device": kit.device,
+        "threads": kit.threads,
+        "contract": str(kit.folder / KIT),
+        "min-examples": kit.min_examples,
+        "max-examples": kit.max_examples,
+        "num-examples": num_examples,
+        "metrics": ",".join(kit.metrics),
+        "modules": ",".join(kit.modules),
+    }
+    if kit.partition_id >= 0:
+        config |= {"partition-id": kit.partition_id, "num-partitions": kit.num_partitions}
+    return config
+
+
+@contextmanager
+def only_one(kit: SiteKit) -> Iterator[None]:
+    """Let no other SuperNode run from this kit meanwhile.
+
+    Raises
+    ------
+    RunError
+        If one runs, or the kit's ``state`` cannot be written to.
+    """
+    with state_folder.only_one(kit, "site", "this site runs already"):
+        yield
+
+
+def wait_until_forgotten(kit: SiteKit, tell: Tell) -> None:
+    """Wait while the coordinator takes a SuperNode of this site that was killed for online.
+
+    Flower lets a key in once. Whoever holds the kit's lock knows that none runs here.
+    """
+    deadline = time.monotonic() + STILL_ONLINE_S
+    told = False
+    while time.monotonic() < deadline:
+        try:
+            about, _ = ask_coordinator(kit)
+        except RunError:
+            return  # the checks say it better
+        if not about.get("online"):
+            return
+        if not told:
+            tell("waiting until the coordinator has noticed that the last SuperNode has ended")
+            told = True
+        time.sleep(2.0)
+
+
+def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
+    """Run a site's SuperNode until it is stopped; the caller holds `only_one`.
+
+    Parameters
+    ----------
+    kit
+        The site's kit, with the data set to use. Logs are in its ``state``.
+    tell
+        Told each line that a person should see.
+    num_examples
+        Training examples in the data set; 0 where they were not counted.
+
+    Raises
+    ------
+    RunError
+        If the SuperNode ends by itself, or a file cannot be written.
+    """
+    home, log_path, event_path = state_folder.open_state(kit), kit.state / LOG, kit.state / EVENTS
+    # In a file: on the command line every user of the machine could read where the data are.
+    config_path = kit.state / NODE_CONFIG
+    write_file(config_path, tomli_w.dumps(node_config(kit, num_examples)).encode(), PRIVATE)
+    command = [sys.executable, "-m", "mdc_flower.deployment.site.supernode"]
+    command += ["--superlink", kit.address, "--root-certificates", str(kit.ca)]
+    command += ["--auth-supernode-private-key", str(kit.key)]
+    command += ["--node-config", str(config_path), "--port", str(free_port())]
+    events, trouble = Tail(event_path), Tail(log_path)
+    env = {**environment(home), SITE_LOG: str(event_path)}
+    tell(f"{kit.site} joins {kit.federation!r} at {kit.address}; log: {log_path}")
+    with guarded(home), running(command, env, Path.cwd(), log_path) as process:
+        view = SiteView()
+        while process.poll() is None:
+            _show(events, trouble, view, tell)
+            for path in (log_path, event_path):
+                shorten(path)
+            time.sleep(LOOK_S)
+        _show(events, trouble, view, tell)
+        raise _ended(kit, process.returncode, log_path)
+
+
+def _ended(kit: SiteKit, status: int, log_path: Path) -> RunError:
+    try:
+        about, _ = ask_coordinator(kit)
+    except RunError:
+        about = {"registered": True}
+    if not about.get("registered"):
+        return RunError(
+            "the coordinator does not accept this site's key any more",
+            where=kit.site,
+            hint="It was revoked or renewed: ask the coordinator",
+        )
+    return RunError(
+        f"the SuperNode ended with exit status {status}",
+        where=kit.site,
+        hint=f"The log is {log_path}; start it again",
+    )
+
+
+def _show(events: Tail, trouble: Tail, view: "SiteView", tell: Tell) -> None:
+    for line in events.new_lines():
+        if text := view.line(read_event(line)):
+            tell(text)
+    for line in trouble.new_lines():
+        if text := _trouble(line):
+            tell(text)
+
+
+def _trouble(line: bytes) -> str:
+    """Return a line of Flower's log if it is a warning or an error, without its colours."""
+    text = line.decode("utf-8", "replace")
+    for code in ("\x1b[93m", "\x1b[91m", "\x1b[92m", "\x1b[0m"):
+        text = text.replace(code, "")
+    return text.strip() if text.lstrip().startswith(("WARN", "ERROR")) else ""
+
+
+class SiteView:
+    """Turns the events of a site into the lines that a person reads."""
+
+    def __init__(self) -> None:
+        self._plan: Mapping[str, Any] = {}
+
+    def line(self, event: Mapping[str, Any]) -> str:
+        """Return the line an event is worth; empty for none."""
+        match event.get("event"):
+            case "hello":
+                return "a run begins, or goes on: the coordinator knows that we are here"
+            case "training":
+                self._plan = event
+                return (
+                    f"round {event['round']}: {describe_work(event)} over {event['examples']} "
+                    f"examples, learning rate {describe_lr(event)}"
+                )
+            case "progress":
+                return self._progress(event)
+            case "trained":
+                return (
+                    f"round {event['round']}: trained in {event['train-seconds']:.1f} s, loss "
+                    f"{event['train-loss']:.4f}, accuracy {event['train-accuracy']:.4f}; "
+                    "the update goes out"
+                )
+            case "evaluated" if "validation-accuracy" not in event:
+                return "last model: not evaluated, there are no validation examples of ours"
+            case "evaluated":
+                return (
+                    f"last model: accuracy {event['validation-accuracy']:.4f} on "
+                    f"{event['num-validation-examples']} validation examples of ours"
+                )
+            case "app-refused":
+                return f"the coordinator's app is not run here: {event['reason']}"
+            case "failed":
+                return f"{event['message']} failed: {event['error']}"
+        return ""
+
+    def _progress(self, event: Mapping[str, Any]) -> str:
+        done, total, seconds = event["step"], event["num_steps"], event["seconds"]
+        epochs = self._plan.get("local_epochs")
+        return (
+            f"round {self._plan.get('round', '?')}: epoch {event['epoch']}"
+            + (f" of {epochs}" if epochs else "")
+            + f", step {done} of {total}, learning rate {event['lr']:.3g}, "
+            f"loss {event['loss']:.4f}, {event['num_seen'] / max(seconds, 1e-9):.0f} examples/s, "
+            f"about {seconds * (total - done) / done:.0f} s left"
+        )

@@ -1,0 +1,182 @@
+"""From the name in a config to a model whose initial weights depend on the seed alone."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from mdc_flower.common.references import load_reference, relative_paths_explained
+from mdc_flower.models.audio import audio_cnn, audio_crnn
+from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
+from mdc_flower.models.text import text_cnn, text_gru
+from mdc_flower.training.numerics import seeded
+from strategies.common.errors import ConfigError, MdcError, ModelError
+from strategies.common.seeds import derive_seed
+
+ModelFunction = Callable[..., nn.Module]
+"""Of ``(input_shape, num_classes)``, and ``num_tokens`` if it has a parameter of that name."""
+
+MODELS: dict[str, ModelFunction] = {
+    "mlp": mlp,
+    "small-cnn": small_cnn,
+    "resnet8": partial(resnet, blocks=1),
+    "resnet20": partial(resnet, blocks=3),
+    "audio-cnn": audio_cnn,
+    "audio-crnn": audio_crnn,
+    "text-cnn": text_cnn,
+    "text-gru": text_gru,
+}
+"""Built-in models, for images, spectrograms and texts."""
+
+
+LIBRARIES = ("torchvision", "timm")
+"""What may stand before the colon in ``LIBRARY:NAME``."""
+
+TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
+    # Without the auxiliary classifiers, which in training return outputs of their own beside the
+    # model's. timm builds its inception_v3 without one, too.
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+"""Options of torchvision's models that are not its defaults."""
+
+
+def own_module(spec: str) -> str:
+    """Return the module of a user's own model; empty for a built-in one or a library's."""
+    kind, separator, _ = spec.partition(":")
+    return kind if separator and spec not in MODELS and kind not in LIBRARIES else ""
+
+
+def build_model(
+    spec: str, input_shape: Shape, num_classes: int, seed: int, num_tokens: int = 0
+) -> nn.Module:
+    """Return a new model in float32.
+
+    Parameters
+    ----------
+    spec
+        A name in `MODELS`, ``torchvision:NAME``, ``timm:NAME``, or ``module:function``: a
+        function of ``(input_shape, num_classes)`` that returns a module. One that has a
+        parameter ``num_tokens`` gets it by name as well.
+    input_shape
+        Shape of one example, without the batch axis.
+    num_classes
+        Number of outputs.
+    seed
+        The run's seed. It seeds the global generators of Python, numpy and torch while the model is
+        built; their states are left as they were.
+    num_tokens
+        Of inputs that are tokens, how many there are; given to a function that has a parameter
+        of this name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model.
+    ModelError
+        If it cannot be built for this shape.
+    """
+    make = _maker(spec)
+    with seeded(derive_seed(seed, "model")):
+        try:
+            with relative_paths_explained(spec, "model"):
+                if _takes_tokens(make):
+                    model = make(input_shape, num_classes, num_tokens=num_tokens)
+                else:
+                    model = make(input_shape, num_classes)
+            if not isinstance(model, nn.Module):
+                raise ModelError(
+                    "the function did not return a module", where="model", got=type(model).__name__
+                )
+            model = model.float()
+            _initialize_lazy_layers(model, input_shape, num_tokens)
+        except MdcError:
+            raise
+        except Exception as error:  # any library or user code may be behind the name
+            raise ModelError(
+                f"the model cannot be built: {type(error).__name__}: {error}",
+                where="model",
+                got=spec,
+                hint=f"It was asked for inputs {input_shape} and {num_classes} classes",
+            ) from error
+    return model
+
+
+def _initialize_lazy_layers(model: nn.Module, input_shape: Shape, num_tokens: int) -> None:
+    """Give lazy layers (`torch.nn.LazyLinear`) their weights now: the seed must decide them.
+
+    They get their shapes, and with them their weights, in the first forward pass.
+    """
+    if not any(map(is_lazy, chain(model.parameters(), model.buffers()))):
+        return
+    mode = model.training
+    with torch.no_grad():
+        dtype = torch.int64 if num_tokens else torch.float32
+        model.eval()(torch.zeros(2, *input_shape, dtype=dtype))
+    model.train(mode)
+    unused = [n for n, t in chain(model.named_parameters(), model.named_buffers()) if is_lazy(t)]
+    if unused:
+        raise ModelError(
+            "a lazy layer is not used in evaluation, so that its shape is not known",
+            where="model",
+            got=unused[0],
+            hint="Use the layer that is not lazy in its place",
+        )
+
+
+def _takes_tokens(make: ModelFunction) -> bool:
+    try:
+        return "num_tokens" in inspect.signature(make).parameters
+    except (TypeError, ValueError):  # of some functions written in C there is none
+        return False
+
+
+def _maker(spec: str) -> ModelFunction:
+    if spec in MODELS:
+        return MODELS[spec]
+    kind, _, name = spec.partition(":")
+    if kind == "torchvision" and name:
+        return lambda shape, classes: _torchvision(name, classes)
+    if kind == "timm" and name:
+        return lambda shape, classes: _timm(name, shape, classes)
+    if name:
+        return load_reference(spec, "model")
+    near = difflib.get_close_matches(spec, MODELS, n=1)
+    raise ConfigError(
+        "no such model",
+        where="model",
+        got=spec,
+        expected="one of: "
+        + ", ".join([*MODELS, "torchvision:NAME", "timm:NAME", "module:function"]),
+        hint=f"Did you mean {near[0]!r}?" if near else "",
+    )
+
+
+def _torchvision(name: str, num_classes: int) -> nn.Module:
+    import torchvision.models
+
+    builder = torchvision.models.get_model_builder(name)
+    options = {"weights": None, "num_classes": num_classes, **TORCHVISION_OPTIONS.get(name, {})}
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # by default it is downloaded
+    return builder(**options)  # type: ignore[no-any-return]
+
+
+def _timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise ConfigError(
+            "timm is not installed",
+            where="model",
+            got=f"timm:{name}",
+            hint="Install it with: pip install 'mdc-flower[timm]'",
+        ) from None
+    return timm.create_model(
+        name, pretrained=False, num_classes=num_classes, in_chans=input_shape[0]
+    )

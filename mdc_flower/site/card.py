@@ -1,0 +1,85 @@
+"""What a site says of itself in its answer to a hello."""
+
+import importlib.util
+from hashlib import sha256
+from pathlib import Path
+
+from mdc_flower import __version__
+from mdc_flower.config import RunConfig, SiteConfig
+from mdc_flower.data import registry as data
+from mdc_flower.models import build as models
+from mdc_flower.training.numerics import (
+    device_name,
+    number_format,
+    pick_autocast_dtype,
+    pick_device,
+)
+from mdc_flower.training.task import threads_of
+from strategies.exchange.messages import SiteCard
+
+
+def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
+    """Return the card of a site in a run; no data are read, and no module of the user's is run.
+
+    Raises
+    ------
+    ConfigError
+        If the site's device is not there.
+    """
+    device = pick_device(site.device or config.device)
+    # A module that the site does not allow is refused when the run wants to import it.
+    code = {
+        key: code_digest(module)
+        for key, module in own_modules(config, site).items()
+        if site.allows(module)
+    }
+    return SiteCard(
+        site.name,
+        site.num_partitions,
+        __version__,
+        site.is_simulated,
+        device=device_name(device),
+        number_format=number_format(pick_autocast_dtype(config.precision, device)),
+        threads=threads_of(config, site),
+        model_code=code.get("model", ""),
+        dataset_code=code.get("dataset", ""),
+        num_examples=site.num_examples,
+    )
+
+
+def own_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str, str]:
+    """Return the modules that a run names as ``module:function``, by the key that names them.
+
+    A site with a data set of its own does not use the run's.
+    """
+    named = {"model": models.own_module(config.model)}
+    if site is None or not site.data:
+        named["dataset"] = data.own_module(config.dataset)
+    return {key: module for key, module in named.items() if module}
+
+
+def run_code(config: RunConfig) -> dict[str, str]:
+    """Return the digest of each module that a run names, by the key that names it."""
+    return {key: code_digest(module) for key, module in own_modules(config).items()}
+
+
+def code_digest(module: str) -> str:
+    """Return a SHA-256, in hex, of the source of a module; empty where it has none or is not here.
+
+    Of a package it covers every ``.py`` file; of a module, its file and nothing that it imports.
+    Line ends do not count.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # no such parent, or no module's name
+        return ""
+    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+        return ""
+    origin = Path(spec.origin)
+    folder = origin.parent
+    files = sorted(folder.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    digest = sha256()
+    for file in files:
+        source = file.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{file.relative_to(folder).as_posix()} {len(source)}\n".encode() + source)
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""`SiteClient`: one site's side of a round, as a Flower `NumPyClient`."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord
+from flwr.client import NumPyClient
+from numpy.typing import NDArray
+from torch import nn
+
+from mdc_flower.data import SiteData
+from mdc_flower.models.tensors import tensors_of
+from mdc_flower.training.arrays import load_arrays, model_arrays
+from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
+from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.loop import Progress, TrainSettings, evaluate, train
+from strategies.exchange.messages import DEADLINE
+from strategies.method.round_plan import RoundPlan
+
+NDArrays = list[NDArray[Any]]
+Scalar = bool | bytes | float | int | str
+"""What a `NumPyClient` is given and returns beside arrays."""
+
+
+class SiteClient(NumPyClient):
+    """Trains and evaluates on the data of one site.
+
+    It keeps nothing from one message to the next: a site that was away, or was restarted, does
+    exactly what it would have done otherwise. So each message gets a new model; one that was used
+    may have changed where no array shows it. On failure the client raises; the adapter turns that
+    into an error reply.
+
+    Parameters
+    ----------
+    site : str
+        The site's name, which its random streams depend on.
+    new_model : callable
+        Returns a new model of the run's architecture; its weights are overwritten.
+    data : SiteData
+        The site's own examples.
+    settings, pipeline, device
+        How to train, how to make batches, and where.
+    on_progress
+        Told how local training goes on; None for nobody.
+    seed
+        The run's seed, for the order in which statistics are taken.
+    local_statistics
+        Whether BatchNorm's running statistics stay here: what is sent back has those that came,
+        and a model is evaluated with the site's own, taken anew from its training examples.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        new_model: Callable[[], nn.Module],
+        data: SiteData,
+        settings: TrainSettings,
+        pipeline: InputPipeline,
+        device: torch.device,
+        on_progress: Callable[[Progress], None] | None = None,
+        seed: int = 0,
+        local_statistics: bool = False,
+    ) -> None:
+        self.site = site
+        self.new_model = new_model
+        self.data = data
+        self.settings = settings
+        self.pipeline = pipeline
+        self.device = device
+        self.on_progress = on_progress
+        self.seed = seed
+        self.local_statistics = local_statistics
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the model's arrays, in their order."""
+        return list(tensors_of(self.new_model()))
+
+    def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
+        """Return the initial model's arrays, in the order of `names`."""
+        return list(model_arrays(self.new_model()).values())
+
+    def fit(
+        self, parameters: NDArrays, config: dict[str, Scalar]
+    ) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        """Train from ``parameters`` as the round plan in ``config`` says.
+
+        Parameters
+        ----------
+        parameters
+            The global model's arrays in the order of `names`.
+        config
+            The fields of a `RoundPlan`, and its id; ``deadline-s``, the seconds after which
+            the coordinator waits no longer, may be beside them.
+
+        Returns
+        -------
+        tuple
+            The local model's arrays, the number of training examples, and the metrics of
+            `strategies.exchange.messages.TRAIN_METRICS` about training, but ``num-examples``.
+
+        Raises
+        ------
+        PlanError
+            If the plan is not understood.
+        DeadlineError
+            If the training is not done within the deadline.
+        ModelError
+            If the arrays do not fit the model, naming the first misfit.
+        """
+        orders = {**config}
+        deadline_s = float(orders.pop(DEADLINE, math.inf))
+        stop_at = time.monotonic() + deadline_s
+        plan = RoundPlan.from_config_record(ConfigRecord({**orders}))
+        model = self._loaded(parameters)
+        result = train(
+            model,
+            Tensors.of(self.data.train),
+            plan,
+            self.settings,
+            self.pipeline,
+            self.device,
+            self.site,
+            on_progress=self.on_progress,
+            stop_at=stop_at,
+        )
+        metrics: dict[str, Scalar] = {
+            "num-steps": result.num_steps,
+            "train-loss": result.loss,
+            "train-accuracy": result.accuracy,
+            "train-seconds": result.seconds,
+        }
+        kept = buffers_of(model) if self.local_statistics else frozenset()
+        trained = model_arrays(model, self.names)
+        sent = [
+            given if name in kept else trained[name]
+            for name, given in zip(self.names, parameters, strict=True)
+        ]
+        return sent, result.num_examples, metrics
+
+    def evaluate(
+        self, parameters: NDArrays, config: dict[str, Scalar]
+    ) -> tuple[float, int, dict[str, Scalar]]:
+        """Evaluate ``parameters`` on the site's validation examples.
+
+        Returns
+        -------
+        tuple
+            Mean loss, the number of validation examples, and the accuracy.
+
+        Raises
+        ------
+        ModelError
+            If the arrays do not fit the model, naming the first misfit.
+        """
+        model = self._loaded(parameters)
+        if self.local_statistics:
+            self._recalibrate(model)
+        result = evaluate(
+            model,
+            Tensors.of(self.data.validation),
+            self.pipeline,
+            self.device,
+            self.settings.autocast_dtype,
+        )
+        return result.loss, result.num_examples, {"accuracy": result.accuracy}
+
+    def statistics(
+        self, parameters: NDArrays, deadline_s: float = math.inf
+    ) -> tuple[dict[str, NDArray[np.generic]], int]:
+        """Return BatchNorm's statistics of a model on the site's training examples.
+
+        Returns
+        -------
+        tuple
+            Running means and variances by name, and the number of training examples.
+
+        Raises
+        ------
+        DeadlineError
+            If they are not taken within so many seconds.
+        ModelError
+            If the arrays do not fit the model, naming the first misfit.
+        """
+        stop_at = time.monotonic() + deadline_s
+        model = self._loaded(parameters)
+        names = [name for pair in statistics_of(model).items() for name in pair]
+        self._recalibrate(model, stop_at)
+        return model_arrays(model, names), len(self.data.train)
+
+    def _loaded(self, parameters: NDArrays) -> nn.Module:
+        model = self.new_model()
+        load_arrays(model, parameters)
+        return model
+
+    def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:
+        recalibrate(
+            model,
+            Tensors.of(self.data.train),
+            self.settings.batch_size,
+            self.pipeline,
+            self.device,
+            self.settings.autocast_dtype,
+            self.seed,
+            self.site,
+            stop_at,
+        )

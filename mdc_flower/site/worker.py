@@ -1,0 +1,70 @@
+"""What a process that works for sites keeps from one message to the next: data and partition."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from mdc_flower.config import RunConfig, SiteConfig
+from mdc_flower.console.site_log import SITE_LOG, site_event
+from mdc_flower.data.partitions import Partition
+from mdc_flower.site.client import SiteClient
+from mdc_flower.training.loop import Progress
+from mdc_flower.training.task import Task, load_site_task
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What all sites that a process works for have in common.
+
+    Attributes
+    ----------
+    task : Task
+        With the one data set, of which each simulated site has some rows.
+    parts : Partition or None
+        The rows of each simulated site; None where the site has the whole data set.
+    """
+
+    task: Task
+    parts: Partition | None
+
+
+def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
+    """Return the client of a site; only what is the site's own is made anew.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        See `load_site_task` and `Task.new_model`.
+    """
+    place = workplace(config, site.for_any_part())
+    return SiteClient(
+        site.name,
+        place.task.new_model,
+        place.task.site_data(site, place.parts),
+        place.task.settings,
+        place.task.pipeline,
+        place.task.device,
+        _progress_log(),
+        config.seed,
+        config.batch_norm == "local",
+    )
+
+
+@lru_cache(maxsize=1)
+def workplace(config: RunConfig, site: SiteConfig) -> Workplace:
+    """Return what sites of this config share; `SiteConfig.for_any_part` makes the key.
+
+    One is kept: a process works for one run at a time, and a second data set would waste memory.
+    """
+    task = load_site_task(config, site)
+    parts = task.partition(site.num_partitions) if site.partition_id >= 0 else None
+    return Workplace(task, parts)
+
+
+def _progress_log() -> Callable[[Progress], None] | None:
+    return _log_progress if os.environ.get(SITE_LOG) else None
+
+
+def _log_progress(progress: Progress) -> None:
+    site_event("progress", **asdict(progress))

@@ -1,0 +1,1 @@
+"""Local training in PyTorch: the loop, batches, number formats, BatchNorm, model files."""

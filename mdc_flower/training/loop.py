@@ -1,0 +1,328 @@
+"""One straight-line training loop and one evaluation loop; nothing of Flower here."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
+from mdc_flower.training.numerics import seeded
+from mdc_flower.training.optimizers import SGD, AdamW
+from strategies.common.errors import DeadlineError
+from strategies.common.seeds import derive_seed
+from strategies.method.round_plan import RoundPlan
+
+EVALUATION_BATCH = 256
+
+PROGRESS_S = 10.0
+"""Seconds between two reports within an epoch."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a site trains, the same in every round.
+
+    Attributes
+    ----------
+    optimizer : str
+        ``sgd`` or ``adamw``; a new one each round, so that a site that missed rounds is like
+        any other.
+    momentum, nesterov
+        For ``sgd``.
+    weight_decay : float
+        L2 penalty of ``sgd``; decoupled in ``adamw``.
+    batch_size : int
+        Examples a step.
+    label_smoothing : float
+        In [0, 1).
+    clip_norm : float
+        Largest norm of a step's gradient; 0 for no limit.
+    autocast_dtype : torch.dtype or None
+        Number format of forward and backward passes; None for float32.
+    compile : bool
+        Whether to use torch.compile.
+    """
+
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    autocast_dtype: torch.dtype | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where local training stands: so many of ``num_steps`` steps, at this learning rate.
+
+    ``loss`` is the mean per example over all seen so far, ``num_seen`` their number, ``seconds``
+    the time since the start, ``epoch`` the number of the epoch, from 1.
+    """
+
+    epoch: int
+    step: int
+    num_steps: int
+    lr: float
+    loss: float
+    num_seen: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What local training did; losses and accuracies are means per example over all seen."""
+
+    num_examples: int
+    num_steps: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Mean loss per example and share of right answers, over all examples.
+
+    ``class_counts`` and ``class_right`` are by class: how many examples there are of each, and how
+    many of those were recognized.
+    """
+
+    num_examples: int
+    loss: float
+    accuracy: float
+    class_counts: tuple[int, ...] = ()
+    class_right: tuple[int, ...] = ()
+
+    @property
+    def recall(self) -> list[float]:
+        """Return the share of each class that was recognized; NaN for a class without examples."""
+        pairs = zip(self.class_right, self.class_counts, strict=True)
+        return [right / count if count else math.nan for right, count in pairs]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Return the mean recall of the classes that have examples; NaN without any."""
+        known = [value for value in self.recall if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
+
+
+def train(
+    model: nn.Module,
+    data: Tensors,
+    plan: RoundPlan,
+    settings: TrainSettings,
+    pipeline: InputPipeline,
+    device: torch.device,
+    site: str,
+    after_epoch: Callable[[int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop_at: float = math.inf,
+) -> TrainResult:
+    """Train ``model`` in place for one round.
+
+    The learning rate is set before every optimizer step from the plan, at this site's own
+    progress ``step / (steps - 1)``: the first step has the cycle's first value and the last
+    step its last, whatever amount of data the site has.
+
+    All randomness (order, augmentation, dropout, whatever else the model draws from the global
+    generators) comes from the plan's seed, its round and the site's name. ``after_epoch`` is called
+    with the number of each finished epoch; it may evaluate the model, and must not change it.
+    ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
+
+    Raises
+    ------
+    DeadlineError
+        If ``stop_at``, a time of `time.monotonic`, has come: nobody waits for the result.
+    """
+    started = time.monotonic()
+    batches = torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site))
+    steps = num_local_steps(plan, len(data), settings.batch_size)
+    model.to(device).train()
+    if pipeline.channels_last:
+        model.to(memory_format=torch.channels_last)
+    forward = torch.compile(model) if settings.compile else model
+    optimizer = _optimizer(model, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16)
+    anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
+    # Sums stay on the device: reading one would make every step wait for it.
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    num_right = torch.zeros((), dtype=torch.int64, device=device)
+    num_seen, step, epoch = 0, 0, 0
+    told = started
+
+    def tell() -> None:
+        nonlocal told
+        if on_progress is not None:
+            told = time.monotonic()
+            on_progress(
+                Progress(
+                    epoch=min(epoch + 1, plan.local_epochs or epoch + 1),
+                    step=step,
+                    num_steps=steps,
+                    lr=optimizer.param_groups[0]["lr"],
+                    loss=float(loss_sum) / num_seen,
+                    num_seen=num_seen,
+                    seconds=told - started,
+                )
+            )
+
+    with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
+        while step < steps:
+            for rows in shuffled(len(data), settings.batch_size, batches):
+                if step == steps:
+                    break
+                now = time.monotonic()
+                if now >= stop_at:
+                    raise DeadlineError(
+                        "the deadline has come before the training was done",
+                        where=f"round {plan.round}",
+                        got=f"{step} of {steps} steps in {now - started:.0f} s",
+                    )
+                if now - told >= PROGRESS_S and step:
+                    tell()
+                _set_lr(optimizer, plan.lr_at(step / (steps - 1) if steps > 1 else 0.0))
+                inputs = pipeline(data.inputs[rows], device, batches)
+                labels = data.labels[rows].to(device)
+                with _autocast(device, settings.autocast_dtype):
+                    outputs = forward(inputs)
+                    loss = functional.cross_entropy(
+                        outputs, labels, label_smoothing=settings.label_smoothing
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                total = loss + _proximal(model, anchor, plan.proximal_mu) if anchor else loss
+                scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+                if settings.clip_norm:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                loss_sum += loss.detach().double() * len(rows)
+                num_right += (outputs.argmax(1) == labels).sum()
+                num_seen += len(rows)
+                step += 1
+            else:
+                tell()
+                epoch += 1
+                if after_epoch is not None:
+                    after_epoch(epoch)
+
+    return TrainResult(
+        num_examples=len(data),
+        num_steps=steps,
+        loss=float(loss_sum) / num_seen,
+        accuracy=int(num_right) / num_seen,
+        seconds=time.monotonic() - started,
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    data: Tensors,
+    pipeline: InputPipeline,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None = None,
+) -> EvalResult:
+    """Evaluate ``model``, leaving its weights, statistics and mode as they were."""
+    loss_sum, num_classes = 0.0, 0
+    hits: list[Tensor] = []
+    with evaluating(model, device, autocast_dtype):
+        for start in range(0, len(data), EVALUATION_BATCH):
+            rows = slice(start, start + EVALUATION_BATCH)
+            labels = data.labels[rows].to(device)
+            outputs = model(pipeline(data.inputs[rows], device)).float()
+            loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
+            hits.append((outputs.argmax(1) == labels).cpu())
+            num_classes = outputs.shape[1]
+    count = len(data)
+    if not count:
+        return _NOTHING
+    right = data.labels[torch.cat(hits)]
+    of_each = torch.bincount(data.labels, minlength=num_classes)
+    right_of_each = torch.bincount(right, minlength=num_classes)
+    return EvalResult(
+        count,
+        loss_sum / count,
+        len(right) / count,
+        tuple(of_each.tolist()),
+        tuple(right_of_each.tolist()),
+    )
+
+
+def class_probabilities(
+    model: nn.Module,
+    inputs: Inputs,
+    pipeline: InputPipeline,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the softmax of the model's outputs, examples x classes, float64, on the CPU."""
+    with evaluating(model, device, autocast_dtype):
+        outputs = [
+            model(pipeline(inputs[start : start + EVALUATION_BATCH], device)).double().cpu()
+            for start in range(0, len(inputs), EVALUATION_BATCH)
+        ]
+    return functional.softmax(torch.cat(outputs), dim=1)
+
+
+_NOTHING = EvalResult(0, math.nan, math.nan)
+
+_EVALUATION_SEED = derive_seed(0, "evaluation noise")
+
+
+def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
+    """Return the optimizer steps of a plan at a site with so many examples."""
+    return plan.local_steps or plan.local_epochs * steps_per_epoch(num_examples, batch_size)
+
+
+def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.optimizer == "adamw":
+        return AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True)
+    return SGD(
+        parameters,
+        lr=0.0,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _proximal(model: nn.Module, anchor: list[Tensor], mu: float) -> Tensor:
+    """Return FedProx's ``mu / 2 * ||w - w_round||^2``."""
+    pairs = zip(model.parameters(), anchor, strict=True)
+    return 0.5 * mu * torch.stack([((p - a) ** 2).sum() for p, a in pairs]).sum()
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def evaluating(
+    model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
+) -> Iterator[None]:
+    """Put the model into evaluation mode inside the block, and give it its own mode back after.
+
+    A model that draws random numbers in evaluation, too, draws the same ones each time.
+    """
+    mode = model.training
+    model.to(device).eval()
+    try:
+        with seeded(_EVALUATION_SEED), torch.no_grad(), _autocast(device, autocast_dtype):
+            yield
+    finally:
+        model.train(mode)

@@ -1,0 +1,169 @@
+"""Rebuild a run's model from its file alone, and evaluate it on a test set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdc_flower.common.config_files import read_arm
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.data import DataSet, load_dataset
+from mdc_flower.data.contract import CONTRACT, Contract
+from mdc_flower.data.readers.options import Reading
+from mdc_flower.models import build_model
+from mdc_flower.training.arrays import load_arrays
+from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy, recalibrate
+from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.loop import evaluate
+from mdc_flower.training.numerics import pick_autocast_dtype, pick_device, repeatable
+from strategies.common.errors import ConfigError, DataError
+from strategies.common.files import finite
+from strategies.storage.model_files import read_model
+from strategies.storage.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the model in a file, in evaluation mode, and the file's metadata.
+
+    Raises
+    ------
+    RunError
+        If the file is missing or damaged.
+    ModelError
+        If the architecture it names cannot be built here.
+    """
+    arrays, metadata = read_model(path)
+    shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
+    # Files of earlier versions do not say how many tokens there are: none. Nor do they say the
+    # seed, which decides what a model draws beside its arrays when it is built.
+    num_tokens, seed = metadata.get("num-tokens", 0), metadata.get("seed", 0)
+    model = build_model(metadata["model"], shape, classes, seed, num_tokens)
+    load_arrays(model, arrays)
+    return model.eval(), metadata
+
+
+def evaluate_run(
+    run_dir: Path, data: str, data_root: str, best: bool, recalibrate_on: str = ""
+) -> dict[str, Any]:
+    """Return loss, accuracy and the recall of each class of a run's model on a test set.
+
+    Balanced accuracy is the mean recall of the classes that have examples; the recall of a class
+    that has none is None.
+
+    Parameters
+    ----------
+    run_dir
+        A run directory, or a model file inside one.
+    data, data_root
+        Data set; the run's own if empty.
+    best
+        Whether to take the best model (by validation) of a run directory.
+    recalibrate_on
+        Data set on whose training examples BatchNorm's statistics are taken first; empty to leave
+        the model as it is.
+
+    Raises
+    ------
+    DataError
+        If a data set is not of the model's kind, or has no examples.
+    ConfigError
+        If the model has no statistics and none are to be taken.
+    """
+    file = run_dir if run_dir.is_file() else run_dir / (BEST_MODEL if best else GLOBAL_MODEL)
+    model, metadata = load_model(file)
+    config = _config_beside(file)
+    if metadata.get(STATISTICS_KEY) == INITIAL and not recalibrate_on:
+        raise ConfigError(
+            "the model has no BatchNorm statistics: they never left the sites",
+            where=str(file),
+            hint="Take them from the training examples of a site's data set: --recalibrate DATA",
+        )
+    root = data_root or config.data_root
+
+    def load(spec: str) -> DataSet:
+        dataset = load_dataset(spec or config.dataset, root, _reading(config))
+        _check_kind(dataset, metadata)
+        return dataset
+
+    dataset = load(data).limited(0, config.max_test_examples)
+    if len(dataset.test) == 0:
+        raise _empty(dataset, "test", "--data")
+    device = pick_device(config.device)
+    dtype = pick_autocast_dtype(config.precision, device)
+    pipeline = InputPipeline(
+        tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
+    )
+    with repeatable(config.threads_per_site, device), torch.no_grad():
+        if recalibrate_on:
+            check_policy(model, metadata["model"], "recalibrate")
+            own = load(recalibrate_on)
+            if len(own.train) == 0:
+                raise _empty(own, "training", "--recalibrate")
+            recalibrate(
+                model,
+                Tensors.of(own.train),
+                config.batch_size,
+                pipeline,
+                device,
+                dtype,
+                config.seed,
+                own.name,
+            )
+        result = evaluate(model, Tensors.of(dataset.test), pipeline, device, dtype)
+    return {
+        "model": file.name,
+        "dataset": dataset.name,
+        "num-examples": result.num_examples,
+        "accuracy": result.accuracy,
+        "balanced-accuracy": result.balanced_accuracy,
+        "recall": finite(dict(zip(dataset.class_names, result.recall, strict=True))),
+        "loss": result.loss,
+    }
+
+
+def _check_kind(dataset: DataSet, metadata: Mapping[str, Any]) -> None:
+    """Refuse a data set of other classes, shape or vocabulary than the model's."""
+    if list(dataset.class_names) != metadata["class-names"]:
+        raise DataError(
+            "the data set's classes are not the model's",
+            where=f"data set {dataset.name!r}",
+            got=list(dataset.class_names),
+            expected=str(metadata["class-names"]),
+        )
+    if list(dataset.input_shape) != metadata["input-shape"]:
+        raise DataError(
+            "the data set's examples are not of the model's shape",
+            where=f"data set {dataset.name!r}",
+            got=list(dataset.input_shape),
+            expected=str(metadata["input-shape"]),
+        )
+    if dataset.vocabulary != metadata.get("vocabulary", ""):
+        raise DataError(
+            "the data set's vocabulary is not the model's",
+            where=f"data set {dataset.name!r}",
+            got=dataset.vocabulary,
+            expected=metadata.get("vocabulary", ""),
+            hint="Name the file that the run was made with as vocabulary in its config.toml",
+        )
+
+
+def _empty(dataset: DataSet, split: str, option: str) -> DataError:
+    return DataError(
+        f"the data set has no {split} examples",
+        where=f"data set {dataset.name!r}",
+        hint=f"The run's own data set is a contract: name a data set with {option}",
+    )
+
+
+def _reading(config: RunConfig) -> Reading:
+    """Return how files are read in a run: into the shape of its contract, if it was under one."""
+    if config.dataset.startswith(CONTRACT):
+        return Contract.from_spec(config.dataset).reading(config.reading())
+    return config.reading()
+
+
+def _config_beside(file: Path) -> RunConfig:
+    path = file.parent / CONFIG
+    return read_run_config(read_arm(path)[0] if path.exists() else {})

@@ -1,0 +1,256 @@
+"""`Task`: data set, model and settings of a run, put together in one place for everyone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mdc_flower import __version__
+from mdc_flower.common.cores import usable_cores
+from mdc_flower.config import RunConfig, SiteConfig
+from mdc_flower.data import (
+    CoordinatorData,
+    DataSet,
+    SiteData,
+    coordinator_data,
+    load_dataset,
+    site_data,
+)
+from mdc_flower.data import registry as data
+from mdc_flower.data.contract import CONTRACT, Contract, read_contract
+from mdc_flower.data.partitions import Partition, PartitionSpec, partition
+from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.models import build as models
+from mdc_flower.models import build_model, check_fits
+from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
+from mdc_flower.training.batches import InputPipeline
+from mdc_flower.training.loop import TrainSettings
+from mdc_flower.training.model_trial import try_model
+from mdc_flower.training.numerics import pick_autocast_dtype, pick_device
+from strategies.common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the coordinator, a site, a baseline and an evaluation all need to agree on."""
+
+    config: RunConfig
+    dataset: DataSet
+    device: torch.device
+    settings: TrainSettings
+    pipeline: InputPipeline
+
+    @cached_property
+    def new_model(self) -> Callable[[], nn.Module]:
+        """The function that builds the model with the initial weights of the run's seed.
+
+        Each model is built anew, as by a process that has just started: a copy of one that was
+        used could differ where no array shows it. That a model fits the data is checked once.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            See `build_model`, `check_fits` and `check_policy`.
+        """
+        spec, data = self.config.model, self.dataset
+        build = partial(
+            build_model, spec, data.input_shape, data.num_classes, self.config.seed, data.num_tokens
+        )
+        model = build()
+        inputs = data.train.inputs
+        # Zeros do as well where there is no example: only shapes matter.
+        example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
+        batch = self.pipeline(example, torch.device("cpu"))
+        check_fits(model, spec, batch, data.num_classes, self.pipeline.channels_last)
+        check_policy(model, spec, self.config.batch_norm)
+        return build
+
+    def check_model(self) -> None:
+        """Check that the model can be trained, averaged and stored, before a run begins.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            See `new_model` and `try_model`.
+        """
+        try_model(self.new_model, self.dataset, self.settings, self.pipeline)
+
+    def partition(self, num_sites: int) -> Partition:
+        """Return the cut of the training examples into simulated sites."""
+        c = self.config
+        return partition(
+            self.dataset.train,
+            PartitionSpec(
+                c.partition,
+                num_sites,
+                c.seed,
+                c.partition_alpha,
+                c.partition_shards,
+                c.partition_size_ratio,
+            ),
+        )
+
+    def coordinator_data(self, num_partitions: int) -> CoordinatorData:
+        """Return what the coordinator evaluates on; 0 partitions means real sites."""
+        parts = self.partition(num_partitions) if num_partitions else None
+        return coordinator_data(
+            self.dataset, parts, self.config.seed, self.config.validation_fraction
+        )
+
+    def site_data(self, site: SiteConfig, parts: Partition | None = None) -> SiteData:
+        """Return one site's own examples; ``parts`` is the cut, where it is at hand."""
+        if parts is None and site.partition_id >= 0:
+            parts = self.partition(site.num_partitions)
+        return site_data(
+            self.dataset,
+            parts,
+            site.partition_id,
+            self.config.seed,
+            self.config.validation_fraction,
+        )
+
+    def model_metadata(self) -> dict[str, Any]:
+        """Return what suffices to rebuild and use the model; no times and no paths."""
+        about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
+        return {
+            "format": 1,
+            "version": __version__,
+            "model": self.config.model,
+            "dataset": self.dataset.name,
+            "input-shape": list(self.dataset.input_shape),
+            "class-names": list(self.dataset.class_names),
+            "mean": list(self.dataset.mean),
+            "std": list(self.dataset.std),
+            "num-tokens": self.dataset.num_tokens,
+            "seed": self.config.seed,
+            "vocabulary": self.dataset.vocabulary,
+            **about,
+        }
+
+
+@lru_cache(maxsize=4)
+def load_task(config: RunConfig) -> Task:
+    """Return the task of a run, as the coordinator and every simulated site have it.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the data set or the device cannot be had.
+    """
+    return _task(config, _dataset(config, config.dataset, config.data_root), config.device)
+
+
+@lru_cache(maxsize=4)
+def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
+    """Return the task as a site has it: its own data set, root and device go before the run's.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the data set or the device cannot be had, or the data set does not keep the site's
+        contract.
+    """
+    spec, root = site.data or config.dataset, site.data_root or config.data_root
+    _check_modules(config, site)
+    if spec.startswith(CONTRACT):
+        raise ConfigError(
+            "this site has no data set",
+            where="node config, data",
+            hint="The run's own data set is a contract, which holds no examples",
+        )
+    vocabulary = site.vocabulary or config.vocabulary
+    if vocabulary != config.vocabulary:
+        config = config.model_copy(update={"vocabulary": vocabulary})
+    contract = _contract(config, site)
+    if contract is None:
+        dataset = _dataset(config, spec, root)
+        _check_vocabulary(spec, dataset, config, site)
+    else:
+        # What a site has promised is what it has, however little of it the run takes.
+        # Files are read into the agreed shape, whatever shape they have there.
+        whole = load_dataset(spec, root, contract.reading(config.reading()))
+        _check_vocabulary(spec, whole, config, site)
+        dataset = contract.kept_by(whole, site.min_examples, site.max_examples).limited(
+            config.max_train_examples, config.max_test_examples
+        )
+    return _task(config, dataset, site.device or config.device)
+
+
+def threads_of(config: RunConfig, site: SiteConfig) -> int:
+    """Return the CPU threads that a site computes on.
+
+    A simulated site shares its machine with others, and takes what the run says; a real one has
+    all cores of its machine, unless it says otherwise itself.
+    """
+    return config.threads_per_site if site.is_simulated else site.threads or usable_cores()
+
+
+def _check_modules(config: RunConfig, site: SiteConfig) -> None:
+    """Refuse what a run would have this site import, unless the site allows it."""
+    named = {"model": models.own_module(config.model)}
+    if not site.data:
+        named["dataset"] = data.own_module(config.dataset)
+    for key, module in named.items():
+        if module and not site.allows(module):
+            raise ConfigError(
+                "the run names a module that this site does not allow",
+                where=f"run config, {key}",
+                got=module,
+                expected=f"one of: {site.modules}" if site.modules else "none",
+                hint="Allow it with `modules` in the site's config, if it is to be trusted",
+            )
+
+
+def _check_vocabulary(spec: str, dataset: DataSet, config: RunConfig, site: SiteConfig) -> None:
+    """Refuse a vocabulary of a real site's own; simulated sites share one data set."""
+    if site.partition_id < 0 and makes_vocabulary(spec, dataset, config.reading()):
+        raise no_vocabulary("node config, vocabulary")
+
+
+def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
+    """Return the contract that a site's data must keep: its own, which must be the run's."""
+    own = read_contract(Path(site.contract)) if site.contract else None
+    if not config.dataset.startswith(CONTRACT):
+        return own
+    runs = Contract.from_spec(config.dataset)
+    if own is not None and own != runs:
+        raise ConfigError(
+            "the run is under another data contract than this site has agreed to",
+            where="node config, contract",
+            got=runs.to_spec(),
+            expected=own.to_spec(),
+            hint="Ask the coordinator for the contract that holds",
+        )
+    return runs
+
+
+def _dataset(config: RunConfig, spec: str, data_root: str) -> DataSet:
+    return load_dataset(
+        spec, data_root, config.reading(), config.max_train_examples, config.max_test_examples
+    )
+
+
+def _task(config: RunConfig, dataset: DataSet, device: str) -> Task:
+    chosen = pick_device(device)
+    return Task(
+        config=config,
+        dataset=dataset,
+        device=chosen,
+        settings=TrainSettings(
+            optimizer=config.optimizer,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            batch_size=config.batch_size,
+            label_smoothing=config.label_smoothing,
+            clip_norm=config.clip_norm,
+            autocast_dtype=pick_autocast_dtype(config.precision, chosen),
+            compile=config.compile,
+        ),
+        pipeline=InputPipeline.of(dataset, config.augment, config.channels_last),
+    )

@@ -1,0 +1,1 @@
+"""What training, the coordinator and a deployment cost."""

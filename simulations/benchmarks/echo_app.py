@@ -1,0 +1,160 @@
+"""An app whose sites send the model back as it came: what the coordinator costs, and nothing else.
+
+Two coordinators for the same sites: ours, with journal and checkpoints or without, and Flower's
+own FedAvg. No torch, so that a process is no larger than it must be.
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
+
+from strategies.exchange.deadline import Deadline
+from strategies.exchange.messages import (
+    ARRAYS,
+    METRICS,
+    NUM_EXAMPLES,
+    NUM_VALIDATION,
+    PLAN,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    SiteCard,
+    arrays_to_record,
+    evaluate_reply_content,
+    train_reply_content,
+    wants_evaluation,
+)
+from strategies.exchange.waiting import wait_for_sites
+from strategies.method.recipes import fedavg
+from strategies.round_loop import CoLearning
+from strategies.storage.lock import coordinator_lock
+from strategies.storage.position import Position
+from strategies.storage.run_directory import run_directory
+
+NUM_ARRAYS = 10
+
+ROUND_STARTS = "round-starts.txt"
+"""File in which FedAvg's rounds are timed: seconds since 1970, a line a round."""
+
+VALIDATION = {NUM_VALIDATION: 1, VALIDATION_LOSS: 0.0, VALIDATION_ACCURACY: 0.0}
+
+app = ServerApp()
+site = ClientApp()
+
+
+def arrays_of(megabytes: float) -> dict[str, NDArray[np.generic]]:
+    """Return float32 arrays of so many megabytes (10**6 bytes) in all."""
+    size = int(megabytes * 1e6 / 4 / NUM_ARRAYS)
+    random = np.random.default_rng(1)
+    return {f"w{i}": random.random(size, dtype=np.float32) for i in range(NUM_ARRAYS)}
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run rounds with the coordinator that ``coordinator`` names, in ``output-dir``."""
+    config = context.run_config
+    kind, rounds = str(config["coordinator"]), int(config["num-rounds"])
+    folder = Path(str(config["output-dir"]))
+    arrays = arrays_of(float(config["megabytes"]))
+    evaluate = bool(config.get("evaluate", False))
+    if kind == "fedavg":
+        folder.mkdir(parents=True)
+        sites = int(config.get("num-sites", 2))
+        strategy = _TimedFedAvg(
+            folder / ROUND_STARTS,
+            fraction_evaluate=1.0 if evaluate else 0.0,
+            min_train_nodes=sites,
+            min_evaluate_nodes=sites,
+            min_available_nodes=sites,
+        )
+        with coordinator_lock(folder):  # tells whose memory to look at
+            strategy.start(grid, ArrayRecord(list(arrays.values())), rounds)
+    else:
+        co_learning(grid, folder, arrays, rounds, kind == "co-learning", evaluate)
+
+
+class _TimedFedAvg(FedAvg):
+    """Flower's FedAvg, which notes when each round begins."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._path = path
+
+    def configure_train(self, server_round: int, *others: Any, **named: Any) -> Iterable[Message]:
+        """Note the time, and do as always."""
+        with self._path.open("a") as file:
+            file.write(f"{time.time()}\n")
+        return super().configure_train(server_round, *others, **named)
+
+
+def co_learning(
+    grid: Grid,
+    folder: Path,
+    arrays: dict[str, NDArray[np.generic]],
+    rounds: int,
+    journal: bool,
+    evaluate: bool = False,
+) -> None:
+    """Run rounds of our own loop, with journal and checkpoints or with neither."""
+    recipe = fedavg(rounds, 1, 0.1)
+    roster = wait_for_sites(grid, None, 120.0)
+    with run_directory(folder, {}) as record:
+        position = Position(arrays, recipe.controller.start())
+        strategy = CoLearning(
+            recipe,
+            roster,
+            seed=1,
+            trainable=frozenset(arrays),
+            deadline=Deadline(fixed_s=600.0),
+            site_evaluation=evaluate,
+            observers=[record] if journal else [],
+            updates=record.updates if journal else None,
+            position=record.begin(arrays, position, {}) if journal else position,
+        )
+        del position, arrays
+        strategy.start(grid, ArrayRecord())
+
+
+@site.query()
+def hello(message: Message, context: Context) -> Message:
+    """Say which site this is."""
+    number, count = context.node_config["partition-id"], context.node_config["num-partitions"]
+    card = SiteCard(f"site-{int(number):03d}", int(count), "echo")
+    return Message(card.to_content(), reply_to=message)
+
+
+@site.train()
+def train(message: Message, context: Context) -> Message:
+    """Send the model back, after as many seconds as the config says training takes."""
+    time.sleep(float(context.run_config.get("training-seconds", 0.0)))
+    content = message.content
+    arrays = next(iter(content.array_records.values()))
+    plan = content.config_records.get(PLAN)
+    if plan is None:
+        metrics = MetricRecord({NUM_EXAMPLES: 1})
+        return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=message)
+    figures = {"num-steps": 1, "train-loss": 0.0, "train-accuracy": 0.0, "train-seconds": 0.0}
+    if wants_evaluation(content):
+        figures |= VALIDATION
+    reply = train_reply_content(
+        arrays_to_record({name: array.numpy() for name, array in arrays.items()}),
+        {NUM_EXAMPLES: 1, **figures},
+        str(plan["plan_id"]),
+    )
+    return Message(reply, reply_to=message)
+
+
+@site.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Say that the model is worth nothing."""
+    # Flower's FedAvg weighs by the one, our own loop knows only the others.
+    ours = any(name.startswith("w") for name in next(iter(message.content.array_records.values())))
+    content = evaluate_reply_content(VALIDATION if ours else {NUM_EXAMPLES: 1, "accuracy": 0.0})
+    return Message(content, reply_to=message)

@@ -1,0 +1,1 @@
+"""Run arms on the same data with equal budgets."""

@@ -1,0 +1,94 @@
+"""An arm: one way to train, described by keys of the run config and an ``[arm]`` table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mdc_flower.common.config_files import read_arm
+from mdc_flower.common.config_model import Scalar
+from mdc_flower.config import RunConfig, read_run_config
+from strategies.common.errors import ConfigError
+
+ARMS_DIR = Path(__file__).parents[1] / "arms"
+
+
+class ArmTable(BaseModel):
+    """The ``[arm]`` table of an arm file.
+
+    Attributes
+    ----------
+    name : str
+        What tables and plots call it; the file's name if empty.
+    kind : str
+        ``federated``; ``centralized``: one model on the pooled data; ``one-site``: site-0
+        on its own data alone; ``ensemble``: every site on its own data alone, and the mean of what
+        their models say.
+    rounds_of : str
+        File name of an arm whose number of rounds this one takes, seed by seed.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-")
+    )
+
+    name: str = ""
+    kind: Literal["federated", "centralized", "one-site", "ensemble"] = "federated"
+    rounds_of: str = ""
+
+
+class Arm(BaseModel):
+    """One arm: its file's name, its table, and the keys it sets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    table: ArmTable
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the name for tables and plots."""
+        return self.table.name or self.key
+
+    def config(self, shared: Mapping[str, Scalar], **more: Scalar) -> RunConfig:
+        """Return the run config: the comparison's keys, then the arm's, then ``more``."""
+        extra = {key.replace("_", "-"): value for key, value in more.items()}
+        return read_run_config({**shared, **self.values, **extra})
+
+
+def load_arm(reference: str, folder: Path, overrides: Mapping[str, Any]) -> Arm:
+    """Return an arm by the name of a file in `ARMS_DIR`, or by a path from ``folder``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such arm, its table is not understood, or it has a key that there is not.
+    """
+    path = _arm_path(reference, folder)
+    values, table = read_arm(path)
+    try:
+        parsed = ArmTable.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            first["msg"],
+            where=f"{path}, [arm], {'.'.join(str(part) for part in first['loc'])}",
+            got=first["input"],
+        ) from None
+    RunConfig.check_keys(values, str(path))
+    return Arm(key=path.stem, table=parsed, values={**values, **overrides})
+
+
+def _arm_path(reference: str, folder: Path) -> Path:
+    for path in (ARMS_DIR / f"{reference}.toml", folder / reference):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in ARMS_DIR.glob("*.toml")))
+    raise ConfigError(
+        "no such arm",
+        where="arms",
+        got=reference,
+        expected=f"one of: {known}; or the path of a TOML file",
+    )

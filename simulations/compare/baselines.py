@@ -1,0 +1,190 @@
+"""The yardsticks: training without averaging, with the same model, data, plan and loop."""
+
+import math
+import time
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdc_flower.config import RunConfig, read_site_config
+from mdc_flower.data import Examples, Part
+from mdc_flower.models.tensors import tensors_of
+from mdc_flower.training.batches import Tensors
+from mdc_flower.training.loop import EvalResult, class_probabilities, evaluate, train
+from mdc_flower.training.numerics import repeatable
+from mdc_flower.training.task import Task, load_task
+from simulations.compare.outcome import Outcome, Point
+from strategies.common.errors import ConfigError
+from strategies.method.round_plan import RoundPlan
+
+CURVE_POINTS = 20
+"""The most points of a curve; each costs an evaluation on two splits."""
+
+
+def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
+    """Train one model for the whole epoch budget, in one piece.
+
+    Parameters
+    ----------
+    config
+        ``epoch-budget``, ``lr-max``, ``lr-min-fraction`` and ``lr-shape`` make one cycle over
+        all of training; ``num-sites`` and the partition say whose data there are.
+    kind
+        ``centralized``: the union of what all sites train on; ``one-site``: site-0's part.
+    """
+    started = time.monotonic()
+    plan = _one_cycle(config)
+    task = load_task(config)
+    held = task.coordinator_data(config.num_sites)
+    data = held.pooled if kind == "centralized" else _examples(task, 0)
+    model = task.new_model()
+    splits = [Tensors.of(held.validation), Tensors.of(held.test)]
+    points: list[Point] = []
+
+    def after_epoch(epoch: int) -> None:
+        if not _on_curve(epoch, config.epoch_budget):
+            return
+        validation, test = (
+            evaluate(model, split, task.pipeline, task.device, task.settings.autocast_dtype)
+            for split in splits
+        )
+        seconds = time.monotonic() - started
+        points.append(_point(config, epoch, validation, test, seconds=seconds))
+
+    with repeatable(config.threads_per_site, task.device):
+        train(
+            model,
+            Tensors.of(data),
+            plan,
+            task.settings,
+            task.pipeline,
+            task.device,
+            kind,
+            after_epoch,
+        )
+    return Outcome(points)
+
+
+def train_ensemble(config: RunConfig) -> Outcome:
+    """Train a model at every site alone, for the whole epoch budget, and average what they say.
+
+    An example's class is the one with the highest mean over the sites of the models' softmax. The
+    sites' models travel once, to whoever asks them: one exchange, one way.
+
+    Parameters
+    ----------
+    config
+        As for `train_without_exchange`.
+    """
+    started = time.monotonic()
+    plan = _one_cycle(config)
+    task = load_task(config)
+    held = task.coordinator_data(config.num_sites)
+    splits = [Tensors.of(held.validation), Tensors.of(held.test)]
+    # Of every split the summed probabilities, by the epochs behind them.
+    sums: list[dict[int, Tensor]] = [{}, {}]
+    model_bytes = 0
+    for site in range(config.num_sites):
+        model = task.new_model()
+        model_bytes += sum(tensor.nbytes for tensor in tensors_of(model).values())
+
+        def after_epoch(epoch: int, model: nn.Module = model) -> None:
+            if not _on_curve(epoch, config.epoch_budget):
+                return
+            for split, by_epoch in zip(splits, sums, strict=True):
+                said = class_probabilities(
+                    model, split.inputs, task.pipeline, task.device, task.settings.autocast_dtype
+                )
+                by_epoch[epoch] = by_epoch[epoch] + said if epoch in by_epoch else said
+
+        with repeatable(config.threads_per_site, task.device):
+            train(
+                model,
+                Tensors.of(_examples(task, site)),
+                plan,
+                task.settings,
+                task.pipeline,
+                task.device,
+                f"site-{site}",
+                after_epoch,
+            )
+    seconds = time.monotonic() - started
+    return Outcome(
+        [
+            _point(
+                config,
+                epoch,
+                *(
+                    _said(by_epoch[epoch] / config.num_sites, split)
+                    for by_epoch, split in zip(sums, splits, strict=True)
+                ),
+                exchanges=1,
+                received_bytes=model_bytes,
+                # The sites' models are trained one after the other, and evaluated together.
+                seconds=seconds * epoch / config.epoch_budget,
+            )
+            for epoch in sums[0]
+        ]
+    )
+
+
+def _point(
+    config: RunConfig,
+    epoch: int,
+    validation: EvalResult,
+    test: EvalResult,
+    *,
+    seconds: float,
+    exchanges: int = 0,
+    received_bytes: int = 0,
+) -> Point:
+    return Point(
+        round=0,
+        exchanges=exchanges,
+        epochs=epoch,
+        local_epochs=epoch,
+        lr_max=config.lr_max,
+        relative_change=None,
+        validation=validation.accuracy,
+        validation_loss=validation.loss,
+        test=test.accuracy,
+        test_loss=test.loss,
+        sent_bytes=0,
+        received_bytes=received_bytes,
+        seconds=seconds,
+    )
+
+
+def _one_cycle(config: RunConfig) -> RoundPlan:
+    """Return the plan of the whole budget in one piece."""
+    if not config.epoch_budget:
+        raise ConfigError(
+            "training without exchange needs a budget",
+            where="epoch-budget",
+            got=0,
+            expected="1 or more",
+        )
+    return RoundPlan(
+        round=1,
+        local_epochs=config.epoch_budget,
+        lr_max=config.lr_max,
+        lr_min=config.lr_max * config.lr_min_fraction,
+        shape=config.lr_shape,
+        seed=config.seed,
+    )
+
+
+def _on_curve(epoch: int, budget: int) -> bool:
+    return epoch % math.ceil(budget / CURVE_POINTS) == 0 or epoch == budget
+
+
+def _said(probabilities: Tensor, split: Tensors) -> EvalResult:
+    """Return loss and accuracy of what was said of a split: examples x classes, in [0, 1]."""
+    right = probabilities.argmax(1) == split.labels
+    loss = functional.nll_loss(probabilities.log(), split.labels)
+    return EvalResult(len(split), float(loss), float(right.double().mean()))
+
+
+def _examples(task: Task, site: int) -> Examples | Part:
+    node = {"partition-id": site, "num-partitions": task.config.num_sites}
+    return task.site_data(read_site_config(node)).train

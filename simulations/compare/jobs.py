@@ -1,0 +1,212 @@
+"""One arm with one seed: run it, or read what it gave before; many of them, on all cores."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from mdc_flower import server_app
+from mdc_flower.config import RunConfig
+from mdc_flower.engines import run_in_process
+from mdc_flower.reports.series import work_done
+from simulations.compare.arm import Arm
+from simulations.compare.baselines import train_ensemble, train_without_exchange
+from simulations.compare.job_files import Finished, claim, description, read_result, write_result
+from simulations.compare.outcome import Outcome, Point
+from strategies.common.errors import DivergedError, EngineError, QuorumError
+from strategies.exchange.causes import Cause
+from strategies.pending_evaluation import Inline
+from strategies.storage.run_directory import SUMMARY, read_history
+
+log = logging.getLogger(__name__)
+
+without_picture = ServerApp()
+
+
+@without_picture.main()
+def _main(grid: Grid, context: Context) -> None:
+    """Run a job; its comparison is drawn, and a picture of each job would take seconds."""
+    server_app.lead(grid, context, Inline(), with_picture=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm with one seed, in a folder of its own.
+
+    ``trying`` says of a job that tunes which values it tries; such a job may diverge.
+    """
+
+    arm: Arm
+    seed: int
+    config: RunConfig
+    folder: Path
+    trying: str = ""
+
+    @property
+    def label(self) -> str:
+        """Return what people call it."""
+        return f"{self.arm.name}, seed {self.seed}{self.trying and f', trying {self.trying}'}"
+
+
+def finished_jobs(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Finished]]:
+    """Run jobs in the pool's processes; yield each as it is done.
+
+    A job that fails stops no other: its error is logged at once, and raised after all others.
+
+    Raises
+    ------
+    Exception
+        Whatever the first job that failed has raised, with its label, and with the others that
+        failed, as notes.
+    EngineError
+        If a process of the pool died; it names the jobs that are not finished.
+    """
+    left = {job.folder: job for job in jobs}
+    running: dict[Future[Finished], Job] = {}
+    failed: list[tuple[Job, Exception]] = []
+    try:
+        for job in jobs:
+            running[pool.submit(run_job, job)] = job
+        for future in as_completed(running):
+            job = running[future]
+            try:
+                finished = future.result()
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                log.error("%s failed: %s", job.label, error)
+                failed.append((job, error))
+                continue
+            del left[job.folder]
+            yield job, finished
+    except BrokenProcessPool:
+        raise EngineError(
+            "a process that runs jobs has died; not finished are "
+            + "; ".join(job.label for job in left.values()),
+            hint="Was it killed, or out of memory? Fewer --workers need less",
+        ) from None
+    finally:
+        for future in running:
+            future.cancel()
+    if failed:
+        (job, first), *others = failed
+        first.add_note(f"in the job {job.label}")
+        for job, other in others:
+            first.add_note(f"failed too, the job {job.label}: {other}")
+        raise first
+
+
+def run_job(job: Job) -> Finished:
+    """Return what a job gives, from its folder if it was computed before.
+
+    Returns
+    -------
+    Finished
+        With an outcome without points for a job that tunes whose values cannot be used: its
+        updates, or its loss, are not finite.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a result, or a run, of another config, kind of arm, or data.
+    QuorumError
+        If a site did not take part in a round: all of them count in a comparison.
+    """
+    about = description(job.arm.table.kind, job.config)
+    claim(job.folder, about)
+    return read_result(job.folder) or write_result(job.folder, about, _outcome(job))
+
+
+def _outcome(job: Job) -> Outcome:
+    try:
+        outcome = _run(job)
+    except (QuorumError, DivergedError) as error:
+        if job.trying and _diverged(error):
+            return Outcome([])
+        raise
+    if job.trying and not math.isfinite(outcome.final.validation_loss):
+        return Outcome([])
+    return outcome
+
+
+def _diverged(error: QuorumError | DivergedError) -> bool:
+    """Return whether values that are not finite are all that kept sites from taking part."""
+    return isinstance(error, DivergedError) or set(error.causes.values()) == {Cause.NOT_FINITE}
+
+
+def _run(job: Job) -> Outcome:
+    match job.arm.table.kind:
+        case "federated":
+            return _run_federated(job)
+        case "ensemble":
+            return train_ensemble(job.config)
+        case kind:
+            return train_without_exchange(job.config, kind)
+
+
+def _run_federated(job: Job) -> Outcome:
+    # A run that an interrupted comparison left goes on from its checkpoint. One that lacks a site
+    # in a round would be beside arms that have its data.
+    more = {"resume": True, "min_sites": job.config.num_sites}
+    run_in_process(job.config.model_copy(update=more), job.config.num_sites, without_picture)
+    history = read_history(job.folder)
+    summary = json.loads((job.folder / SUMMARY).read_text())
+    points = _curve(history)
+    return Outcome([*points[:-1], _at_the_end(points[-1], summary)])
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Return the curve of a run's rounds."""
+    sums = {
+        key: list(accumulate(line[key] for line in history))
+        for key in ("sent_bytes", "received_bytes", "seconds")
+    }
+    return [
+        Point(
+            round=line["round"],
+            exchanges=line["round"],
+            epochs=epochs,
+            local_epochs=line["plan"]["local_epochs"],
+            lr_max=line["plan"]["lr_max"],
+            relative_change=line["relative_change"],
+            **_metrics(line["evaluation"]),
+            **{key: values[index] for key, values in sums.items()},
+        )
+        for index, (line, epochs) in enumerate(zip(history, work_done(history), strict=True))
+    ]
+
+
+def _metrics(evaluation: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "validation": evaluation["validation-accuracy"],
+        "validation_loss": evaluation["validation-loss"],
+        "test": evaluation["test-accuracy"],
+        "test_loss": evaluation["test-loss"],
+    }
+
+
+def _at_the_end(last: Point, summary: Mapping[str, Any]) -> Point:
+    """Return the last point as it is when the run is over.
+
+    The model that the run is there to give is another than that of the last round, where models
+    of several rounds are averaged, or BatchNorm's statistics are taken anew by an exchange more.
+    """
+    averaged = summary.get("averaged", {})
+    recalibrated = [part for part in (summary, averaged) if "recalibration" in part]
+    return replace(
+        last,
+        exchanges=last.round + len(recalibrated),
+        sent_bytes=summary["sent-bytes"],
+        received_bytes=summary["received-bytes"],
+        seconds=last.seconds + sum(part["recalibration"]["seconds"] for part in recalibrated),
+        **_metrics(averaged or summary["final"]),
+    )

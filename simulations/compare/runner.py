@@ -1,0 +1,277 @@
+"""Run arms at equal budgets: the same passes over the data, partition, initial model, seeds."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mdc_flower.common.config_model import Scalar
+from mdc_flower.config import RunConfig
+from mdc_flower.training.task import load_task
+from simulations.compare.arm import Arm
+from simulations.compare.comparison_file import Comparison, check_seeds
+from simulations.compare.equal_budgets import configs_of, stand_in
+from simulations.compare.job_files import Finished, without_places
+from simulations.compare.jobs import Job, finished_jobs
+from simulations.compare.outcome import Outcome
+from simulations.compare.per_step import per_step_bytes
+from simulations.compare.provenance import joined, joined_versions, provenance
+from simulations.compare.tuning import UNSEEN, ArmTuning
+from simulations.compare.workers import VISIBLE_GPUS, worker_pool
+from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
+
+TUNING = "tuning"
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+"""Outcomes by arm, its key, and seed."""
+
+OnDone = Callable[[Job, Sequence[Finished], int], None]
+"""Told of each finished job: the job, all that is finished so far, and the number of all."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison gave.
+
+    Attributes
+    ----------
+    outcomes : dict
+        Outcomes by arm and seed.
+    tuning : dict
+        How each arm was tuned, if it was.
+    seconds : float
+        Of all jobs together, tuning included: what one core needs.
+    hardware, versions
+        What the jobs were computed with, in this process or an earlier one; all that occur.
+    """
+
+    outcomes: Outcomes
+    tuning: Mapping[str, ArmTuning]
+    seconds: float
+    hardware: str
+    versions: Mapping[str, str]
+
+
+def run_comparison(
+    comparison: Comparison,
+    arms: Sequence[Arm],
+    output: Path,
+    workers: int | None = None,
+    on_done: OnDone = lambda job, finished, total: None,
+) -> Compared:
+    """Tune every arm, and run it with every seed, in parallel processes.
+
+    A result that is there already, of the very same config, is not computed again.
+
+    Parameters
+    ----------
+    output
+        Absolute folder; each job gets ``ARM/seed-N`` below it, and one of tuning
+        ``tuning/ARM/candidate-N/seed-N``.
+    workers
+        Processes; one per core by default. On a machine with several GPUs they take them in turn.
+    on_done
+        Told of every job that has finished.
+
+    Raises
+    ------
+    Exception
+        See `simulations.compare.jobs.finished_jobs`. What has finished is kept.
+    """
+    check(comparison, arms)
+    try:
+        with worker_pool(workers, shared_gpus(configs_of(comparison, arms))) as pool:
+            return _Runner(comparison, arms, output, pool, on_done).run()
+    except BaseException as error:
+        error.add_note(f"Finished jobs are kept: with --output {output} the same command goes on")
+        raise
+
+
+def shared_gpus(configs: Mapping[str, Sequence[RunConfig]]) -> list[str]:
+    """Return the GPUs that the jobs share; none where a config names its device."""
+    named = {config.device for some in configs.values() for config in some}
+    return visible_gpus() if named <= {"auto", "cuda"} else []
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get(VISIBLE_GPUS)
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
+    """Read the data sets and build the models once: before anything is trained.
+
+    The workers then find decoded data in the cache.
+    """
+    check_seeds(comparison)
+    configs = configs_of(comparison, arms)
+    for arm in arms:
+        load_task(configs[arm.key][0]).check_model()
+
+
+def results_of(
+    comparison: Comparison, arms: Sequence[Arm], compared: Compared, split: str
+) -> Results:
+    """Return a comparison's outcomes with all that is to be known of them."""
+    facts = Facts(
+        name=comparison.name,
+        split=split,
+        **{**provenance(), "hardware": compared.hardware, "versions": compared.versions},
+        seconds=round(compared.seconds, 1),
+        seeds=comparison.seeds,
+        num_sites=arms[0].config(comparison.config).num_sites,
+        highlight=comparison.highlight,
+        arms=[_arm_facts(comparison, arm, compared) for arm in arms],
+        tuning={key: _tuned(tuning) for key, tuning in compared.tuning.items()} or None,
+    )
+    return Results(facts=facts, outcomes=compared.outcomes)
+
+
+def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts:
+    values = compared.tuning[arm.key].values if arm.key in compared.tuning else {}
+    config = arm.config(
+        comparison.config, **{**values, **stand_in(arm), "seed": comparison.first_seed}
+    )
+    # Seeds and, for some arms, rounds differ from run to run.
+    left_out = {"seed", "resume", *stand_in(arm)}
+    return ArmFacts(
+        key=arm.key,
+        name=arm.name,
+        kind=arm.table.kind,
+        config={
+            key: value
+            for key, value in without_places(config.to_flower()).items()
+            if key not in left_out
+        },
+        per_step_bytes=per_step_bytes(config),
+    )
+
+
+def _tuned(tuning: ArmTuning) -> Tuned:
+    candidates = [
+        Candidate(values=dict(values), validation=dict(sorted(validation.items())))
+        for values, validation in zip(tuning.candidates, tuning.validation, strict=True)
+    ]
+    return Tuned(candidates=candidates, chosen=tuning.chosen)
+
+
+class _Runner:
+    """The jobs of one comparison, in an order in which each has what it needs.
+
+    Arms that take their rounds from another come after it, in tuning as in what is reported; what
+    they do not need runs beside them, so that no core waits.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        arms: Sequence[Arm],
+        output: Path,
+        pool: ProcessPoolExecutor,
+        on_done: OnDone,
+    ) -> None:
+        self.comparison = comparison
+        self.independent = [arm for arm in arms if not arm.table.rounds_of]
+        self.dependent = [arm for arm in arms if arm.table.rounds_of]
+        self.output = output
+        self.pool = pool
+        self.on_done = on_done
+        self.outcomes: dict[str, dict[int, Outcome]] = {arm.key: {} for arm in arms}
+        self.tuning = {
+            arm.key: ArmTuning(comparison.tuning.candidates(arm.key))
+            for arm in arms
+            if comparison.tuning
+        }
+        # Of the arms whose rounds others take, those of each candidate, by seed.
+        self.rounds: dict[tuple[str, int, int], int] = {}
+        num_tuning = sum(len(one.candidates) for one in self.tuning.values())
+        tuning_seeds = len(comparison.tuning.seeds) if comparison.tuning else 0
+        self.total = num_tuning * tuning_seeds + len(arms) * len(comparison.seeds)
+        self.finished: list[Finished] = []
+        self.seconds = 0.0
+
+    def run(self) -> Compared:
+        """Run all jobs."""
+        self._run(self._tuning_jobs(self.independent))
+        self._run([*self._tuning_jobs(self.dependent), *self._jobs(self.independent)])
+        self._run(self._jobs(self.dependent))
+        return Compared(
+            self.outcomes,
+            self.tuning,
+            self.seconds,
+            joined([one.hardware for one in self.finished]),
+            joined_versions([one.versions for one in self.finished]),
+        )
+
+    def _run(self, jobs: Iterable["_Placed"]) -> None:
+        placed = {one.job.folder: one for one in jobs}
+        for job, finished in finished_jobs(self.pool, [one.job for one in placed.values()]):
+            outcome = finished.outcome
+            candidate = placed[job.folder].candidate
+            if candidate is None:
+                self.outcomes[job.arm.key][job.seed] = outcome
+            else:
+                self._tried(job, candidate, outcome)
+            self.finished.append(finished)
+            self.seconds += outcome.final.seconds if outcome.points else 0.0
+            self.on_done(job, self.finished, self.total)
+
+    def _tried(self, job: Job, candidate: int, outcome: Outcome) -> None:
+        reached = self.tuning[job.arm.key].validation[candidate]
+        reached[job.seed] = outcome.final.validation if outcome.points else None
+        if outcome.points:
+            self.rounds[job.arm.key, candidate, job.seed] = outcome.final.round
+
+    def _tuning_jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
+        for arm in arms if self.comparison.tuning else ():
+            for index, values in enumerate(self.tuning[arm.key].candidates):
+                for seed in self.comparison.tuning.seeds if self.comparison.tuning else ():
+                    folder = self.output / TUNING / arm.key / f"candidate-{index}" / f"seed-{seed}"
+                    rounds = self._tuning_rounds(arm, seed)
+                    yield self._job(arm, seed, folder, {**values, **UNSEEN, **rounds}, index)
+
+    def _jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
+        for arm in arms:
+            values = self.tuning[arm.key].values if arm.key in self.tuning else {}
+            for seed in self.comparison.seeds:
+                folder = self.output / arm.key / f"seed-{seed}"
+                rounds = {}
+                if source := arm.table.rounds_of:
+                    rounds = {"num-rounds": self.outcomes[source][seed].final.round}
+                yield self._job(arm, seed, folder, {**values, **rounds}, None)
+
+    def _tuning_rounds(self, arm: Arm, seed: int) -> dict[str, Scalar]:
+        if not (source := arm.table.rounds_of):
+            return {}
+        return {"num-rounds": self.rounds[source, self.tuning[source].chosen, seed]}
+
+    def _job(
+        self,
+        arm: Arm,
+        seed: int,
+        folder: Path,
+        values: Mapping[str, Any],
+        candidate: int | None,
+    ) -> "_Placed":
+        config = arm.config(
+            self.comparison.config, **{**values, "seed": seed, "output-dir": str(folder)}
+        )
+        trying = ""
+        if candidate is not None:
+            tried = self.tuning[arm.key].candidates[candidate]
+            trying = ", ".join(f"{key} {value}" for key, value in tried.items())
+        return _Placed(Job(arm, seed, config, folder, trying), candidate)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A job, and which candidate it tries; None for one that is reported."""
+
+    job: Job
+    candidate: int | None

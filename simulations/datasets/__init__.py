@@ -1,0 +1,1 @@
+"""Scripts that fetch data sets for comparisons."""

@@ -1,0 +1,212 @@
+"""What the way of training costs: differences to the yardstick, paired by seed, with intervals.
+
+The yardstick is a comparison's first arm. Differences are in points, hundredths of accuracy.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mdc_flower.reports.plotting import DARK, MIDDLE, finish
+from simulations.results.committed import split_name
+from simulations.results.result_files import ArmFacts, Results
+from simulations.results.tables import Interval, Row, table_rows
+
+LIGHT = "#7a7a7a"
+ARM_LOOKS = (
+    ("o", DARK, DARK),
+    ("s", MIDDLE, "white"),
+    ("^", LIGHT, LIGHT),
+    ("D", DARK, "white"),
+)
+"""Marker, colour and filling of arms, told apart in grey as well."""
+
+ROW_HEIGHT = 0.3
+"""Inches a row."""
+
+FURTHEST = 4.0
+"""How many times the median distance to the yardstick still is on the axis."""
+
+LEAST_MARGIN = 0.05
+"""Points left and right of all intervals, where there is no difference at all, too."""
+
+
+def draw_differences(
+    comparisons: Sequence[Results], arms: Sequence[str] = (), bold: str = "co-learning"
+) -> Figure:
+    """Return a row for each arm and a panel for each comparison.
+
+    Parameters
+    ----------
+    comparisons
+        With the same arms.
+    arms
+        Keys of the arms to show; all but the yardstick if empty.
+    bold
+        Key of the arm to be found at once.
+    """
+    facts = comparisons[0].facts
+    keys = list(arms) or [arm.key for arm in facts.arms[1:]]
+    names = {arm.key: arm.name for arm in facts.arms}
+    figure = Figure(
+        figsize=(2.3 + 2.5 * len(comparisons), 1.3 + ROW_HEIGHT * len(keys)), layout="constrained"
+    )
+    panels = figure.subplots(1, len(comparisons), sharey=True, squeeze=False)[0]
+    for axes, results in zip(panels, comparisons, strict=True):
+        _plot_column(axes, _rows(results), keys, bold)
+        axes.set_title(results.facts.name.replace(", ", ",\n", 1), loc="left", fontsize=10)
+    panels[0].set_yticks(range(len(keys)), [names[key] for key in keys])
+    for label, key in zip(panels[0].get_yticklabels(), keys, strict=True):
+        label.set_fontweight("bold" if key == bold else "normal")
+    panels[0].set_ylim(len(keys) - 0.5, -0.5)
+    figure.supxlabel(
+        f"{facts.split} accuracy less {facts.arms[0].name} (points), with 95% interval", fontsize=10
+    )
+    return figure
+
+
+def draw_split_costs(splits: Sequence[Results]) -> Figure:
+    """Return a row for each split, and in it the difference of each arm to the yardstick."""
+    facts = splits[0].facts
+    arms = facts.arms[1:]
+    groups = [(name, list(of)) for name, of in groupby(splits, lambda one: split_name(one)[0])]
+    num_rows = len(splits) + len(groups)
+    height = 1.1 + 1.5 * ROW_HEIGHT * num_rows
+    figure = Figure(figsize=(8.6, height), layout="constrained")
+    axes = figure.subplots()
+    _zero(axes)
+    labels, places = _split_rows(groups)
+    for results, place in places:
+        rows = _rows(results)
+        for index, arm in enumerate(arms):
+            y = _dodged(place, index, len(arms))
+            _plot_interval(axes, rows[arm.key].difference, y, ARM_LOOKS[index])
+        _note(axes, place, f"{rows[facts.arms[0].key].accuracy.percent()} %")
+    roomiest, place = min(places[: len(groups[0][1])], key=lambda one: _right_end(one[0]))
+    _name_arms(axes, arms, _rows(roomiest), place)
+    _note(axes, labels[0][0], f"{facts.arms[0].name}:")
+    axes.set_yticks([y for y, _, _ in labels], [text for _, text, _ in labels])
+    for tick, (_, _, weight) in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set_fontweight(weight)
+    axes.set_ylim(places[-1][1] + 0.7, -0.7)
+    axes.set_xlabel(f"{facts.split} accuracy less {facts.arms[0].name} (points), with 95% interval")
+    _finish(axes)
+    return figure
+
+
+def _split_rows(
+    groups: Sequence[tuple[str, Sequence[Results]]],
+) -> tuple[list[tuple[float, str, str]], list[tuple[Results, float]]]:
+    """Return labels, as height, text and weight, and the height of each split."""
+    labels: list[tuple[float, str, str]] = []
+    places: list[tuple[Results, float]] = []
+    for name, splits in groups:
+        labels.append((float(len(labels)), name, "bold"))
+        for results in splits:
+            places.append((results, float(len(labels))))
+            labels.append((float(len(labels)), split_name(results)[1], "normal"))
+    return labels, places
+
+
+def _right_end(results: Results) -> float:
+    """Return where the last interval of a row ends; beside it there is room to the right."""
+    differences = [row.difference for row in table_rows(results)[1:]]
+    return max(one.mean + float(np.nan_to_num(one.half_width)) for one in differences)
+
+
+def _rows(results: Results) -> dict[str, Row]:
+    """Return the rows of a comparison's table by the arms' keys."""
+    return dict(zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True))
+
+
+def _plot_column(axes: Axes, rows: dict[str, Row], keys: Sequence[str], bold: str) -> None:
+    """Plot one comparison's differences; what is too far away is an arrow and its number."""
+    _zero(axes)
+    distances = np.array([abs(rows[key].difference.mean) for key in keys])
+    widths = np.nan_to_num([rows[key].difference.half_width for key in keys])
+    reach = max(FURTHEST * float(np.median(distances)), 8 * float(np.median(widths)), 0.01)
+    means = np.array([rows[key].difference.mean for key in keys])
+    shown = distances <= reach
+    low = float(min((means - widths)[shown], default=0)) * 100
+    high = float(max((means + widths)[shown], default=0)) * 100
+    margin = max(0.08 * (max(high, 0) - min(low, 0)), LEAST_MARGIN)
+    left = min(low, 0) - margin
+    for place, key in enumerate(keys):
+        look = ("o", DARK, DARK) if key == bold else ("o", "0.45", "white")
+        difference = rows[key].difference
+        if shown[place]:
+            _plot_interval(axes, difference, place, look)
+        else:
+            axes.annotate(
+                f"{difference.percent(sign=True)}",
+                (left, place),
+                (24, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                arrowprops={"arrowstyle": "->", "color": "0.45"},
+            )
+    axes.set_xlim(left, max(high, 0) + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    _finish(axes)
+
+
+def _plot_interval(
+    axes: Axes, interval: Interval, y: float, look: tuple[str, str, str], size: float = 6
+) -> None:
+    marker, color, fill = look
+    axes.errorbar(
+        100 * interval.mean,
+        y,
+        xerr=100 * np.nan_to_num(interval.half_width),
+        color=color,
+        marker=marker,
+        markersize=size,
+        markerfacecolor=fill,
+        elinewidth=1.4,
+        capsize=2.5,
+    )
+
+
+def _zero(axes: Axes) -> None:
+    axes.axvline(0, color="0.25", linewidth=1, linestyle="--")
+
+
+def _note(axes: Axes, y: float, text: str) -> None:
+    """Write what belongs to a row at its end."""
+    axes.annotate(
+        text, (1.01, y), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=9
+    )
+
+
+def _name_arms(axes: Axes, arms: Sequence[ArmFacts], rows: dict[str, Row], place: float) -> None:
+    """Write each arm's name to the right of its interval in one row."""
+    for index, arm in enumerate(arms):
+        difference = rows[arm.key].difference
+        axes.annotate(
+            arm.name,
+            (
+                100 * (difference.mean + np.nan_to_num(difference.half_width)),
+                _dodged(place, index, len(arms)),
+            ),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            color=ARM_LOOKS[index][1],
+            fontsize=9,
+        )
+
+
+def _dodged(place: float, index: int, count: int) -> float:
+    """Return the height of one of several intervals in a row."""
+    return place + 0.36 * (index - (count - 1) / 2)
+
+
+def _finish(axes: Axes) -> None:
+    finish(axes)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)

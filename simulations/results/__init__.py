@@ -1,0 +1,1 @@
+"""The files, tables and pages of finished comparisons."""

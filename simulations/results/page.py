@@ -1,0 +1,151 @@
+"""The page of a comparison, from its two files and nothing else."""
+
+from collections.abc import Callable, Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mdc_flower.common.config_model import Scalar
+from mdc_flower.config import RunConfig
+from mdc_flower.reports.page import Listing, Page, Picture, Section, Table
+from mdc_flower.reports.units import format_bytes, format_seconds
+from simulations.figures.curves import plot_curves, plot_frontier
+from simulations.results.result_files import ArmFacts, Results
+from simulations.results.tables import table_cells, table_note, table_rows, tuning_cells
+
+DEFAULTS = RunConfig().to_flower()
+SIZE = (6.8, 4.4)
+"""Inches."""
+
+
+def comparison_page(results: Results) -> Page:
+    """Return the page of a comparison."""
+    facts = results.facts
+    arms, seeds = len(facts.arms), len(facts.seeds)
+    return Page(
+        title=facts.name,
+        subtitle=f"Comparison of {arms} arms at equal budgets, by accuracy on the {facts.split} "
+        "split",
+        highlights=[
+            ("arms", str(arms)),
+            ("seeds", str(seeds)),
+            ("sites", str(facts.num_sites)),
+            ("all runs, on one core", format_seconds(facts.seconds)),
+        ],
+        facts=[
+            ("command", facts.command),
+            ("date", facts.date),
+            ("hardware", facts.hardware),
+            ("versions", ", ".join(f"{name} {one}" for name, one in facts.versions.items())),
+            ("seeds", ", ".join(map(str, facts.seeds))),
+        ],
+        sections=[
+            Section("What was reached", pictures=_pictures(results), tables=[_table(results)]),
+            _tuning(results),
+            _arms(results),
+        ],
+    )
+
+
+def _pictures(results: Results) -> list[Picture]:
+    rows = table_rows(results)
+    finals = "; ".join(f"{row.arm} {row.accuracy.percent()} %" for row in rows)
+    costs = "; ".join(
+        f"{row.arm} {format_bytes(1e6 * (row.sent_megabytes + row.received_megabytes))}"
+        for row in rows
+    )
+    return [
+        Picture(
+            "curves",
+            "Accuracy over passes",
+            _drawn(plot_curves, results),
+            f"At the end: {finals}.",
+            "Lines: means of the seeds; bands: lowest to highest seed."
+            + (" Grey: arms that are only in the table." if _has_others(results) else ""),
+        ),
+        Picture(
+            "frontier",
+            "Accuracy against exchanged bytes",
+            _drawn(plot_frontier, results),
+            f"Exchanged: {costs}.",
+            "Points: means with 95% intervals. Across: arms that exchange nothing. Down: what "
+            "averaging after each optimizer step would exchange.",
+        ),
+    ]
+
+
+def _has_others(results: Results) -> bool:
+    named = results.facts.highlight
+    return bool(named) and any(arm.key not in named for arm in results.facts.arms)
+
+
+def _drawn(plot: Callable[[Axes, Results], None], results: Results) -> Figure:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    plot(figure.subplots(), results)
+    return figure
+
+
+def _table(results: Results) -> Table:
+    heads, rows = table_cells(results)
+    return Table("Arms", heads, rows, numeric=True, note=table_note(results))
+
+
+def _tuning(results: Results) -> Section:
+    """Return every candidate of every arm, the chosen ones stressed."""
+    tuning = results.facts.tuning or {}
+    rows: list[list[str]] = []
+    chosen: list[int] = []
+    for arm in results.facts.arms:
+        if arm.key not in tuning:
+            continue
+        chosen.append(len(rows) + tuning[arm.key].chosen)
+        rows += [[arm.name, *cells] for cells in tuning_cells(tuning[arm.key])]
+    # Said in a word as well as by weight, so that it can be heard.
+    rows = [[*row, "chosen" if index in chosen else ""] for index, row in enumerate(rows)]
+    heads = ["arm", "candidate", "validation accuracy, %", ""]
+    seeds = sorted(
+        {seed for one in tuning.values() for each in one.candidates for seed in each.validation}
+    )
+    text = (
+        "The keys of each arm were chosen by the mean validation accuracy after the last round, "
+        f"over the seeds {', '.join(map(str, seeds))}; the test set had no part in it."
+    )
+    table = Table("Candidates", heads, rows, strong=frozenset(chosen))
+    return Section(
+        "How the arms were tuned", text=text if rows else "", tables=[table] if rows else []
+    )
+
+
+def _arms(results: Results) -> Section:
+    """Return what each arm has of its own, and what all share."""
+    arms = results.facts.arms
+    shared = {
+        key: value
+        for key, value in arms[0].config.items()
+        if all(arm.config.get(key) == value for arm in arms)
+    }
+    rows = [[arm.name, arm.kind, _own_keys(arm, shared)] for arm in arms]
+    set_for_all = [(key, str(value)) for key, value in shared.items() if DEFAULTS.get(key) != value]
+    return Section(
+        "The arms as they were run",
+        tables=[
+            Table(
+                "What each arm has of its own",
+                ["arm", "kind", "keys"],
+                rows,
+                note="Keys in which the arms differ, where they are not at their defaults.",
+            )
+        ],
+        listing=Listing("What all arms share, beside the defaults", set_for_all)
+        if set_for_all
+        else None,
+    )
+
+
+def _own_keys(arm: ArmFacts, shared: Mapping[str, Scalar]) -> str:
+    own = [
+        f"{key} {value}"
+        for key, value in arm.config.items()
+        if key not in shared and DEFAULTS.get(key) != value
+    ]
+    return ", ".join(own) or "the defaults"

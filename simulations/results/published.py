@@ -1,0 +1,110 @@
+"""Tables and pictures in the documentation that are made of committed results.
+
+A block in a Markdown file says what belongs into it, with folders relative to the file::
+
+    <!-- results: table results/digits -->
+    <!-- /results -->
+
+``python -m simulations.results.published`` writes what is between the two lines, and a test holds
+it. It also draws the pictures beside the results, and the README's picture.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from simulations.figures.curves import plot_curves
+from simulations.figures.panels import draw_panels
+from simulations.results.committed import only
+from simulations.results.drawing import CURVES, draw_pictures, write_picture
+from simulations.results.result_files import COMPARISON, Results, read_results
+from simulations.results.tables import (
+    SUMMARY_ARMS,
+    markdown_table,
+    provenance_line,
+    summary_table,
+    tuning_table,
+)
+from strategies.common.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results"
+
+BLOCK = re.compile(
+    r"(<!-- results: (?P<kind>\S+) (?P<folders>[^>]+?) -->\n).*?(<!-- /results -->)", re.DOTALL
+)
+
+KINDS: dict[str, Callable[[Sequence[Results]], str]] = {
+    "table": lambda results: f"{markdown_table(results[0])}\n{provenance_line(results[0])}",
+    "tuning": lambda results: tuning_table(results[0]),
+    "summary": summary_table,
+}
+"""What can be in a block, made of the results in its folders."""
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    """Return the Markdown files of the documentation."""
+    return [root / README.name, *sorted((root / "docs").rglob("*.md"))]
+
+
+def refreshed(text: str, folder: Path) -> str:
+    """Return a document with its blocks as the results have it.
+
+    Parameters
+    ----------
+    text
+        Markdown.
+    folder
+        Where the document is.
+
+    Raises
+    ------
+    DataError
+        If a block asks for what is not there.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        kind, folders = match["kind"], match["folders"].split()
+        if kind not in KINDS:
+            raise DataError(
+                "no such kind of block",
+                where=match[0].splitlines()[0],
+                got=kind,
+                expected="one of: " + ", ".join(KINDS),
+            )
+        results = [read_results(folder / name) for name in folders]
+        return f"{match[1]}{KINDS[kind](results)}{match[4]}"
+
+    return BLOCK.sub(block, text)
+
+
+def overview() -> list[Path]:
+    """Return the folders of the comparisons that the README's summary is of."""
+    blocks = BLOCK.finditer(README.read_text(encoding="utf-8"))
+    folders = next(block["folders"] for block in blocks if block["kind"] == "summary").split()
+    return [ROOT / folder for folder in folders]
+
+
+def draw_overview() -> None:
+    """Draw the comparisons of the README's summary beside each other."""
+    folders = overview()
+    comparisons = only(map(read_results, folders), SUMMARY_ARMS)
+    figure = draw_panels(plot_curves, comparisons, columns=3, width=5.0, height=3.6)
+    write_picture(RESULTS / CURVES, figure, folders)
+
+
+def main() -> None:
+    """Write all blocks of all documents, and draw all pictures."""
+    for path in documents():
+        before = path.read_text(encoding="utf-8")
+        after = refreshed(before, path.parent)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(path.relative_to(ROOT))
+    for folder in sorted(path.parent for path in RESULTS.rglob(COMPARISON)):
+        draw_pictures(folder, read_results(folder), folder)
+    draw_overview()
+
+
+if __name__ == "__main__":
+    main()

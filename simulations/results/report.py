@@ -1,0 +1,52 @@
+"""`mdc report`: the page of whatever a folder holds, a run or a comparison.
+
+Of a comparison, its tables and pictures are drawn anew, too.
+"""
+
+from pathlib import Path
+
+from mdc_flower.reports.page import render
+from mdc_flower.reports.run_files import is_run, read_run
+from mdc_flower.reports.run_page import run_page
+from simulations.results.drawing import draw_comparison
+from simulations.results.page import comparison_page
+from simulations.results.result_files import COMPARISON, read_results
+from strategies.common.errors import ConfigError
+from strategies.common.files import write_atomically
+from strategies.storage.run_directory import EVENTS, HISTORY, SUMMARY
+
+PAGE = "report.html"
+
+
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Write the page of a run directory, or of a comparison's folder; return its path.
+
+    Parameters
+    ----------
+    output
+        The page's path; ``report.html`` in the folder by default. A comparison's tables and
+        pictures are written beside it.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds neither.
+    DataError
+        If a comparison's files are not understood.
+    """
+    path = output or folder / PAGE
+    if (folder / COMPARISON).is_file():
+        page = comparison_page(read_results(folder))
+        draw_comparison(folder, path.parent)
+    elif is_run(folder):
+        page = run_page(read_run(folder))
+    else:
+        raise ConfigError(
+            "there is nothing to report on",
+            where="DIR",
+            got=str(folder),
+            expected=f"a run directory with one of {HISTORY}, {EVENTS}, {SUMMARY}, or the folder "
+            f"of a comparison with {COMPARISON}",
+        )
+    write_atomically(path, render(page).encode())
+    return path

@@ -1,0 +1,201 @@
+"""What a comparison leaves for others: two files, from which every table and picture is drawn."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mdc_flower.common.config_model import Scalar
+from simulations.compare.outcome import Outcome, Point
+from strategies.common.errors import DataError
+from strategies.common.files import write_atomically
+
+COMPARISON = "comparison.json"
+RESULTS = "results.jsonl"
+
+LOSSES = ("validation_loss", "test_loss")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Candidate(_Record):
+    """Keys that were tried, and the validation accuracy after the last round by seed.
+
+    None where a run did not come to its last round.
+    """
+
+    values: dict[str, Scalar]
+    validation: dict[int, float | None]
+
+
+class Tuned(_Record):
+    """The candidates of one arm, and the number of the chosen one, from 0."""
+
+    candidates: list[Candidate] = Field(min_length=1)
+    chosen: int = Field(ge=0)
+
+
+class ArmFacts(_Record):
+    """One arm as it was run.
+
+    Attributes
+    ----------
+    key, name, kind : str
+        File name; what tables call it; see `simulations.compare.arm.ArmTable`.
+    config : dict
+        Every key of the run config, but the places of files; with the tuned values.
+    per_step_bytes : int
+        Model bytes that all sites would exchange if they averaged after each optimizer step of
+        the same budget.
+    """
+
+    key: str
+    name: str
+    kind: str
+    config: dict[str, Scalar]
+    per_step_bytes: int
+
+
+class Facts(_Record):
+    """What a comparison was: the content of ``comparison.json``.
+
+    Attributes
+    ----------
+    name, split : str
+        Title; ``test``, or ``validation``: whose accuracy counts.
+    command, date, hardware, versions
+        Where the results come from.
+    seconds : float
+        Of all runs together, tuning included: what one core needs.
+    seeds : list of int
+        The seeds of every arm.
+    num_sites : int
+        Sites of the first arm.
+    highlight : list of str
+        Keys of the arms that pictures name; all if empty.
+    arms : list of ArmFacts
+        The arms; the first is what differences refer to.
+    tuning : dict or None
+        How each arm's keys were chosen, by its key.
+    """
+
+    name: str
+    split: str
+    command: str
+    date: str
+    hardware: str
+    versions: dict[str, str]
+    seconds: float
+    seeds: list[int]
+    num_sites: int
+    highlight: list[str] = []
+    arms: list[ArmFacts] = Field(min_length=1)
+    tuning: dict[str, Tuned] | None = None
+
+
+class Results(_Record):
+    """A comparison's facts, and its outcomes by arm, its key, and seed."""
+
+    facts: Facts
+    outcomes: Mapping[str, Mapping[int, Outcome]]
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write ``comparison.json`` and ``results.jsonl``, a line for each arm, seed and point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = json.dumps(results.facts.model_dump(mode="json"), indent=1) + "\n"
+    write_atomically(folder / COMPARISON, facts.encode())
+    write_atomically(folder / RESULTS, json_lines(results).encode())
+
+
+def json_lines(results: Results) -> str:
+    """Return one line for each arm, seed and point."""
+    return "".join(
+        json.dumps({"arm": arm.key, "seed": seed, **_rounded(point)}) + "\n"
+        for arm in results.facts.arms
+        for seed, outcome in sorted(results.outcomes[arm.key].items())
+        for point in outcome.points
+    )
+
+
+def read_results(folder: Path) -> Results:
+    """Return what `write_results` has written.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or not understood, an arm has no result for one of the seeds, or one
+        that is not of the arm's whole ``epoch-budget``.
+    """
+    try:
+        facts = Facts.model_validate_json((folder / COMPARISON).read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise DataError(f"not understood: {error}", where=str(folder / COMPARISON)) from None
+    outcomes = _read_lines(folder / RESULTS)
+    for arm in facts.arms:
+        if sorted(outcomes.get(arm.key, {})) != sorted(facts.seeds):
+            raise DataError(
+                "an arm has not a result for each seed",
+                where=f"{folder / RESULTS}, {arm.key}",
+                got=sorted(outcomes.get(arm.key, {})),
+                expected=str(sorted(facts.seeds)),
+            )
+        for seed, outcome in outcomes[arm.key].items():
+            _check_budget(arm, seed, outcome, folder / RESULTS)
+    return Results(facts=facts, outcomes=outcomes)
+
+
+def _check_budget(arm: ArmFacts, seed: int, outcome: Outcome, path: Path) -> None:
+    budget = arm.config.get("epoch-budget")
+    if outcome.final.epochs != budget:
+        raise DataError(
+            "the last point is not of the arm's whole epoch-budget",
+            where=f"{path}, {arm.key}, seed {seed}",
+            got=f"{outcome.final.epochs} epochs",
+            expected=str(budget),
+        )
+
+
+def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
+    points: dict[str, dict[int, list[Point]]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    for number, line in enumerate(lines, 1):
+        try:
+            values: dict[str, Any] = json.loads(line)
+            arm, seed = values.pop("arm"), values.pop("seed")
+            values |= {key: math.nan for key in LOSSES if values[key] is None}
+            points.setdefault(arm, {}).setdefault(seed, []).append(Point(**values))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"not a point of a curve: {error}", where=f"{path}:{number}") from None
+    return {
+        arm: {seed: Outcome(curve) for seed, curve in by_seed.items()}
+        for arm, by_seed in points.items()
+    }
+
+
+def _rounded(point: Point) -> dict[str, Any]:
+    """Return a point as it is written: losses and times need no more digits than are known."""
+    values = asdict(point)
+    for key, digits in (*((loss, 5) for loss in LOSSES), ("seconds", 2)):
+        values[key] = _finite(round(values[key], digits))
+    if values["relative_change"] is not None:
+        values["relative_change"] = _significant(values["relative_change"], 4)
+    return values
+
+
+def _finite(value: float) -> float | None:
+    """Return the value, or None, for JSON knows no NaN: a loss may be one after divergence."""
+    return value if math.isfinite(value) else None
+
+
+def _significant(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")

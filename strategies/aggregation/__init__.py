@@ -1,0 +1,1 @@
+"""Turn the updates of several sites into one model."""

@@ -1,0 +1,341 @@
+"""Which replies are fit to be averaged, and the reason when one is not.
+
+Every reply is judged and none is trusted: one site's mistake, or malice, must cost the round
+that site's update and nothing more. The gate never raises; it returns a reason.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from numpy.typing import NDArray
+
+from strategies.aggregation.averaging import Arrays, Update
+from strategies.exchange.causes import Cause, FlowerError, cause_of
+from strategies.exchange.messages import (
+    ARRAYS,
+    METRICS,
+    NUM_EXAMPLES,
+    NUM_VALIDATION,
+    PLAN_ID,
+    REPLY,
+    TRAIN_METRICS,
+    VALIDATION_METRICS,
+)
+from strategies.method.local_epochs import relative_change
+
+COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
+"""Metrics that others are weighed by."""
+
+MAX_COUNT = 2**53
+"""Largest count that a float64 holds exactly; weights are float64."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype that an array must have."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        """Return the form that stands in reasons, such as ``float32[10, 64]``."""
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A reply that does not count.
+
+    Attributes
+    ----------
+    site : str
+        The site it came from.
+    cause : Cause
+        Why, for programs.
+    reason : str
+        Why, in one line for people.
+    detail : str
+        What the site said of its error: type, message, last lines of the trace.
+    """
+
+    site: str
+    cause: Cause
+    reason: str
+    detail: str = ""
+
+
+def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
+    """Return what a reply to this global model must look like."""
+    return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in arrays.items()}
+
+
+class _UnfitError(Exception):
+    """Carries cause and reason out of the checks; never leaves this module."""
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+    def rejection(self, reply: Message, site: str) -> "Rejection":
+        """Return the verdict on a reply."""
+        return Rejection(site, self.cause, str(self), _detail(reply))
+
+
+def judge_train(
+    reply: Message,
+    site: str,
+    plan_id: str,
+    before: Arrays,
+    max_relative_update: float = 0.0,
+    variances: Collection[str] = (),
+) -> Update | Rejection:
+    """Judge a train reply.
+
+    It counts only if it answers this round's plan, has exactly the arrays of the global
+    model ``before`` with their shapes and dtypes, all finite, no variance below 0, no metrics but
+    those of `TRAIN_METRICS`, all finite, more than 0 examples, and is not too far from the global
+    model. An array that is not finite in the global model (a mask of ``-inf``) must come back as it
+    is.
+
+    Parameters
+    ----------
+    reply
+        What the site sent.
+    site
+        Its name.
+    plan_id
+        Of the round's plan.
+    before
+        The global model that the site was sent.
+    max_relative_update
+        Largest ``||local - global|| / ||global||`` over all finite float arrays, buffers
+        included; 0 for no bound.
+    variances
+        Names of the arrays that are variances.
+    """
+    try:
+        _check_no_error(reply)
+        _check_plan_id(reply, plan_id)
+        metrics = _metrics(reply, {NUM_EXAMPLES}, TRAIN_METRICS)
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), before)
+        _check_variances(arrays, variances)
+        if max_relative_update:
+            _check_norm(before, arrays, max_relative_update)
+    except _UnfitError as unfit:
+        return unfit.rejection(reply, site)
+    return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
+
+
+def judge_statistics(
+    reply: Message, site: str, plan_id: str, expected: Arrays, layers: Mapping[str, str]
+) -> Update | Rejection:
+    """Judge what a site says of its BatchNorm layers' statistics.
+
+    It counts only if it is of the model of ``plan_id``, has exactly the arrays ``expected`` with
+    their shapes and dtypes, all finite, no variance below 0, no mean whose square is beyond its
+    dtype, no metric but the number of examples, and more than 0 of them.
+
+    Parameters
+    ----------
+    reply
+        What the site sent.
+    site
+        Its name.
+    plan_id
+        Names the model that the site was sent.
+    expected
+        The statistics in that model.
+    layers
+        The name of each mean, with that of its variance.
+    """
+    try:
+        _check_no_error(reply)
+        _check_plan_id(reply, plan_id)
+        metrics = _metrics(reply, {NUM_EXAMPLES}, {NUM_EXAMPLES})
+        arrays = _arrays(reply.content.array_records.get(ARRAYS), expected)
+        for mean, variance in layers.items():
+            _check_statistics(mean, arrays[mean], variance, arrays[variance])
+    except _UnfitError as unfit:
+        return unfit.rejection(reply, site)
+    return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
+
+
+def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
+    """Judge an evaluate reply: no metrics but those of `VALIDATION_METRICS`, examples > 0."""
+    try:
+        _check_no_error(reply)
+        return _metrics(reply, set(), VALIDATION_METRICS)
+    except _UnfitError as unfit:
+        return unfit.rejection(reply, site)
+
+
+def unfit_model(
+    before: Arrays, after: Arrays, state: Arrays, variances: Collection[str] = ()
+) -> str | None:
+    """Return why a new global model cannot be used; None if it can.
+
+    Parameters
+    ----------
+    before
+        The global model before the round, whose arrays the new one must have.
+    after
+        The new one.
+    state
+        The outer optimizer's, which the next round depends on, too.
+    variances
+        Names of the arrays that are variances.
+    """
+    try:
+        for name, spec in specs_of(before).items():
+            got = ArraySpec(after[name].shape, str(after[name].dtype))
+            if got != spec:
+                raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {got}, expected {spec}")
+        for name, array in after.items():
+            _check_finite(name, array, before[name])
+        for name, array in state.items():
+            _check_finite(name, array, None)
+        _check_variances(after, variances)
+    except _UnfitError as unfit:
+        return str(unfit)
+    return None
+
+
+def engine_died(reply: Message) -> bool:
+    """Return whether a reply says that the simulation's worker died, and not that a site failed.
+
+    Flower's pool of Ray actors hands out a dead actor again and again: from then on the sites
+    that get it fail, whichever they are.
+    """
+    if not reply.has_error() or reply.error.code != FlowerError.UNKNOWN:
+        return False
+    return (reply.error.reason or "").startswith("<class 'ray.exceptions.")
+
+
+def _detail(reply: Message) -> str:
+    return (reply.error.reason or "") if reply.has_error() else ""
+
+
+def _check_no_error(reply: Message) -> None:
+    if reply.has_error():
+        cause, reason = cause_of(reply.error.code), reply.error.reason or f"code {reply.error.code}"
+        said = "" if cause is Cause.NO_REPLY else "the site failed: "
+        raise _UnfitError(cause, f"{said}{reason.splitlines()[0]}")
+
+
+def _check_plan_id(reply: Message, plan_id: str) -> None:
+    record = reply.content.config_records.get(REPLY)
+    got = record.get(PLAN_ID) if record is not None else None
+    if got != plan_id:
+        raise _UnfitError(
+            Cause.WRONG_PLAN,
+            f"{PLAN_ID}: got {got!r}, expected {plan_id!r}, the plan of this round",
+        )
+
+
+def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
+    floats = frozenset(
+        name
+        for name, array in before.items()
+        if np.issubdtype(array.dtype, np.floating) and _is_finite(array)
+    )
+    got = relative_change(before, after, floats)
+    if not got <= bound:  # also where float64 itself overflows, and it is no number
+        raise _UnfitError(
+            Cause.OUT_OF_BOUNDS,
+            f"update: its norm is {got:.3g} times the global model's, max-relative-update is "
+            f"{bound:g}",
+        )
+
+
+def _check_variances(arrays: Mapping[str, NDArray[Any]], variances: Collection[str]) -> None:
+    for name in variances:
+        if count := int((arrays[name] < 0).sum()):
+            raise _UnfitError(Cause.OUT_OF_BOUNDS, f"array {name!r}: {count} are below 0")
+
+
+def _check_statistics(
+    mean_name: str, mean: NDArray[Any], variance_name: str, variance: NDArray[Any]
+) -> None:
+    _check_variances({variance_name: variance}, [variance_name])
+    # The variance over the sites is at most the largest of these sums.
+    with np.errstate(over="ignore"):
+        largest = np.square(mean) + variance
+    if not np.isfinite(largest).all():
+        raise _UnfitError(
+            Cause.NOT_FINITE,
+            f"array {mean_name!r}: a variance of such means is beyond {mean.dtype}",
+        )
+
+
+def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str, float]:
+    record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
+    if missing := sorted(required - set(record)):
+        raise _UnfitError(Cause.MISFIT, f"metrics: {missing[0]!r} is missing")
+    if extra := sorted(set(record) - allowed):
+        raise _UnfitError(
+            Cause.MISFIT, f"metrics: {extra[0]!r} is not among the metrics a site may send"
+        )
+    metrics: dict[str, float] = {}
+    for name in sorted(record):
+        value = record[name]
+        if isinstance(value, list):
+            raise _UnfitError(Cause.MISFIT, f"metrics: {name!r} is a list, expected one number")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
+        if isinstance(value, int) and abs(value) > MAX_COUNT:
+            raise _UnfitError(Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is beyond {MAX_COUNT}")
+        if name in COUNTS and not (isinstance(value, int) and value >= 1):
+            raise _UnfitError(
+                Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is {value}, expected a count > 0"
+            )
+        metrics[name] = value
+    return metrics
+
+
+def _arrays(record: ArrayRecord | None, before: Arrays) -> dict[str, NDArray[np.generic]]:
+    received: ArrayRecord = record if record is not None else ArrayRecord()
+    specs = specs_of(before)
+    if missing := [name for name in specs if name not in received]:
+        raise _UnfitError(
+            Cause.MISFIT, f"array {missing[0]!r} is missing ({len(missing)} of {len(specs)} are)"
+        )
+    if extra := [name for name in received if name not in specs]:
+        raise _UnfitError(Cause.MISFIT, f"array {extra[0]!r} is not in the global model")
+    return {name: _array(name, received[name], specs[name], before[name]) for name in specs}
+
+
+def _array(name: str, packed: Array, spec: ArraySpec, before: NDArray[Any]) -> NDArray[np.generic]:
+    # The claimed header is compared before anything is decoded, the decoded array after:
+    # a claim costs nothing to make.
+    claimed = ArraySpec(tuple(packed.shape), packed.dtype)
+    if claimed != spec:
+        raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {claimed}, expected {spec}")
+    try:
+        array = packed.numpy()
+    except Exception as error:  # bytes of a stranger's choice can make the decoder raise anything
+        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: it is no single array")
+    actual = ArraySpec(array.shape, str(array.dtype))
+    if actual != spec:
+        raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {actual}, expected {spec}")
+    _check_finite(name, array, before)
+    return array
+
+
+def _check_finite(name: str, array: NDArray[Any], before: NDArray[Any] | None) -> None:
+    """Refuse what is not finite, but for a constant that was so before; NaN equals nothing."""
+    if _is_finite(array) or (before is not None and np.array_equal(array, before)):
+        return
+    count = int(array.size - np.isfinite(array).sum())
+    raise _UnfitError(
+        Cause.NOT_FINITE, f"array {name!r}: {count} of {array.size} values are not finite"
+    )
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())

@@ -1,0 +1,80 @@
+"""What the sites say of a model, put together: means weighted by their examples."""
+
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Message
+
+from strategies.aggregation.averaging import capped
+from strategies.exchange.example_counts import Claims
+from strategies.exchange.gate import Rejection, judge_evaluate
+from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION, VALIDATION_METRICS
+from strategies.exchange.requests import Asks
+
+BySite = Mapping[str, Mapping[str, float]]
+
+
+def judged_evaluations(
+    replies: Iterable[Message],
+    asks: Asks,
+    dropped: dict[str, str],
+    claims: Claims | None = None,
+    max_share: float = 1.0,
+) -> dict[str, float]:
+    """Return the mean of the sites' validation metrics; empty if none counts.
+
+    Those that count are noted in ``asks``; the reason why one does not is added to ``dropped``. One
+    reason is a count that is not what ``claims`` know of the site. For ``max_share`` see
+    `mean_validation`.
+    """
+    claims = claims or Claims()
+    by_site: dict[str, Mapping[str, float]] = {}
+    for reply in replies:
+        site = asks.site_of(reply)
+        if site is None or site in by_site:
+            continue
+        verdict = judge_evaluate(reply, site)
+        if isinstance(verdict, Rejection):
+            reason: str | None = verdict.reason
+        else:
+            reason = claims.broken(site, verdict, asks.roster.num_examples)
+        if reason:
+            before = f"{dropped[site]}; " if site in dropped else ""
+            dropped[site] = f"{before}evaluation: {reason}"
+        elif not isinstance(verdict, Rejection):
+            by_site[site] = verdict
+            asks.accept(site)
+    return mean_validation(dict(sorted(by_site.items())), max_share)
+
+
+def mean_metrics(by_site: BySite) -> dict[str, float]:
+    """Return the training metrics' means weighted by examples, and the examples' sum."""
+    trained = {
+        site: {name: value for name, value in metrics.items() if name not in VALIDATION_METRICS}
+        for site, metrics in by_site.items()
+    }
+    return _weighted(trained, NUM_EXAMPLES)
+
+
+def mean_validation(by_site: BySite, max_share: float = 1.0) -> dict[str, float]:
+    """Return the same of the validation metrics, over the sites that share them.
+
+    No site has more than ``max_share`` of the sum of the weights; see `capped`.
+    """
+    validated = {
+        site: {name: value for name, value in metrics.items() if name in VALIDATION_METRICS}
+        for site, metrics in by_site.items()
+        if NUM_VALIDATION in metrics
+    }
+    return _weighted(validated, NUM_VALIDATION, max_share)
+
+
+def _weighted(by_site: BySite, weight: str, max_share: float = 1.0) -> dict[str, float]:
+    """Return each metric's mean over the sites that share it, and the sum of the counts."""
+    means: dict[str, float] = {}
+    for name in sorted({name for metrics in by_site.values() for name in metrics} - {weight}):
+        sharing = [m for m in by_site.values() if name in m]
+        weights = capped([m[weight] for m in sharing], max_share)
+        shared = [(w, m[name]) for w, m in zip(weights, sharing, strict=True)]
+        means[name] = sum(w * value for w, value in shared) / sum(w for w, _ in shared)
+    total = sum(metrics[weight] for metrics in by_site.values())
+    return {weight: total, **means} if by_site else {}

@@ -1,0 +1,1 @@
+"""What a round trains: recipes, round plans, learning-rate schedules, local epochs."""

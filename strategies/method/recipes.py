@@ -1,0 +1,190 @@
+"""A method is data: a learning-rate schedule, a controller of local epochs, an outer optimizer.
+
+FedAvg and co-learning are two recipes for one round loop, not two loops.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from strategies.aggregation.averaging import Weighting, by_examples, uniform
+from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
+from strategies.method.local_epochs import (
+    EpochController,
+    EpochState,
+    Fixed,
+    Horizon,
+    IncreasedLocalEpochs,
+    QuadraticSynchronization,
+)
+from strategies.method.round_plan import CycleShape, RoundPlan
+
+
+@dataclass(frozen=True)
+class LrSchedule:
+    """The learning rate of every round.
+
+    Attributes
+    ----------
+    lr_max : float
+        Peak of round 1, > 0.
+    lr_min_fraction : float
+        Lowest learning rate of a round as a share of its peak, in [0, 1].
+    shape : CycleShape
+        Curve within a round.
+    lr_max_decay : float
+        Factor on the peak from one round to the next, in (0, 1].
+    """
+
+    lr_max: float
+    lr_min_fraction: float = 0.25
+    shape: CycleShape = "exponential"
+    lr_max_decay: float = 1.0
+
+    def peak(self, rounds_done: int) -> float:
+        """Return the peak of the round that follows ``rounds_done`` rounds."""
+        return self.lr_max * self.lr_max_decay**rounds_done
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that distinguishes one averaging method from another.
+
+    Attributes
+    ----------
+    schedule : LrSchedule
+        Learning rates.
+    controller : EpochController
+        Local epochs of each round; unused when ``local_steps`` is positive.
+    horizon : Horizon
+        When the run ends.
+    local_steps : int
+        Optimizer steps a round instead of epochs; 0 to count in epochs.
+    weighting : Weighting
+        Weight of each site in the average.
+    max_site_weight : float
+        Largest share of a site in the sum of the weights, in (0, 1].
+    proximal_mu : float
+        Weight of FedProx's proximal term at the sites; 0 turns it off.
+    outer : OuterOptimizer
+        What the coordinator does with the averaged update.
+    """
+
+    schedule: LrSchedule
+    controller: EpochController
+    horizon: Horizon
+    local_steps: int = 0
+    weighting: Weighting = by_examples
+    max_site_weight: float = 1.0
+    proximal_mu: float = 0.0
+    outer: OuterOptimizer = field(default_factory=Average)
+
+    def epochs(self, state: EpochState) -> int:
+        """Return the coming round's local epochs; 0 when rounds are counted in steps."""
+        return 0 if self.local_steps else self.horizon.fit(state)
+
+    def plan(self, state: EpochState, seed: int) -> RoundPlan:
+        """Return the plan of the round that follows ``state``."""
+        peak = self.schedule.peak(state.rounds_done)
+        start, end = self._share_of_run(state)
+        return RoundPlan(
+            round=state.rounds_done + 1,
+            local_epochs=self.epochs(state),
+            local_steps=self.local_steps,
+            lr_max=peak,
+            lr_min=peak * self.schedule.lr_min_fraction,
+            shape=self.schedule.shape,
+            run_start=start,
+            run_end=end,
+            seed=seed,
+            proximal_mu=self.proximal_mu,
+        )
+
+    def _share_of_run(self, state: EpochState) -> tuple[float, float]:
+        """Return the shares of the run's local work done before and after the coming round."""
+        rounds, budget = self.horizon.num_rounds, self.horizon.epoch_budget
+        if isinstance(self.controller, Fixed) and rounds is not None and budget is not None:
+            budget = min(budget, rounds * self.controller.local_epochs)
+        if budget is not None and not self.local_steps:
+            done = state.epochs_used
+            return done / budget, min(1.0, (done + self.epochs(state)) / budget)
+        if rounds is not None:
+            return state.rounds_done / rounds, min(1.0, (state.rounds_done + 1) / rounds)
+        return 0.0, 1.0
+
+
+def co_learning(
+    epoch_budget: int,
+    lr_max: float,
+    initial_epochs: int,
+    epsilon: float,
+    max_epochs: int,
+    lr_min_fraction: float = 0.25,
+) -> Recipe:
+    """Return co-learning: a cycle of the learning rate each round, and ILE.
+
+    Reconstructed from the abstract of arXiv 1810.06877; the law of the cycle and of the
+    doubling are this project's.
+    """
+    return Recipe(
+        schedule=LrSchedule(lr_max, lr_min_fraction, "exponential"),
+        controller=IncreasedLocalEpochs(initial_epochs, epsilon, max_epochs),
+        horizon=Horizon(num_rounds=None, epoch_budget=epoch_budget),
+    )
+
+
+def fedavg(num_rounds: int, local_epochs: int, lr: float) -> Recipe:
+    """Return FedAvg (McMahan et al., AISTATS 2017): fixed epochs, constant learning rate."""
+    return Recipe(
+        schedule=LrSchedule(lr, 1.0, "constant"),
+        controller=Fixed(local_epochs),
+        horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
+    )
+
+
+def qsr(epoch_budget: int, lr: float, base_epochs: int, alpha: float) -> Recipe:
+    """Return the quadratic synchronization rule (Gu et al., ICLR 2024) under a cosine to zero.
+
+    See `QuadraticSynchronization` for the units.
+    """
+    return Recipe(
+        schedule=LrSchedule(lr, 0.0, "global-cosine"),
+        controller=QuadraticSynchronization(base_epochs, alpha, lr, 0.0, epoch_budget),
+        horizon=Horizon(num_rounds=None, epoch_budget=epoch_budget),
+    )
+
+
+def fedprox(num_rounds: int, local_epochs: int, lr: float, mu: float) -> Recipe:
+    """Return FedProx (Li et al., MLSys 2020): FedAvg with a proximal term at the sites.
+
+    All sites do the same local epochs; the paper also lets slow ones do less.
+    """
+    return replace(fedavg(num_rounds, local_epochs, lr), proximal_mu=mu)
+
+
+def fedavgm(num_rounds: int, local_epochs: int, lr: float, momentum: float = 0.9) -> Recipe:
+    """Return FedAvgM (Hsu et al., 2019): FedAvg with momentum at the coordinator."""
+    return replace(fedavg(num_rounds, local_epochs, lr), outer=Momentum(1.0, momentum))
+
+
+def fedadam(num_rounds: int, local_epochs: int, lr: float, outer_lr: float) -> Recipe:
+    """Return FedAdam (Reddi et al., ICLR 2021): FedAvg with Adam at the coordinator.
+
+    See `Adam` for the deviations.
+    """
+    return replace(fedavg(num_rounds, local_epochs, lr), outer=Adam(outer_lr))
+
+
+def diloco(num_rounds: int, local_steps: int, lr: float) -> Recipe:
+    """Return DiLoCo (Douillard et al., 2023): many local steps, Nesterov at the coordinator.
+
+    The sites train with AdamW, which is theirs to set, under one cosine over the whole run. The
+    paper's sites keep AdamW's state from round to round and warm the learning rate up; ours begin
+    anew each round, and do not.
+    """
+    return Recipe(
+        schedule=LrSchedule(lr, 0.0, "global-cosine"),
+        controller=Fixed(1),
+        horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
+        local_steps=local_steps,
+        weighting=uniform,
+        outer=Momentum(0.7, 0.9, nesterov=True),
+    )

@@ -1,0 +1,370 @@
+"""The run directory as a whole: what a run leaves behind, and what others watch meanwhile."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from logging import WARNING
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from strategies.aggregation.averaging import Arrays, Update, uniform, weighted_mean
+from strategies.common.errors import MdcError, RunError
+from strategies.common.fault_points import reach
+from strategies.common.files import (
+    DamagedError,
+    StorageError,
+    append_line,
+    cannot_write,
+    copy_atomically,
+    cut,
+    cut_torn_line,
+    finite,
+    remove_temporary,
+    write_atomically,
+)
+from strategies.common.log import log
+from strategies.exchange.attendance import Awaited
+from strategies.method.round_plan import RoundPlan
+from strategies.round_record import RoundRecord
+from strategies.storage.checkpoints import Checkpoint, Checkpoints
+from strategies.storage.lock import LockedError, coordinator_lock
+from strategies.storage.model_files import StoredArrays, pack_model
+from strategies.storage.position import Position
+from strategies.storage.recalibrations import Recalibrations
+from strategies.storage.updates import UpdateJournal
+
+CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl", "summary.json"
+GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
+AVERAGED_MODEL = "averaged-model.safetensors"
+REFUSED = "run-refused"
+"""The event of a run that may not go on as it was asked to."""
+
+INTERRUPTED = {"status": "interrupted", "exit-status": 130, "restart": False}
+"""What the summary says of a run that was interrupted."""
+
+CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
+RECALIBRATIONS, OPEN_RECALIBRATION = "recalibrations", "open-recalibration"
+
+
+@contextmanager
+def run_directory(
+    path: Path,
+    model_metadata: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    keep_checkpoints: int = 2,
+    keep_updates: bool = False,
+    average_last: int = 0,
+) -> Iterator["RunDirectory"]:
+    """Hold a run directory: nobody else coordinates a run in it inside the block.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute path; created if missing.
+    model_metadata : Mapping
+        Plain data that suffices to rebuild and use the model; stored in the model files.
+        It must not differ between two equal runs: no times, no paths.
+    resume : bool
+        Whether to go on with the run that is there; without one, a new run begins.
+    keep_checkpoints : int
+        How many of the newest checkpoints are kept.
+    keep_updates : bool
+        Whether the sites' updates are kept after their round.
+    average_last : int
+        Of how many of the newest rounds the models are kept for their average.
+
+    Raises
+    ------
+    RunError
+        If the path is not absolute, holds a run already and ``resume`` is not set, is in use,
+        cannot be written, or has no intact checkpoint.
+    """
+    if not path.is_absolute():
+        raise RunError(
+            "the run directory's path is not absolute",
+            where="output-dir",
+            got=str(path),
+            expected="an absolute path",
+            hint="Relative paths would resolve against wherever the SuperLink was started",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / EVENTS).touch()
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with coordinator_lock(path) as before:
+        if not resume:
+            refuse_used(path, RunError, "output-dir")
+        if before and read_summary(path).get("status") == "running":
+            log(WARNING, "taking over from process %s, which died in its run", before.get("pid"))
+        remove_temporary(path)
+        cut_torn_line(path / EVENTS)
+        yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates, average_last)
+
+
+class RunDirectory:
+    """Records one run; a `RunObserver`. Made by `run_directory`, which holds its lock."""
+
+    def __init__(
+        self,
+        path: Path,
+        model_metadata: Mapping[str, Any],
+        keep_checkpoints: int = 2,
+        keep_updates: bool = False,
+        average_last: int = 0,
+    ) -> None:
+        self.path = path
+        self.updates = UpdateJournal(path / OPEN_ROUND, path / UPDATES if keep_updates else None)
+        self.open_statistics = UpdateJournal(path / OPEN_RECALIBRATION)
+        self.recalibrations = Recalibrations(path / RECALIBRATIONS)
+        self._metadata = dict(model_metadata)
+        self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints, average_last)
+        self._run: dict[str, Any] = {}
+        self.checkpoint = self._checkpoints.newest()
+        if self.checkpoint is None and _size(path / HISTORY):
+            raise DamagedError(
+                "the run's checkpoints are missing",
+                where=str(path / CHECKPOINTS),
+                hint="Put them back, or start the run anew in another directory",
+            )
+        # Wall time of the rounds that earlier processes finished.
+        self.seconds_before = 0.0
+        self.begun = False
+        self._copied: dict[str, Path] = {}
+
+    def begin(self, initial: Arrays, start: Position, run: Mapping[str, Any]) -> Position:
+        """Begin the run, or go back to where its newest checkpoint is; return the position.
+
+        Parameters
+        ----------
+        initial
+            The initial model; its names give the order of the arrays.
+        start
+            The position before round 1.
+        run
+            What the run is started with, kept in every checkpoint.
+        """
+        self._run = dict(run)
+        self.begun = True
+        if self.checkpoint is None:
+            self._save(start, 0, None)
+            write_atomically(self.path / HISTORY, b"")
+            return start
+        position = self.checkpoint.position
+        history = self.path / HISTORY
+        history.touch()
+        if history.stat().st_size < self.checkpoint.history_bytes:
+            raise RunError(
+                "the history is shorter than its checkpoint says",
+                where=str(history),
+                got=f"{history.stat().st_size} bytes",
+                expected=f"{self.checkpoint.history_bytes} or more",
+                hint="Lines were removed; put them back, or start the run anew",
+            )
+        # The line of the checkpoint's round may have been lost, or be followed by later ones.
+        cut(history, self.checkpoint.history_bytes)
+        unfinished = position.unfinished
+        if self.checkpoint.record is not None and unfinished is None:
+            append_line(history, self.checkpoint.record)
+        self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
+        self.seconds_before += unfinished.seconds if unfinished else 0.0
+        self._copy_models()
+        return replace(
+            position,
+            arrays={name: position.arrays[name] for name in initial},
+            outer_state=dict(position.outer_state),
+        )
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small text file whole."""
+        write_atomically(self.path / name, text.encode())
+
+    def write_model(self, name: str, arrays: Arrays, **about: str) -> None:
+        """Write a model file, with ``about`` beside the metadata of all models of the run."""
+        write_atomically(self.path / name, pack_model(arrays, self._metadata | about))
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to the event log, which live views follow."""
+        append_line(self.path / EVENTS, {"event": kind, "time": round(time.time(), 3), **fields})
+
+    def sites_awaited(self, awaited: Awaited) -> None:
+        """Log whom the next round waits for."""
+        self.event("sites-awaited", **asdict(awaited))
+
+    def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
+        """Log the plan, whom it goes to, and whose updates are here already."""
+        self.event("round-started", plan=plan.model_dump(), sites=list(sites), kept=list(kept))
+
+    def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
+        """Log one site's reply."""
+        self.event("site-answered", round=round_number, site=site, dropped=reason)
+
+    def round_retried(self, record: RoundRecord, quorum: int) -> None:
+        """Log that a round is repeated, because too few sites gave an update."""
+        self.event("round-retried", quorum=quorum, **record.to_dict())
+
+    def round_folded(self, record: RoundRecord, position: Position) -> None:
+        """Save a checkpoint: nothing that the sites did in the round can be lost any more."""
+        self._save(position, (self.path / HISTORY).stat().st_size, record.to_dict())
+        reach("round-folded", round=record.round)
+
+    def round_finished(self, record: RoundRecord, position: Position) -> None:
+        """Complete the checkpoint, then write the line: a line's model is always on disk."""
+        line = record.to_dict()
+        self._save(position, (self.path / HISTORY).stat().st_size, line)
+        reach("checkpoint-written", round=record.round)
+        append_line(self.path / HISTORY, line)
+        self.event("round-finished", **line)
+        reach("round-finished", round=record.round)
+
+    def round_failed(self, record: RoundRecord) -> None:
+        """Record a round that ended the run; going on with the run takes its line back."""
+        append_line(self.path / HISTORY, record.to_dict())
+        self.event("round-finished", **record.to_dict())
+
+    def average_models(self, names: Iterable[str]) -> tuple[list[int], Arrays]:
+        """Write the mean of the newest rounds' models; return the rounds, and the mean.
+
+        Each round counts the same. One array of one model is in memory beside the mean; counters
+        are those of the newest. There is no mean, and no file, where no model was kept.
+
+        Parameters
+        ----------
+        names
+            The arrays, in the order of the result.
+        """
+        kept = self._checkpoints.recent_models
+        if not kept:
+            return [], {}
+        models = [Update(path.name, 1, StoredArrays(path), {}) for path in kept.values()]
+        mean = weighted_mean(models[::-1], uniform, names)
+        self.write_model(AVERAGED_MODEL, mean)
+        return list(kept), mean
+
+    def _save(
+        self, position: Position, history_bytes: int, record: Mapping[str, Any] | None
+    ) -> None:
+        checkpoint = Checkpoint(position, self._run, history_bytes, record)
+        self._checkpoints.save(checkpoint, self._metadata)
+        self._copy_models()
+
+    def _copy_models(self) -> None:
+        """Copy the newest and the best model out of their checkpoints, where they have changed.
+
+        Copies, so that whoever overwrites one damages no checkpoint.
+        """
+        for model, name in (
+            (self._checkpoints.newest_model, GLOBAL_MODEL),
+            (self._checkpoints.best_model, BEST_MODEL),
+        ):
+            if model is not None and self._copied.get(name) != model:
+                copy_atomically(model, self.path / name)
+                self._copied[name] = model
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Return whether a run was begun in a directory."""
+    return any((run_dir / name).exists() for name in (CHECKPOINTS, HISTORY))
+
+
+def refuse_used(run_dir: Path, kind: type[MdcError], where: str) -> None:
+    """Raise an error of this kind, about the option ``where``, if a directory holds a run."""
+    if holds_run(run_dir):
+        raise kind(
+            "the directory holds a run already",
+            where=where,
+            got=str(run_dir),
+            hint="Name another directory, or go on with that run: "
+            f"mdc run --resume {quote(str(run_dir))}",
+        )
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary whole; what JSON cannot hold becomes null."""
+    text = json.dumps(finite(summary), indent=2, allow_nan=False)
+    write_atomically(run_dir / SUMMARY, f"{text}\n".encode())
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Return the summary; empty if there is none, or it cannot be read."""
+    try:
+        return dict(json.loads((run_dir / SUMMARY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def mark_interrupted(run_dir: Path) -> None:
+    """Write into the summary that a run was interrupted, if its coordinator could not.
+
+    Does nothing while a coordinator is at work, nor where the summary cannot be read or written:
+    the run is about to end, and how it ends must not depend on this.
+    """
+    path = run_dir / SUMMARY
+    if not path.is_file():
+        return
+    try:
+        with coordinator_lock(run_dir):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if summary["status"] == "running":
+                write_summary(run_dir, summary | INTERRUPTED)
+    except (LockedError, StorageError, ValueError, KeyError) as error:
+        log(WARNING, "%s does not say that the run was interrupted: %s", path, error)
+
+
+def count_rounds(run_dir: Path) -> int:
+    """Return how many rounds are in the history, however its last line is; 0 without one."""
+    path = run_dir / HISTORY
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def read_history(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the rounds recorded in a run directory.
+
+    Raises
+    ------
+    RunError
+        If there is no history, or a line of it is not JSON, with the line's number.
+    """
+    path = run_dir / HISTORY
+    if not path.is_file():
+        raise RunError("there is no run here", where=str(run_dir), expected=f"a file {HISTORY}")
+    return list(read_lines(path))
+
+
+def read_events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the events of one kind; a line that was never finished is none."""
+    path = run_dir / EVENTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [event for line in lines if (event := read_event(line)).get("event") == kind]
+
+
+def read_event(line: str | bytes) -> dict[str, Any]:
+    """Return one event; empty where the line is not whole, as on a disk that was full."""
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError):
+        return {}
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines.
+
+    Raises
+    ------
+    RunError
+        If a line is not JSON, with its number.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise RunError(f"not JSON: {error}", where=f"{path}, line {number}") from None

@@ -1,0 +1,170 @@
+"""The accepted updates of the open round: on disk before they count, folded from there.
+
+On failure: a file that is damaged is set aside, and its site is asked again; a disk that
+cannot be written ends the run with everything accepted so far intact.
+"""
+
+import hashlib
+from logging import WARNING
+from pathlib import Path
+from typing import Protocol
+
+from strategies.aggregation.averaging import Update, in_site_order
+from strategies.common.files import (
+    DamagedError,
+    check_seal,
+    remove_temporary,
+    seal,
+    sealed_files,
+    writing,
+)
+from strategies.common.log import log
+from strategies.storage.model_files import StoredArrays, pack_model
+
+SUFFIX = ".safetensors"
+
+
+class UpdateStore(Protocol):
+    """Where the updates of the open round are kept."""
+
+    def open(self, plan_id: str) -> None:
+        """Begin the round of a plan, or go on with it: updates of other plans are let go."""
+        ...
+
+    def add(self, update: Update) -> None:
+        """Keep an accepted update. When this returns, it counts."""
+        ...
+
+    def sites(self) -> list[str]:
+        """Return the sites whose updates are kept, in site order."""
+        ...
+
+    def updates(self) -> list[Update]:
+        """Return the kept updates, in site order."""
+        ...
+
+    def close(self, round_number: int) -> None:
+        """End the round: its result is safe elsewhere."""
+        ...
+
+
+class MemoryUpdates:
+    """Updates in memory, gone with the process: for trying a recipe, and for tests."""
+
+    def __init__(self) -> None:
+        self._plan_id = ""
+        self._updates: dict[str, Update] = {}
+
+    def open(self, plan_id: str) -> None:
+        """Begin the round of a plan, or go on with it."""
+        if plan_id != self._plan_id:
+            self._updates = {}
+        self._plan_id = plan_id
+
+    def add(self, update: Update) -> None:
+        """Keep an update."""
+        self._updates[update.site] = update
+
+    def sites(self) -> list[str]:
+        """Return the sites whose updates are kept."""
+        return sorted(self._updates)
+
+    def updates(self) -> list[Update]:
+        """Return the kept updates, in site order."""
+        return in_site_order(self._updates.values())
+
+    def close(self, round_number: int) -> None:
+        """Let the updates go."""
+        self._updates = {}
+
+
+class UpdateJournal:
+    """Updates as sealed files in a folder, each verified before it is folded.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the open round's updates; created if missing.
+    archive : Path or None
+        Where the updates of finished rounds go, a folder a round; None deletes them.
+    """
+
+    def __init__(self, folder: Path, archive: Path | None = None) -> None:
+        self._folder = folder
+        self._archive = archive
+        self._plan_id = ""
+        self._files: dict[str, Path] = {}
+
+    def open(self, plan_id: str) -> None:
+        """Find the updates of this plan that an earlier process accepted; remove all others."""
+        self._plan_id, self._files = plan_id, {}
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_temporary(self._folder)
+            for path in list(sealed_files(self._folder, SUFFIX)):
+                if path.name.split(".")[0] != plan_id:
+                    path.unlink()
+                elif update := self._readable(path):
+                    self._files[update.site] = path
+
+    def add(self, update: Update) -> None:
+        """Write an update to disk.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; then it does not count.
+        """
+        about = {
+            "site": update.site,
+            "num-examples": update.num_examples,
+            "metrics": dict(update.metrics),
+            "pace": update.pace,
+            "sent-bytes": update.sent_bytes,
+            "received-bytes": update.received_bytes,
+        }
+        stem = f"{self._plan_id}.{hashlib.sha256(update.site.encode()).hexdigest()[:12]}"
+        path = seal(self._folder, stem, SUFFIX, pack_model(update.arrays, about))
+        self._files[update.site] = path
+
+    def sites(self) -> list[str]:
+        """Return the sites whose updates are on disk."""
+        return sorted(self._files)
+
+    def updates(self) -> list[Update]:
+        """Return the updates whose files are intact, in site order, arrays still on disk."""
+        updates = {site: self._readable(path) for site, path in sorted(self._files.items())}
+        self._files = {site: path for site, path in self._files.items() if updates[site]}
+        return [update for update in updates.values() if update]
+
+    def close(self, round_number: int) -> None:
+        """Delete the updates, or move them to the archive."""
+        with writing(self._folder):
+            for path in self._files.values():
+                if self._archive is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    target = self._archive / f"round-{round_number:05d}"
+                    target.mkdir(parents=True, exist_ok=True)
+                    path.rename(target / path.name)
+        self._files = {}
+
+    def _readable(self, path: Path) -> Update | None:
+        try:
+            check_seal(path)
+            stored = StoredArrays(path)
+            about = stored.metadata
+            return Update(
+                about["site"],
+                about["num-examples"],
+                stored,
+                about["metrics"],
+                about["pace"],
+                # An earlier version did not write them down.
+                about.get("sent-bytes", 0),
+                about.get("received-bytes", 0),
+            )
+        except DamagedError as error:
+            log(WARNING, "%s. It is set aside and does not count", error)
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            return None

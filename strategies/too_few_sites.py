@@ -1,0 +1,72 @@
+"""The error for too few answers: what became of each site, and whether its input is to blame."""
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from strategies.common.errors import QuorumError, RunError, SiteInputError
+from strategies.exchange.causes import BAD_INPUT, Cause
+from strategies.round_record import causes_of_absence, reasons, unheard
+
+NOT_IN_TIME = frozenset({Cause.NO_REPLY, Cause.LATE})
+
+_INPUTS = {Cause.CONFIG: "config", Cause.DATA: "data", Cause.MODEL: "model", Cause.PLAN: "plan"}
+
+
+class Outcome(Protocol):
+    """What a record says of the sites that did not count."""
+
+    attempts: int
+    dropped: dict[str, str]
+    causes: dict[str, Cause]
+    missing: list[str]
+
+
+def too_few(
+    what: str, outcome: Outcome, got: int, quorum: int, online: Collection[str]
+) -> RunError:
+    """Return the error that ends a run for lack of answers.
+
+    It is a matter of input where the quorum would have been met but for sites that cannot use their
+    config, data or model, or do not understand the plan: waiting does not mend that.
+
+    Parameters
+    ----------
+    what
+        What happened, in one clause; the number of attempts is added.
+    outcome
+        What became of the sites.
+    got, quorum
+        Answers that count, and those that are needed.
+    online
+        Sites that are there.
+    """
+    hint = reasons(outcome.dropped, outcome.missing)
+    if slow := [
+        site for site, why in outcome.causes.items() if why in NOT_IN_TIME and site in online
+    ]:
+        hint += f". If {', '.join(sorted(slow))} had too little time, set round-deadline-s"
+    what += f", after {outcome.attempts} attempt{'s' if outcome.attempts > 1 else ''}"
+    expected = f"{quorum} or more"
+    unusable = {site: why for site, why in outcome.causes.items() if why in BAD_INPUT}
+    if unusable and got + len(unusable) >= quorum:
+        return SiteInputError(
+            f"{what}: {_blame(unusable)}", where="min-sites", got=got, expected=expected, hint=hint
+        )
+    return QuorumError(
+        what,
+        where="min-sites",
+        got=got,
+        expected=expected,
+        hint=hint,
+        dropped=unheard(outcome.dropped, outcome.missing),
+        causes=causes_of_absence(outcome.causes, outcome.missing),
+    )
+
+
+def _blame(unusable: Mapping[str, Cause]) -> str:
+    """Return which sites cannot use what, such as ``the data of site-1 cannot be used``."""
+    sites_of: dict[str, list[str]] = {}
+    for site in sorted(unusable):
+        sites_of.setdefault(_INPUTS[unusable[site]], []).append(site)
+    blamed = [f"the {kind} at {', '.join(sites)}" for kind, sites in sorted(sites_of.items())]
+    return f"{' and '.join(blamed)} cannot be used"

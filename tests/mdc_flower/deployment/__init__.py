@@ -1,0 +1,1 @@
+"""Tests of mdc_flower.deployment."""

@@ -1,1 +1,0 @@
-"""Tests of mdc_flower.federation."""

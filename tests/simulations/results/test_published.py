@@ -1,0 +1,95 @@
+"""The numbers in README and docs are those of the committed results."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from simulations.results.drawing import CURVES, DRAWN_FROM, FRONTIER, results_digest
+from simulations.results.published import BLOCK, RESULTS, documents, overview, refreshed
+from simulations.results.result_files import COMPARISON, write_results
+from simulations.results.tables import SUMMARY_ARMS, summary_table
+from strategies.common.errors import DataError
+from tests.simulations.made_up import outcome, results
+
+DRAW = "python -m simulations.results.published draws it"
+
+DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)")
+CODE_OR_LINK = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", re.DOTALL)
+
+MADE = results(
+    {key: {1: outcome((1, value)), 2: outcome((1, value + 0.1))} for key, value in zip(
+        SUMMARY_ARMS, (0.8, 0.75, 0.6, 0.5), strict=True
+    )}
+)  # fmt: skip
+
+
+def drawn_from(picture: Path) -> str:
+    """Return the digest of the results that a picture says it was drawn from."""
+    with Image.open(picture) as image:
+        return str(image.info[DRAWN_FROM])
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_every_table_of_results_in_the_documentation_is_what_the_results_say(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert refreshed(text, path.parent) == text, "python -m simulations.results.published writes it"
+
+
+def test_every_decimal_number_in_the_text_about_results_stands_in_one_of_its_tables() -> None:
+    text = (RESULTS / "README.md").read_text(encoding="utf-8")
+    shown = [found for block in BLOCK.finditer(text) for found in DECIMAL.findall(block[0])]
+    told = set(DECIMAL.findall(CODE_OR_LINK.sub("", BLOCK.sub("", text))))
+    assert told
+    assert not {number for number in told if not any(rounds_to(one, number) for one in shown)}
+
+
+def rounds_to(exact: str, number: str) -> bool:
+    digits = len(number.partition(".")[2])
+    return len(exact.partition(".")[2]) >= digits and f"{float(exact):.{digits}f}" == number
+
+
+@pytest.mark.parametrize("name", [CURVES, FRONTIER])
+def test_every_picture_is_of_the_results_beside_it(name: str) -> None:
+    pictures = sorted(path.parent / name for path in RESULTS.rglob(COMPARISON))
+    assert len(pictures) > 1
+    for picture in pictures:
+        assert drawn_from(picture) == results_digest([picture.parent]), DRAW
+
+
+def test_the_picture_in_the_readme_is_of_its_summary() -> None:
+    assert len(overview()) > 1
+    assert drawn_from(RESULTS / CURVES) == results_digest(overview()), DRAW
+
+
+def test_a_block_is_filled_from_its_folder_and_stays_as_it_is_then(tmp_path: Path) -> None:
+    write_results(tmp_path / "made", MADE)
+    text = "before\n<!-- results: table made -->\nold\n<!-- /results -->\nafter\n"
+    filled = refreshed(text, tmp_path)
+    assert "old" not in filled
+    assert "| co-learning | 80.00 ± 63.53 | -5.00 ± 0.00 |" in filled
+    assert "seeds 1, 2" in filled
+    assert filled.startswith("before\n<!-- results: table made -->\n### title")
+    assert filled.endswith("<!-- /results -->\nafter\n")
+    assert refreshed(filled, tmp_path) == filled
+
+
+def test_the_summary_has_a_line_for_each_comparison() -> None:
+    lines = summary_table([MADE, MADE]).splitlines()
+    # 0.8 and 0.9: half width 12.7062 * 0.05 = 0.63531.
+    cells = (
+        "85.00 ± 63.53 | 80.00 ± 63.53 | 65.00 ± 63.53 | 55.00 ± 63.53 | -5.00 ± 0.00 "
+        "| -15.00 ± 0.00 | 0 | 0"
+    )
+    assert lines[2:4] == [f"| title | 2 | {cells} |"] * 2
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [("picture made", "no such kind of block"), ("table elsewhere", "elsewhere")],
+)
+def test_a_block_that_cannot_be_filled_is_named(tmp_path: Path, block: str, message: str) -> None:
+    write_results(tmp_path / "made", MADE)
+    with pytest.raises(DataError, match=message):
+        refreshed(f"<!-- results: {block} -->\n<!-- /results -->\n", tmp_path)

@@ -1,0 +1,162 @@
+"""Tables say what the outcomes say."""
+
+import math
+
+import pytest
+
+from simulations.compare.outcome import Outcome
+from simulations.results.result_files import Results
+from simulations.results.tables import (
+    Interval,
+    csv_table,
+    markdown_table,
+    summary_table,
+    table_rows,
+    tuning_table,
+)
+from strategies.common.errors import DataError
+from tests.simulations.made_up import MEGABYTE, outcome, results, tuned
+
+EXCHANGED = {"exchanges": 4, "sent_bytes": MEGABYTE, "received_bytes": 3 * MEGABYTE}
+OUTCOMES: dict[str, dict[int, Outcome]] = {
+    "base": {
+        seed: outcome((1, 0.25), (2, value)) for seed, value in ((1, 0.90), (2, 0.92), (3, 0.94))
+    },
+    "other": {
+        seed: outcome((1, 0.25), (2, value), **EXCHANGED)
+        for seed, value in ((1, 0.89), (2, 0.92), (3, 0.92))
+    },
+}
+RESULTS = results(OUTCOMES, ["baseline", "other"])
+
+
+def test_differences_are_paired_by_seed() -> None:
+    # -0.01, 0, -0.02: mean -0.01, standard deviation 0.01, half width 0.0248414.
+    _, other = table_rows(RESULTS)
+    assert other.difference.mean == pytest.approx(-0.01)
+    assert other.difference.half_width == pytest.approx(0.0248414, abs=1e-6)
+    assert (other.exchanges, other.sent_megabytes, other.received_megabytes) == (4, 1.0, 3.0)
+    assert (other.per_step, other.seconds) == (0.004, 1.5)
+
+
+def test_the_validation_split_shows_validation_accuracy() -> None:
+    base, _ = table_rows(results(OUTCOMES, split="validation"))
+    assert base.accuracy.mean == pytest.approx(0.82)
+
+
+def test_markdown_table() -> None:
+    text = markdown_table(RESULTS)
+    lines = text.splitlines()
+    assert lines[0] == "### title"
+    assert lines[2].startswith("| arm | test accuracy, % | difference to baseline, points |")
+    assert lines[4] == "| baseline | 92.00 ± 4.97 |  | 0 | 0.0 | 0.0 | 0 | 1.5 |"
+    assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 1.0 | 3.0 | 1/250 | 1.5 |"
+    assert "Mean over 3 seeds" in text
+
+
+def test_markdown_table_of_one_seed_claims_no_interval() -> None:
+    text = markdown_table(results({key: {1: by_seed[1]} for key, by_seed in OUTCOMES.items()}))
+    assert "One seed, so there are no intervals." in text
+    assert "±" not in text
+
+
+def test_the_tuning_table_shows_every_candidate_and_the_chosen_one_in_bold() -> None:
+    tuning = {"base": tuned(0.5, 0.75, chosen=1), "other": tuned(0.8, 0.7, chosen=0)}
+    lines = tuning_table(results(OUTCOMES, tuning=tuning)).splitlines()
+    assert lines[2:] == [
+        "| base | lr-max 0.1: 50.00; **lr-max 0.2: 75.00** |",
+        "| other | **lr-max 0.1: 80.00**; lr-max 0.2: 70.00 |",
+    ]
+    assert tuning_table(RESULTS) == ""
+
+
+def test_below_the_tuning_table_stands_whose_choice_is_at_an_end() -> None:
+    tuning = {"base": tuned(0.5, 0.6, 0.7, chosen=2), "other": tuned(0.5, 0.7, 0.6, chosen=1)}
+    text = tuning_table(results(OUTCOMES, tuning=tuning))
+    assert text.endswith("\n\nChosen at an end of three values or more: base.\n")
+    both = {**tuning, "other": tuned(0.7, 0.6, 0.5, chosen=0)}
+    assert tuning_table(results(OUTCOMES, tuning=both)).endswith(" base; other.\n")
+
+
+# Student's t at 97.5% for 1, 2 and 4 degrees of freedom: 12.706205, 4.302653, 2.776445.
+#   0, 1: deviation 1 / sqrt(2); 12.706205 / sqrt(2) / sqrt(2) = 6.3531025
+#   1, 2, 3: deviation 1; 4.302653 / sqrt(3) = 2.484138
+#   1 to 5: deviation sqrt(10 / 4); 2.776445 * sqrt(2.5) / sqrt(5) = 1.963243
+#   equal values: no width
+@pytest.mark.parametrize(
+    ("values", "mean", "half_width"),
+    [
+        ([0.0, 1.0], 0.5, 6.3531025),
+        ([1.0, 2.0, 3.0], 2.0, 2.484138),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], 3.0, 1.963243),
+        ([0.25] * 4, 0.25, 0.0),
+    ],
+)
+def test_an_interval_is_students(values: list[float], mean: float, half_width: float) -> None:
+    interval = Interval.of(values)
+    assert interval.mean == mean
+    assert interval.half_width == pytest.approx(half_width, rel=1e-6)
+    assert Interval.of(values[::-1]) == interval
+
+
+@pytest.mark.parametrize(
+    ("interval", "plain", "signed"),
+    [
+        (Interval(0.98705, 0.0035), "98.70 ± 0.35", "+98.70 ± 0.35"),
+        (Interval(-0.01, 0.02), "-1.00 ± 2.00", "-1.00 ± 2.00"),
+        (Interval(0.0, math.nan), "0.00", "+0.00"),
+    ],
+)
+def test_an_interval_is_written_in_percent(interval: Interval, plain: str, signed: str) -> None:
+    assert interval.percent() == plain
+    assert interval.percent(sign=True) == signed
+
+
+def test_a_csv_table_is_quoted_and_exact() -> None:
+    # Means of 0.5 and 1, 0.75, with a half width of 12.706205 * 0.25 = 3.1765512.
+    one = {"a": {1: outcome((4, 0.5)), 2: outcome((4, 1.0))}}
+    header, line = csv_table(results(one, ["a, quoted"])).splitlines()
+    assert header.startswith("arm,accuracy,accuracy_ci95,difference,difference_ci95,exchanges,")
+    assert line.startswith('"a, quoted",0.75,3.17655118')
+    assert line.endswith(",0.0,0.0,0.0,0.0,0.0,0.0,1.5")
+
+
+def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:
+    """Return results in which centralized reaches 0.75, co-learning 0.5, FedAvg 0.25 always."""
+    reached = {"fedavg": 0.25, "co-learning": 0.5, "centralized": 0.75}
+    return results(
+        {key: {seed: outcome((2, reached[key]), **EXCHANGED) for seed in seeds} for key in keys}
+    )
+
+
+def test_a_summarys_yardstick_is_centralized_wherever_it_stands() -> None:
+    head, _, line, *_ = summary_table([of_arms("fedavg", "co-learning", "centralized")]).split("\n")
+    assert head.startswith(
+        "| data | seeds | centralized | co-learning | fedavg | co-learning less centralized, points"
+    )
+    assert "fedavg less co-learning, points | co-learning's exchanges |" in head
+    # -0.25 and -0.25, with each seed
+    assert line == (
+        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | -25.00 ± 0.00 "
+        "| 4 | 1/250 |"
+    )
+
+
+@pytest.mark.parametrize("arms", [("fedavg",), ("other", "fedavg")])
+def test_a_summary_of_comparisons_with_less_than_two_arms_in_common_is_refused(
+    arms: tuple[str, ...],
+) -> None:
+    less = results({arm: {1: outcome((2, 0.5))} for arm in arms}, name="less")
+    with pytest.raises(DataError, match="two arms that are in all comparisons") as caught:
+        summary_table([of_arms("fedavg", "co-learning"), less])
+    assert (caught.value.where, caught.value.got) == ("title, less", "fedavg")
+
+
+def test_a_summary_speaks_of_intervals_only_where_there_are_any() -> None:
+    arms = "co-learning", "centralized"
+    many, one = of_arms(*arms), of_arms(*arms, seeds=(1,))
+    notes = [summary_table(each).splitlines()[-1] for each in ([one], [many], [many, one])]
+    assert notes[0] == "Test accuracy in percent: of one seed, so there are no intervals."
+    assert notes[1].endswith("differences are paired by seed.")
+    assert notes[2].endswith("differences are paired by seed; one seed has no interval.")
+    assert "±" not in summary_table([one])

@@ -1,0 +1,570 @@
+"""The roster: who is there, under which name, and how long that is waited for."""
+
+import logging
+
+import pytest
+from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
+
+from strategies.common.errors import ConfigError, QuorumError, RunError
+from strategies.exchange import membership as roster_module
+from strategies.exchange.membership import (
+    Admission,
+    Roster,
+    Silence,
+    refresh,
+)
+from strategies.exchange.messages import PROTOCOL_VERSION, SiteCard
+from strategies.exchange.waiting import wait_for_sites, wait_until_online
+from tests.strategies.fakes import (
+    NODE_IDS,
+    Clock,
+    FakeGrid,
+    Handler,
+    LinearSite,
+    from_superlink,
+    grid_of,
+)
+
+A, B, C, _ = NODE_IDS
+WAIT_S = 20.0
+
+
+def other_protocol(message: Message) -> Message:
+    card = SiteCard("site-x", 0, version="9.9", protocol=PROTOCOL_VERSION + 1)
+    return Message(card.to_content(), reply_to=message)
+
+
+def nameless(message: Message) -> Message:
+    return Message(SiteCard("", 0, version="test").to_content(), reply_to=message)
+
+
+def not_one_of_ours(message: Message) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
+def raises(message: Message) -> Message:
+    return Message(Error(2, "no key 'site' in the node config"), reply_to=message)
+
+
+def gone(message: Message) -> Message:
+    return from_superlink(message, "node unavailable")
+
+
+def silent(message: Message) -> None:
+    return None
+
+
+def test_sites_are_known_by_name_in_the_order_of_their_names() -> None:
+    grid = grid_of(LinearSite("site-c"), LinearSite("site-a"), LinearSite("site-b"))
+    nodes = refresh(Roster(), grid).nodes
+    assert list(nodes.items()) == [("site-a", B), ("site-b", C), ("site-c", A)]
+
+
+def test_a_card_says_what_the_site_said() -> None:
+    grid = grid_of(LinearSite("site-a", num_partitions=4))
+    assert refresh(Roster(), grid).cards == {A: SiteCard("site-a", 4, "test")}
+
+
+def test_a_node_is_asked_who_it_is_once() -> None:
+    first, second = LinearSite("site-a"), LinearSite("site-b")
+    grid = grid_of(first)
+    known = refresh(Roster(), grid)
+    grid.nodes[B] = second
+    assert list(refresh(known, grid).nodes) == ["site-a", "site-b"]
+    assert (first.num_hellos, second.num_hellos) == (1, 1)
+
+
+def test_a_hello_carries_nothing_and_is_a_query() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    refresh(Roster(), grid)
+    (hello,) = grid.sent
+    assert hello.metadata.message_type == MessageType.QUERY
+    assert len(hello.content) == 0
+
+
+def test_a_node_that_went_offline_leaves_and_is_asked_again_when_it_is_back() -> None:
+    site = LinearSite("site-a")
+    grid = grid_of(site, LinearSite("site-b"))
+    known = refresh(Roster(), grid)
+    del grid.nodes[A]
+    without = refresh(known, grid)
+    assert list(without.nodes) == ["site-b"]
+    grid.nodes[A] = site
+    assert list(refresh(without, grid).nodes) == ["site-a", "site-b"]
+    assert site.num_hellos == 2
+
+
+@pytest.mark.parametrize(("old", "new"), [(A, B), (B, A)])
+def test_of_a_restarted_site_the_newest_node_speaks_whatever_its_id(old: int, new: int) -> None:
+    grid = FakeGrid({old: LinearSite("site-a")})
+    known = refresh(Roster(), grid)
+    grid.nodes[new] = LinearSite("site-a")  # the old one still counts as online
+    both = refresh(known, grid)
+    assert both.nodes == {"site-a": new}
+    assert refresh(both, grid).nodes == {"site-a": new}
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (other_protocol, "another protocol"),
+        (not_one_of_ours, "another protocol"),
+        (nameless, "did not give a site name"),
+        (raises, "no key 'site' in the node config"),
+    ],
+)
+def test_a_node_that_cannot_take_part_is_refused_with_the_reason(
+    node: Handler, reason: str
+) -> None:
+    roster = refresh(Roster(), grid_of(LinearSite("site-a"), node))
+    assert roster.nodes == {"site-a": A}
+    assert list(roster.refused) == [B]
+    assert reason in roster.refused[B]
+
+
+def test_a_refused_protocol_is_named_with_the_one_that_is_spoken_here() -> None:
+    (reason,) = refresh(Roster(), grid_of(other_protocol)).refused.values()
+    assert f"got {PROTOCOL_VERSION + 1}, expected {PROTOCOL_VERSION}" in reason
+    assert "same version of mdc-flower" in reason
+
+
+def test_a_refused_node_that_went_offline_is_forgotten() -> None:
+    grid = grid_of(other_protocol)
+    known = refresh(Roster(), grid)
+    del grid.nodes[A]
+    assert refresh(known, grid) == Roster()
+
+
+def test_a_node_that_does_not_answer_holds_no_one_up_for_longer_than_the_deadline(
+    clock: Clock,
+) -> None:
+    roster = refresh(Roster(), grid_of(LinearSite("site-a"), silent), 3.0)
+    assert roster.nodes == {"site-a": A}
+    assert clock.now == pytest.approx(3.0)
+    refresh(Roster(), grid_of(LinearSite("site-a"), silent))
+    assert clock.now == pytest.approx(3.0 + roster_module.HELLO_DEADLINE_S)
+
+
+@pytest.mark.parametrize("node", [silent, gone])
+def test_a_node_that_does_not_answer_is_not_refused_but_asked_again_after_a_pause(
+    node: Handler, clock: Clock
+) -> None:
+    grid = grid_of(node)
+    roster = refresh(Roster(), grid, 1.0)
+    assert roster == Roster(silent={A: Silence(1, clock.now)})
+    roster = refresh(roster, grid, 1.0)
+    assert roster == Roster(silent={A: Silence(2, clock.now + 1.0)})
+    grid.nodes[A] = LinearSite("site-a")
+    assert refresh(roster, grid, 1.0) == roster
+    clock.sleep(1.0)
+    assert refresh(roster, grid, 1.0).nodes == {"site-a": A}
+    assert refresh(roster, grid, 1.0).silent == {}
+
+
+def test_a_node_that_hangs_is_asked_after_pauses_that_grow_however_often_one_looks(
+    clock: Clock,
+) -> None:
+    grid, roster = grid_of(LinearSite("site-a"), silent), Roster()
+    pauses: list[float] = []
+    while len(pauses) < 4:
+        before = clock.now
+        roster = refresh(roster, grid, 3.0)
+        if clock.now > before:  # asked, and waited for
+            pauses.append(roster.silent[B].ask_at - clock.now)
+        clock.sleep(1.0)
+    assert pauses == pytest.approx([0.0, 3.0, 9.0, 21.0])
+    assert roster.silent[B].times == 4
+    assert roster.nodes == {"site-a": A}
+
+
+def test_a_silent_node_is_forgotten_when_it_goes_and_asked_at_once_when_it_is_back() -> None:
+    grid = grid_of(silent)
+    known = refresh(Roster(), grid, 1.0)
+    del grid.nodes[A]
+    known = refresh(known, grid, 1.0)
+    assert known == Roster()
+    grid.nodes[A] = LinearSite("site-a")
+    assert refresh(known, grid, 1.0).nodes == {"site-a": A}
+
+
+def test_a_node_that_refused_is_not_asked_again() -> None:
+    grid = grid_of(other_protocol)
+    known = refresh(Roster(), grid)
+    assert refresh(known, grid) == known
+    assert len(grid.sent) == 1
+
+
+# Admission
+
+
+def admit_none(node: int, card: SiteCard) -> str | None:
+    return f"{card.name} is not wanted"
+
+
+def test_a_node_that_is_not_admitted_is_refused_with_its_name_and_the_reason() -> None:
+    seen: list[tuple[int, SiteCard]] = []
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        seen.append((node, card))
+        return "it is not wanted" if node == B else None
+
+    grid = grid_of(LinearSite("site-a"), LinearSite("site-b"))
+    roster = refresh(Roster(admission=Admission(admission)), grid)
+    assert roster.nodes == {"site-a": A}
+    assert roster.refused == {B: f"node {B}: site 'site-b': it is not wanted"}
+    assert roster.names == {"site-a"}  # one that was never admitted is not missed
+    assert sorted(seen) == sorted([(A, roster.cards[A]), (B, SiteCard("site-b", 0, "test"))])
+
+
+def test_a_node_that_is_not_understood_is_not_judged() -> None:
+    judged: list[int] = []
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        judged.append(node)
+        return None
+
+    refresh(Roster(admission=Admission(admission)), grid_of(raises, other_protocol, silent), 1.0)
+    assert judged == []
+
+
+def test_a_node_that_was_not_admitted_is_judged_again_after_a_pause(clock: Clock) -> None:
+    site, wanted = LinearSite("site-a"), False
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        return None if wanted else "not yet"
+
+    grid = grid_of(site)
+    roster = refresh(Roster(admission=Admission(admission)), grid)
+    clock.sleep(roster_module.ADMISSION_PAUSE_S - 1)
+    roster = refresh(roster, grid)
+    assert (site.num_hellos, list(roster.refused)) == (1, [A])
+    clock.sleep(1.0)
+    roster = refresh(roster, grid)
+    assert (site.num_hellos, list(roster.refused)) == (2, [A])
+    wanted = True
+    clock.sleep(roster_module.ADMISSION_PAUSE_S)
+    roster = refresh(roster, grid)
+    assert (roster.nodes, roster.refused, roster.silent) == ({"site-a": A}, {}, {})
+
+
+def test_a_judge_that_cannot_judge_admits_no_one_and_is_asked_again(clock: Clock) -> None:
+    broken = True
+
+    def admission(node: int, card: SiteCard) -> str | None:
+        if broken:
+            raise ConfigError("the register of sites cannot be read", where="there")
+        return None
+
+    grid = grid_of(LinearSite("site-a"))
+    roster = refresh(Roster(admission=Admission(admission)), grid)
+    assert roster.nodes == {}
+    assert "the register of sites cannot be read" in roster.refused[A]
+    broken = False
+    clock.sleep(roster_module.ADMISSION_PAUSE_S)
+    assert refresh(roster, grid).nodes == {"site-a": A}
+
+
+def test_a_node_that_is_silent_when_it_is_judged_again_is_not_refused(clock: Clock) -> None:
+    grid = grid_of(LinearSite("site-a"))
+    roster = refresh(Roster(admission=Admission(admit_none)), grid)
+    grid.nodes[A] = silent
+    clock.sleep(roster_module.ADMISSION_PAUSE_S)
+    roster = refresh(roster, grid, 1.0)
+    assert (roster.refused, roster.silent[A].times) == ({}, 1)
+
+
+def test_the_judge_stays_whatever_becomes_of_the_roster() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    roster = refresh(Roster(admission=Admission(admit_none)), grid)
+    del grid.nodes[A]
+    roster = refresh(roster, grid)
+    grid.nodes[A] = LinearSite("site-a")
+    assert refresh(roster, grid).nodes == {}
+
+
+def test_the_judge_is_asked_while_sites_are_waited_for() -> None:
+    with pytest.raises(QuorumError, match="only 0 of 1 sites") as caught:
+        wait_for_sites(
+            grid_of(LinearSite("site-a")), 1, WAIT_S, roster=Roster(admission=Admission(admit_none))
+        )
+    assert "site-a is not wanted" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("simulated", "expected"),
+    [([], False), ([True, True], True), ([False, False], False), ([True, False], False)],
+)
+def test_a_federation_is_simulated_when_all_of_its_sites_are(
+    simulated: list[bool], expected: bool
+) -> None:
+    sites = [LinearSite(f"site-{i}", simulated=is_one) for i, is_one in enumerate(simulated)]
+    assert refresh(Roster(), grid_of(*sites)).simulated is expected
+
+
+def test_a_site_that_has_gone_is_missing_until_it_is_back() -> None:
+    grid = grid_of(LinearSite("b"), LinearSite("a"), LinearSite("c"))
+    roster = refresh(Roster(), grid)
+    assert roster.missing == []
+    grid.stop(A)
+    grid.stop(C)
+    roster = refresh(roster, grid)
+    assert roster.missing == ["b", "c"]
+    assert roster.names == {"a", "b", "c"}
+    grid.nodes[C] = LinearSite("b")
+    assert refresh(roster, grid).missing == ["c"]
+
+
+def test_sites_are_waited_for_until_enough_are_online(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    roster = refresh(Roster(), grid)
+    grid.stop(B)
+    clock.after(7.0, lambda: grid.nodes.update({C: LinearSite("b")}))
+    roster = wait_until_online(roster, grid, lambda online: "b" in online, WAIT_S)
+    assert roster.nodes == {"a": A, "b": C}
+    assert clock.now == pytest.approx(7.0, abs=1.1)
+
+
+def test_sites_are_waited_for_no_longer_than_that(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    roster = refresh(Roster(), grid)
+    grid.stop(B)
+    assert wait_until_online(roster, grid, lambda online: False, WAIT_S).missing == ["b"]
+    assert clock.now == pytest.approx(WAIT_S)
+
+
+def test_a_roster_that_knows_no_one_has_no_sites_and_no_partitions() -> None:
+    assert (Roster().nodes, Roster().num_partitions) == ({}, 0)
+
+
+def test_one_site_cannot_make_parts_of_what_the_others_hold_as_their_own() -> None:
+    honest = LinearSite("site-a"), LinearSite("site-b")
+    roster = refresh(Roster(), grid_of(*honest, LinearSite("site-c", num_partitions=7)))
+    assert roster.num_partitions == 0
+    parts = [LinearSite(f"site-{index}", num_partitions=2) for index in range(2)]
+    assert refresh(Roster(), grid_of(*parts)).num_partitions == 2
+
+
+def test_waiting_ends_when_the_expected_sites_are_there() -> None:
+    grid = grid_of(LinearSite("site-a"), LinearSite("site-b"))
+    assert list(wait_for_sites(grid, 2, WAIT_S).nodes) == ["site-a", "site-b"]
+
+
+def test_sites_that_come_while_it_waits_are_counted_and_reported_one_change_at_a_time() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    reported: list[tuple[list[str], int | None]] = []
+
+    def on_progress(roster: Roster, expected: int | None) -> None:
+        reported.append((list(roster.nodes), expected))
+        grid.nodes[B] = LinearSite("site-b")  # online from the next look on
+
+    wait_for_sites(grid, 2, 60.0, on_progress=on_progress)
+    assert reported == [(["site-a"], 2), (["site-a", "site-b"], 2)]
+
+
+def test_a_look_that_finds_no_change_is_not_reported() -> None:
+    reported: list[list[str]] = []
+    with pytest.raises(RunError, match="only 1 of 2"):
+        wait_for_sites(
+            grid_of(LinearSite("site-a")),
+            2,
+            WAIT_S,
+            on_progress=lambda roster, expected: reported.append(list(roster.nodes)),
+        )
+    assert reported == [["site-a"]]
+
+
+def test_a_site_that_comes_while_another_node_is_silent_is_not_overlooked() -> None:
+    def silent_while_another_comes(message: Message) -> None:
+        grid.nodes[B] = LinearSite("site-b")
+
+    grid = grid_of(silent_while_another_comes)
+    assert list(wait_for_sites(grid, 1, WAIT_S).nodes) == ["site-b"]
+
+
+def test_without_a_number_all_simulated_sites_are_waited_for() -> None:
+    sites = [LinearSite(f"site-{index}", num_partitions=3) for index in range(3)]
+    grid = grid_of(sites[0])
+    expected_by_then: list[int | None] = []
+
+    def on_progress(roster: Roster, expected: int | None) -> None:
+        expected_by_then.append(expected)
+        grid.nodes.update({B: sites[1], C: sites[2]})
+
+    assert list(wait_for_sites(grid, None, 60.0, on_progress=on_progress).nodes) == [
+        s.name for s in sites
+    ]
+    assert expected_by_then == [3, 3]
+
+
+def test_a_number_goes_before_the_number_of_simulated_sites() -> None:
+    sites = [LinearSite(f"site-{index}", num_partitions=3) for index in range(2)]
+    assert len(wait_for_sites(grid_of(*sites), 2, WAIT_S).nodes) == 2
+
+
+def test_without_a_number_real_sites_are_refused_by_key() -> None:
+    with pytest.raises(ConfigError, match="how many real sites to wait for is not set") as caught:
+        wait_for_sites(grid_of(LinearSite("site-a")), None, 60.0)
+    assert caught.value.where == "num-sites"
+
+
+def test_when_the_time_is_over_the_error_names_the_sites_that_are_there() -> None:
+    grid = grid_of(LinearSite("lyon"), LinearSite("bern"))
+    with pytest.raises(QuorumError) as caught:
+        wait_for_sites(grid, 3, WAIT_S)
+    assert "only 2 of 3 sites came online within 20 s" in caught.value.what
+    assert caught.value.got == "bern, lyon"
+    assert "num-sites" in str(caught.value)
+    assert "wait-for-sites-s" in caught.value.hint
+
+
+def test_when_the_time_is_over_the_error_says_why_a_node_was_refused() -> None:
+    with pytest.raises(RunError) as caught:
+        wait_for_sites(grid_of(LinearSite("lyon"), other_protocol), 2, WAIT_S)
+    assert "lyon" in str(caught.value.got)
+    assert "another protocol" in str(caught.value.got)
+
+
+@pytest.mark.parametrize("num_sites", [2, None])
+def test_when_no_site_came_the_error_says_so(num_sites: int | None) -> None:
+    with pytest.raises(RunError, match=r"only 0 of .* came online") as caught:
+        wait_for_sites(grid_of(), num_sites, WAIT_S)
+    assert caught.value.got == "no site"
+
+
+def test_two_nodes_of_one_name_are_one_site() -> None:
+    grid = grid_of(LinearSite("site-a"), LinearSite("site-a"))
+    with pytest.raises(RunError, match="only 1 of 2"):
+        wait_for_sites(grid, 2, WAIT_S)
+
+
+@pytest.mark.parametrize(("min_sites", "online"), [(2, 2), (1, 2), (2, 3)])
+def test_when_the_time_is_over_the_quorum_is_enough_and_it_says_so(
+    min_sites: int, online: int, caplog: pytest.LogCaptureFixture, clock: Clock
+) -> None:
+    grid = grid_of(*(LinearSite(f"site-{index}") for index in range(online)))
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        roster = wait_for_sites(grid, 4, WAIT_S, min_sites)
+    assert len(roster.nodes) == online
+    assert clock.now == pytest.approx(WAIT_S)  # the quorum ends no wait before its time
+    assert f"going on with {online} of 4 sites" in caplog.text
+
+
+def test_below_the_quorum_the_run_stops_and_can_be_taken_up_again() -> None:
+    with pytest.raises(QuorumError, match="only 1 of 4") as caught:
+        wait_for_sites(grid_of(LinearSite("site-a")), 4, WAIT_S, min_sites=2)
+    assert caught.value.expected == "2 or more"
+    assert caught.value.exit_code == 3
+    assert "min-sites" in caught.value.hint
+
+
+def test_a_node_that_does_not_answer_does_not_stretch_the_wait(clock: Clock) -> None:
+    with pytest.raises(QuorumError, match="only 0 of 1"):
+        wait_for_sites(grid_of(silent), 1, 60.0)
+    assert clock.now == pytest.approx(60.0, abs=0.5)
+
+
+def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
+    # A site that reads it later would work on an answer that no one takes.
+    grid = grid_of(LinearSite("site-a"))
+    refresh(Roster(), grid)
+    (hello,) = grid.sent
+    assert hello.metadata.ttl <= roster_module.HELLO_DEADLINE_S
+
+
+def expired(message: Message) -> Message:
+    """Stand for a node that is not ready, and whose question is void by now."""
+    return from_superlink(message, "Message Unavailable", ErrorCode.MESSAGE_UNAVAILABLE)
+
+
+def test_a_node_whose_hello_expired_has_not_refused_and_is_asked_again() -> None:
+    grid = grid_of(LinearSite("site-a"), expired)
+    roster = refresh(Roster(), grid, 1.0)
+    assert roster.refused == {}
+    assert list(roster.silent) == [B]
+    grid.nodes[B] = LinearSite("site-b")
+    assert list(refresh(roster, grid, 1.0).nodes) == ["site-a", "site-b"]
+
+
+def test_a_hello_lives_long_enough_for_a_node_that_polls() -> None:
+    grid = grid_of(LinearSite("site-a"))
+    refresh(Roster(), grid, 0.1)
+    (hello,) = grid.sent
+    assert hello.metadata.ttl == roster_module.HELLO_LEAST_S >= 30.0
+
+
+def test_a_site_that_comes_up_in_the_last_seconds_of_the_wait_has_time_to_answer(
+    clock: Clock,
+) -> None:
+    grid = grid_of(LinearSite("site-a"))
+    grid.hello_delays = {B: 9.0}
+    clock.after(WAIT_S - 0.5, lambda: grid.nodes.update({B: LinearSite("site-b")}))
+    assert list(wait_for_sites(grid, 2, WAIT_S).nodes) == ["site-a", "site-b"]
+    assert clock.now == pytest.approx(WAIT_S + 9.0, abs=1.5)
+
+
+# A run that goes on
+
+
+def test_a_run_that_goes_on_does_not_wait_for_a_site_known_to_be_gone(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    roster = wait_for_sites(grid, 3, 600.0, 2, known="abc", absent="c")
+    assert list(roster.nodes) == ["a", "b"]
+    assert clock.now < 5.0
+
+
+def test_a_run_that_goes_on_waits_for_every_site_that_is_not_known_to_be_gone(
+    clock: Clock,
+) -> None:
+    grid = grid_of(LinearSite("a"), LinearSite("b"))
+    clock.after(100.0, lambda: grid.nodes.update({C: LinearSite("c")}))
+    roster = wait_for_sites(grid, 4, 600.0, 2, known="abcd", absent="d")
+    assert list(roster.nodes) == ["a", "b", "c"]
+    assert clock.now == pytest.approx(100.0, abs=3.0)
+
+
+def test_a_run_that_goes_on_waits_for_its_quorum_though_all_others_are_known_to_be_gone(
+    clock: Clock,
+) -> None:
+    grid = grid_of(LinearSite("a"))
+    with pytest.raises(QuorumError):
+        wait_for_sites(grid, 3, WAIT_S, 2, known="abc", absent="bc")
+    assert clock.now == pytest.approx(WAIT_S)
+
+
+def test_simulated_sites_of_a_run_that_goes_on_are_all_waited_for(clock: Clock) -> None:
+    sites = [LinearSite(name, num_partitions=3, simulated=True) for name in "abc"]
+    grid = grid_of(*sites[:2])
+    clock.after(2.0, lambda: grid.nodes.update({C: sites[2]}))
+    roster = wait_for_sites(grid, None, 600.0, None, known="ab", patience_s=9000.0)
+    assert list(roster.nodes) == ["a", "b", "c"]
+
+
+def test_the_quorum_of_a_run_that_goes_on_is_waited_for_longer_and_it_is_told(
+    clock: Clock,
+) -> None:
+    told: list[tuple[list[str], float]] = []
+
+    def on_wait(roster: Roster, left_s: float) -> None:
+        told.append((list(roster.nodes), round(left_s)))
+
+    grid = grid_of(LinearSite("a"))
+    clock.after(1500.0, lambda: grid.nodes.update({C: LinearSite("c")}))
+    roster = wait_for_sites(grid, 3, 600.0, 2, known="abc", patience_s=9000.0, on_wait=on_wait)
+    assert list(roster.nodes) == ["a", "c"]  # and nobody waits for b as well
+    assert clock.now == pytest.approx(1500.0, abs=10.0)
+    assert [online for online, _ in told] == [["a"], ["a"]]
+    assert [left_s for _, left_s in told] == pytest.approx([8400, 7800], abs=10)
+
+
+def test_patience_for_a_quorum_ends(clock: Clock) -> None:
+    with pytest.raises(QuorumError, match="only 1 of 3 sites came online within 9000 s"):
+        wait_for_sites(grid_of(LinearSite("a")), 3, 600.0, 2, known="abc", patience_s=9000.0)
+    assert clock.now == pytest.approx(9000.0)
+
+
+def test_simulated_sites_are_not_waited_for_longer(clock: Clock) -> None:
+    grid = grid_of(LinearSite("a", num_partitions=3, simulated=True))
+    with pytest.raises(QuorumError, match="within 600 s"):
+        wait_for_sites(grid, 3, 600.0, 2, known="abc", patience_s=9000.0)
+    assert clock.now == pytest.approx(600.0)
