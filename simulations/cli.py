@@ -25,7 +25,7 @@ def report(
     """Write a page to read and print: one HTML file that needs neither network nor script."""
 
     def work() -> None:
-        from simulations.results.report import write_report
+        from simulations.pages.report import write_report
 
         path = write_report(
             folder.expanduser().absolute(), output.expanduser().absolute() if output else None
@@ -69,7 +69,7 @@ def compare(
         from simulations.compare.comparison_file import read_comparison, with_settings
         from simulations.compare.progress import job_progress
         from simulations.compare.runner import results_of, run_comparison
-        from simulations.results.drawing import CURVES, draw_comparison
+        from simulations.pages.drawing import CURVES, draw_comparison
         from simulations.results.result_files import write_results
         from strategies.common.errors import ConfigError
 

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from strategies.round_record import RoundRecord
+from strategies.storage.round_record import RoundRecord
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 """Evaluates the global model of a round."""

@@ -46,9 +46,9 @@ from strategies.method.recipes import Recipe
 from strategies.method.round_plan import RoundPlan
 from strategies.pending_evaluation import EvaluateFn, Inline, PendingEvaluation
 from strategies.recalibration import Recalibration
-from strategies.round_record import RoundRecord, RunObserver
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
+from strategies.storage.round_record import RoundRecord, RunObserver
 from strategies.storage.updates import MemoryUpdates, UpdateStore
 from strategies.too_few_sites import too_few
 

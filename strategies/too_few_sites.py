@@ -5,7 +5,7 @@ from typing import Protocol
 
 from strategies.common.errors import QuorumError, RunError, SiteInputError
 from strategies.exchange.causes import BAD_INPUT, Cause
-from strategies.round_record import causes_of_absence, reasons, unheard
+from strategies.storage.round_record import causes_of_absence, reasons, unheard
 
 NOT_IN_TIME = frozenset({Cause.NO_REPLY, Cause.LATE})
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mdc_flower.reports.series import History, work
 from strategies.common.log import log
 from strategies.method.round_plan import RoundPlan
-from strategies.round_record import RoundRecord, RunObserver
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord, RunObserver
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mdc_flower.common.references import load_reference, relative_paths_explained
+from mdc_flower.common.seeded import seeded
 from mdc_flower.models.audio import audio_cnn, audio_crnn
 from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
 from mdc_flower.models.text import text_cnn, text_gru
-from mdc_flower.training.numerics import seeded
 from strategies.common.errors import ConfigError, MdcError, ModelError
 from strategies.common.seeds import derive_seed
 

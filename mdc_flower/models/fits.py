@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mdc_flower.training.numerics import seeded
+from mdc_flower.common.seeded import seeded
 from strategies.common.errors import ModelError
 
 SIDES = (32, 48, 64, 75, 96, 128, 160, 192, 224, 256, 299, 384)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from strategies.round_record import RoundRecord
+from strategies.storage.round_record import RoundRecord
 
 History = Sequence[Mapping[str, Any]]
 """Lines of ``history.jsonl``, one a round."""

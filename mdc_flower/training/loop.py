@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mdc_flower.common.seeded import seeded
 from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
-from mdc_flower.training.numerics import seeded
 from mdc_flower.training.optimizers import SGD, AdamW
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed

@@ -1,14 +1,12 @@
-"""Device, number format, threads and random state: what decides speed, and if bits repeat."""
+"""Device, number format and threads: what decides speed, and whether bits repeat."""
 
 import os
 import platform
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils import deterministic as _deterministic
 
@@ -136,28 +134,3 @@ def _repeatable_gpu() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
         torch.set_deterministic_debug_mode(mode)
         deterministic.fill_uninitialized_memory = fill
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators inside the block, and give them their own states back after.
-
-    They are those of Python's `random`, of numpy and of torch on every device: a model may draw
-    from any of them when it is built, or in its forward pass.
-
-    Parameters
-    ----------
-    seed
-        In [0, 2**63), as `strategies.common.seeds.derive_seed` returns it.
-    """
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=gpus):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # it takes no more bits
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)

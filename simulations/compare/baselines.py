@@ -13,7 +13,7 @@ from mdc_flower.training.batches import Tensors
 from mdc_flower.training.loop import EvalResult, class_probabilities, evaluate, train
 from mdc_flower.training.numerics import repeatable
 from mdc_flower.training.task import Task, load_task
-from simulations.compare.outcome import Outcome, Point
+from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import ConfigError
 from strategies.method.round_plan import RoundPlan
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from mdc_flower.config import RunConfig, spelled_as
 from simulations.compare.data_digest import data_digest
-from simulations.compare.outcome import Outcome, Point
 from simulations.compare.provenance import hardware, versions
+from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import ConfigError
 from strategies.common.files import write_atomically
 from strategies.storage.run_directory import holds_run

@@ -21,7 +21,7 @@ from mdc_flower.reports.series import work_done
 from simulations.compare.arm import Arm
 from simulations.compare.baselines import train_ensemble, train_without_exchange
 from simulations.compare.job_files import Finished, claim, description, read_result, write_result
-from simulations.compare.outcome import Outcome, Point
+from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange.causes import Cause
 from strategies.pending_evaluation import Inline

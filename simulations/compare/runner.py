@@ -17,11 +17,11 @@ from simulations.compare.comparison_file import Comparison, check_seeds
 from simulations.compare.equal_budgets import configs_of, stand_in
 from simulations.compare.job_files import Finished, without_places
 from simulations.compare.jobs import Job, finished_jobs
-from simulations.compare.outcome import Outcome
 from simulations.compare.per_step import per_step_bytes
 from simulations.compare.provenance import joined, joined_versions, provenance
 from simulations.compare.tuning import UNSEEN, ArmTuning
 from simulations.compare.workers import VISIBLE_GPUS, worker_pool
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
 
 TUNING = "tuning"

@@ -4,18 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from mdc_flower.common.config_model import Scalar
+from simulations.results.result_files import mean_validation
 from strategies.common.errors import RunError
 
 UNSEEN: Mapping[str, Scalar] = {"max-test-examples": 1}
 """Keys of a run that tunes: the test set stays out of it, but for the one example it must have."""
-
-
-def mean_validation(by_seed: Mapping[int, float | None]) -> float:
-    """Return a candidate's mean over the seeds; minus infinity if it did not finish with one."""
-    return float(np.mean([-math.inf if value is None else value for value in by_seed.values()]))
 
 
 @dataclass

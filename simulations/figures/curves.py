@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from mdc_flower.reports.plotting import LineEnd, finish, label_ends
-from simulations.compare.outcome import Outcome
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Results
 from simulations.results.tables import Interval
 

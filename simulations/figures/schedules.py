@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mdc_flower.reports.plotting import DARK, GREEN, MIDDLE, finish, finish_log
 from mdc_flower.reports.run_figures import plot_plans
-from simulations.compare.outcome import Outcome
 from simulations.figures.panels import panel_grid
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Results
 from strategies.common.errors import ConfigError
 from strategies.method.local_epochs import EpochState, Fixed, Horizon, count_round

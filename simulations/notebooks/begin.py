@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mdc_flower.common.config_model import Scalar
 from mdc_flower.engines.flower_processes import script
-from simulations.results.published import ROOT
+from simulations.pages.published import ROOT
 from strategies.common.errors import ConfigError, RunError
 
 BUDGET, RESULTS = "MDC_NOTEBOOK_BUDGET", "MDC_NOTEBOOK_RESULTS"

@@ -17,7 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-from simulations.results.published import ROOT
+from simulations.pages.published import ROOT
 from strategies.common.files import write_atomically
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -1,1 +1,1 @@
-"""The files, tables and pages of finished comparisons."""
+"""What a comparison leaves: its two files, and tables of them."""

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdc_flower.common.config_model import Scalar
-from simulations.compare.outcome import Outcome, Point
+from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import DataError
 from strategies.common.files import write_atomically
 
@@ -199,3 +200,8 @@ def _finite(value: float) -> float | None:
 
 def _significant(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
+
+
+def mean_validation(by_seed: Mapping[int, float | None]) -> float:
+    """Return a candidate's mean over the seeds; minus infinity if it did not finish with one."""
+    return float(np.mean([-math.inf if value is None else value for value in by_seed.values()]))

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from simulations.compare.outcome import Outcome
-from simulations.compare.tuning import mean_validation
-from simulations.results.result_files import ArmFacts, Results, Tuned
+from simulations.results.outcome import Outcome
+from simulations.results.result_files import ArmFacts, Results, Tuned, mean_validation
 from strategies.common.errors import DataError
 
 

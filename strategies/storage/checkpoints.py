@@ -25,9 +25,9 @@ from strategies.common.files import (
 )
 from strategies.common.log import log
 from strategies.method.local_epochs import EpochState
-from strategies.round_record import RoundRecord
 from strategies.storage.model_files import StoredArrays, pack_model
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord
 
 DESCRIPTION, MODEL = ".json", ".safetensors"
 

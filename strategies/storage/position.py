@@ -8,7 +8,7 @@ from strategies.aggregation.averaging import Arrays
 from strategies.method.local_epochs import EpochState
 
 if TYPE_CHECKING:
-    from strategies.round_record import RoundRecord
+    from strategies.storage.round_record import RoundRecord
 
 
 @dataclass(frozen=True)

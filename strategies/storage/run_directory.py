@@ -28,12 +28,12 @@ from strategies.common.files import (
 from strategies.common.log import log
 from strategies.exchange.attendance import Awaited
 from strategies.method.round_plan import RoundPlan
-from strategies.round_record import RoundRecord
 from strategies.storage.checkpoints import Checkpoint, Checkpoints
 from strategies.storage.lock import LockedError, coordinator_lock
 from strategies.storage.model_files import StoredArrays, pack_model
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
+from strategies.storage.round_record import RoundRecord
 from strategies.storage.updates import UpdateJournal
 
 CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl", "summary.json"

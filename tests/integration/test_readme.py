@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mdc_flower.engines.flower_processes import environment, free_port
-from simulations.results.published import BLOCK
+from simulations.pages.published import BLOCK
 from tests.integration.conftest import stop_local_superlink, summary_of
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_no_command_is_left_out() -> None:
 
 
 def test_it_shows_the_main_table_and_pictures_that_are_there() -> None:
-    """What is in the tables is held by the test of `simulations.results.published`."""
+    """What is in the tables is held by the test of `simulations.pages.published`."""
     assert [block["kind"] for block in BLOCK.finditer(README)] == ["summary", "table"]
     pictures = re.findall(r"!\[[^]]*]\((\S+?)\)", README)
     assert pictures == ["docs/results/curves.png", "docs/results/digits/curves.png"]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mdc_flower.cli.main import app
 from mdc_flower.engines import run_in_process
-from simulations.results.report import write_report
+from simulations.pages.report import write_report
 from simulations.results.result_files import write_results
 from tests.integration.conftest import small_config
 from tests.simulations.made_up import MEGABYTE, outcome, results

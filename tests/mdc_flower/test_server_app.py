@@ -15,9 +15,9 @@ from mdc_flower.training.numerics import processor
 from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError
 from strategies.common.files import StorageError
 from strategies.round_loop import CoLearning
-from strategies.round_record import RoundRecord
 from strategies.storage.lock import OWNER
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import (
     AVERAGED_MODEL,
     CONFIG,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simulations.compare.outcome import Outcome, Point
+from simulations.results.outcome import Outcome, Point
 from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
 
 MEGABYTE = 1_000_000

@@ -10,9 +10,9 @@ import pytest
 import simulations.cli  # noqa: F401  # adds its commands to the app
 from simulations.compare.arm import ARMS_DIR, load_arm
 from simulations.compare.job_files import RESULT, claim, description, write_result
-from simulations.compare.outcome import Outcome
 from simulations.compare.provenance import hardware, versions
-from simulations.results.drawing import CSV_TABLE, CURVES, FRONTIER, TABLE
+from simulations.pages.drawing import CSV_TABLE, CURVES, FRONTIER, TABLE
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import COMPARISON, RESULTS, read_results
 from tests.mdc_flower.commands import mdc, process_state
 from tests.simulations import made_up

@@ -18,8 +18,8 @@ from strategies.exchange.messages import arrays_to_record, record_to_arrays
 from strategies.method.local_epochs import EpochState, Fixed
 from strategies.method.recipes import fedavg
 from strategies.pending_evaluation import EvaluateFn, Inline, one_thread
-from strategies.round_record import RoundRecord
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import (
     BEST_MODEL,
     GLOBAL_MODEL,

@@ -52,10 +52,10 @@ from strategies.method.local_epochs import EpochState, Fixed, Horizon, Spread
 from strategies.method.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.method.round_plan import RoundPlan
 from strategies.round_loop import CoLearning
-from strategies.round_record import RoundRecord, RunObserver
 from strategies.storage.model_files import StoredArrays, read_model
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
+from strategies.storage.round_record import RoundRecord, RunObserver
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
 from strategies.storage.updates import MemoryUpdates, UpdateJournal
 from tests.strategies.fakes import (

@@ -5,8 +5,8 @@ registers keys; and Runtime, for the processes of a run. Only Fleet asks who is 
 reached the port could start a run, that is, run code of his own at the coordinator and at every
 site. So this process, started as ``python -m mdc_flower.deployment.coordinator.superlink`` with the
 options of ``flower-superlink``, binds Flower's own port to the loopback interface, and opens a
-second listener for the sites at the address in `LISTEN`. That one has no Control and no Runtime API, whoever calls:
-what the caller's address is does not matter, nor which proxy stands in front.
+second listener for the sites at the address in `LISTEN`. That one has no Control and no Runtime
+API, whoever calls, from whatever address and through whatever proxy.
 """
 
 import asyncio

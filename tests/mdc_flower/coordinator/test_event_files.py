@@ -20,8 +20,8 @@ from mdc_flower.coordinator.event_files import (
 )
 from mdc_flower.engines import run_in_process
 from strategies.method.local_epochs import EpochState
-from strategies.round_record import RoundRecord
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import read_history
 from tests.mdc_flower.examples import plan
 

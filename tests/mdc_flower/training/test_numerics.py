@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mdc_flower.common.seeded import seeded
 from mdc_flower.training.numerics import (
     deterministic,
     device_name,
@@ -17,7 +18,6 @@ from mdc_flower.training.numerics import (
     pick_device,
     processor,
     repeatable,
-    seeded,
 )
 from strategies.common.errors import ConfigError
 from tests.mdc_flower.examples import CPU

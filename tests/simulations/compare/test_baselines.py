@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.training.task import load_task
 from simulations.compare.baselines import train_ensemble, train_without_exchange
-from simulations.compare.outcome import Outcome
+from simulations.results.outcome import Outcome
 from strategies.common.errors import MdcError
 from strategies.method.round_plan import CycleShape, RoundPlan
 from tests.simulations import numbers

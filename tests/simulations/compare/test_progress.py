@@ -8,8 +8,8 @@ from rich.console import Console
 from simulations.compare.arm import ARMS_DIR, load_arm
 from simulations.compare.job_files import Finished
 from simulations.compare.jobs import Job
-from simulations.compare.outcome import Outcome
 from simulations.compare.progress import job_progress, seconds_left
+from simulations.results.outcome import Outcome
 
 READ = Finished(Outcome([]), "a machine", {}, was_there=True)
 COMPUTED = Finished(Outcome([]), "a machine", {})

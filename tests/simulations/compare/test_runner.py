@@ -14,15 +14,15 @@ from simulations.compare.arm import ARMS_DIR, load_arm
 from simulations.compare.comparison_file import Comparison, Tuning, read_comparison
 from simulations.compare.job_files import RESULT, Finished
 from simulations.compare.jobs import Job, run_job
-from simulations.compare.outcome import Outcome, Point
 from simulations.compare.runner import results_of, run_comparison, shared_gpus, visible_gpus
 from simulations.compare.tuning import ArmTuning
 from simulations.compare.workers import VISIBLE_GPUS
+from simulations.results.outcome import Outcome, Point
 from simulations.results.tables import tuning_table
 from strategies.common.errors import ConfigError, QuorumError, RunError
 from strategies.round_loop import CoLearning
-from strategies.round_record import RoundRecord
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import SUMMARY, RunDirectory, read_events, read_history
 
 SMALL: dict[str, Any] = {

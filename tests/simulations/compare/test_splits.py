@@ -11,7 +11,7 @@ from simulations.cli import COMPARISONS_DIR
 from simulations.compare.arm import Arm
 from simulations.compare.comparison_file import Comparison, read_comparison
 from simulations.compare.jobs import Job, run_job
-from simulations.results.published import RESULTS
+from simulations.pages.published import RESULTS
 from simulations.results.result_files import read_results
 from strategies.storage.run_directory import SUMMARY, read_history
 

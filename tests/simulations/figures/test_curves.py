@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mdc_flower.reports.plotting import png
-from simulations.compare.outcome import Outcome
 from simulations.figures.curves import plot_curves, plot_frontier
 from simulations.figures.panels import draw_panels
+from simulations.results.outcome import Outcome
 from tests.simulations.made_up import MEGABYTE, outcome, results
 
 FULL = {"a": {1: outcome((2, 0.5), (4, 0.9)), 2: outcome((2, 0.4), (4, 0.8))}}

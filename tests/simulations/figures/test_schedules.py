@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mdc_flower.reports.plotting import png
-from simulations.compare.outcome import Outcome
 from simulations.figures.schedules import (
     cycle_plans,
     draw_cycles,
@@ -14,6 +13,7 @@ from simulations.figures.schedules import (
     draw_settling,
     outcome_plans,
 )
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Results
 from strategies.common.errors import ConfigError
 from tests.simulations.made_up import point, results

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simulations.notebooks.begin import BUDGET, RESULTS, begin, flags, mdc
-from simulations.results.published import ROOT
+from simulations.pages.published import ROOT
 from strategies.common.errors import ConfigError, RunError
 
 

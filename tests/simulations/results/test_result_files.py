@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.compare.outcome import Outcome
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import COMPARISON, RESULTS, read_results, write_results
 from strategies.common.errors import DataError
 from tests.simulations.made_up import outcome, results, tuned

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from simulations.compare.outcome import Outcome
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
 from simulations.results.tables import (
     Interval,

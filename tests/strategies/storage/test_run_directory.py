@@ -17,10 +17,10 @@ from strategies.common.errors import RunError
 from strategies.common.files import DamagedError, StorageError, check_seal
 from strategies.method.local_epochs import EpochState
 from strategies.method.recipes import fedavg
-from strategies.round_record import RoundRecord
 from strategies.storage.lock import OWNER, LockedError, coordinator_lock, read_owner
 from strategies.storage.model_files import read_model
 from strategies.storage.position import Position
+from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import (
     AVERAGED_MODEL,
     BEST_MODEL,

@@ -5,7 +5,7 @@ A block in a Markdown file says what belongs into it, with folders relative to t
     <!-- results: table results/digits -->
     <!-- /results -->
 
-``python -m simulations.results.published`` writes what is between the two lines, and a test holds
+``python -m simulations.pages.published`` writes what is between the two lines, and a test holds
 it. It also draws the pictures beside the results, and the README's picture.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from simulations.figures.curves import plot_curves
 from simulations.figures.panels import draw_panels
+from simulations.pages.drawing import CURVES, draw_pictures, write_picture
 from simulations.results.committed import only
-from simulations.results.drawing import CURVES, draw_pictures, write_picture
 from simulations.results.result_files import COMPARISON, Results, read_results
 from simulations.results.tables import (
     SUMMARY_ARMS,

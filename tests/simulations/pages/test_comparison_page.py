@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from mdc_flower.reports.page import render
-from simulations.results.drawing import CSV_TABLE, CURVES, FRONTIER, TABLE, TUNING_TABLE
-from simulations.results.page import comparison_page
-from simulations.results.report import PAGE, write_report
+from simulations.pages.comparison_page import comparison_page
+from simulations.pages.drawing import CSV_TABLE, CURVES, FRONTIER, TABLE, TUNING_TABLE
+from simulations.pages.report import PAGE, write_report
 from simulations.results.result_files import COMPARISON, RESULTS, read_results, write_results
 from strategies.common.errors import ConfigError, DataError
 from tests.simulations.made_up import MEGABYTE, outcome, results, tuned

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from simulations.results.drawing import CURVES, DRAWN_FROM, FRONTIER, results_digest
-from simulations.results.published import BLOCK, RESULTS, documents, overview, refreshed
+from simulations.pages.drawing import CURVES, DRAWN_FROM, FRONTIER, results_digest
+from simulations.pages.published import BLOCK, RESULTS, documents, overview, refreshed
 from simulations.results.result_files import COMPARISON, write_results
 from simulations.results.tables import SUMMARY_ARMS, summary_table
 from strategies.common.errors import DataError
 from tests.simulations.made_up import outcome, results
 
-DRAW = "python -m simulations.results.published draws it"
+DRAW = "python -m simulations.pages.published draws it"
 
 DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)")
 CODE_OR_LINK = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", re.DOTALL)
@@ -34,7 +34,7 @@ def drawn_from(picture: Path) -> str:
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
 def test_every_table_of_results_in_the_documentation_is_what_the_results_say(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert refreshed(text, path.parent) == text, "python -m simulations.results.published writes it"
+    assert refreshed(text, path.parent) == text, "python -m simulations.pages.published writes it"
 
 
 def test_every_decimal_number_in_the_text_about_results_stands_in_one_of_its_tables() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from mdc_flower.reports.page import render
 from mdc_flower.reports.run_files import is_run, read_run
 from mdc_flower.reports.run_page import run_page
-from simulations.results.drawing import draw_comparison
-from simulations.results.page import comparison_page
+from simulations.pages.comparison_page import comparison_page
+from simulations.pages.drawing import draw_comparison
 from simulations.results.result_files import COMPARISON, read_results
 from strategies.common.errors import ConfigError
 from strategies.common.files import write_atomically

@@ -1,0 +1,1 @@
+"""Tables, pictures and pages of comparisons, drawn from their files."""
