@@ -29,11 +29,11 @@ from strategies.common.errors import ConfigError, EngineError, MdcError, QuorumE
 from strategies.common.files import StorageError, write_atomically
 from strategies.common.log import log
 from strategies.exchange.attendance import Awaited
-from strategies.exchange.membership import Roster
+from strategies.exchange.membership import Membership
 from strategies.exchange.messages import arrays_to_record
 from strategies.exchange.waiting import wait_for_sites
 from strategies.pending_evaluation import one_thread
-from strategies.round_loop import CoLearning
+from strategies.round_loop import RoundLoop
 from strategies.storage.position import Position
 from strategies.storage.run_directory import (
     CONFIG,
@@ -172,15 +172,15 @@ def _run(
         changed_keys(record.checkpoint.run["config"], config)  # refuse before sites are waited for
     task.check_model()  # likewise
     model = task.new_model()
-    roster = wait_for_sites(
+    membership = wait_for_sites(
         grid,
         config.num_sites or None,
         config.wait_for_sites_s,
         config.quorum(config.num_sites) if config.num_sites else None,
-        lambda roster, expected: record.event(
-            "waiting-for-sites", online=list(roster.nodes), expected=expected
+        lambda membership, expected: record.event(
+            "waiting-for-sites", online=list(membership.nodes), expected=expected
         ),
-        Roster(
+        Membership(
             admission=claims_judged(
                 admission(os.environ.get(REGISTER, ""), run_code(config)),
                 config.num_sites,
@@ -189,15 +189,15 @@ def _run(
         ),
         **_terms_of_return(record, config),
     )
-    _check_partitions(roster, config)
-    _check_local_statistics(roster, config)
+    _check_partitions(membership, config)
+    _check_local_statistics(membership, config)
     # A coordinator without data cannot cut them as the sites do, and need not.
-    num_partitions = roster.num_partitions if len(task.dataset.train) else 0
+    num_partitions = membership.num_partitions if len(task.dataset.train) else 0
     data = task.coordinator_data(num_partitions)
     facts = {
-        "sites": list(roster.nodes),
-        "versions": {card.name: card.version for card in roster.cards.values()},
-        "machines": roster.machines,
+        "sites": list(membership.nodes),
+        "versions": {card.name: card.version for card in membership.cards.values()},
+        "machines": membership.machines,
         **_partition_facts(task, num_partitions),
     }
     recipe = config.recipe()
@@ -224,19 +224,19 @@ def _run(
         )
     evaluate_global = evaluate_fn(task, data, num_partitions)
     with event_files(record.path, read_history(record.path)) as observers:
-        strategy = CoLearning(
+        strategy = RoundLoop(
             recipe,
-            roster,
+            membership,
             seed=config.seed,
             trainable=trainable_names(model),
             observers=[record, *observers],
             updates=record.updates,
             position=position,
             site_evaluation=config.site_evaluation,
-            min_sites=config.quorum(config.num_sites or roster.num_partitions),
+            min_sites=config.quorum(config.num_sites or membership.num_partitions),
             max_round_retries=config.max_round_retries,
             wait_s=config.wait_for_sites_s,
-            quorum_patience_s=0.0 if roster.simulated else config.quorum_patience_s,
+            quorum_patience_s=0.0 if membership.simulated else config.quorum_patience_s,
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
             executor=executor,
@@ -261,10 +261,10 @@ def _terms_of_return(record: RunDirectory, config: RunConfig) -> dict[str, Any]:
         return {}
     position = record.checkpoint.position
 
-    def tell(roster: Roster, left_s: float) -> None:
-        missing = sorted({*position.pace, *roster.names} - set(roster.nodes))
-        quorum = config.quorum(config.num_sites or roster.num_partitions)
-        awaited = Awaited(missing, len(roster.nodes), quorum, left_s)
+    def tell(membership: Membership, left_s: float) -> None:
+        missing = sorted({*position.pace, *membership.names} - set(membership.nodes))
+        quorum = config.quorum(config.num_sites or membership.num_partitions)
+        awaited = Awaited(missing, len(membership.nodes), quorum, left_s)
         log(WARNING, "%s", awaited)
         record.sites_awaited(awaited)
 
@@ -281,9 +281,9 @@ def _sha256(facts: Mapping[str, Any]) -> str | None:
     return facts["partition"]["sha256"] if "partition" in facts else None
 
 
-def _check_partitions(roster: Roster, config: RunConfig) -> None:
+def _check_partitions(membership: Membership, config: RunConfig) -> None:
     """Refuse a run whose simulated sites are fewer, or more, than the config says."""
-    simulated = roster.num_partitions
+    simulated = membership.num_partitions
     if simulated and config.min_sites > simulated:
         raise ConfigError(
             "there are fewer sites than the quorum",
@@ -300,9 +300,9 @@ def _check_partitions(roster: Roster, config: RunConfig) -> None:
         )
 
 
-def _check_local_statistics(roster: Roster, config: RunConfig) -> None:
+def _check_local_statistics(membership: Membership, config: RunConfig) -> None:
     """Refuse a run of which nobody could say how good its model is."""
-    if config.batch_norm == "local" and not (roster.num_partitions or config.site_evaluation):
+    if config.batch_norm == "local" and not (membership.num_partitions or config.site_evaluation):
         raise ConfigError(
             "BatchNorm's statistics are the sites' own, and no site is to evaluate",
             where="batch-norm",

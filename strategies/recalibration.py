@@ -38,7 +38,7 @@ from strategies.exchange.messages import (
     statistics_content,
 )
 from strategies.exchange.metrics import judged_evaluations
-from strategies.exchange.requests import Asks
+from strategies.exchange.requests import Requests
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
 from strategies.pending_evaluation import EvaluateFn
@@ -180,7 +180,7 @@ class Recalibration:
                     record,
                     len(updates),
                     self.min_sites,
-                    self.sites.roster.nodes,
+                    self.sites.membership.nodes,
                 )
             record.attempts += 1
 
@@ -199,12 +199,12 @@ class Recalibration:
             self.quorum_patience_s,
             lambda awaited: self.on_event("sites-awaited", **asdict(awaited)),
         )
-        here = {*self.sites.roster.nodes, *kept}
+        here = {*self.sites.membership.nodes, *kept}
         record.deadline_s = pacing.seconds(here, record.attempts)
         packed = arrays_to_record(arrays)
-        asks = Asks(
+        requests = Requests(
             grid,
-            self.sites.roster,
+            self.sites.membership,
             self.round_number,
             lambda left_s: statistics_content(packed, record.plan_id, left_s),
             deadline_s=record.deadline_s,
@@ -214,32 +214,34 @@ class Recalibration:
             traffic=traffic,
             pacing=pacing,
         )
-        asked = [site for site in self.sites.roster.nodes if site not in kept]
+        asked = [site for site in self.sites.membership.nodes if site not in kept]
         self.on_event("recalibration-started", round=self.round_number, sites=asked, kept=kept)
         reach("recalibrating", round=self.round_number)
-        for reply in Exchange(grid).replies(asks.first(), record.deadline_s, asks):
+        for reply in Exchange(grid).replies(requests.first(), record.deadline_s, requests):
             if reply.metadata.message_type == MessageType.QUERY:
-                asks.introduce(reply)
+                requests.introduce(reply)
             else:
-                self._take(reply, asks, arrays, record)
+                self._take(reply, requests, arrays, record)
         record.asked_again = traffic.asked_again()
         record.sent_bytes = traffic.sent_bytes.total()
         record.received_bytes = traffic.received_bytes.total()
-        self.sites = replace(self.sites, roster=asks.roster, absent=self.sites.absent | asks.gone())
+        self.sites = replace(
+            self.sites, membership=requests.membership, absent=self.sites.absent | requests.gone()
+        )
         updates = self.updates.updates()
         answered = {*traffic.times, *(update.site for update in updates)}
-        record.missing = sorted(set(self.sites.roster.missing) - answered)
+        record.missing = sorted(set(self.sites.membership.missing) - answered)
         return updates
 
     def _take(
-        self, reply: Message, asks: Asks, arrays: Arrays, record: RecalibrationRecord
+        self, reply: Message, requests: Requests, arrays: Arrays, record: RecalibrationRecord
     ) -> None:
         """Judge one reply; keep its statistics if they count."""
-        site = asks.site_of(reply)
-        if site is None or site in asks.accepted:
+        site = requests.site_of(reply)
+        if site is None or site in requests.accepted:
             log(WARNING, "second statistics of %s are left out", site)
             return
-        if self.sites.roster.simulated and engine_died(reply):
+        if self.sites.membership.simulated and engine_died(reply):
             raise EngineError(
                 "a worker of the simulation died",
                 where=f"statistics of the final model, {site}",
@@ -248,23 +250,23 @@ class Recalibration:
         expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
         verdict = self.claims.judged(
             judge_statistics(reply, site, record.plan_id, expected, self.layers),
-            asks.roster.num_examples,
+            requests.membership.num_examples,
         )
-        asks.traffic.receive(site, reply)
+        requests.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
             record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
             log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
-            asks.reject(site)
+            requests.reject(site)
         else:
-            pace = asks.seconds_of(site) / self.pacing.work
-            self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
+            pace = requests.seconds_of(site) / self.pacing.work
+            self.updates.add(requests.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
-            asks.accept(site)
-            reach("statistics-accepted", site=site, count=len(asks.accepted))
+            requests.accept(site)
+            reach("statistics-accepted", site=site, count=len(requests.accepted))
         self.on_event(
             "statistics-answered",
             round=self.round_number,
@@ -274,9 +276,9 @@ class Recalibration:
 
     def _evaluate(self, grid: Grid, packed: ArrayRecord, record: RecalibrationRecord) -> None:
         """Let the sites evaluate the model with its new statistics."""
-        asks = Asks(
+        requests = Requests(
             grid,
-            self.sites.roster,
+            self.sites.membership,
             self.round_number,
             lambda left_s: evaluate_content(packed),
             deadline_s=record.deadline_s,
@@ -285,11 +287,11 @@ class Recalibration:
             pacing=self.pacing,
             again=False,
         )
-        messages = asks.first()
+        messages = requests.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
-        replies = Exchange(grid).replies(messages, record.deadline_s, asks)
+        replies = Exchange(grid).replies(messages, record.deadline_s, requests)
         record.site_evaluation = judged_evaluations(
-            replies, asks, record.dropped, self.claims, self.max_site_weight
+            replies, requests, record.dropped, self.claims, self.max_site_weight
         )
 
 

@@ -1,4 +1,4 @@
-"""`CoLearning`: the round loop, and the only class that knows Flower's strategy hooks.
+"""`RoundLoop`: the round loop, and the only class that knows Flower's strategy hooks.
 
 On failure: a site whose reply is unfit or missing is asked once more while there is time; what
 does not count then costs the round that site's update, and the site is named in the record. A
@@ -29,7 +29,7 @@ from strategies.exchange.causes import Cause
 from strategies.exchange.deadline import Deadline, Pacing
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import Rejection, engine_died, judge_train, unfit_model
-from strategies.exchange.membership import Roster
+from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     VALIDATION_ACCURACY,
     arrays_to_record,
@@ -38,7 +38,7 @@ from strategies.exchange.messages import (
     train_content,
 )
 from strategies.exchange.metrics import judged_evaluations, mean_metrics, mean_validation
-from strategies.exchange.requests import Asks
+from strategies.exchange.requests import Requests
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
 from strategies.method.local_epochs import EpochState, Horizon, count_round, relative_change
@@ -59,14 +59,14 @@ Without it, because the coordinator has no data, the sites' own is taken.
 """
 
 
-class CoLearning(Strategy):
+class RoundLoop(Strategy):
     """Averaging with a learning-rate cycle and a number of local epochs sent each round.
 
     Parameters
     ----------
     recipe : Recipe
         The method: schedule, local epochs, weighting, outer optimizer, horizon.
-    roster : Roster
+    membership : Membership
         Sites that are online at the start, after a wait for all; looked up anew before every
         round.
     seed : int
@@ -105,7 +105,7 @@ class CoLearning(Strategy):
     def __init__(
         self,
         recipe: Recipe,
-        roster: Roster,
+        membership: Membership,
         *,
         seed: int,
         trainable: frozenset[str],
@@ -141,9 +141,9 @@ class CoLearning(Strategy):
         # An earlier process planned the open round by its own config; budgets may have changed.
         self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
         known = {*start.pace, *start.absent}
-        roster = replace(roster, names=roster.names | known)
+        membership = replace(membership, names=membership.names | known)
         # The wait at the start was for them, too.
-        self._sites = Attendance(roster, frozenset(roster.missing))
+        self._sites = Attendance(membership, frozenset(membership.missing))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
         self._claims = Claims()
@@ -173,7 +173,7 @@ class CoLearning(Strategy):
             record = RoundRecord(plan.round, plan=facts)
             traffic = Traffic.of(self.updates.updates())
         else:
-            record, traffic = again.record, again.asks.traffic
+            record, traffic = again.record, again.requests.traffic
             record.attempts += 1
         kept = self.updates.sites()
         pacing = self._pacing(_work(plan)).knowing(self.updates.updates())
@@ -186,26 +186,26 @@ class CoLearning(Strategy):
             self.quorum_patience_s,
             self._tell_awaited,
         )
-        roster = self._sites.roster
-        record.deadline_s = pacing.seconds({*roster.nodes, *kept}, record.attempts)
-        record.missing = sorted(set(roster.missing) - set(kept) - set(traffic.times))
-        asks = Asks(
+        membership = self._sites.membership
+        record.deadline_s = pacing.seconds({*membership.nodes, *kept}, record.attempts)
+        record.missing = sorted(set(membership.missing) - set(kept) - set(traffic.times))
+        requests = Requests(
             grid,
-            roster,
+            membership,
             plan.round,
             lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
             deadline_s=record.deadline_s,
             wait_s=self.wait_s,
             kept=kept,
             traffic=traffic,
-            pacing=replace(pacing, simulated=roster.simulated),
+            pacing=replace(pacing, simulated=membership.simulated),
         )
-        self._round = _OpenRound(plan, record, asks)
-        asked = [site for site in roster.nodes if site not in kept]
+        self._round = _OpenRound(plan, record, requests)
+        asked = [site for site in membership.nodes if site not in kept]
         for observer in self.observers:
             observer.round_started(plan, asked, kept)
         reach("sending", round=plan.round)
-        return asks.first()
+        return requests.first()
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -226,27 +226,27 @@ class CoLearning(Strategy):
             If the new global model cannot be used.
         """
         opened = self._opened()
-        record, asks = opened.record, opened.asks
+        record, requests = opened.record, opened.requests
         for reply in replies:
             if reply.metadata.message_type == MessageType.QUERY:
-                asks.introduce(reply)
+                requests.introduce(reply)
             else:
                 self._take(reply)
             del reply  # before the next one comes: it holds a whole model
-        self._sites = replace(self._sites, roster=asks.roster)
-        record.asked_again = asks.traffic.asked_again()
-        record.sent_bytes = asks.traffic.sent_bytes.total()
-        record.received_bytes = asks.traffic.received_bytes.total()
-        record.missing = sorted(set(record.missing) - set(asks.times))
+        self._sites = replace(self._sites, membership=requests.membership)
+        record.asked_again = requests.traffic.asked_again()
+        record.sent_bytes = requests.traffic.sent_bytes.total()
+        record.received_bytes = requests.traffic.received_bytes.total()
+        record.missing = sorted(set(record.missing) - set(requests.times))
         updates = self.updates.updates()
         reach("folding", round=server_round)
-        for site in sorted(asks.accepted - {update.site for update in updates}):
+        for site in sorted(requests.accepted - {update.site for update in updates}):
             record.dropped[site] = "its update was damaged on the coordinator's disk"
             record.causes[site] = Cause.DAMAGED
         opened.pace = {update.site: update.pace for update in updates}
         record.failed = len(updates) < self.min_sites
         record.participants = {update.site: dict(update.metrics) for update in updates}
-        machines = asks.roster.machines
+        machines = requests.membership.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}
         record.start_evaluation = mean_validation(record.participants, self.recipe.max_site_weight)
         if record.failed:
@@ -281,14 +281,14 @@ class CoLearning(Strategy):
         """
         if not (self.site_evaluation and self._is_over(self._counted())):
             return []
-        opened, roster = self._opened(), self._sites.roster
+        opened, membership = self._opened(), self._sites.membership
         pacing = self._pass_pacing({**self._position.pace, **opened.pace})
-        opened.evaluation = Asks(
+        opened.evaluation = Requests(
             grid,
-            roster,
+            membership,
             opened.plan.round,
             lambda left_s: evaluate_content(arrays),
-            deadline_s=pacing.seconds(roster.nodes),
+            deadline_s=pacing.seconds(membership.nodes),
             wait_s=0.0,
             kind=MessageType.EVALUATE,
             pacing=pacing,
@@ -301,9 +301,9 @@ class CoLearning(Strategy):
     ) -> MetricRecord | None:
         """Return the sites' metrics averaged by their examples; None if there are none."""
         opened = self._opened()
-        record, asks = opened.record, opened.evaluation or opened.asks
+        record, requests = opened.record, opened.evaluation or opened.requests
         record.site_evaluation = judged_evaluations(
-            replies, asks, record.dropped, self._claims, self.recipe.max_site_weight
+            replies, requests, record.dropped, self._claims, self.recipe.max_site_weight
         )
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
 
@@ -431,7 +431,7 @@ class CoLearning(Strategy):
         """Return how long sites may take for so much work, by their paces until now."""
         known = self._position.pace if pace is None else pace
         return Pacing(
-            self.deadline, self.min_sites, known, work, simulated=self._sites.roster.simulated
+            self.deadline, self.min_sites, known, work, simulated=self._sites.membership.simulated
         )
 
     def _pass_pacing(self, pace: Mapping[str, float]) -> Pacing:
@@ -455,10 +455,10 @@ class CoLearning(Strategy):
         """Try a round until enough updates count; return the new global model."""
         while True:
             messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
-            record, asks = self._opened().record, self._opened().asks
-            replies = exchange.replies(messages, record.deadline_s, asks)
+            record, requests = self._opened().record, self._opened().requests
+            replies = exchange.replies(messages, record.deadline_s, requests)
             averaged, metrics = self.aggregate_train(number, evaluation.over_after(replies))
-            self._sites = replace(self._sites, absent=self._sites.absent | asks.gone())
+            self._sites = replace(self._sites, absent=self._sites.absent | requests.gone())
             if averaged is not None and metrics is not None:
                 return averaged, metrics
             if record.attempts > self.max_round_retries:
@@ -469,7 +469,7 @@ class CoLearning(Strategy):
                     record,
                     len(record.participants),
                     self.min_sites,
-                    asks.roster.nodes,
+                    requests.membership.nodes,
                 )
             for observer in self.observers:
                 observer.round_retried(record, self.min_sites)
@@ -486,8 +486,8 @@ class CoLearning(Strategy):
         record = self._opened().record
         messages = list(self.configure_evaluate(number, arrays, config or ConfigRecord(), grid))
         record.sent_bytes += arrays.count_bytes() * len(messages)
-        asks = self._opened().evaluation
-        replies = exchange.replies(messages, asks.deadline_s, asks) if asks else []
+        requests = self._opened().evaluation
+        replies = exchange.replies(messages, requests.deadline_s, requests) if requests else []
         sites_metrics = self.aggregate_evaluate(number, replies)
         if sites_metrics is not None:
             result.evaluate_metrics_clientapp[number] = sites_metrics
@@ -498,7 +498,7 @@ class CoLearning(Strategy):
         record = opened.record
         late_pace: dict[str, float] = {}
         for asked in exchange.late():
-            site = opened.asks.name_of(asked.dst_node_id)
+            site = opened.requests.name_of(asked.dst_node_id)
             record.late[site] = int(asked.group_id)
             late_pace[site] = asked.seconds / _work(opened.plan)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
@@ -538,13 +538,13 @@ class CoLearning(Strategy):
     def _take(self, reply: Message) -> None:
         """Judge one reply; keep its update if it counts."""
         opened = self._opened()
-        record, plan, asks = opened.record, opened.plan, opened.asks
-        site = asks.site_of(reply)
-        if site is None or site in asks.accepted:
+        record, plan, requests = opened.record, opened.plan, opened.requests
+        site = requests.site_of(reply)
+        if site is None or site in requests.accepted:
             log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
             return
         # A real site that says so has only itself to speak for.
-        if self._sites.roster.simulated and engine_died(reply):
+        if self._sites.membership.simulated and engine_died(reply):
             raise EngineError(
                 "a worker of the simulation died",
                 where=f"round {plan.round}, {site}",
@@ -558,22 +558,22 @@ class CoLearning(Strategy):
             self.max_relative_update,
             self.variances,
         )
-        verdict = self._claims.judged(verdict, asks.roster.num_examples)
-        asks.traffic.receive(site, reply)
+        verdict = self._claims.judged(verdict, requests.membership.num_examples)
+        requests.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
             record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
             log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
-            asks.reject(site)
+            requests.reject(site)
         else:
-            pace = asks.seconds_of(site) / _work(plan)
-            self.updates.add(asks.traffic.noted_on(replace(verdict, pace=pace)))
+            pace = requests.seconds_of(site) / _work(plan)
+            self.updates.add(requests.traffic.noted_on(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
-            asks.accept(site)
-            reach("update-accepted", round=plan.round, site=site, count=len(asks.accepted))
+            requests.accept(site)
+            reach("update-accepted", round=plan.round, site=site, count=len(requests.accepted))
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
 
@@ -622,9 +622,9 @@ class _OpenRound:
         What the sites are told.
     record : RoundRecord
         What has happened.
-    asks : Asks
+    asks : Requests
         The attempt that goes on.
-    evaluation : Asks or None
+    evaluation : Requests or None
         The exchange in which the sites evaluate the new model, if there is one.
     pace : dict
         Seconds that each site whose update counts took for a unit of work.
@@ -634,8 +634,8 @@ class _OpenRound:
 
     plan: RoundPlan
     record: RoundRecord
-    asks: Asks
-    evaluation: Asks | None = None
+    requests: Requests
+    evaluation: Requests | None = None
     pace: Mapping[str, float] = field(default_factory=dict)
     outer_state: Arrays = field(default_factory=dict)
 

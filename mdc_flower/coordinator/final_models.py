@@ -11,7 +11,7 @@ from strategies.aggregation.pooled_statistics import Layers
 from strategies.exchange.messages import VALIDATION_ACCURACY, arrays_to_record
 from strategies.pending_evaluation import EvaluateFn
 from strategies.recalibration import Recalibration
-from strategies.round_loop import SELECTION_METRIC, CoLearning
+from strategies.round_loop import SELECTION_METRIC, RoundLoop
 from strategies.storage.run_directory import (
     AVERAGED_MODEL,
     BEST_MODEL,
@@ -25,7 +25,7 @@ ABOUT = {STATISTICS_KEY: RECALIBRATED}
 
 def finish(
     grid: Grid,
-    strategy: CoLearning,
+    strategy: RoundLoop,
     record: RunDirectory,
     initial: Arrays,
     evaluate: EvaluateFn,
@@ -80,7 +80,7 @@ def _add(summary: dict[str, Any], part: Mapping[str, Any]) -> None:
 def _recalibrated(
     grid: Grid,
     recalibration: Recalibration,
-    strategy: CoLearning,
+    strategy: RoundLoop,
     record: RunDirectory,
     evaluate: EvaluateFn,
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mdc_flower.training.task import Task, load_site_task
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Worker:
     """What all sites that a process works for have in common.
 
     Attributes
@@ -37,7 +37,7 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
     ConfigError, DataError, ModelError
         See `load_site_task` and `Task.new_model`.
     """
-    place = workplace(config, site.for_any_part())
+    place = worker(config, site.for_any_part())
     return SiteClient(
         site.name,
         place.task.new_model,
@@ -52,14 +52,14 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
 
 
 @lru_cache(maxsize=1)
-def workplace(config: RunConfig, site: SiteConfig) -> Workplace:
+def worker(config: RunConfig, site: SiteConfig) -> Worker:
     """Return what sites of this config share; `SiteConfig.for_any_part` makes the key.
 
     One is kept: a process works for one run at a time, and a second data set would waste memory.
     """
     task = load_site_task(config, site)
     parts = task.partition(site.num_partitions) if site.partition_id >= 0 else None
-    return Workplace(task, parts)
+    return Worker(task, parts)
 
 
 def _progress_log() -> Callable[[Progress], None] | None:

@@ -47,8 +47,8 @@ def bench_safety(megabytes: float, num_sites: int, rounds: int, repeats: int) ->
     """Return a sentence with what journal and checkpoints add to a round."""
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(repeats):
-        for journal in (False, True):
-            times[journal].append(_round_seconds(megabytes, num_sites, rounds, journal))
+        for stored in (False, True):
+            times[stored].append(_round_seconds(megabytes, num_sites, rounds, stored))
     added = [safe - bare for bare, safe in zip(times[False], times[True], strict=True)]
     bare_s, added_s = statistics.median(times[False]), statistics.median(added)
     return (
@@ -59,7 +59,7 @@ def bench_safety(megabytes: float, num_sites: int, rounds: int, repeats: int) ->
     )
 
 
-def _round_seconds(megabytes: float, num_sites: int, rounds: int, journal: bool) -> float:
+def _round_seconds(megabytes: float, num_sites: int, rounds: int, stored: bool) -> float:
     seconds: list[float] = []
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)
@@ -67,7 +67,7 @@ def _round_seconds(megabytes: float, num_sites: int, rounds: int, journal: bool)
         def main(grid: Grid, context: Context) -> None:
             arrays = echo_app.arrays_of(megabytes)
             started = time.perf_counter()
-            echo_app.co_learning(grid, folder / "run", arrays, rounds, journal)
+            echo_app.co_learning(grid, folder / "run", arrays, rounds, stored)
             seconds.append(time.perf_counter() - started)
 
         server = ServerApp()

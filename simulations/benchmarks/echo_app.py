@@ -33,7 +33,7 @@ from strategies.exchange.messages import (
 )
 from strategies.exchange.waiting import wait_for_sites
 from strategies.method.recipes import fedavg
-from strategies.round_loop import CoLearning
+from strategies.round_loop import RoundLoop
 from strategies.storage.lock import coordinator_lock
 from strategies.storage.position import Position
 from strategies.storage.run_directory import run_directory
@@ -99,24 +99,24 @@ def co_learning(
     folder: Path,
     arrays: dict[str, NDArray[np.generic]],
     rounds: int,
-    journal: bool,
+    stored: bool,
     evaluate: bool = False,
 ) -> None:
     """Run rounds of our own loop, with journal and checkpoints or with neither."""
     recipe = fedavg(rounds, 1, 0.1)
-    roster = wait_for_sites(grid, None, 120.0)
+    membership = wait_for_sites(grid, None, 120.0)
     with run_directory(folder, {}) as record:
         position = Position(arrays, recipe.controller.start())
-        strategy = CoLearning(
+        strategy = RoundLoop(
             recipe,
-            roster,
+            membership,
             seed=1,
             trainable=frozenset(arrays),
             deadline=Deadline(fixed_s=600.0),
             site_evaluation=evaluate,
-            observers=[record] if journal else [],
-            updates=record.updates if journal else None,
-            position=record.begin(arrays, position, {}) if journal else position,
+            observers=[record] if stored else [],
+            updates=record.updates if stored else None,
+            position=record.begin(arrays, position, {}) if stored else position,
         )
         del position, arrays
         strategy.start(grid, ArrayRecord())

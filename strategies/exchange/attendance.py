@@ -8,7 +8,7 @@ from logging import WARNING
 from flwr.serverapp import Grid
 
 from strategies.common.log import log
-from strategies.exchange.membership import HELLO_DEADLINE_S, Roster, refresh
+from strategies.exchange.membership import HELLO_DEADLINE_S, Membership, refresh
 from strategies.exchange.waiting import wait_until_online
 
 
@@ -51,7 +51,7 @@ class Attendance:
 
     Attributes
     ----------
-    roster : Roster
+    membership : Membership
         The sites that are online.
     absent : frozenset of str
         Sites that did not come back in time, or failed and went; they are not waited for again,
@@ -60,7 +60,7 @@ class Attendance:
         How long the quorum has been waited for in vain, in seconds.
     """
 
-    roster: Roster
+    membership: Membership
     absent: frozenset[str] = frozenset()
     lacking_s: float = 0.0
 
@@ -93,29 +93,29 @@ class Attendance:
         """
         here = set(kept)
 
-        def on_wait(roster: Roster, left_s: float) -> None:
-            missing = sorted(set(roster.missing) - here)
-            number = len(here | set(roster.nodes))
+        def on_wait(membership: Membership, left_s: float) -> None:
+            missing = sorted(set(membership.missing) - here)
+            number = len(here | set(membership.nodes))
             awaited = Awaited(missing, number, min_sites, left_s)
             log(WARNING, "%s", awaited)
             tell(awaited)
 
-        roster = refresh(self.roster, grid, min(HELLO_DEADLINE_S, wait_s))
-        expected = set(roster.missing) - self.absent - here
+        membership = refresh(self.membership, grid, min(HELLO_DEADLINE_S, wait_s))
+        expected = set(membership.missing) - self.absent - here
         if expected:
-            roster = wait_until_online(
-                roster, grid, lambda on: expected <= set(on), wait_s, on_wait
+            membership = wait_until_online(
+                membership, grid, lambda on: expected <= set(on), wait_s, on_wait
             )
         lacking_s, started = 0.0, time.monotonic()
-        if len(here | set(roster.nodes)) < min_sites:
-            roster = wait_until_online(
-                roster,
+        if len(here | set(membership.nodes)) < min_sites:
+            membership = wait_until_online(
+                membership,
                 grid,
                 lambda on: len(here | set(on)) >= min_sites,
                 max(wait_s, patience_s - self.lacking_s),
                 on_wait,
             )
-            if len(here | set(roster.nodes)) < min_sites:
+            if len(here | set(membership.nodes)) < min_sites:
                 lacking_s = self.lacking_s + time.monotonic() - started
-        absent = (self.absent | expected) & frozenset(roster.missing)
-        return Attendance(roster, absent, lacking_s)
+        absent = (self.absent | expected) & frozenset(membership.missing)
+        return Attendance(membership, absent, lacking_s)

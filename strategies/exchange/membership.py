@@ -55,7 +55,7 @@ class Silence:
 
 
 @dataclass(frozen=True)
-class Roster:
+class Membership:
     """The nodes known so far.
 
     Attributes
@@ -123,9 +123,9 @@ class Roster:
 
 
 def refresh(
-    roster: Roster, grid: Grid, deadline_s: float | None = None, newcomer_s: float = 0.0
-) -> Roster:
-    """Return the roster of the nodes that are online now, asking new ones who they are.
+    membership: Membership, grid: Grid, deadline_s: float | None = None, newcomer_s: float = 0.0
+) -> Membership:
+    """Return the membership of the nodes that are online now, asking new ones who they are.
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is
     not in it, and is asked again: at once after the first time, then after pauses that grow, so
@@ -135,30 +135,30 @@ def refresh(
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
-    roster = without_gone(roster, online)
-    if online - {*roster.cards, *roster.refused, *roster.silent}:
+    membership = without_gone(membership, online)
+    if online - {*membership.cards, *membership.refused, *membership.silent}:
         deadline_s = max(deadline_s, newcomer_s)
-    for reply in exchange(grid, hellos(roster, online, deadline_s), deadline_s):
-        roster = introduced(roster, reply, deadline_s)
-    return roster
+    for reply in exchange(grid, hellos(membership, online, deadline_s), deadline_s):
+        membership = introduced(membership, reply, deadline_s)
+    return membership
 
 
-def without_gone(roster: Roster, online: Collection[int]) -> Roster:
-    """Return the roster without the nodes that are not online; the names of sites stay."""
+def without_gone(membership: Membership, online: Collection[int]) -> Membership:
+    """Return the membership without the nodes that are not online; the names of sites stay."""
     return replace(
-        roster,
-        cards={node: card for node, card in roster.cards.items() if node in online},
-        refused={node: why for node, why in roster.refused.items() if node in online},
-        silent={node: silence for node, silence in roster.silent.items() if node in online},
+        membership,
+        cards={node: card for node, card in membership.cards.items() if node in online},
+        refused={node: why for node, why in membership.refused.items() if node in online},
+        silent={node: silence for node, silence in membership.silent.items() if node in online},
     )
 
 
-def hellos(roster: Roster, online: Collection[int], deadline_s: float) -> list[Message]:
+def hellos(membership: Membership, online: Collection[int], deadline_s: float) -> list[Message]:
     """Return a question for each node that is online and not known; see `refresh`."""
     now = time.monotonic()
-    waiting = {node for node, silence in roster.silent.items() if now < silence.ask_at}
-    for_good = set(roster.refused) - set(roster.silent)
-    new = set(online) - set(roster.cards) - for_good - waiting
+    waiting = {node for node, silence in membership.silent.items() if now < silence.ask_at}
+    for_good = set(membership.refused) - set(membership.silent)
+    new = set(online) - set(membership.cards) - for_good - waiting
     life_s = max(deadline_s, HELLO_LEAST_S)
     return [
         Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=life_s)
@@ -166,31 +166,35 @@ def hellos(roster: Roster, online: Collection[int], deadline_s: float) -> list[M
     ]
 
 
-def introduced(roster: Roster, reply: Message, deadline_s: float) -> Roster:
-    """Return the roster with what a node said of itself, or with its silence."""
+def introduced(membership: Membership, reply: Message, deadline_s: float) -> Membership:
+    """Return the membership with what a node said of itself, or with its silence."""
     node = reply.metadata.src_node_id
-    cards, refused, silent = dict(roster.cards), dict(roster.refused), dict(roster.silent)
+    cards, refused, silent = (
+        dict(membership.cards),
+        dict(membership.refused),
+        dict(membership.silent),
+    )
     before, _ = silent.pop(node, None), refused.pop(node, None)
     if is_no_reply(reply):
         times = before.times + 1 if before else 1
         pause_s = deadline_s * (2 ** (times - 1) - 1)
         silent[node] = Silence(times, time.monotonic() + pause_s)
-        name = roster.admission.name_of(node)
+        name = membership.admission.name_of(node)
         log(WARNING, "%s did not say who it is within %g s", name, deadline_s)
     else:
         try:
             # The node heard last comes last: it is the one that speaks for its site.
             cards.pop(node, None)
             cards[node] = _read_card(reply)
-            _admit(roster, node, cards[node])
+            _admit(membership, node, cards[node])
         except MdcError as error:
-            refused[node] = f"{roster.admission.name_of(node)}: {error}"
+            refused[node] = f"{membership.admission.name_of(node)}: {error}"
             if cards.pop(node, None):
                 # Who is admitted may change while the run goes on; what the node is, does not.
                 silent[node] = Silence(0, time.monotonic() + ADMISSION_PAUSE_S)
             log(WARNING, "a node takes no part: %s", refused[node])
-    names = roster.names | {card.name for card in cards.values()}
-    return replace(roster, cards=cards, refused=refused, names=names, silent=silent)
+    names = membership.names | {card.name for card in cards.values()}
+    return replace(membership, cards=cards, refused=refused, names=names, silent=silent)
 
 
 def _read_card(reply: Message) -> SiteCard:
@@ -199,6 +203,6 @@ def _read_card(reply: Message) -> SiteCard:
     return SiteCard.from_content(reply.content)
 
 
-def _admit(roster: Roster, node: int, card: SiteCard) -> None:
-    if reason := roster.admission.judge(node, card):
+def _admit(membership: Membership, node: int, card: SiteCard) -> None:
+    if reason := membership.admission.judge(node, card):
         raise RunError(reason, where=f"site {card.name!r}")

@@ -8,41 +8,41 @@ from strategies.aggregation.averaging import capped
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import Rejection, judge_evaluate
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION, VALIDATION_METRICS
-from strategies.exchange.requests import Asks
+from strategies.exchange.requests import Requests
 
 BySite = Mapping[str, Mapping[str, float]]
 
 
 def judged_evaluations(
     replies: Iterable[Message],
-    asks: Asks,
+    requests: Requests,
     dropped: dict[str, str],
     claims: Claims | None = None,
     max_share: float = 1.0,
 ) -> dict[str, float]:
     """Return the mean of the sites' validation metrics; empty if none counts.
 
-    Those that count are noted in ``asks``; the reason why one does not is added to ``dropped``. One
-    reason is a count that is not what ``claims`` know of the site. For ``max_share`` see
+    Those that count are noted in ``requests``; the reason why one does not is added to
+    ``dropped``. One reason is a count that is not what ``claims`` know of the site. For ``max_share`` see
     `mean_validation`.
     """
     claims = claims or Claims()
     by_site: dict[str, Mapping[str, float]] = {}
     for reply in replies:
-        site = asks.site_of(reply)
+        site = requests.site_of(reply)
         if site is None or site in by_site:
             continue
         verdict = judge_evaluate(reply, site)
         if isinstance(verdict, Rejection):
             reason: str | None = verdict.reason
         else:
-            reason = claims.broken(site, verdict, asks.roster.num_examples)
+            reason = claims.broken(site, verdict, requests.membership.num_examples)
         if reason:
             before = f"{dropped[site]}; " if site in dropped else ""
             dropped[site] = f"{before}evaluation: {reason}"
         elif not isinstance(verdict, Rejection):
             by_site[site] = verdict
-            asks.accept(site)
+            requests.accept(site)
     return mean_validation(dict(sorted(by_site.items())), max_share)
 
 

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from strategies.exchange.deadline import Pacing
 from strategies.exchange.membership import (
     HELLO_DEADLINE_S,
-    Roster,
+    Membership,
     hellos,
     introduced,
     without_gone,
@@ -29,8 +29,8 @@ LATE_WINDOW_S = 60.0
 """How long after its deadline a message is still valid, so that a late reply is seen as late."""
 
 
-class Asks:
-    """One attempt at a round; an `Asker` for its exchange.
+class Requests:
+    """One attempt at a round; an `RequestSource` for its exchange.
 
     A site that failed is asked once more; so is one that was restarted and comes back as a new
     node, whatever became of its old one. Once a quorum has answered, the slowest of those answers
@@ -40,7 +40,7 @@ class Asks:
     ----------
     grid : Grid
         Asked who is online.
-    roster : Roster
+    membership : Membership
         Sites that are online at the start; kept up to date meanwhile.
     round_number : int
         Goes into every message.
@@ -65,7 +65,7 @@ class Asks:
     def __init__(
         self,
         grid: Grid,
-        roster: Roster,
+        membership: Membership,
         round_number: int,
         content: Callable[[float], RecordDict],
         deadline_s: float,
@@ -76,7 +76,7 @@ class Asks:
         pacing: Pacing | None = None,
         again: bool = True,
     ) -> None:
-        self.roster = roster
+        self.membership = membership
         self.accepted = set(kept)
         self.times: Counter[str] = Counter()
         self.traffic = traffic if traffic is not None else Traffic()
@@ -99,7 +99,7 @@ class Asks:
 
     def first(self) -> list[Message]:
         """Return a message for each site that is online and whose update is not here."""
-        nodes = self.roster.nodes
+        nodes = self.membership.nodes
         return [self._ask(site, nodes[site]) for site in nodes if site not in self.accepted]
 
     def due(self) -> Iterator[Message]:
@@ -108,7 +108,7 @@ class Asks:
             return
         if time.monotonic() - self._looked_at >= LOOK_S:
             yield from self._look()
-        for site, node in self.roster.nodes.items():
+        for site, node in self.membership.nodes.items():
             if site in self.accepted or self.times[site] >= MAX_ASKS:
                 continue
             if site in self._failed_at or self._node_of.get(site) != node:
@@ -121,7 +121,7 @@ class Asks:
         """
         asked_at = self._greeted.pop(reply.metadata.src_node_id, -math.inf)
         if not is_no_reply(reply) or time.monotonic() - asked_at >= HELLO_DEADLINE_S:
-            self.roster = introduced(self.roster, reply, HELLO_DEADLINE_S)
+            self.membership = introduced(self.membership, reply, HELLO_DEADLINE_S)
 
     def settled(self) -> set[int]:
         """Return the nodes of sites whose updates are here, all that were asked.
@@ -165,13 +165,13 @@ class Asks:
 
     def name_of(self, node: int) -> str:
         """Return the name of the site behind a node, as far as this run knows it."""
-        card = self.roster.cards.get(node)
+        card = self.membership.cards.get(node)
         return self._site_of.get(node) or (card.name if card else f"node {node}")
 
     def gone(self) -> frozenset[str]:
         """Look who is online, and return the sites that failed and are not."""
-        self.roster = without_gone(self.roster, set(self._grid.get_node_ids()))
-        return frozenset(self._failed_at) - frozenset(self.roster.nodes)
+        self.membership = without_gone(self.membership, set(self._grid.get_node_ids()))
+        return frozenset(self._failed_at) - frozenset(self.membership.nodes)
 
     def message(
         self, site: str, node: int, kind: str, content: RecordDict, deadline_s: float
@@ -194,7 +194,7 @@ class Asks:
         """Return until when each site is hoped for that failed and is offline."""
         if not self._again:
             return []
-        now, online = time.monotonic(), self.roster.nodes
+        now, online = time.monotonic(), self.membership.nodes
         return [
             since + self._wait_s
             for site, since in self._failed_at.items()
@@ -219,7 +219,7 @@ class Asks:
         """Look who is online; return a question for each node that is not known."""
         self._looked_at = time.monotonic()
         online = set(self._grid.get_node_ids())
-        self.roster = without_gone(self.roster, online)
-        new = hellos(self.roster, online - set(self._greeted), HELLO_DEADLINE_S)
+        self.membership = without_gone(self.membership, online)
+        new = hellos(self.membership, online - set(self._greeted), HELLO_DEADLINE_S)
         self._greeted |= {message.metadata.dst_node_id: self._looked_at for message in new}
         return new

@@ -25,7 +25,7 @@ def is_no_reply(reply: Message) -> bool:
     return reply.has_error() and cause_of(reply.error.code) is Cause.NO_REPLY
 
 
-class Asker(Protocol):
+class RequestSource(Protocol):
     """Decides, while replies come in, whom else to ask."""
 
     def due(self) -> Iterable[Message]:
@@ -85,7 +85,7 @@ class Exchange:
         self._overdue: dict[str, tuple[Metadata, float]] = {}
 
     def replies(
-        self, messages: Iterable[Message], deadline_s: float, asker: Asker | None = None
+        self, messages: Iterable[Message], deadline_s: float, source: RequestSource | None = None
     ) -> Iterator[Message]:
         """Yield exactly one reply for each message: the node's own, as it arrives, or an error.
 
@@ -100,7 +100,7 @@ class Exchange:
         deadline_s
             Seconds from now after which no reply is waited for. The messages' own time to
             live should match it, or a slow site goes on with work that no longer counts.
-        asker
+        source
             Asked for more messages to send, until the deadline, and whether to stop before it.
         """
         started = time.monotonic()
@@ -118,13 +118,13 @@ class Exchange:
             limit_s = deadline_s
             if elapsed_s >= limit_s:
                 break
-            if asker is not None:
-                yield from self._send(asker.due(), waiting)
-                self._give_up(waiting, asker.settled())
-                limit_s = min(deadline_s, asker.limit_s())
+            if source is not None:
+                yield from self._send(source.due(), waiting)
+                self._give_up(waiting, source.settled())
+                limit_s = min(deadline_s, source.limit_s())
             if elapsed_s >= limit_s:
                 break
-            if not (waiting or (asker is not None and asker.hopes())):
+            if not (waiting or (source is not None and source.hopes())):
                 break
             time.sleep(min(_pause_s(elapsed_s), limit_s - elapsed_s))
         overdue = [sent.message for sent in waiting.values()]

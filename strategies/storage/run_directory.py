@@ -34,7 +34,7 @@ from strategies.storage.model_files import StoredArrays, pack_model
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
 from strategies.storage.round_record import RoundRecord
-from strategies.storage.updates import UpdateJournal
+from strategies.storage.updates import StoredUpdates
 
 CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl", "summary.json"
 GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
@@ -118,8 +118,8 @@ class RunDirectory:
         average_last: int = 0,
     ) -> None:
         self.path = path
-        self.updates = UpdateJournal(path / OPEN_ROUND, path / UPDATES if keep_updates else None)
-        self.open_statistics = UpdateJournal(path / OPEN_RECALIBRATION)
+        self.updates = StoredUpdates(path / OPEN_ROUND, path / UPDATES if keep_updates else None)
+        self.open_statistics = StoredUpdates(path / OPEN_RECALIBRATION)
         self.recalibrations = Recalibrations(path / RECALIBRATIONS)
         self._metadata = dict(model_metadata)
         self._checkpoints = Checkpoints(path / CHECKPOINTS, keep_checkpoints, average_last)

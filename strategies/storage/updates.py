@@ -78,7 +78,7 @@ class MemoryUpdates:
         self._updates = {}
 
 
-class UpdateJournal:
+class StoredUpdates:
     """Updates as sealed files in a folder, each verified before it is folded.
 
     Parameters

@@ -23,7 +23,7 @@ from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.data import Part, load_dataset
 from mdc_flower.data.contract import Contract
 from mdc_flower.site.card import run_code
-from mdc_flower.site.worker import site_client, workplace
+from mdc_flower.site.worker import site_client, worker
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.loop import EvalResult
 from mdc_flower.training.numerics import processor
@@ -377,7 +377,7 @@ def test_the_deadline_counts_from_the_arrival_of_the_message_while_data_are_read
         load_dataset.cache_clear()
         load_task.cache_clear()
         load_site_task.cache_clear()
-        workplace.cache_clear()
+        worker.cache_clear()
         train = train_content(arrays, PLANNED, deadline_s)
         content = (
             train if kind == MessageType.TRAIN else statistics_content(arrays, "p", deadline_s)

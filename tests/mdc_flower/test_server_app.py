@@ -14,7 +14,7 @@ from mdc_flower.training.model_files import evaluate_run
 from mdc_flower.training.numerics import processor
 from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError
 from strategies.common.files import StorageError
-from strategies.round_loop import CoLearning
+from strategies.round_loop import RoundLoop
 from strategies.storage.lock import OWNER
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
@@ -155,7 +155,7 @@ def test_a_run_that_did_not_finish_says_how_it_ended(
         before.append(summary_of(config)["status"])
         raise raised
 
-    monkeypatch.setattr(CoLearning, "start", start)
+    monkeypatch.setattr(RoundLoop, "start", start)
     with pytest.raises(type(raised)) as caught:
         run_in_process(config, 2)
     assert caught.value is raised
@@ -281,7 +281,7 @@ def test_a_disk_that_takes_no_summary_does_not_hide_why_the_run_ends(
         monkeypatch.setattr(RunDirectory, "write_text", refuse)
         raise StorageError("the update cannot be written")
 
-    monkeypatch.setattr(CoLearning, "start", start)
+    monkeypatch.setattr(RoundLoop, "start", start)
     with pytest.raises(StorageError, match="the update cannot"):
         run_in_process(config, 2)
 

@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         "colearning",
         "exchange",
         "recalibration",
-        "roster",
+        "membership",
         "waiting",
     ):
         monkeypatch.setattr(f"strategies.{module}.time", clock)

@@ -15,7 +15,7 @@ from strategies.aggregation.averaging import by_examples
 from strategies.common.errors import EngineError, QuorumError
 from strategies.exchange.attendance import Attendance
 from strategies.exchange.deadline import Deadline, Pacing
-from strategies.exchange.membership import Roster
+from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     ARRAYS,
     METRICS,
@@ -31,7 +31,7 @@ from strategies.exchange.messages import (
 )
 from strategies.recalibration import Recalibration
 from strategies.storage.recalibrations import Recalibrations
-from strategies.storage.updates import MemoryUpdates, UpdateJournal, UpdateStore
+from strategies.storage.updates import MemoryUpdates, StoredUpdates, UpdateStore
 from tests.strategies.fakes import (
     NODE_IDS,
     FakeGrid,
@@ -100,7 +100,7 @@ class Bench:
             "updates": updates if updates is not None else MemoryUpdates(),
             "results": Recalibrations(folder / "recalibrations"),
             "round_number": 4,
-            "sites": Attendance(Roster()),
+            "sites": Attendance(Membership()),
             "min_sites": 2,
             "max_round_retries": 1,
             "wait_s": 5.0,
@@ -230,7 +230,7 @@ def test_a_silent_site_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
 
 
 def test_a_site_that_is_gone_is_named_as_missing(tmp_path: Path) -> None:
-    sites = Attendance(Roster(names=frozenset({"d"})))
+    sites = Attendance(Membership(names=frozenset({"d"})))
     _, told = Bench(tmp_path, sites=sites).apply(grid_of(*three()))
     assert told["missing"] == ["d"]
 
@@ -281,11 +281,11 @@ def test_damaged_results_are_set_aside_and_taken_again(tmp_path: Path) -> None:
 
 
 def test_replies_on_disk_count_for_the_next_process(tmp_path: Path) -> None:
-    journal = UpdateJournal(tmp_path / "open")
+    stored = StoredUpdates(tmp_path / "open")
     with pytest.raises(QuorumError):
-        Bench(tmp_path, journal).apply(grid_of(*three(b=raises, c=raises)))
+        Bench(tmp_path, stored).apply(grid_of(*three(b=raises, c=raises)))
     sites = three()
-    _, told = Bench(tmp_path, UpdateJournal(tmp_path / "open")).apply(grid_of(*sites))
+    _, told = Bench(tmp_path, StoredUpdates(tmp_path / "open")).apply(grid_of(*sites))
     assert [len(site.asked) for site in sites] == [0, 1, 1]
     assert list(told["participants"]) == ["a", "b", "c"]
     assert list((tmp_path / "open").iterdir()) == []
@@ -296,7 +296,7 @@ def test_bytes_exchanged_before_the_coordinator_died_are_counted(
     tmp_path: Path, answers: int
 ) -> None:
     def bench(name: str) -> Bench:
-        return Bench(tmp_path / name, UpdateJournal(tmp_path / name / "open"))
+        return Bench(tmp_path / name, StoredUpdates(tmp_path / name / "open"))
 
     def federation() -> FakeGrid:
         grid = grid_of(*three(a=times(1, raises)))

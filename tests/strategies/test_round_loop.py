@@ -32,7 +32,7 @@ from strategies.common.files import StorageError
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.causes import Cause
 from strategies.exchange.deadline import Deadline
-from strategies.exchange.membership import Roster
+from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     METRICS,
     NUM_EXAMPLES,
@@ -51,13 +51,13 @@ from strategies.exchange.requests import LATE_WINDOW_S
 from strategies.method.local_epochs import EpochState, Fixed, Horizon, Spread
 from strategies.method.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.method.round_plan import RoundPlan
-from strategies.round_loop import CoLearning
+from strategies.round_loop import RoundLoop
 from strategies.storage.model_files import StoredArrays, read_model
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
 from strategies.storage.round_record import RoundRecord, RunObserver
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
-from strategies.storage.updates import MemoryUpdates, UpdateJournal
+from strategies.storage.updates import MemoryUpdates, StoredUpdates
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
@@ -138,9 +138,9 @@ def model(value: float = 0.0) -> ArrayRecord:
     return arrays_to_record({"w": np.array([value], np.float32)})
 
 
-def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> CoLearning:
-    return CoLearning(
-        recipe, Roster(), seed=7, trainable=frozenset({"w"}), observers=watchers, **options
+def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> RoundLoop:
+    return RoundLoop(
+        recipe, Membership(), seed=7, trainable=frozenset({"w"}), observers=watchers, **options
     )
 
 
@@ -235,7 +235,7 @@ def test_a_model_with_scalars_counters_and_several_dtypes_keeps_them_and_their_o
         "bn.running_mean": np.zeros(4, np.float64),
         "bn.num_batches_tracked": np.array(10),
     }
-    store = UpdateJournal(tmp_path) if on_disk else MemoryUpdates()
+    store = StoredUpdates(tmp_path) if on_disk else MemoryUpdates()
     start = arrays_to_record(initial)
     watcher, _ = run(grid_of(*two_sites()), fedavg(2, 1, 0.1), start, updates=store)
     last = watcher.models[-1]
@@ -752,7 +752,7 @@ def test_a_reply_that_arrives_twice_counts_once() -> None:
     assert sum(event[1] == "answered" for event in watcher.told) == 4
 
 
-def opened(*sites: LinearSite) -> tuple[CoLearning, Watcher, list[Message]]:
+def opened(*sites: LinearSite) -> tuple[RoundLoop, Watcher, list[Message]]:
     """Return a strategy with round 1 open, its observer, and the sites' replies."""
     watcher = Watcher()
     strategy = strategy_of(fedavg(1, 1, 0.1), watcher)
@@ -762,7 +762,7 @@ def opened(*sites: LinearSite) -> tuple[CoLearning, Watcher, list[Message]]:
     return strategy, watcher, list(grid.pull_messages(ids))
 
 
-def averaged(strategy: CoLearning, replies: Iterable[Message]) -> list[float]:
+def averaged(strategy: RoundLoop, replies: Iterable[Message]) -> list[float]:
     arrays, _ = strategy.aggregate_train(1, replies)
     assert arrays is not None
     return [float(value) for value in record_to_arrays(arrays)["w"]]
@@ -1253,7 +1253,7 @@ def test_an_update_that_is_damaged_on_disk_is_not_averaged_and_asked_for_again_i
         grid_of(a, b),
         fedavg(1, 1, 0.1),
         watcher=watcher,
-        updates=UpdateJournal(tmp_path),
+        updates=StoredUpdates(tmp_path),
         min_sites=quorum,
     )
     assert watcher.values() == [[value]]
@@ -1291,13 +1291,13 @@ def test_a_resumed_run_asks_only_the_missing_sites_and_ends_with_the_same_bits(
 
     before = Mortal(lives=3 + answers)
     with pytest.raises(DiedError):
-        run(federation()[1], recipe, initial, watcher=before, updates=UpdateJournal(tmp_path))
+        run(federation()[1], recipe, initial, watcher=before, updates=StoredUpdates(tmp_path))
     sites, grid = federation()
     after, resumed = run(
         grid,
         recipe,
         model(99.0),  # of no account: the position has the model
-        updates=UpdateJournal(tmp_path),
+        updates=StoredUpdates(tmp_path),
         position=before.positions[-1],
     )
     kept = sorted(["c", "a", "b"][:answers])
@@ -1332,14 +1332,14 @@ def test_a_resumed_run_has_exchanged_as_many_bytes_as_one_that_was_not_disturbed
     # In round 2 four are asked and answer; after the last one, three are asked to evaluate.
     assert exchanged(whole) == [(3 * one, 3 * one), (4 * one, 4 * one), (6 * one, 3 * one)]
 
-    before, store = Watcher(), UpdateJournal(tmp_path)
+    before, store = Watcher(), StoredUpdates(tmp_path)
     with dies_at("colearning", "update-accepted", round=2, count=answers):
         run(federation(), recipe, watcher=before, updates=store, site_evaluation=True)
     sites = three_sites()
     after, _ = run(
         FakeGrid(dict(zip(NODE_IDS, sites, strict=False))),
         recipe,
-        updates=UpdateJournal(tmp_path),
+        updates=StoredUpdates(tmp_path),
         position=before.positions[-1],
         site_evaluation=True,
     )
@@ -1354,10 +1354,10 @@ def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_re
 ) -> None:
     recipe, one = fedavg(1, 1, 0.1), model().count_bytes()
     with dies_at("colearning", "update-accepted", count=1):
-        run(grid_of(*three_sites()), recipe, updates=UpdateJournal(tmp_path))
+        run(grid_of(*three_sites()), recipe, updates=StoredUpdates(tmp_path))
     # Of the two that are left b raises in the first attempt, both times.
     sites = three_sites(b={1: times(2, raises)})
-    after, _ = run(grid_of(*sites), recipe, updates=UpdateJournal(tmp_path), min_sites=3)
+    after, _ = run(grid_of(*sites), recipe, updates=StoredUpdates(tmp_path), min_sites=3)
     assert after.records[0].attempts == 2
     # a once, by the process that died; c once; b three times.
     assert exchanged(after) == [(5 * one, 3 * one)]

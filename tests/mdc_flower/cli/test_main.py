@@ -22,7 +22,7 @@ from mdc_flower.cli.shared import with_exit_status
 from mdc_flower.config import RunConfig
 from mdc_flower.coordinator.event_files import FOLDER
 from strategies.common.errors import ConfigError, DataError, EngineError, QuorumError, RunError
-from strategies.round_loop import CoLearning
+from strategies.round_loop import RoundLoop
 from strategies.storage.lock import LOCK, coordinator_lock
 from strategies.storage.run_directory import (
     BEST_MODEL,
@@ -427,7 +427,7 @@ def test_a_run_that_is_interrupted_has_status_130_and_says_how_to_go_on(
     def start(*args: object, **kwargs: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CoLearning, "start", start)
+    monkeypatch.setattr(RoundLoop, "start", start)
     result = run_small("--output", "out", "--set", "num-rounds=1")
     assert result.exit_code == 130
     assert result.stderr.splitlines() == [

@@ -20,7 +20,7 @@ from simulations.compare.workers import VISIBLE_GPUS
 from simulations.results.outcome import Outcome, Point
 from simulations.results.tables import tuning_table
 from strategies.common.errors import ConfigError, QuorumError, RunError
-from strategies.round_loop import CoLearning
+from strategies.round_loop import RoundLoop
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import SUMMARY, RunDirectory, read_events, read_history
@@ -317,7 +317,7 @@ def interrupt(*args: object, **kwargs: object) -> NoReturn:
 
 
 @pytest.mark.parametrize(
-    ("owner", "method"), [(RunDirectory, "begin"), (CoLearning, "start")], ids=["begin", "start"]
+    ("owner", "method"), [(RunDirectory, "begin"), (RoundLoop, "start")], ids=["begin", "start"]
 )
 def test_a_job_that_died_before_its_first_round_starts_again(
     tmp_path: Path, cache: None, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
@@ -335,7 +335,7 @@ def test_an_interrupted_job_of_another_config_is_refused_and_left_as_it_is(
     tmp_path: Path, cache: None, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(CoLearning, "start", interrupt)
+        patch.setattr(RoundLoop, "start", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_job(job_in(tmp_path / "job"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -24,7 +24,7 @@ DAY_S = 86400.0
 def start(grid: FakeGrid, rounds: int, watcher: Watcher, position: Position | None = None) -> None:
     """Run as a process does whose sites have been waited for at its start."""
     strategy = strategy_of(fedavg(rounds, 1, 0.1), watcher, position=position, wait_s=600.0)
-    strategy._sites = replace(strategy._sites, roster=refresh(strategy._sites.roster, grid))
+    strategy._sites = replace(strategy._sites, membership=refresh(strategy._sites.membership, grid))
     strategy.start(grid, model())
 
 

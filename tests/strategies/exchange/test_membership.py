@@ -1,4 +1,4 @@
-"""The roster: who is there, under which name, and how long that is waited for."""
+"""The membership: who is there, under which name, and how long that is waited for."""
 
 import logging
 
@@ -7,10 +7,10 @@ from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
 from strategies.common.errors import ConfigError, QuorumError, RunError
-from strategies.exchange import membership as roster_module
+from strategies.exchange import membership as membership_module
 from strategies.exchange.membership import (
     Admission,
-    Roster,
+    Membership,
     Silence,
     refresh,
 )
@@ -57,19 +57,19 @@ def silent(message: Message) -> None:
 
 def test_sites_are_known_by_name_in_the_order_of_their_names() -> None:
     grid = grid_of(LinearSite("site-c"), LinearSite("site-a"), LinearSite("site-b"))
-    nodes = refresh(Roster(), grid).nodes
+    nodes = refresh(Membership(), grid).nodes
     assert list(nodes.items()) == [("site-a", B), ("site-b", C), ("site-c", A)]
 
 
 def test_a_card_says_what_the_site_said() -> None:
     grid = grid_of(LinearSite("site-a", num_partitions=4))
-    assert refresh(Roster(), grid).cards == {A: SiteCard("site-a", 4, "test")}
+    assert refresh(Membership(), grid).cards == {A: SiteCard("site-a", 4, "test")}
 
 
 def test_a_node_is_asked_who_it_is_once() -> None:
     first, second = LinearSite("site-a"), LinearSite("site-b")
     grid = grid_of(first)
-    known = refresh(Roster(), grid)
+    known = refresh(Membership(), grid)
     grid.nodes[B] = second
     assert list(refresh(known, grid).nodes) == ["site-a", "site-b"]
     assert (first.num_hellos, second.num_hellos) == (1, 1)
@@ -77,7 +77,7 @@ def test_a_node_is_asked_who_it_is_once() -> None:
 
 def test_a_hello_carries_nothing_and_is_a_query() -> None:
     grid = grid_of(LinearSite("site-a"))
-    refresh(Roster(), grid)
+    refresh(Membership(), grid)
     (hello,) = grid.sent
     assert hello.metadata.message_type == MessageType.QUERY
     assert len(hello.content) == 0
@@ -86,7 +86,7 @@ def test_a_hello_carries_nothing_and_is_a_query() -> None:
 def test_a_node_that_went_offline_leaves_and_is_asked_again_when_it_is_back() -> None:
     site = LinearSite("site-a")
     grid = grid_of(site, LinearSite("site-b"))
-    known = refresh(Roster(), grid)
+    known = refresh(Membership(), grid)
     del grid.nodes[A]
     without = refresh(known, grid)
     assert list(without.nodes) == ["site-b"]
@@ -98,7 +98,7 @@ def test_a_node_that_went_offline_leaves_and_is_asked_again_when_it_is_back() ->
 @pytest.mark.parametrize(("old", "new"), [(A, B), (B, A)])
 def test_of_a_restarted_site_the_newest_node_speaks_whatever_its_id(old: int, new: int) -> None:
     grid = FakeGrid({old: LinearSite("site-a")})
-    known = refresh(Roster(), grid)
+    known = refresh(Membership(), grid)
     grid.nodes[new] = LinearSite("site-a")  # the old one still counts as online
     both = refresh(known, grid)
     assert both.nodes == {"site-a": new}
@@ -117,33 +117,33 @@ def test_of_a_restarted_site_the_newest_node_speaks_whatever_its_id(old: int, ne
 def test_a_node_that_cannot_take_part_is_refused_with_the_reason(
     node: Handler, reason: str
 ) -> None:
-    roster = refresh(Roster(), grid_of(LinearSite("site-a"), node))
-    assert roster.nodes == {"site-a": A}
-    assert list(roster.refused) == [B]
-    assert reason in roster.refused[B]
+    membership = refresh(Membership(), grid_of(LinearSite("site-a"), node))
+    assert membership.nodes == {"site-a": A}
+    assert list(membership.refused) == [B]
+    assert reason in membership.refused[B]
 
 
 def test_a_refused_protocol_is_named_with_the_one_that_is_spoken_here() -> None:
-    (reason,) = refresh(Roster(), grid_of(other_protocol)).refused.values()
+    (reason,) = refresh(Membership(), grid_of(other_protocol)).refused.values()
     assert f"got {PROTOCOL_VERSION + 1}, expected {PROTOCOL_VERSION}" in reason
     assert "same version of mdc-flower" in reason
 
 
 def test_a_refused_node_that_went_offline_is_forgotten() -> None:
     grid = grid_of(other_protocol)
-    known = refresh(Roster(), grid)
+    known = refresh(Membership(), grid)
     del grid.nodes[A]
-    assert refresh(known, grid) == Roster()
+    assert refresh(known, grid) == Membership()
 
 
 def test_a_node_that_does_not_answer_holds_no_one_up_for_longer_than_the_deadline(
     clock: Clock,
 ) -> None:
-    roster = refresh(Roster(), grid_of(LinearSite("site-a"), silent), 3.0)
-    assert roster.nodes == {"site-a": A}
+    membership = refresh(Membership(), grid_of(LinearSite("site-a"), silent), 3.0)
+    assert membership.nodes == {"site-a": A}
     assert clock.now == pytest.approx(3.0)
-    refresh(Roster(), grid_of(LinearSite("site-a"), silent))
-    assert clock.now == pytest.approx(3.0 + roster_module.HELLO_DEADLINE_S)
+    refresh(Membership(), grid_of(LinearSite("site-a"), silent))
+    assert clock.now == pytest.approx(3.0 + membership_module.HELLO_DEADLINE_S)
 
 
 @pytest.mark.parametrize("node", [silent, gone])
@@ -151,46 +151,46 @@ def test_a_node_that_does_not_answer_is_not_refused_but_asked_again_after_a_paus
     node: Handler, clock: Clock
 ) -> None:
     grid = grid_of(node)
-    roster = refresh(Roster(), grid, 1.0)
-    assert roster == Roster(silent={A: Silence(1, clock.now)})
-    roster = refresh(roster, grid, 1.0)
-    assert roster == Roster(silent={A: Silence(2, clock.now + 1.0)})
+    membership = refresh(Membership(), grid, 1.0)
+    assert membership == Membership(silent={A: Silence(1, clock.now)})
+    membership = refresh(membership, grid, 1.0)
+    assert membership == Membership(silent={A: Silence(2, clock.now + 1.0)})
     grid.nodes[A] = LinearSite("site-a")
-    assert refresh(roster, grid, 1.0) == roster
+    assert refresh(membership, grid, 1.0) == membership
     clock.sleep(1.0)
-    assert refresh(roster, grid, 1.0).nodes == {"site-a": A}
-    assert refresh(roster, grid, 1.0).silent == {}
+    assert refresh(membership, grid, 1.0).nodes == {"site-a": A}
+    assert refresh(membership, grid, 1.0).silent == {}
 
 
 def test_a_node_that_hangs_is_asked_after_pauses_that_grow_however_often_one_looks(
     clock: Clock,
 ) -> None:
-    grid, roster = grid_of(LinearSite("site-a"), silent), Roster()
+    grid, membership = grid_of(LinearSite("site-a"), silent), Membership()
     pauses: list[float] = []
     while len(pauses) < 4:
         before = clock.now
-        roster = refresh(roster, grid, 3.0)
+        membership = refresh(membership, grid, 3.0)
         if clock.now > before:  # asked, and waited for
-            pauses.append(roster.silent[B].ask_at - clock.now)
+            pauses.append(membership.silent[B].ask_at - clock.now)
         clock.sleep(1.0)
     assert pauses == pytest.approx([0.0, 3.0, 9.0, 21.0])
-    assert roster.silent[B].times == 4
-    assert roster.nodes == {"site-a": A}
+    assert membership.silent[B].times == 4
+    assert membership.nodes == {"site-a": A}
 
 
 def test_a_silent_node_is_forgotten_when_it_goes_and_asked_at_once_when_it_is_back() -> None:
     grid = grid_of(silent)
-    known = refresh(Roster(), grid, 1.0)
+    known = refresh(Membership(), grid, 1.0)
     del grid.nodes[A]
     known = refresh(known, grid, 1.0)
-    assert known == Roster()
+    assert known == Membership()
     grid.nodes[A] = LinearSite("site-a")
     assert refresh(known, grid, 1.0).nodes == {"site-a": A}
 
 
 def test_a_node_that_refused_is_not_asked_again() -> None:
     grid = grid_of(other_protocol)
-    known = refresh(Roster(), grid)
+    known = refresh(Membership(), grid)
     assert refresh(known, grid) == known
     assert len(grid.sent) == 1
 
@@ -210,11 +210,11 @@ def test_a_node_that_is_not_admitted_is_refused_with_its_name_and_the_reason() -
         return "it is not wanted" if node == B else None
 
     grid = grid_of(LinearSite("site-a"), LinearSite("site-b"))
-    roster = refresh(Roster(admission=Admission(admission)), grid)
-    assert roster.nodes == {"site-a": A}
-    assert roster.refused == {B: f"node {B}: site 'site-b': it is not wanted"}
-    assert roster.names == {"site-a"}  # one that was never admitted is not missed
-    assert sorted(seen) == sorted([(A, roster.cards[A]), (B, SiteCard("site-b", 0, "test"))])
+    membership = refresh(Membership(admission=Admission(admission)), grid)
+    assert membership.nodes == {"site-a": A}
+    assert membership.refused == {B: f"node {B}: site 'site-b': it is not wanted"}
+    assert membership.names == {"site-a"}  # one that was never admitted is not missed
+    assert sorted(seen) == sorted([(A, membership.cards[A]), (B, SiteCard("site-b", 0, "test"))])
 
 
 def test_a_node_that_is_not_understood_is_not_judged() -> None:
@@ -224,7 +224,9 @@ def test_a_node_that_is_not_understood_is_not_judged() -> None:
         judged.append(node)
         return None
 
-    refresh(Roster(admission=Admission(admission)), grid_of(raises, other_protocol, silent), 1.0)
+    refresh(
+        Membership(admission=Admission(admission)), grid_of(raises, other_protocol, silent), 1.0
+    )
     assert judged == []
 
 
@@ -235,17 +237,17 @@ def test_a_node_that_was_not_admitted_is_judged_again_after_a_pause(clock: Clock
         return None if wanted else "not yet"
 
     grid = grid_of(site)
-    roster = refresh(Roster(admission=Admission(admission)), grid)
-    clock.sleep(roster_module.ADMISSION_PAUSE_S - 1)
-    roster = refresh(roster, grid)
-    assert (site.num_hellos, list(roster.refused)) == (1, [A])
+    membership = refresh(Membership(admission=Admission(admission)), grid)
+    clock.sleep(membership_module.ADMISSION_PAUSE_S - 1)
+    membership = refresh(membership, grid)
+    assert (site.num_hellos, list(membership.refused)) == (1, [A])
     clock.sleep(1.0)
-    roster = refresh(roster, grid)
-    assert (site.num_hellos, list(roster.refused)) == (2, [A])
+    membership = refresh(membership, grid)
+    assert (site.num_hellos, list(membership.refused)) == (2, [A])
     wanted = True
-    clock.sleep(roster_module.ADMISSION_PAUSE_S)
-    roster = refresh(roster, grid)
-    assert (roster.nodes, roster.refused, roster.silent) == ({"site-a": A}, {}, {})
+    clock.sleep(membership_module.ADMISSION_PAUSE_S)
+    membership = refresh(membership, grid)
+    assert (membership.nodes, membership.refused, membership.silent) == ({"site-a": A}, {}, {})
 
 
 def test_a_judge_that_cannot_judge_admits_no_one_and_is_asked_again(clock: Clock) -> None:
@@ -257,36 +259,39 @@ def test_a_judge_that_cannot_judge_admits_no_one_and_is_asked_again(clock: Clock
         return None
 
     grid = grid_of(LinearSite("site-a"))
-    roster = refresh(Roster(admission=Admission(admission)), grid)
-    assert roster.nodes == {}
-    assert "the register of sites cannot be read" in roster.refused[A]
+    membership = refresh(Membership(admission=Admission(admission)), grid)
+    assert membership.nodes == {}
+    assert "the register of sites cannot be read" in membership.refused[A]
     broken = False
-    clock.sleep(roster_module.ADMISSION_PAUSE_S)
-    assert refresh(roster, grid).nodes == {"site-a": A}
+    clock.sleep(membership_module.ADMISSION_PAUSE_S)
+    assert refresh(membership, grid).nodes == {"site-a": A}
 
 
 def test_a_node_that_is_silent_when_it_is_judged_again_is_not_refused(clock: Clock) -> None:
     grid = grid_of(LinearSite("site-a"))
-    roster = refresh(Roster(admission=Admission(admit_none)), grid)
+    membership = refresh(Membership(admission=Admission(admit_none)), grid)
     grid.nodes[A] = silent
-    clock.sleep(roster_module.ADMISSION_PAUSE_S)
-    roster = refresh(roster, grid, 1.0)
-    assert (roster.refused, roster.silent[A].times) == ({}, 1)
+    clock.sleep(membership_module.ADMISSION_PAUSE_S)
+    membership = refresh(membership, grid, 1.0)
+    assert (membership.refused, membership.silent[A].times) == ({}, 1)
 
 
 def test_the_judge_stays_whatever_becomes_of_the_roster() -> None:
     grid = grid_of(LinearSite("site-a"))
-    roster = refresh(Roster(admission=Admission(admit_none)), grid)
+    membership = refresh(Membership(admission=Admission(admit_none)), grid)
     del grid.nodes[A]
-    roster = refresh(roster, grid)
+    membership = refresh(membership, grid)
     grid.nodes[A] = LinearSite("site-a")
-    assert refresh(roster, grid).nodes == {}
+    assert refresh(membership, grid).nodes == {}
 
 
 def test_the_judge_is_asked_while_sites_are_waited_for() -> None:
     with pytest.raises(QuorumError, match="only 0 of 1 sites") as caught:
         wait_for_sites(
-            grid_of(LinearSite("site-a")), 1, WAIT_S, roster=Roster(admission=Admission(admit_none))
+            grid_of(LinearSite("site-a")),
+            1,
+            WAIT_S,
+            membership=Membership(admission=Admission(admit_none)),
         )
     assert "site-a is not wanted" in str(caught.value)
 
@@ -299,50 +304,50 @@ def test_a_federation_is_simulated_when_all_of_its_sites_are(
     simulated: list[bool], expected: bool
 ) -> None:
     sites = [LinearSite(f"site-{i}", simulated=is_one) for i, is_one in enumerate(simulated)]
-    assert refresh(Roster(), grid_of(*sites)).simulated is expected
+    assert refresh(Membership(), grid_of(*sites)).simulated is expected
 
 
 def test_a_site_that_has_gone_is_missing_until_it_is_back() -> None:
     grid = grid_of(LinearSite("b"), LinearSite("a"), LinearSite("c"))
-    roster = refresh(Roster(), grid)
-    assert roster.missing == []
+    membership = refresh(Membership(), grid)
+    assert membership.missing == []
     grid.stop(A)
     grid.stop(C)
-    roster = refresh(roster, grid)
-    assert roster.missing == ["b", "c"]
-    assert roster.names == {"a", "b", "c"}
+    membership = refresh(membership, grid)
+    assert membership.missing == ["b", "c"]
+    assert membership.names == {"a", "b", "c"}
     grid.nodes[C] = LinearSite("b")
-    assert refresh(roster, grid).missing == ["c"]
+    assert refresh(membership, grid).missing == ["c"]
 
 
 def test_sites_are_waited_for_until_enough_are_online(clock: Clock) -> None:
     grid = grid_of(LinearSite("a"), LinearSite("b"))
-    roster = refresh(Roster(), grid)
+    membership = refresh(Membership(), grid)
     grid.stop(B)
     clock.after(7.0, lambda: grid.nodes.update({C: LinearSite("b")}))
-    roster = wait_until_online(roster, grid, lambda online: "b" in online, WAIT_S)
-    assert roster.nodes == {"a": A, "b": C}
+    membership = wait_until_online(membership, grid, lambda online: "b" in online, WAIT_S)
+    assert membership.nodes == {"a": A, "b": C}
     assert clock.now == pytest.approx(7.0, abs=1.1)
 
 
 def test_sites_are_waited_for_no_longer_than_that(clock: Clock) -> None:
     grid = grid_of(LinearSite("a"), LinearSite("b"))
-    roster = refresh(Roster(), grid)
+    membership = refresh(Membership(), grid)
     grid.stop(B)
-    assert wait_until_online(roster, grid, lambda online: False, WAIT_S).missing == ["b"]
+    assert wait_until_online(membership, grid, lambda online: False, WAIT_S).missing == ["b"]
     assert clock.now == pytest.approx(WAIT_S)
 
 
 def test_a_roster_that_knows_no_one_has_no_sites_and_no_partitions() -> None:
-    assert (Roster().nodes, Roster().num_partitions) == ({}, 0)
+    assert (Membership().nodes, Membership().num_partitions) == ({}, 0)
 
 
 def test_one_site_cannot_make_parts_of_what_the_others_hold_as_their_own() -> None:
     honest = LinearSite("site-a"), LinearSite("site-b")
-    roster = refresh(Roster(), grid_of(*honest, LinearSite("site-c", num_partitions=7)))
-    assert roster.num_partitions == 0
+    membership = refresh(Membership(), grid_of(*honest, LinearSite("site-c", num_partitions=7)))
+    assert membership.num_partitions == 0
     parts = [LinearSite(f"site-{index}", num_partitions=2) for index in range(2)]
-    assert refresh(Roster(), grid_of(*parts)).num_partitions == 2
+    assert refresh(Membership(), grid_of(*parts)).num_partitions == 2
 
 
 def test_waiting_ends_when_the_expected_sites_are_there() -> None:
@@ -354,8 +359,8 @@ def test_sites_that_come_while_it_waits_are_counted_and_reported_one_change_at_a
     grid = grid_of(LinearSite("site-a"))
     reported: list[tuple[list[str], int | None]] = []
 
-    def on_progress(roster: Roster, expected: int | None) -> None:
-        reported.append((list(roster.nodes), expected))
+    def on_progress(membership: Membership, expected: int | None) -> None:
+        reported.append((list(membership.nodes), expected))
         grid.nodes[B] = LinearSite("site-b")  # online from the next look on
 
     wait_for_sites(grid, 2, 60.0, on_progress=on_progress)
@@ -369,7 +374,7 @@ def test_a_look_that_finds_no_change_is_not_reported() -> None:
             grid_of(LinearSite("site-a")),
             2,
             WAIT_S,
-            on_progress=lambda roster, expected: reported.append(list(roster.nodes)),
+            on_progress=lambda membership, expected: reported.append(list(membership.nodes)),
         )
     assert reported == [["site-a"]]
 
@@ -387,7 +392,7 @@ def test_without_a_number_all_simulated_sites_are_waited_for() -> None:
     grid = grid_of(sites[0])
     expected_by_then: list[int | None] = []
 
-    def on_progress(roster: Roster, expected: int | None) -> None:
+    def on_progress(membership: Membership, expected: int | None) -> None:
         expected_by_then.append(expected)
         grid.nodes.update({B: sites[1], C: sites[2]})
 
@@ -444,8 +449,8 @@ def test_when_the_time_is_over_the_quorum_is_enough_and_it_says_so(
 ) -> None:
     grid = grid_of(*(LinearSite(f"site-{index}") for index in range(online)))
     with caplog.at_level(logging.WARNING, logger="flwr"):
-        roster = wait_for_sites(grid, 4, WAIT_S, min_sites)
-    assert len(roster.nodes) == online
+        membership = wait_for_sites(grid, 4, WAIT_S, min_sites)
+    assert len(membership.nodes) == online
     assert clock.now == pytest.approx(WAIT_S)  # the quorum ends no wait before its time
     assert f"going on with {online} of 4 sites" in caplog.text
 
@@ -467,9 +472,9 @@ def test_a_node_that_does_not_answer_does_not_stretch_the_wait(clock: Clock) -> 
 def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
     # A site that reads it later would work on an answer that no one takes.
     grid = grid_of(LinearSite("site-a"))
-    refresh(Roster(), grid)
+    refresh(Membership(), grid)
     (hello,) = grid.sent
-    assert hello.metadata.ttl <= roster_module.HELLO_DEADLINE_S
+    assert hello.metadata.ttl <= membership_module.HELLO_DEADLINE_S
 
 
 def expired(message: Message) -> Message:
@@ -479,18 +484,18 @@ def expired(message: Message) -> Message:
 
 def test_a_node_whose_hello_expired_has_not_refused_and_is_asked_again() -> None:
     grid = grid_of(LinearSite("site-a"), expired)
-    roster = refresh(Roster(), grid, 1.0)
-    assert roster.refused == {}
-    assert list(roster.silent) == [B]
+    membership = refresh(Membership(), grid, 1.0)
+    assert membership.refused == {}
+    assert list(membership.silent) == [B]
     grid.nodes[B] = LinearSite("site-b")
-    assert list(refresh(roster, grid, 1.0).nodes) == ["site-a", "site-b"]
+    assert list(refresh(membership, grid, 1.0).nodes) == ["site-a", "site-b"]
 
 
 def test_a_hello_lives_long_enough_for_a_node_that_polls() -> None:
     grid = grid_of(LinearSite("site-a"))
-    refresh(Roster(), grid, 0.1)
+    refresh(Membership(), grid, 0.1)
     (hello,) = grid.sent
-    assert hello.metadata.ttl == roster_module.HELLO_LEAST_S >= 30.0
+    assert hello.metadata.ttl == membership_module.HELLO_LEAST_S >= 30.0
 
 
 def test_a_site_that_comes_up_in_the_last_seconds_of_the_wait_has_time_to_answer(
@@ -508,8 +513,8 @@ def test_a_site_that_comes_up_in_the_last_seconds_of_the_wait_has_time_to_answer
 
 def test_a_run_that_goes_on_does_not_wait_for_a_site_known_to_be_gone(clock: Clock) -> None:
     grid = grid_of(LinearSite("a"), LinearSite("b"))
-    roster = wait_for_sites(grid, 3, 600.0, 2, known="abc", absent="c")
-    assert list(roster.nodes) == ["a", "b"]
+    membership = wait_for_sites(grid, 3, 600.0, 2, known="abc", absent="c")
+    assert list(membership.nodes) == ["a", "b"]
     assert clock.now < 5.0
 
 
@@ -518,8 +523,8 @@ def test_a_run_that_goes_on_waits_for_every_site_that_is_not_known_to_be_gone(
 ) -> None:
     grid = grid_of(LinearSite("a"), LinearSite("b"))
     clock.after(100.0, lambda: grid.nodes.update({C: LinearSite("c")}))
-    roster = wait_for_sites(grid, 4, 600.0, 2, known="abcd", absent="d")
-    assert list(roster.nodes) == ["a", "b", "c"]
+    membership = wait_for_sites(grid, 4, 600.0, 2, known="abcd", absent="d")
+    assert list(membership.nodes) == ["a", "b", "c"]
     assert clock.now == pytest.approx(100.0, abs=3.0)
 
 
@@ -536,8 +541,8 @@ def test_simulated_sites_of_a_run_that_goes_on_are_all_waited_for(clock: Clock) 
     sites = [LinearSite(name, num_partitions=3, simulated=True) for name in "abc"]
     grid = grid_of(*sites[:2])
     clock.after(2.0, lambda: grid.nodes.update({C: sites[2]}))
-    roster = wait_for_sites(grid, None, 600.0, None, known="ab", patience_s=9000.0)
-    assert list(roster.nodes) == ["a", "b", "c"]
+    membership = wait_for_sites(grid, None, 600.0, None, known="ab", patience_s=9000.0)
+    assert list(membership.nodes) == ["a", "b", "c"]
 
 
 def test_the_quorum_of_a_run_that_goes_on_is_waited_for_longer_and_it_is_told(
@@ -545,13 +550,13 @@ def test_the_quorum_of_a_run_that_goes_on_is_waited_for_longer_and_it_is_told(
 ) -> None:
     told: list[tuple[list[str], float]] = []
 
-    def on_wait(roster: Roster, left_s: float) -> None:
-        told.append((list(roster.nodes), round(left_s)))
+    def on_wait(membership: Membership, left_s: float) -> None:
+        told.append((list(membership.nodes), round(left_s)))
 
     grid = grid_of(LinearSite("a"))
     clock.after(1500.0, lambda: grid.nodes.update({C: LinearSite("c")}))
-    roster = wait_for_sites(grid, 3, 600.0, 2, known="abc", patience_s=9000.0, on_wait=on_wait)
-    assert list(roster.nodes) == ["a", "c"]  # and nobody waits for b as well
+    membership = wait_for_sites(grid, 3, 600.0, 2, known="abc", patience_s=9000.0, on_wait=on_wait)
+    assert list(membership.nodes) == ["a", "c"]  # and nobody waits for b as well
     assert clock.now == pytest.approx(1500.0, abs=10.0)
     assert [online for online, _ in told] == [["a"], ["a"]]
     assert [left_s for _, left_s in told] == pytest.approx([8400, 7800], abs=10)

@@ -194,7 +194,7 @@ def test_a_reply_that_came_just_before_the_deadline_counts(clock: Clock) -> None
 
 
 class Repeater:
-    """An `Asker`: sends more messages at given times, hopes for a while, and gives up nodes."""
+    """A `RequestSource`: sends more messages at given times, and gives up nodes."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import pytest
 from strategies.aggregation.averaging import Update
 from strategies.common.files import StorageError, seal
 from strategies.storage.model_files import pack_model
-from strategies.storage.updates import MemoryUpdates, UpdateJournal, UpdateStore
+from strategies.storage.updates import MemoryUpdates, StoredUpdates, UpdateStore
 
 PLAN, OTHER = "0123456789abcdef", "fedcba9876543210"
 METRICS = {"num-examples": 40, "train-loss": 0.1 + 0.2, "train-seconds": 2.0}
@@ -37,17 +37,17 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def filled(folder: Path, *sites: str, archive: Path | None = None) -> UpdateJournal:
-    journal = UpdateJournal(folder, archive)
-    journal.open(PLAN)
+def filled(folder: Path, *sites: str, archive: Path | None = None) -> StoredUpdates:
+    stored = StoredUpdates(folder, archive)
+    stored.open(PLAN)
     for site in sites:
-        journal.add(update(site))
-    return journal
+        stored.add(update(site))
+    return stored
 
 
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> UpdateStore:
-    return MemoryUpdates() if request.param == "memory" else UpdateJournal(tmp_path / "open")
+    return MemoryUpdates() if request.param == "memory" else StoredUpdates(tmp_path / "open")
 
 
 def test_updates_come_back_as_they_were_in_site_order(store: UpdateStore) -> None:
@@ -86,7 +86,7 @@ def test_updates_are_there_again_for_another_process_that_goes_on_with_the_plan(
     tmp_path: Path,
 ) -> None:
     filled(tmp_path, "b", "a")
-    again = UpdateJournal(tmp_path)
+    again = StoredUpdates(tmp_path)
     again.open(PLAN)
     assert again.sites() == ["a", "b"]
     assert [plain(one) for one in again.updates()] == [plain(update("a")), plain(update("b"))]
@@ -96,16 +96,16 @@ def test_an_update_that_an_earlier_version_kept_counts_without_its_bytes(tmp_pat
     old = update("a")
     about = {"site": "a", "num-examples": 40, "metrics": METRICS, "pace": 0.5}
     seal(tmp_path, f"{PLAN}.a", ".safetensors", pack_model(old.arrays, about))
-    journal = UpdateJournal(tmp_path)
-    journal.open(PLAN)
-    (one,) = journal.updates()
+    stored = StoredUpdates(tmp_path)
+    stored.open(PLAN)
+    (one,) = stored.updates()
     assert plain(one) == plain(replace(old, sent_bytes=0, received_bytes=0))
 
 
 def test_the_updates_of_another_plan_and_what_was_half_written_are_removed(tmp_path: Path) -> None:
     filled(tmp_path, "a", "b")
     (tmp_path / f".{PLAN}.safetensors.17.tmp").write_bytes(b"half")
-    again = UpdateJournal(tmp_path)
+    again = StoredUpdates(tmp_path)
     again.open(OTHER)
     assert again.sites() == []
     assert files(tmp_path) == []
@@ -114,7 +114,7 @@ def test_the_updates_of_another_plan_and_what_was_half_written_are_removed(tmp_p
 def test_a_sites_name_may_be_any_text(tmp_path: Path) -> None:
     sites = ["../up", "a/b", "ß.site", "x" * 300, "."]
     filled(tmp_path, *sites)
-    again = UpdateJournal(tmp_path)
+    again = StoredUpdates(tmp_path)
     again.open(PLAN)
     assert again.sites() == sorted(sites)
     assert len(files(tmp_path)) == len(sites)
@@ -133,22 +133,22 @@ def test_a_sites_newer_update_takes_the_place_of_its_older_one(store: UpdateStor
 def test_a_damaged_update_is_set_aside_by_name_and_the_others_stand(
     tmp_path: Path, damage: str, reopened: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = filled(tmp_path, "a")
+    stored = filled(tmp_path, "a")
     (path,) = tmp_path.iterdir()
-    journal.add(update("b"))
+    stored.add(update("b"))
     content = path.read_bytes()
     flipped = content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes({"cut": content[:-1], "changed": flipped, "emptied": b""}[damage])
     with caplog.at_level(logging.WARNING, logger="flwr"):
         if reopened:
-            journal = UpdateJournal(tmp_path)
-            journal.open(PLAN)
-        assert [one.site for one in journal.updates()] == ["b"]
-    assert journal.sites() == ["b"]
+            stored = StoredUpdates(tmp_path)
+            stored.open(PLAN)
+        assert [one.site for one in stored.updates()] == ["b"]
+    assert stored.sites() == ["b"]
     assert str(path) in caplog.text
     assert f"{path.name}.damaged" in files(tmp_path)
-    journal.add(update("a"))
-    assert [one.site for one in journal.updates()] == ["a", "b"]
+    stored.add(update("a"))
+    assert [one.site for one in stored.updates()] == ["a", "b"]
 
 
 def test_a_kept_update_is_read_an_array_at_a_time(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_an_update_that_cannot_be_written_does_not_count(
     def full(point: str, **where: str) -> None:
         raise OSError(28, "No space left on device")
 
-    journal = filled(tmp_path, "a")
+    stored = filled(tmp_path, "a")
     before = files(tmp_path)
     monkeypatch.setattr("strategies.common.files.reach", full)
     with pytest.raises(StorageError, match="No space left"):
-        journal.add(update("b"))
-    assert journal.sites() == ["a"]
+        stored.add(update("b"))
+    assert stored.sites() == ["a"]
     assert files(tmp_path) == before
 
 
@@ -180,12 +180,12 @@ def test_without_an_archive_a_closed_round_leaves_nothing(tmp_path: Path) -> Non
 def test_an_archive_keeps_the_updates_of_each_round_in_a_folder_of_its_own(
     tmp_path: Path,
 ) -> None:
-    journal = filled(tmp_path / "open", "a", "b", archive=tmp_path / "kept")
+    stored = filled(tmp_path / "open", "a", "b", archive=tmp_path / "kept")
     first = files(tmp_path / "open")
-    journal.close(1)
-    journal.open(OTHER)
-    journal.add(update("a"))
-    journal.close(12)
+    stored.close(1)
+    stored.open(OTHER)
+    stored.add(update("a"))
+    stored.close(12)
     assert files(tmp_path / "open") == []
     assert files(tmp_path / "kept") == ["round-00001", "round-00012"]
     assert files(tmp_path / "kept" / "round-00001") == first

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.deployment.coordinator import coordinator
-from mdc_flower.deployment.coordinator import endpoints as doors
+from mdc_flower.deployment.coordinator import coordinator, endpoints
 from mdc_flower.deployment.coordinator import site_keys as registry
 from mdc_flower.deployment.coordinator.coordinator import (
     last_run,
@@ -39,11 +38,11 @@ def kit(federation: Federation) -> CoordinatorKit:
 @pytest.fixture
 def link(kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch) -> FakeSuperLink:
     link = FakeSuperLink()
-    doors.note_control(kit, 4711)
+    endpoints.note_control(kit, 4711)
     for module in (registry, coordinator):
         monkeypatch.setattr(module, "flwr", link)
-    monkeypatch.setattr(doors, "is_healthy", lambda address, ca: bool(address))
-    monkeypatch.setattr(doors, "ask_here", lambda url, ca: b'{"federation": "lungs"}')
+    monkeypatch.setattr(endpoints, "is_healthy", lambda address, ca: bool(address))
+    monkeypatch.setattr(endpoints, "ask_here", lambda url, ca: b'{"federation": "lungs"}')
     monkeypatch.setattr(coordinator, "guarded", lambda home: nullcontext())
     monkeypatch.setattr(coordinator, "check_address", lambda kit: None)
     return link
@@ -151,7 +150,7 @@ def test_a_superlink_without_the_door_is_not_left_open(
             raise answer
         return bytes(answer)
 
-    monkeypatch.setattr(doors, "ask_here", ask)
+    monkeypatch.setattr(endpoints, "ask_here", ask)
     assert led(nothing, ended=f"does not keep its commands to this machine .*{reason}") == []
 
 
@@ -200,7 +199,7 @@ def test_a_state_folder_that_cannot_be_made(kit: CoordinatorKit, tmp_path: Path)
 def test_a_run_without_a_coordinator_is_told_where_it_was_looked_for(
     kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(doors, "is_healthy", lambda address, ca: False)
+    monkeypatch.setattr(endpoints, "is_healthy", lambda address, ca: False)
     with pytest.raises(RunError, match="the coordinator does not run") as caught:
         status(kit)
     assert str(caught.value).endswith(f"Start it: mdc coordinator start {kit.folder}")
