@@ -23,8 +23,8 @@ def judged_evaluations(
     """Return the mean of the sites' validation metrics; empty if none counts.
 
     Those that count are noted in ``requests``; the reason why one does not is added to
-    ``dropped``. One reason is a count that is not what ``claims`` know of the site. For ``max_share`` see
-    `mean_validation`.
+    ``dropped``. One reason is a count that is not what ``claims`` know of the site. For
+    ``max_share`` see `mean_validation`.
     """
     claims = claims or Claims()
     by_site: dict[str, Mapping[str, float]] = {}
