@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
+from mdc_flower.common.extras import DRAWING, require
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.admission import REGISTER, admission
 from mdc_flower.coordinator.card_claims import claims_judged, kit_of_coordinator
@@ -120,6 +121,7 @@ def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> d
 def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
     """Draw the report; the run has finished, and no picture may change that."""
     try:
+        require(DRAWING, "simulation", "report.png")
         # It takes seconds to import, and only a process that leads a run draws.
         from mdc_flower.reports.run_figures import draw_run
 

@@ -9,6 +9,7 @@ import typer
 
 from mdc_flower.cli.shared import app, console, with_exit_status
 from mdc_flower.common.config_files import parse_setting
+from mdc_flower.common.extras import DRAWING, require
 
 COMPARISONS_DIR = Path(__file__).parent / "comparisons"
 
@@ -25,6 +26,7 @@ def report(
     """Write a page to read and print: one HTML file that needs neither network nor script."""
 
     def work() -> None:
+        require(DRAWING, "simulation", "mdc report")
         from simulations.pages.report import write_report
 
         path = write_report(
@@ -66,6 +68,7 @@ def compare(
     """
 
     def work() -> None:
+        require(DRAWING, "simulation", "mdc compare")
         from simulations.compare.comparison_file import read_comparison, with_settings
         from simulations.compare.progress import job_progress
         from simulations.compare.runner import results_of, run_comparison

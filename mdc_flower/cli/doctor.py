@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,7 +18,10 @@ from mdc_flower.data.cache import cache_dir
 from mdc_flower.data.readers.builtin import BUILTIN
 from mdc_flower.training.numerics import pick_autocast_dtype, pick_device
 
-PACKAGES = ("flwr", "ray", "torch", "torchvision", "numpy", "flwr-datasets")
+PACKAGES = ("flwr", "torch", "torchvision", "numpy", "datasets")
+
+SIMULATION = ("ray", "flwr-datasets", "matplotlib", "scikit-learn", "scipy")
+"""Packages of the extra ``simulation``, which a real site does not need."""
 MIN_FREE_BYTES = 2 * 1024**3
 
 
@@ -25,6 +29,7 @@ def run_checks(dataset: str = "", data_root: str = "") -> Iterator[Check]:
     """Yield the checks one by one; ``dataset`` must load if it is named."""
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield from (_package(name) for name in PACKAGES)
+    yield from (_optional(name) for name in SIMULATION)
     yield from (_command(name) for name in ("flwr", "flower-superlink", "flower-supernode"))
     yield guarded("loopback port", _port)
     yield guarded("cache folder", _cache)
@@ -32,8 +37,9 @@ def run_checks(dataset: str = "", data_root: str = "") -> Iterator[Check]:
     dtype = pick_autocast_dtype("auto", device)
     yield Check("device", None, f"{device}, computes in {dtype or torch.float32}")
     yield Check("cores", None, str(usable_cores()))
-    for name in [dataset] if dataset else ["digits"]:
-        yield guarded(f"data set {name}", lambda name=name: _data(name, data_root))  # type: ignore[misc]
+    if dataset or find_spec("sklearn"):
+        name = dataset or "digits"
+        yield guarded(f"data set {name}", lambda: _data(name, data_root))
     if not dataset:
         yield Check("other data sets", None, ", ".join(n for n in BUILTIN if n != "digits"))
 
@@ -43,6 +49,12 @@ def _package(name: str) -> Check:
         return Check(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Check(name, False, "not installed")
+
+
+def _optional(name: str) -> Check:
+    found = _package(name)
+    hint = "not installed; simulations need it: pip install 'mdc-flower[simulation]'"
+    return found if found.ok else Check(name, None, hint)
 
 
 def _command(name: str) -> Check:

@@ -134,7 +134,13 @@ def run_supervised(
     except BaseException as error:
         _close(run_dir, error, resume_command)
         raise
-    console.print(f"finished; the picture is {run_dir / 'report.png'}", highlight=False)
+    picture = run_dir / "report.png"
+    drawn = (
+        f"the picture is {picture}"
+        if picture.is_file()
+        else "no picture was drawn; the log says why"
+    )
+    console.print(f"finished; {drawn}", highlight=False)
 
 
 def _close(run_dir: Path, error: BaseException, resume_command: str) -> None:

@@ -20,6 +20,7 @@ from mdc_flower.cli.shared import (
 )
 from mdc_flower.common.config_model import Scalar
 from mdc_flower.common.cores import usable_cores
+from mdc_flower.common.extras import require
 from mdc_flower.config import RunConfig
 from strategies.common.errors import ConfigError
 
@@ -116,6 +117,8 @@ def doctor(
 
 
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
+    if engine is Engine.RAY:
+        require(("ray",), "simulation", "--engine ray")
     # torch and Flower take seconds to import; a wrong key is reported before that.
     from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
     from mdc_flower.training.task import load_task

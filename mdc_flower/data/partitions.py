@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdc_flower.common.extras import library
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import Examples
 from strategies.common.errors import ConfigError
@@ -151,12 +152,12 @@ def _with_leftovers(parts: list[Rows], num_examples: int) -> list[Rows]:
 
 
 def _partitioner(spec: PartitionSpec, num_examples: int) -> Any:
-    from flwr_datasets import partitioner as library
+    partitioners = library("flwr_datasets.partitioner", "simulation", "partition")
 
     seed = derive_seed(spec.seed, "partitioner") % 2**32
     match spec.kind:
         case "dirichlet":
-            return library.DirichletPartitioner(
+            return partitioners.DirichletPartitioner(
                 spec.num_sites, "label", spec.alpha, min_partition_size=LEAST, seed=seed
             )
         case "shards":
@@ -167,13 +168,13 @@ def _partitioner(spec: PartitionSpec, num_examples: int) -> Any:
                     got=f"{spec.shards} for each of {spec.num_sites} sites",
                     expected=f"at most {num_examples // spec.num_sites}",
                 )
-            return library.ShardPartitioner(
+            return partitioners.ShardPartitioner(
                 spec.num_sites, "label", num_shards_per_partition=spec.shards, seed=seed
             )
         case "size-skew":
-            return library.SizePartitioner(_geometric_sizes(spec, num_examples))
+            return partitioners.SizePartitioner(_geometric_sizes(spec, num_examples))
         case "natural-id":
-            return library.NaturalIdPartitioner("group")
+            return partitioners.NaturalIdPartitioner("group")
     raise ConfigError("no such partition", where="partition", got=spec.kind)
 
 

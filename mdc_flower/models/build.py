@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from mdc_flower.common.extras import library
 from mdc_flower.common.references import load_reference, relative_paths_explained
 from mdc_flower.common.seeded import seeded
 from mdc_flower.models.audio import audio_cnn, audio_crnn
@@ -168,15 +169,8 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def _timm(name: str, input_shape: Shape, num_classes: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise ConfigError(
-            "timm is not installed",
-            where="model",
-            got=f"timm:{name}",
-            hint="Install it with: pip install 'mdc-flower[timm]'",
-        ) from None
-    return timm.create_model(
+    timm = library("timm", "timm", f"model = 'timm:{name}'")
+    model: nn.Module = timm.create_model(
         name, pretrained=False, num_classes=num_classes, in_chans=input_shape[0]
     )
+    return model

@@ -21,23 +21,23 @@ REPOSITORY = Path(__file__).parents[2]
 Process = subprocess.Popen[bytes]
 
 
-def digits_contract() -> dict[str, Any]:
-    """Return the contract that scikit-learn's digits keep."""
-    digits = load_dataset("digits")
+def contract_of(name: str) -> dict[str, Any]:
+    """Return the contract that a data set keeps."""
+    data = load_dataset(name)
     return {
-        "name": "digits",
-        "type": "uint8",
-        "shape": list(digits.input_shape),
-        "classes": list(digits.class_names),
-        "mean": list(digits.mean),
-        "std": list(digits.std),
+        "name": data.name,
+        "type": str(data.train.inputs.dtype),
+        "shape": list(data.input_shape),
+        "classes": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
     }
 
 
 class RealSites:
     """Kits in a folder, and the processes that are started from them.
 
-    Each site has the part of the digits that the simulated site of its name has, so that a run
+    Each site has the part of the data that the simulated site of its name has, so that a run
     here gives the bits of a simulation.
 
     Parameters
@@ -52,6 +52,10 @@ class RealSites:
         Where sites reach the coordinator (0: at a free port), and what it binds.
     variables : Mapping
         More environment variables of every process.
+    data : str
+        Data set of the sites.
+    mdc : Path or None
+        The `mdc` command; that of this environment by default.
     """
 
     def __init__(
@@ -63,22 +67,25 @@ class RealSites:
         port: int = 0,
         listen: str = "127.0.0.1",
         variables: Mapping[str, str] | None = None,
+        data: str = "digits",
+        mdc: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._mdc = str(mdc or script("mdc"))
         self.names = [f"site-{number}" for number in range(num_sites)]
         self.federation: dict[str, Any] = {
             "name": "digits-trial",
             "host": host,
             "port": port or free_port(),
             "listen": listen,
-            "contract": digits_contract(),
+            "contract": contract_of(data),
             "coordinator": {"data": coordinator_data},
             "site": [
                 {
                     "name": name,
-                    "data": "digits",
+                    "data": data,
                     "data-root": f"/srv/secret-place-of-{name}",
-                    "modules": ["tests.faults"],
+                    "modules": ["tests.faults", "tests.tiny"],
                     "threads": 1,  # as many as a simulated site has: the same bits
                     "partition-id": number,
                     "num-partitions": num_sites,
@@ -134,7 +141,7 @@ class RealSites:
         """Start an `mdc` command, its output in NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*prefix, script("mdc"), *arguments],
+                [*prefix, self._mdc, *arguments],
                 cwd=REPOSITORY,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -150,7 +157,7 @@ class RealSites:
     ) -> "subprocess.CompletedProcess[str]":
         """Run an `mdc` command to its end."""
         return subprocess.run(
-            [*prefix, script("mdc"), *arguments],
+            [*prefix, self._mdc, *arguments],
             cwd=REPOSITORY,
             env=self.environment(),
             capture_output=True,

@@ -5,7 +5,6 @@ soundfile reads the files; torchaudio resamples, and has the mel scale. Both com
 """
 
 import csv
-import importlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdc_flower.common.extras import library
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import DataSet, Examples
 from mdc_flower.data.readers.class_folders import (
@@ -155,7 +155,9 @@ def log_mel(source: Path | IO[bytes], name: str, reading: AudioReading) -> NDArr
     samples, rate = _samples(source, name, reading.seconds)
     wave = torch.from_numpy(samples)
     if rate != reading.sample_rate:
-        wave = _library("torchaudio").functional.resample(wave, rate, reading.sample_rate)
+        wave = library("torchaudio", "audio", "dataset").functional.resample(
+            wave, rate, reading.sample_rate
+        )
     count = _num_samples(reading)
     wave = torch.nn.functional.pad(wave[:count], (0, max(0, count - len(wave))))
     mel = _mel_spectrogram(reading)(wave)
@@ -227,7 +229,7 @@ def _samples(
     source: Path | IO[bytes], name: str, seconds: float
 ) -> tuple[NDArray[np.float32], int]:
     """Return the first seconds of a recording as one channel, and its sample rate."""
-    soundfile = _library("soundfile")
+    soundfile = library("soundfile", "audio", "dataset")
     try:
         with soundfile.SoundFile(source) as file:
             rate = int(file.samplerate)
@@ -253,7 +255,7 @@ def _hop(reading: AudioReading) -> int:
 def _mel_spectrogram(reading: AudioReading) -> Any:
     window = round(WINDOW_S * reading.sample_rate)
     num_bins = 2 ** math.ceil(math.log2(window))
-    transform = _library("torchaudio").transforms.MelSpectrogram(
+    transform = library("torchaudio", "audio", "dataset").transforms.MelSpectrogram(
         reading.sample_rate,
         n_fft=num_bins,
         win_length=window,
@@ -268,14 +270,3 @@ def _mel_spectrogram(reading: AudioReading) -> Any:
             expected=f"fewer, or a higher audio-sample-rate than {reading.sample_rate}",
         )
     return transform
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # the latter: libsndfile is not on this machine
-        raise ConfigError(
-            f"what reads audio is not installed: {error}",
-            where="dataset",
-            hint="Install it with: pip install 'mdc-flower[audio]'",
-        ) from None

@@ -54,9 +54,9 @@ def _digits_file() -> Path:
         if path.is_file():
             return path
     raise DataError(
-        "scikit-learn, which the digits come with, is not installed",
+        "scikit-learn, which contains the digits, is not installed",
         where="dataset = 'digits'",
-        hint="pip install scikit-learn",
+        hint="Install it with: pip install 'mdc-flower[simulation]'",
     )
 
 

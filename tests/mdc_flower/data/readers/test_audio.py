@@ -253,7 +253,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_decoding(monkeypatch)
-    with pytest.raises(ConfigError, match="what reads audio is not installed") as caught:
+    with pytest.raises(ConfigError, match="an optional library is not installed") as caught:
         load_audio_folder(str(folder), READING)
     assert "pip install 'mdc-flower[audio]'" in caught.value.hint
 
