@@ -338,7 +338,6 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match="an optional library is not installed: .*timm") as caught:
         build_model("timm:resnet18", (3, 32, 32), 10, seed=1)
-    assert caught.value.got == "timm:resnet18"
     assert "pip install 'mdc-flower[timm]'" in caught.value.hint
 
 
