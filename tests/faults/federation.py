@@ -19,10 +19,13 @@ from mdc_flower.config import RunConfig
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import environment, free_port, script
 from mdc_flower.engines.guardian import home_of
+from strategies.storage.run_directory import EVENTS, read_events
 from tests.faults import injector
 from tests.faults.runs import NUM_SITES, wait_until
 
 CONNECTION = "test"
+LONGEST_PAUSE_S = 15.0
+"""Seconds between two looks for a run's status at Flower."""
 REPOSITORY = Path(__file__).parents[2]
 Process = subprocess.Popen[bytes]
 
@@ -87,6 +90,8 @@ class Federation:
         app = self._folder / "app" / "mdc-flower"
         if not app.exists():
             stage_app(app)
+        self._run_dir = Path(config.output_dir)
+        self._ended_before = _times_ended(self._run_dir)
         keys = self._folder / "run-config.toml"
         keys.write_text(tomli_w.dumps(config.to_flower()))
         self._flwr("run", str(app), CONNECTION, "--run-config", str(keys))
@@ -102,8 +107,15 @@ class Federation:
         while time.monotonic() < end:
             if (status := self.status()).startswith("finished"):
                 return status
-            time.sleep(2.0)
+            # Each look costs seconds of a core. The run's own events say when one is due, unless
+            # the run was killed.
+            asked = time.monotonic()
+            while time.monotonic() < asked + (1.0 if self._has_ended() else LONGEST_PAUSE_S):
+                time.sleep(0.2)
         raise AssertionError(f"the run has not ended; the log is {self.log}")
+
+    def _has_ended(self) -> bool:
+        return _times_ended(self._run_dir) > self._ended_before
 
     def close(self) -> None:
         """Kill what is left."""
@@ -160,6 +172,10 @@ class Federation:
                 return True
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _times_ended(run_dir: Path) -> int:
+    return len(read_events(run_dir, "run-ended")) if (run_dir / EVENTS).is_file() else 0
 
 
 @contextmanager

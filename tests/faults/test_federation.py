@@ -31,7 +31,7 @@ def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
     with federation(tmp_path, faults=[slow]) as flower:
         link, _ = flower.start_all()
         flower.submit(config)
-        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 120)
+        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 300)
         link.kill()
         link.wait()
         flower.start_superlink()
@@ -54,7 +54,7 @@ def test_a_killed_supernode_that_comes_back(tmp_path: Path, undisturbed: str) ->
     with federation(tmp_path, faults=[training]) as flower:
         _, sites = flower.start_all()
         flower.submit(config)
-        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 120)
+        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 300)
         kill(sites[1])
         flower.start_site(1)
         assert flower.wait_for_end() == COMPLETED
@@ -80,7 +80,7 @@ def test_a_killed_supernode_that_stays_away(tmp_path: Path) -> None:
     with federation(tmp_path, faults=[training]) as flower:
         _, sites = flower.start_all()
         flower.submit(config)
-        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 120)
+        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 300)
         kill(sites[1])
         assert flower.wait_for_end(400) == COMPLETED
 
@@ -132,7 +132,7 @@ def test_a_cut_network(tmp_path: Path, undisturbed: str, cut_off: tuple[str, str
             inside = ["ip", "netns", "exec", namespace] if number == 1 else []
             flower.start_site(number, inside)
         flower.submit(config)
-        wait_until(lambda: len(read_history(tmp_path / "run")) == 1, 120)
+        wait_until(lambda: len(read_history(tmp_path / "run")) == 1, 300)
         subprocess.run(["ip", "link", "set", "mdc-here", "down"], check=True)
         time.sleep(30)
         subprocess.run(["ip", "link", "set", "mdc-here", "up"], check=True)
