@@ -123,16 +123,18 @@ class RunObserver(Protocol):
         ...
 
 
-def unheard(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
+def reasons_by_site(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
     """Return by site what became of those whose answers did not count."""
     return {**dropped, **{site: "not online" for site in missing if site not in dropped}}
 
 
-def causes_of_absence(causes: Mapping[str, Cause], missing: Iterable[str]) -> dict[str, Cause]:
+def causes_by_site(causes: Mapping[str, Cause], missing: Iterable[str]) -> dict[str, Cause]:
     """Return by site the code of why it gave no update."""
     return {**dict.fromkeys(missing, Cause.NOT_ONLINE), **causes}
 
 
 def reasons(dropped: Mapping[str, str], missing: Iterable[str]) -> str:
     """Return the same in one line."""
-    return "; ".join(f"{site}: {reason}" for site, reason in unheard(dropped, missing).items())
+    return "; ".join(
+        f"{site}: {reason}" for site, reason in reasons_by_site(dropped, missing).items()
+    )

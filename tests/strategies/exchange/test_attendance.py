@@ -10,7 +10,7 @@ from flwr.app import Message
 from strategies.common.errors import QuorumError
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.membership import refresh
-from strategies.exchange.waiting import TELL_S
+from strategies.exchange.waiting import REPORT_INTERVAL_S
 from strategies.method.recipes import fedavg
 from strategies.storage.position import Position
 from strategies.storage.run_directory import run_directory
@@ -119,7 +119,9 @@ def test_who_is_missing_is_told_at_first_and_then_every_ten_minutes(clock: Clock
         ("b", 1, 2)
     }
     lefts = [told.left_s for told in watcher.awaited]
-    assert lefts == pytest.approx([DAY_S - TELL_S * number for number in range(6)], abs=60.0)
+    assert lefts == pytest.approx(
+        [DAY_S - REPORT_INTERVAL_S * number for number in range(6)], abs=60.0
+    )
 
 
 def test_patience_is_bounded_and_counts_over_all_attempts_at_a_round(clock: Clock) -> None:

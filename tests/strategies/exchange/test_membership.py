@@ -495,7 +495,7 @@ def test_a_hello_lives_long_enough_for_a_node_that_polls() -> None:
     grid = grid_of(LinearSite("site-a"))
     refresh(Membership(), grid, 0.1)
     (hello,) = grid.sent
-    assert hello.metadata.ttl == membership_module.HELLO_LEAST_S >= 30.0
+    assert hello.metadata.ttl == membership_module.HELLO_MIN_TTL_S >= 30.0
 
 
 def test_a_site_that_comes_up_in_the_last_seconds_of_the_wait_has_time_to_answer(
