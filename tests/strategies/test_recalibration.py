@@ -190,8 +190,8 @@ F32 = np.float32
 UNFIT = {
     "nan": (with_array("bn.running_mean", np.array([np.nan], F32)), "values are not finite"),
     "inf": (with_array("bn.running_var", np.array([np.inf], F32)), "values are not finite"),
-    "negative": (with_array("bn.running_var", np.array([-1e-9], F32)), "1 are below 0"),
-    "overflow": (with_array("bn.running_mean", np.array([1e20], F32)), "beyond float32"),
+    "negative": (with_array("bn.running_var", np.array([-1e-9], F32)), "1 of 1 values are below 0"),
+    "overflow": (with_array("bn.running_mean", np.array([1e20], F32)), "overflow float32"),
     "shape": (with_array("bn.running_var", np.zeros(2, F32)), r"got float32\[2\]"),
     "dtype": (with_array("bn.running_var", np.zeros(1)), r"got float64\[1\]"),
     "extra": (with_array("weight", np.zeros(1, F32)), "is not in the global model"),

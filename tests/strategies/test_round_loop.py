@@ -1164,7 +1164,7 @@ def test_a_site_that_changes_its_number_of_examples_does_not_count() -> None:
     watcher, _ = run(grid_of(a, b), fedavg(3, 1, 0.1))
     assert watcher.values() == [[2.5], [3.5], [6.0]]  # a alone adds 1
     assert watcher.records[1].causes == {"b": Cause.CLAIM}
-    reason = f"metrics: 'num-examples' is {2**53}, and was 3 before"
+    reason = f"metrics: 'num-examples' is {2**53}, but was 3 before"
     assert watcher.records[1].dropped == {"b": reason}
 
 
@@ -1183,7 +1183,7 @@ def test_a_site_has_no_more_examples_than_it_introduced_itself_with() -> None:
     watcher, _ = run(grid_of(honest, liar), fedavg(1, 1, 0.1))
     assert watcher.values() == [[1.0]]
     assert watcher.records[0].dropped == {
-        "b": "metrics: 5 examples, and the site said that it has 4"
+        "b": "metrics: 5 examples, but the site reported a data set of 4"
     }
 
 

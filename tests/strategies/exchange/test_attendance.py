@@ -107,7 +107,7 @@ def test_a_quorum_that_is_lost_for_hours_is_waited_for_and_the_run_goes_on(
         watcher, _ = run(grid, fedavg(3, 1, 0.1), min_sites=2, wait_s=7.0, quorum_patience_s=DAY_S)
     assert [list(record.participants) for record in watcher.records] == [["a", "b"]] * 3
     assert 8 * 3600.0 <= clock.now <= 8 * 3600.0 + 60.0
-    assert "for b: only 1 of the 2 sites that are needed are here" in caplog.text
+    assert "for b: only 1 of the 2 required sites are available" in caplog.text
 
 
 def test_who_is_missing_is_told_at_first_and_then_every_ten_minutes(clock: Clock) -> None:
@@ -138,11 +138,11 @@ def test_patience_is_bounded_and_counts_over_all_attempts_at_a_round(clock: Cloc
         (Awaited(["b"], 2, 2, 600.0), "waiting up to 600 s for b"),
         (
             Awaited(["b", "c"], 1, 2, DAY_S),
-            "waiting up to 24.0 h for b, c: only 1 of the 2 sites that are needed are here",
+            "waiting up to 24.0 h for b, c: only 1 of the 2 required sites are available",
         ),
         (
             Awaited([], 0, 2, 59.6),
-            "waiting up to 60 s for more sites: only 0 of the 2 sites that are needed are here",
+            "waiting up to 60 s for more sites: only 0 of the 2 required sites are available",
         ),
     ],
 )

@@ -408,7 +408,9 @@ def test_a_number_goes_before_the_number_of_simulated_sites() -> None:
 
 
 def test_without_a_number_real_sites_are_refused_by_key() -> None:
-    with pytest.raises(ConfigError, match="how many real sites to wait for is not set") as caught:
+    with pytest.raises(
+        ConfigError, match="the number of real sites to wait for is not set"
+    ) as caught:
         wait_for_sites(grid_of(LinearSite("site-a")), None, 60.0)
     assert caught.value.where == "num-sites"
 
@@ -452,7 +454,7 @@ def test_when_the_time_is_over_the_quorum_is_enough_and_it_says_so(
         membership = wait_for_sites(grid, 4, WAIT_S, min_sites)
     assert len(membership.nodes) == online
     assert clock.now == pytest.approx(WAIT_S)  # the quorum ends no wait before its time
-    assert f"going on with {online} of 4 sites" in caplog.text
+    assert f"continuing with {online} of 4 sites" in caplog.text
 
 
 def test_below_the_quorum_the_run_stops_and_can_be_taken_up_again() -> None:

@@ -253,7 +253,7 @@ def test_fields_that_do_not_fit_together_are_refused_by_name(
 def test_an_id_that_does_not_belong_to_the_fields_is_refused(changes: dict[str, Any]) -> None:
     error = refusal(**changes)
     assert error.where == "round plan, plan_id"
-    assert "does not belong" in str(error)
+    assert "does not match" in str(error)
 
 
 def test_the_error_says_what_to_do() -> None:

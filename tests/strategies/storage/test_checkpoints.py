@@ -253,7 +253,7 @@ def test_a_recent_model_that_is_damaged_is_left_out_and_the_run_goes_on(
     with caplog.at_level(logging.WARNING, logger="flwr"):
         assert again.newest() is not None
     assert list(again.recent_models) == [1, 3]
-    assert "The average will be without it" in caplog.text
+    assert "The average of the last models will not include it" in caplog.text
 
 
 def test_the_initial_model_is_never_the_best(tmp_path: Path) -> None:
