@@ -38,7 +38,7 @@ from strategies.exchange.messages import (
     evaluate_content,
     statistics_content,
 )
-from strategies.exchange.metrics import judged_evaluations
+from strategies.exchange.metrics import mean_evaluation
 from strategies.exchange.requests import Requests
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
@@ -291,7 +291,7 @@ class Recalibration:
         messages = requests.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
         replies = Exchange(grid).replies(messages, record.deadline_s, requests)
-        record.site_evaluation = judged_evaluations(
+        record.site_evaluation = mean_evaluation(
             replies, requests, record.dropped, self.claims, self.max_site_weight
         )
 

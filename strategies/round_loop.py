@@ -40,7 +40,7 @@ from strategies.exchange.messages import (
     record_to_arrays,
     train_content,
 )
-from strategies.exchange.metrics import judged_evaluations, mean_metrics, mean_validation
+from strategies.exchange.metrics import mean_evaluation, mean_metrics, mean_validation
 from strategies.exchange.requests import Requests
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
@@ -271,7 +271,7 @@ class RoundLoop(Strategy):
             bounded(self.recipe.weighting, updates, self.recipe.max_site_weight),
             self.trainable,
         )
-        self._judge_model(arrays)
+        self._check_model(arrays)
         record.relative_change = relative_change(before, arrays, self.trainable)
         return arrays_to_record(arrays), MetricRecord({**mean_metrics(record.participants)})
 
@@ -305,7 +305,7 @@ class RoundLoop(Strategy):
         """Return the sites' metrics, averaged by number of examples; None if there are none."""
         opened = self._opened()
         record, requests = opened.record, opened.evaluation or opened.requests
-        record.site_evaluation = judged_evaluations(
+        record.site_evaluation = mean_evaluation(
             replies, requests, record.dropped, self._claims, self.recipe.max_site_weight
         )
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
@@ -582,7 +582,7 @@ class RoundLoop(Strategy):
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
 
-    def _judge_model(self, arrays: Arrays) -> None:
+    def _check_model(self, arrays: Arrays) -> None:
         """End the run if the new global model cannot be used; the previous model is kept."""
         opened = self._opened()
         why = unfit_model(self._position.arrays, arrays, opened.outer_state, self.variances)

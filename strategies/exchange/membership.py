@@ -98,8 +98,8 @@ class Membership:
     @property
     def machines(self) -> dict[str, str]:
         """Return the hardware description of each online site that reported one."""
-        told = {name: self.cards[node].machine for name, node in self.nodes.items()}
-        return {name: machine for name, machine in told.items() if machine}
+        reported = {name: self.cards[node].machine for name, node in self.nodes.items()}
+        return {name: machine for name, machine in reported.items() if machine}
 
     @property
     def missing(self) -> list[str]:
@@ -119,8 +119,8 @@ class Membership:
     @property
     def num_examples(self) -> dict[str, int]:
         """Return the data set size of each online site that reported one."""
-        told = {name: self.cards[node].num_examples for name, node in self.nodes.items()}
-        return {name: count for name, count in told.items() if count}
+        reported = {name: self.cards[node].num_examples for name, node in self.nodes.items()}
+        return {name: count for name, count in reported.items() if count}
 
 
 def refresh(

@@ -13,7 +13,7 @@ from strategies.exchange.requests import Requests
 BySite = Mapping[str, Mapping[str, float]]
 
 
-def judged_evaluations(
+def mean_evaluation(
     replies: Iterable[Message],
     requests: Requests,
     dropped: dict[str, str],

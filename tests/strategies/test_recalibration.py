@@ -1,4 +1,4 @@
-"""Statistics taken anew after the last round: asked, judged, folded, kept; nobody asked twice."""
+"""Recalibration after the last round: requests, checks, pooling, storage, no site asked twice."""
 
 import re
 from collections.abc import Callable
@@ -55,7 +55,7 @@ Spoil = Callable[[ArrayRecord], object]
 
 @dataclass
 class StatisticsSite:
-    """A site whose data have this mean and this variance."""
+    """A site whose data have the given mean and variance."""
 
     name: str
     mean: float
@@ -89,7 +89,7 @@ class StatisticsSite:
 
 
 class Bench:
-    """What a recalibration needs, in memory or in a folder."""
+    """The inputs of a recalibration, in memory or in a folder."""
 
     def __init__(self, folder: Path, updates: UpdateStore | None = None, **terms: Any) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and sealed ones that tell when they are damaged."""
+"""Files: atomic writes, and sealed files whose damage is detected."""
 
 import errno
 import json
@@ -94,7 +94,7 @@ def no_such_call(*args: int) -> NoReturn:
 
 
 def half(source: int, target: int, count: int) -> int:
-    """Copy half of it, and then no more, as some file systems do."""
+    """Copy half of the file and then stop, as some file systems do."""
     if os.lseek(source, 0, os.SEEK_CUR):
         return 0
     return os.write(target, os.read(source, count // 2))

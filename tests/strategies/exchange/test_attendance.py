@@ -1,4 +1,4 @@
-"""Whom a round waits for before it begins, who is told, and what is remembered of it."""
+"""Waiting for sites before a round: who is awaited, what is reported, what is remembered."""
 
 import logging
 from dataclasses import replace
@@ -22,7 +22,7 @@ DAY_S = 86400.0
 
 
 def start(grid: FakeGrid, rounds: int, watcher: Watcher, position: Position | None = None) -> None:
-    """Run as a process does whose sites have been waited for at its start."""
+    """Run like a process that has already waited for its sites at the start."""
     strategy = strategy_of(fedavg(rounds, 1, 0.1), watcher, position=position, wait_s=600.0)
     strategy._sites = replace(strategy._sites, membership=refresh(strategy._sites.membership, grid))
     strategy.start(grid, model())
@@ -87,7 +87,7 @@ def test_absent_sites_are_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def that_loses_a_site_in_round_2() -> FakeGrid:
-    """Return a grid of sites a and b, of which b goes in round 2."""
+    """Return a grid of sites a and b; b goes offline in round 2."""
     a, b = two_sites()
     grid = grid_of(a, b)
 

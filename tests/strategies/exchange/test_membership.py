@@ -1,4 +1,4 @@
-"""The membership: who is there, under which name, and how long that is waited for."""
+"""Membership: which sites are online, under which names, and how long to wait for them."""
 
 import logging
 
@@ -480,7 +480,7 @@ def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
 
 
 def expired(message: Message) -> Message:
-    """Stand for a node that is not ready, and whose question is void by now."""
+    """Act as a node that is not ready until its hello has expired."""
     return from_superlink(message, "Message Unavailable", ErrorCode.MESSAGE_UNAVAILABLE)
 
 

@@ -1,4 +1,4 @@
-"""Messages: what a train message carries beside the model, and what a site refuses in it."""
+"""Messages: what a train message contains besides the model, and what a site rejects."""
 
 from dataclasses import replace
 from typing import Any

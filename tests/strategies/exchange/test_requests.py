@@ -1,4 +1,4 @@
-"""Whom a round asks: everyone once, who failed once more, and who came back at once."""
+"""Requests: every site is asked once; sites that failed or came back are asked again."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def requests_of(grid: FakeGrid, *kept: str) -> Requests:
 
 
 def asked(requests: Requests) -> Requests:
-    """Return the asks with the first messages out."""
+    """Return the requests after sending the first messages."""
     requests.first()
     return requests
 
@@ -40,7 +40,7 @@ def nodes_of(messages: list[Message]) -> list[int]:
 
 
 def due(requests: Requests, grid: FakeGrid | None = None) -> list[int]:
-    """Return the nodes that are asked to train; new ones on the grid first say who they are."""
+    """Return the nodes that are asked to train; new nodes on the grid first answer a hello."""
     trained: list[int] = []
     while True:
         messages = list(requests.due())

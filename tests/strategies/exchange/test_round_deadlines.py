@@ -1,4 +1,4 @@
-"""How long a round waits for the others once a quorum has answered."""
+"""How long a round waits for the other sites after the quorum is met."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def grid(*sites: Any, **options: Any) -> FakeGrid:
 
 
 def learned(nodes: FakeGrid, rounds: int = 1, **options: Any) -> Watcher:
-    """Run with deadlines that are learned, as they are by default."""
+    """Run with learned deadlines, which are the default."""
     return run(nodes, fedavg(rounds, 1, 0.1), timeout=0.0, **options)[0]
 
 
@@ -80,7 +80,7 @@ def test_updates_kept_by_an_earlier_process_tell_how_long_the_others_may_take(
 
 
 class Dying(Watcher):
-    """Ends the process after some answers."""
+    """Ends the process after some replies."""
 
     def __init__(self, after: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The exchange: one reply for each message, and always a word on whose it is."""
+"""The exchange: one reply for each message, and always with the right source."""
 
 import math
 import weakref
@@ -156,7 +156,7 @@ def test_the_code_of_a_missing_reply_is_flowers_own() -> None:
 
 
 class TimedGrid(FakeGrid):
-    """Hands no reply out before some time."""
+    """Returns no reply before a given time."""
 
     def __init__(self, clock: Clock, ready_after_s: float) -> None:
         super().__init__({A: answers("a")})
@@ -194,7 +194,7 @@ def test_a_reply_that_came_just_before_the_deadline_counts(clock: Clock) -> None
 
 
 class Repeater:
-    """A `RequestSource`: sends more messages at given times, and gives up nodes."""
+    """A `RequestSource` that sends messages at given times and stops waiting for nodes."""
 
     def __init__(
         self,
@@ -332,7 +332,7 @@ def test_a_message_that_the_superlink_gave_up_is_no_late_reply_and_is_forgotten(
 
 
 class StrictGrid(FakeGrid):
-    """Refuses a message whose time to live is over, as the SuperLink does, with an HTTP error."""
+    """Rejects an expired message with an HTTP error, as the SuperLink does."""
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         (message,) = messages
@@ -342,7 +342,7 @@ class StrictGrid(FakeGrid):
 
 
 def validate_ttl(message: Message) -> list[str]:
-    """Return what Flower's own check of a message says of its time to live."""
+    """Return the result of Flower's own check of a message's time to live."""
     return [error for error in validate_message(message, is_reply_message=False) if "TTL" in error]
 
 

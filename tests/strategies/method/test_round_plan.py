@@ -1,4 +1,4 @@
-"""The round plan: its learning rates, its identity, and what a site refuses."""
+"""The round plan: its learning rates, its id, and what a site rejects."""
 
 import hashlib
 import itertools
@@ -166,7 +166,7 @@ def test_reading_a_record_leaves_it_as_it_was() -> None:
 
 
 def refusal(**changes: Any) -> PlanError:
-    """Return the error with which a site refuses a plan whose record was changed."""
+    """Return the error that a site raises for a plan whose record was changed."""
     record = plan().to_config_record()
     for name, value in changes.items():
         if value is None:

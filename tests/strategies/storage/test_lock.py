@@ -1,4 +1,4 @@
-"""The lock: one coordinator for a run directory, and none who died can keep it."""
+"""The lock: one coordinator per run directory; a dead process does not keep the lock."""
 
 import os
 import subprocess
