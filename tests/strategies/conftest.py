@@ -19,13 +19,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Replace the time module in the coordinator's modules and the grid by a simulated clock."""
     clock = Clock()
     for module in (
-        "asks",
-        "attendance",
-        "colearning",
-        "exchange",
+        "exchange.attendance",
+        "exchange.membership",
+        "exchange.requests",
+        "exchange.transport",
+        "exchange.waiting",
         "recalibration",
-        "membership",
-        "waiting",
+        "round_loop",
     ):
         monkeypatch.setattr(f"strategies.{module}.time", clock)
     monkeypatch.setattr(FakeGrid, "clock", clock)
