@@ -297,7 +297,8 @@ def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str,
             raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
         if isinstance(value, int) and abs(value) > MAX_COUNT:
             raise _UnfitError(
-                Cause.OUT_OF_BOUNDS, f"metrics: {name!r} exceeds {MAX_COUNT} in absolute value"
+                Cause.OUT_OF_BOUNDS,
+                f"metrics: {name!r} is {value}, expected at most {MAX_COUNT} in absolute value",
             )
         if name in COUNTS and not (isinstance(value, int) and value >= 1):
             raise _UnfitError(

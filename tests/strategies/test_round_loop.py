@@ -785,7 +785,7 @@ def test_a_reply_of_a_node_that_is_no_site_is_left_out() -> None:
 
 def test_replies_to_a_round_that_is_not_open_are_an_error() -> None:
     strategy = strategy_of(fedavg(1, 1, 0.1))
-    with pytest.raises(RuntimeError, match="configure_train opens one"):
+    with pytest.raises(RuntimeError, match="call configure_train first"):
         strategy.aggregate_train(1, [])
 
 
@@ -1333,7 +1333,7 @@ def test_a_resumed_run_has_exchanged_as_many_bytes_as_one_that_was_not_disturbed
     assert exchanged(whole) == [(3 * one, 3 * one), (4 * one, 4 * one), (6 * one, 3 * one)]
 
     before, store = Watcher(), StoredUpdates(tmp_path)
-    with dies_at("colearning", "update-accepted", round=2, count=answers):
+    with dies_at("round_loop", "update-accepted", round=2, count=answers):
         run(federation(), recipe, watcher=before, updates=store, site_evaluation=True)
     sites = three_sites()
     after, _ = run(
@@ -1353,7 +1353,7 @@ def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_re
     tmp_path: Path,
 ) -> None:
     recipe, one = fedavg(1, 1, 0.1), model().count_bytes()
-    with dies_at("colearning", "update-accepted", count=1):
+    with dies_at("round_loop", "update-accepted", count=1):
         run(grid_of(*three_sites()), recipe, updates=StoredUpdates(tmp_path))
     # Of the two that are left b raises in the first attempt, both times.
     sites = three_sites(b={1: times(2, raises)})

@@ -231,7 +231,7 @@ def test_an_unknown_field_or_value_is_refused_by_name(name: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"version": 2}, "version 2 is not 1"),
+        ({"version": 2}, "version 2 is not supported, expected 1"),
         ({"lr_min": 2.0}, "lr_min 2.0 is above lr_max 1.0"),
         ({"local_steps": 5}, "exactly one of local_epochs and local_steps"),
         ({"local_epochs": 0}, "exactly one of local_epochs and local_steps"),
