@@ -1,11 +1,11 @@
-"""The coordinator evaluates the model of one round while the sites train the next.
+"""Evaluates the model of one round at the coordinator while the sites train the next round.
 
 A round is safe once its checkpoint is written; only its line in the history waits for the
-evaluation. There is at most one evaluation at a time: a round's is over before the next round is
-folded. Everything but the evaluation itself happens in the thread of the round loop.
+evaluation. At most one evaluation runs at a time: it ends before the updates of the next round are
+averaged. Everything except the evaluation itself happens in the thread of the round loop.
 
-On failure: what an evaluation raises ends the run, as soon as the round loop looks. The checkpoint
-says that the round is not finished, so a run that goes on evaluates its model again.
+An exception in an evaluation ends the run as soon as the round loop polls. The checkpoint marks the
+round as not finished, so a resumed run evaluates its model again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 class Inline(Executor):
-    """Makes a call at once, in the thread that submits it."""
+    """Executor that runs each call at once, in the submitting thread."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Return the result, or raise what the call raises."""
+        """Return a finished future; an exception of the call is raised here."""
         outcome: Future[T] = Future()
         outcome.set_result(fn(*args, **kwargs))
         return outcome
@@ -36,26 +36,27 @@ class Inline(Executor):
 
 @contextmanager
 def one_thread() -> Iterator[Executor]:
-    """Give an executor that makes one call at a time, in a thread of its own."""
+    """Yield an executor that runs one call at a time, in its own thread."""
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
     try:
         yield executor
     finally:
-        # A call that still runs is that of a run that failed: nobody needs its result.
+        # A call still running here belongs to a failed run, so its result is not needed.
         executor.shutdown(wait=False)
 
 
 class PendingEvaluation:
-    """The evaluation of the newest model, and the record of the round that waits for it.
+    """The running evaluation of the newest model, and the record of its round.
 
     Parameters
     ----------
     evaluate : EvaluateFn or None
-        Evaluates a model; None where nobody does.
+        Evaluates a model; None for no evaluation.
     executor : Executor
-        Where it runs.
+        Runs the evaluation.
     finish : callable
-        Called with a round's record and the metrics of its model, in the thread that looks.
+        Called with a round's record and the metrics of its model, in the thread that calls `poll`
+        or `wait`.
     """
 
     def __init__(
@@ -70,24 +71,24 @@ class PendingEvaluation:
         self._pending: tuple[RoundRecord, Future[MetricRecord | None]] | None = None
 
     def begin(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Begin to evaluate the model of a round; the round before is finished."""
+        """Start evaluating the model of a round; the previous round must be finished."""
         outcome = self._executor.submit(self._evaluate, record.round, arrays)
         self._pending = record, outcome
 
-    def look(self) -> None:
-        """Finish the round if its evaluation is over."""
+    def poll(self) -> None:
+        """Finish the round if its evaluation is complete."""
         if self._pending is not None and self._pending[1].done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the evaluation is over, and finish the round."""
+        """Wait for the evaluation to complete, then finish the round."""
         if self._pending is not None:
             record, outcome = self._pending
             metrics = outcome.result()
             self._pending = None
             self._finish(record, metrics)
 
-    def over_after(self, replies: Iterable[Message]) -> Iterator[Message]:
-        """Yield the replies of the next round, and then wait: what follows is its fold."""
+    def wait_after(self, replies: Iterable[Message]) -> Iterator[Message]:
+        """Yield the replies of the next round, then wait, so that averaging comes afterwards."""
         yield from replies
         self.wait()

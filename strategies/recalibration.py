@@ -1,12 +1,13 @@
-"""After the last round: BatchNorm's statistics of the final model, taken anew at the sites.
+"""Recalibration: recompute the BatchNorm statistics of the final model after the last round.
 
-A running statistic averaged over the sites belongs to other weights than the averaged ones, and
-the mean of variances is not the variance of all data. So each site passes its training examples
-once through the final model, and the coordinator folds what that gives.
+Averaged running statistics do not belong to the averaged weights, and a mean of variances is not
+the variance of all data. So each site passes its training examples once through the final model,
+and the coordinator pools the resulting statistics.
 
-On failure: as in a round. A site whose reply is unfit or missing is asked once more, and is left
-out and named then; below the quorum the exchange is repeated for the missing sites, and then the
-run stops. Replies are on disk before they count: a coordinator that died asks for the others.
+Failures are handled as in a round. A site whose reply is rejected or missing gets one more request;
+if that fails too, it is left out and named in the record. Below the quorum the exchange is repeated
+for the missing sites, and then the run stops. Replies are stored on disk before they count, so a
+resumed run asks only the other sites.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ from strategies.exchange.messages import (
     evaluate_content,
     statistics_content,
 )
-from strategies.exchange.metrics import judged_evaluations
+from strategies.exchange.metrics import mean_evaluation
 from strategies.exchange.requests import Requests
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
@@ -49,14 +50,14 @@ from strategies.too_few_sites import too_few
 
 @dataclass
 class RecalibrationRecord:
-    """What happened when a model's statistics were taken anew; fields as in `RoundRecord`.
+    """Record of one recalibration; other fields as in `RoundRecord`.
 
     Attributes
     ----------
     plan_id : str
-        Names the model: a digest of its arrays.
+        Digest of the model's arrays; identifies the model.
     participants : dict
-        Training examples of each site whose statistics were folded.
+        Training examples of each site whose statistics were pooled.
     """
 
     round: int
@@ -78,34 +79,34 @@ class RecalibrationRecord:
 
 @dataclass
 class Recalibration:
-    """The exchange, on the terms of the run's rounds.
+    """The recalibration exchange, with the settings of the run's rounds.
 
     Attributes
     ----------
     layers : Layers
         Names of the model's running means and variances.
     weighting : Weighting
-        Weight of each site: that of the average, whose data the statistics are to describe.
+        Weight of each site; the same as in the average of the models.
     updates : UpdateStore
-        Where replies are kept until they are folded.
+        Stores replies until they are pooled.
     results : Recalibrations
-        Where the outcome is kept.
+        Stores the outcome.
     round_number : int
-        Rounds done.
+        Number of finished rounds.
     sites : Attendance
-        Who is there.
+        Sites that are online, and sites that are no longer waited for.
     min_sites, max_round_retries, wait_s, quorum_patience_s
         As for a round.
     pacing : Pacing
-        How long replies are waited for.
+        How long to wait for replies.
     site_evaluation : bool
         Whether the sites evaluate the model with its new statistics.
     on_event : callable
-        Told what happens, as a kind and fields.
+        Called with the kind and the fields of each event.
     max_site_weight : float
-        Largest share of a site in the sum of the weights.
+        Largest share of one site in the sum of the weights.
     claims : Claims
-        What the sites said of their numbers of examples in the rounds.
+        Numbers of examples that the sites reported in the rounds.
     """
 
     layers: Layers
@@ -127,25 +128,25 @@ class Recalibration:
     def apply(
         self, grid: Grid, arrays: Arrays, evaluate: EvaluateFn
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
-        """Return a model with new statistics, and how they came about.
+        """Return the model with new statistics, and the record of the recalibration.
 
-        A model that had them before, in this process or an earlier one, gets the same again, and
-        no site is asked.
+        If this model was recalibrated before, by this process or an earlier one, the stored result
+        is returned and no site is asked.
 
         Raises
         ------
         QuorumError
-            If too few sites answered as often as they may be asked.
+            If too few sites answered in every attempt.
         SiteInputError
-            The same, where sites cannot use their config, data or model.
+            If too few sites answered because sites cannot use their config, data or model.
         EngineError
-            If the simulation's worker died.
+            If a simulation worker died.
         """
         plan_id = _digest(arrays)
         known = self.results.read(plan_id)
         if known is None:
             started = time.monotonic()
-            statistics, record = self._taken(grid, arrays, plan_id)
+            statistics, record = self._collect(grid, arrays, plan_id)
             packed = arrays_to_record({**arrays, **statistics})
             record.evaluation = dict(evaluate(self.round_number, packed) or {})
             if self.site_evaluation:
@@ -156,17 +157,17 @@ class Recalibration:
             self.on_event("recalibrated", **asdict(record))
             self.updates.close(self.round_number)
             known = statistics, asdict(record)
-        statistics, told = known
-        return {**arrays, **statistics}, told
+        statistics, outcome = known
+        return {**arrays, **statistics}, outcome
 
-    def _taken(
+    def _collect(
         self, grid: Grid, arrays: Arrays, plan_id: str
     ) -> tuple[dict[str, NDArray[np.generic]], RecalibrationRecord]:
-        """Ask until enough sites have answered; return the folded statistics."""
+        """Repeat the exchange until the quorum is met; return the pooled statistics."""
         record = RecalibrationRecord(self.round_number, plan_id)
-        log(INFO, "taking BatchNorm's statistics of the final model anew")
+        log(INFO, "recomputing the BatchNorm statistics of the final model")
         self.updates.open(plan_id)
-        traffic = Traffic.of(self.updates.updates())
+        traffic = Traffic.from_updates(self.updates.updates())
         while True:
             updates = self._attempt(grid, arrays, record, traffic)
             if len(updates) >= self.min_sites:
@@ -187,11 +188,11 @@ class Recalibration:
     def _attempt(
         self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, traffic: Traffic
     ) -> list[Update]:
-        """Ask the sites whose statistics are not here; return all that are, in site order."""
+        """Ask the sites without stored statistics; return all stored ones, in site order."""
         kept = self.updates.sites()
-        pacing = self.pacing.knowing(self.updates.updates())
+        pacing = self.pacing.with_updates(self.updates.updates())
         longest_s = pacing.seconds(pacing.pace, record.attempts)
-        self.sites = self.sites.waited(
+        self.sites = self.sites.wait(
             grid,
             kept,
             self.min_sites,
@@ -236,10 +237,10 @@ class Recalibration:
     def _take(
         self, reply: Message, requests: Requests, arrays: Arrays, record: RecalibrationRecord
     ) -> None:
-        """Judge one reply; keep its statistics if they count."""
+        """Check one reply; store its statistics if they are accepted."""
         site = requests.site_of(reply)
         if site is None or site in requests.accepted:
-            log(WARNING, "second statistics of %s are left out", site)
+            log(WARNING, "ignoring a second statistics reply from %s", site)
             return
         if self.sites.membership.simulated and engine_died(reply):
             raise EngineError(
@@ -248,7 +249,7 @@ class Recalibration:
                 got=(reply.error.reason or "").splitlines()[0],
             )
         expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
-        verdict = self.claims.judged(
+        verdict = self.claims.check(
             judge_statistics(reply, site, record.plan_id, expected, self.layers),
             requests.membership.num_examples,
         )
@@ -258,11 +259,11 @@ class Recalibration:
             record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
-            log(WARNING, "statistics of %s do not count: %s", site, verdict.reason)
+            log(WARNING, "statistics of %s rejected: %s", site, verdict.reason)
             requests.reject(site)
         else:
             pace = requests.seconds_of(site) / self.pacing.work
-            self.updates.add(requests.traffic.noted_on(replace(verdict, pace=pace)))
+            self.updates.add(requests.traffic.record_in(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
             requests.accept(site)
@@ -290,13 +291,13 @@ class Recalibration:
         messages = requests.first()
         record.sent_bytes += packed.count_bytes() * len(messages)
         replies = Exchange(grid).replies(messages, record.deadline_s, requests)
-        record.site_evaluation = judged_evaluations(
+        record.site_evaluation = mean_evaluation(
             replies, requests, record.dropped, self.claims, self.max_site_weight
         )
 
 
 def _digest(arrays: Arrays) -> str:
-    """Return 16 hex digits that any change of the model changes."""
+    """Return a 16-digit hex digest of the model."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -1,10 +1,13 @@
-"""`RoundLoop`: the round loop, and the only class that knows Flower's strategy hooks.
+"""`RoundLoop`: the round loop, and the only class that implements Flower's strategy hooks.
 
-On failure: a site whose reply is unfit or missing is asked once more while there is time; what
-does not count then costs the round that site's update, and the site is named in the record. A
-round with fewer updates than the quorum is repeated, asking only the sites that are missing;
-after that the run stops. Updates are kept in a store before they count, so that a coordinator
-that dies asks only the sites whose updates it did not have.
+Failure handling:
+
+- A site whose reply is rejected or missing gets one more request while there is time. If that
+  fails too, the round goes on without its update, and the record names the site.
+- A round with fewer updates than the quorum is repeated; only sites without an update get a
+  request. After the last attempt the run stops.
+- Updates are stored before they count. If the coordinator dies, it later asks only the sites whose
+  updates were not stored.
 """
 
 import time
@@ -37,7 +40,7 @@ from strategies.exchange.messages import (
     record_to_arrays,
     train_content,
 )
-from strategies.exchange.metrics import judged_evaluations, mean_metrics, mean_validation
+from strategies.exchange.metrics import mean_evaluation, mean_metrics, mean_validation
 from strategies.exchange.requests import Requests
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
@@ -53,53 +56,53 @@ from strategies.storage.updates import MemoryUpdates, UpdateStore
 from strategies.too_few_sites import too_few
 
 SELECTION_METRIC = "validation-accuracy"
-"""The coordinator's metric by which the best model is chosen: never one of the test set.
+"""The coordinator's metric that selects the best model; never a metric of the test set.
 
-Without it, because the coordinator has no data, the sites' own is taken.
+If the coordinator has no data, the validation accuracy of the sites is used.
 """
 
 
 class RoundLoop(Strategy):
-    """Averaging with a learning-rate cycle and a number of local epochs sent each round.
+    """Flower strategy that sends a plan each round and averages the sites' updates.
 
     Parameters
     ----------
     recipe : Recipe
         The method: schedule, local epochs, weighting, outer optimizer, horizon.
     membership : Membership
-        Sites that are online at the start, after a wait for all; looked up anew before every
-        round.
+        Sites that are online at the start of the run. It is refreshed before every round.
     seed : int
         The run's seed.
     trainable : frozenset of str
-        Names of the trainable float parameters: the outer optimizer moves them, and the relative
-        change is theirs.
+        Names of the trainable float parameters. The outer optimizer changes only these, and the
+        relative change is computed over them.
     observers : iterable of RunObserver
-        Told of every round.
+        Notified of every round.
     updates : UpdateStore
-        Where accepted updates are kept until their round is over.
+        Stores accepted updates until their round is over.
     position : Position or None
-        Where to go on; None for the beginning.
+        Position to resume from; None to start at round 1.
     site_evaluation : bool
-        Whether the sites evaluate the global model on their validation data: that which a
-        round starts from in the round's own exchange, and the last in one of its own.
+        Whether the sites evaluate the global model on their validation data. The model that a
+        round starts from is evaluated as part of that round; the final model is evaluated in a
+        separate exchange.
     min_sites : int
-        Updates without which a round is repeated, >= 1.
+        The quorum: a round with fewer updates is repeated; >= 1.
     max_round_retries : int
         How often a round is repeated before the run stops.
     wait_s : float
-        Longest wait, in seconds, for sites that have gone: at the start of a round, and in it.
+        Longest wait, in seconds, for sites that went offline, both before and during a round.
     quorum_patience_s : float
-        Longest wait, in seconds, for the quorum, where it is longer than ``wait_s``.
+        Longest wait, in seconds, for the quorum, if longer than ``wait_s``.
     deadline : Deadline
-        How long a round's replies are waited for.
+        Rule for how long to wait for the replies of a round.
     max_relative_update : float
-        Largest norm of an update, relative to the global model's; 0 for no bound.
+        Largest allowed norm of an update, relative to the norm of the global model; 0 for no bound.
     executor : Executor or None
-        Where the coordinator evaluates each global model while the next round goes on; None to
-        evaluate it before the next round begins.
+        Runs the coordinator's evaluation of each global model during the next round. None to
+        evaluate before the next round begins.
     variances : frozenset of str
-        Names of the arrays that are variances, of sites' updates and of the global model.
+        Names of the arrays that hold variances, in updates and in the global model.
     """
 
     def __init__(
@@ -136,20 +139,20 @@ class RoundLoop(Strategy):
         self.max_relative_update = max_relative_update
         self.executor = executor or Inline()
         self.variances = variances
-        # Sites that an earlier process knew are missed, too.
+        # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
-        # An earlier process planned the open round by its own config; budgets may have changed.
+        # An earlier process planned the open round with its own config; budgets may have changed.
         self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
         known = {*start.pace, *start.absent}
         membership = replace(membership, names=membership.names | known)
-        # The wait at the start was for them, too.
+        # The wait at the start of the run included these sites.
         self._sites = Attendance(membership, frozenset(membership.missing))
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
         self._claims = Claims()
 
     def summary(self) -> None:
-        """Log the method in one line each for schedule, epochs, outer optimizer and horizon."""
+        """Log the schedule, local epochs, outer optimizer and horizon, one per line."""
         log(INFO, "\t├──> Learning rate: %s", self.recipe.schedule)
         log(INFO, "\t├──> Local epochs: %s", self.recipe.controller)
         log(INFO, "\t├──> Outer optimizer: %s", self.recipe.outer)
@@ -158,11 +161,11 @@ class RoundLoop(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Open a round, or try it again: return a message for each site that is to be asked.
+        """Open a round or repeat it; return one message for each site to ask.
 
-        Sites that have gone are waited for first. Those whose updates are kept already, by an
-        earlier attempt or an earlier process, are not asked again. ``config`` is neither read
-        nor changed: all that a site is told stands in the plan.
+        Waits first for sites that went offline. Sites whose updates are already stored, by an
+        earlier attempt or an earlier process, are not asked again. ``config`` is neither read nor
+        changed: the plan contains every instruction to a site.
         """
         plan = self.recipe.plan(self._position.epochs, self.seed)
         again = self._round if self._round and self._round.plan == plan else None
@@ -171,20 +174,20 @@ class RoundLoop(Strategy):
             self._position = replace(self._position, arrays=record_to_arrays(arrays))
             facts = plan.model_dump() | {"plan_id": plan.plan_id}
             record = RoundRecord(plan.round, plan=facts)
-            traffic = Traffic.of(self.updates.updates())
+            traffic = Traffic.from_updates(self.updates.updates())
         else:
             record, traffic = again.record, again.requests.traffic
             record.attempts += 1
         kept = self.updates.sites()
-        pacing = self._pacing(_work(plan)).knowing(self.updates.updates())
+        pacing = self._pacing(_work(plan)).with_updates(self.updates.updates())
         longest_s = pacing.seconds(pacing.pace, record.attempts)
-        self._sites = self._sites.waited(
+        self._sites = self._sites.wait(
             grid,
             kept,
             self.min_sites,
             min(self.wait_s, longest_s),
             self.quorum_patience_s,
-            self._tell_awaited,
+            self._report_awaited,
         )
         membership = self._sites.membership
         record.deadline_s = pacing.seconds({*membership.nodes, *kept}, record.attempts)
@@ -210,18 +213,18 @@ class RoundLoop(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Judge replies as they come, keep those that count, and fold them in site order.
+        """Check replies as they arrive, store the accepted ones, and average them in site order.
 
         Returns
         -------
         tuple
-            The new global model and the mean training metrics, or ``(None, None)`` if fewer
-            updates than the quorum count; the round's record then says that it failed.
+            The new global model and the mean training metrics, or ``(None, None)`` if there are
+            fewer accepted updates than the quorum. In that case the record is marked as failed.
 
         Raises
         ------
         EngineError
-            If a reply says that the simulation's worker died.
+            If a reply reports that a simulation worker died.
         DivergedError
             If the new global model cannot be used.
         """
@@ -232,7 +235,7 @@ class RoundLoop(Strategy):
                 requests.introduce(reply)
             else:
                 self._take(reply)
-            del reply  # before the next one comes: it holds a whole model
+            del reply  # free its model before the next one arrives
         self._sites = replace(self._sites, membership=requests.membership)
         record.asked_again = requests.traffic.asked_again()
         record.sent_bytes = requests.traffic.sent_bytes.total()
@@ -268,16 +271,16 @@ class RoundLoop(Strategy):
             bounded(self.recipe.weighting, updates, self.recipe.max_site_weight),
             self.trainable,
         )
-        self._judge_model(arrays)
+        self._check_model(arrays)
         record.relative_change = relative_change(before, arrays, self.trainable)
         return arrays_to_record(arrays), MetricRecord({**mean_metrics(record.participants)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one message for each site with the new model, after the last round.
+        """After the last round, return one message for each site with the new model.
 
-        After any other the sites get that model for the next round, and evaluate it then.
+        After other rounds return nothing: the sites evaluate the model as part of the next round.
         """
         if not (self.site_evaluation and self._is_over(self._counted())):
             return []
@@ -299,10 +302,10 @@ class RoundLoop(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the sites' metrics averaged by their examples; None if there are none."""
+        """Return the sites' metrics, averaged by number of examples; None if there are none."""
         opened = self._opened()
         record, requests = opened.record, opened.evaluation or opened.requests
-        record.site_evaluation = judged_evaluations(
+        record.site_evaluation = mean_evaluation(
             replies, requests, record.dropped, self._claims, self.recipe.max_site_weight
         )
         return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
@@ -319,41 +322,42 @@ class RoundLoop(Strategy):
     ) -> Result:
         """Run rounds until the recipe's horizon.
 
-        Flower's own loop runs a fixed number of rounds from the first; here local epochs may
-        double, a budget may end the run, a run may go on where another process left it, and
-        each round is recorded, so the loop is written out.
+        This replaces Flower's own loop, which runs a fixed number of rounds from the first. Here
+        local epochs may double, a budget may end the run, a run may be resumed, and every round is
+        recorded.
 
         Parameters
         ----------
         grid
             Flower's message transport.
         initial_arrays
-            The model that round 1 starts from; unused where the strategy has a position.
+            The model that round 1 starts from. Ignored if the strategy has a position.
         num_rounds
-            Upper bound on the rounds beside the recipe's horizon; 0 for none.
+            Upper bound on the number of rounds, in addition to the recipe's horizon; 0 for none.
         timeout
             Seconds to wait for the replies of one exchange; 0 for the strategy's deadline.
         train_config, evaluate_config
-            Accepted for Flower's sake and never changed; the round plan carries it all.
+            Accepted for compatibility with Flower. They are not used: the round plan contains all
+            instructions.
         evaluate_fn
-            Called with the round and the new global model after each round, by the strategy's
-            executor.
+            Called by the strategy's executor after each round, with the round number and the new
+            global model.
 
         Returns
         -------
         Result
-            Flower's result: final arrays and the metrics of each round.
+            Flower's result: the final arrays and the metrics of each round.
 
         Raises
         ------
         QuorumError
-            If a round had too few updates as often as it may be tried.
+            If a round had too few updates in every attempt.
         SiteInputError
-            The same, where sites cannot use their config, data or model.
+            If a round had too few updates because sites cannot use their config, data or model.
         EngineError
-            If the simulation's worker died.
+            If a simulation worker died.
         DivergedError
-            If a round's global model cannot be used.
+            If the global model of a round cannot be used.
         """
         if timeout:
             self.deadline = Deadline(fixed_s=timeout)
@@ -364,11 +368,11 @@ class RoundLoop(Strategy):
         self._caller = Horizon(num_rounds or None, None)
         finish = partial(self._finish, result)
         evaluation = PendingEvaluation(evaluate_fn, self.executor, finish)
-        exchange = Exchange(grid, evaluation.look)
+        exchange = Exchange(grid, evaluation.poll)
         self.summary()
         if self._position.unfinished is not None:
             evaluation.begin(self._position.unfinished, arrays)
-            evaluation.look()
+            evaluation.poll()
         while not self._is_over(self._position.epochs):
             started = time.monotonic()
             number = self._position.epochs.rounds_done + 1
@@ -379,14 +383,14 @@ class RoundLoop(Strategy):
             record = self._fold(arrays, exchange, time.monotonic() - started)
             evaluation.begin(record, arrays)
             record.seconds = time.monotonic() - started
-            evaluation.look()
+            evaluation.poll()
         evaluation.wait()
         result.arrays = arrays
         return result
 
     @property
     def position(self) -> Position:
-        """Return where the run stands: after its last round, once `start` has returned."""
+        """Return the current position of the run; after `start` returns, the final one."""
         return self._position
 
     def recalibration(
@@ -396,18 +400,18 @@ class RoundLoop(Strategy):
         results: Recalibrations,
         on_event: Callable[..., None] = lambda kind, **fields: None,
     ) -> Recalibration:
-        """Return what takes BatchNorm's statistics anew, on the terms of this run's rounds.
+        """Return the exchange that recomputes BatchNorm statistics, with this run's settings.
 
         Parameters
         ----------
         layers
             Names of the model's running means and variances.
         updates
-            Where the sites' statistics are kept until they are folded.
+            Stores the sites' statistics until they are pooled.
         results
-            Where the outcome is kept.
+            Stores the outcome.
         on_event
-            Told what happens, as a kind and fields.
+            Called with the kind and the fields of each event.
         """
         return Recalibration(
             layers=layers,
@@ -428,17 +432,17 @@ class RoundLoop(Strategy):
         )
 
     def _pacing(self, work: int, pace: Mapping[str, float] | None = None) -> Pacing:
-        """Return how long sites may take for so much work, by their paces until now."""
+        """Return the pacing for this amount of work, based on the sites' known paces."""
         known = self._position.pace if pace is None else pace
         return Pacing(
             self.deadline, self.min_sites, known, work, simulated=self._sites.membership.simulated
         )
 
     def _pass_pacing(self, pace: Mapping[str, float]) -> Pacing:
-        """Return how long sites may take to pass their data once through a model.
+        """Return the pacing for one forward pass over each site's data.
 
-        One pass forward and both transfers take less than a round of epochs. A round of steps may
-        be shorter than a pass, and tells nothing about it.
+        One forward pass with both transfers takes less time than a round of epochs. A round of
+        steps may be shorter than a pass, so its paces are not used.
         """
         known = {} if self.recipe.local_steps else pace
         return self._pacing(max(1, self._position.epochs.local_epochs), known)
@@ -452,12 +456,12 @@ class RoundLoop(Strategy):
         exchange: Exchange,
         evaluation: PendingEvaluation,
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """Try a round until enough updates count; return the new global model."""
+        """Repeat a round until the quorum is met; return the new global model and metrics."""
         while True:
             messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
             record, requests = self._opened().record, self._opened().requests
             replies = exchange.replies(messages, record.deadline_s, requests)
-            averaged, metrics = self.aggregate_train(number, evaluation.over_after(replies))
+            averaged, metrics = self.aggregate_train(number, evaluation.wait_after(replies))
             self._sites = replace(self._sites, absent=self._sites.absent | requests.gone())
             if averaged is not None and metrics is not None:
                 return averaged, metrics
@@ -493,7 +497,7 @@ class RoundLoop(Strategy):
             result.evaluate_metrics_clientapp[number] = sites_metrics
 
     def _fold(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> RoundRecord:
-        """Close the round: move to the position after it; return its record, not yet finished."""
+        """Close the round, advance the position, and return the record, not yet finished."""
         opened, before = self._opened(), self._position
         record = opened.record
         late_pace: dict[str, float] = {}
@@ -508,8 +512,9 @@ class RoundLoop(Strategy):
             arrays=record_to_arrays(arrays),
             epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
             outer_state=opened.outer_state,
-            # A site that has never answered in time would be given too little time for ever; one
-            # that has become slower is not waited for longer, or it could stop all the others.
+            # Late replies set the pace only of sites without one: otherwise a site that has never
+            # answered in time would always get too little time. A site that became slower does
+            # not get more time, because it could delay all others.
             pace={**late_pace, **before.pace, **opened.pace},
             absent=self._sites.absent,
             unfinished=record,
@@ -521,7 +526,7 @@ class RoundLoop(Strategy):
         return record
 
     def _finish(self, result: Result, record: RoundRecord, metrics: MetricRecord | None) -> None:
-        """Complete a round's record, choose the best model, and tell the observers."""
+        """Complete a round's record, select the best model, and notify the observers."""
         if metrics is not None:
             record.evaluation = dict(metrics)
             result.evaluate_metrics_serverapp[record.round] = metrics
@@ -536,14 +541,14 @@ class RoundLoop(Strategy):
             observer.round_finished(record, self._position)
 
     def _take(self, reply: Message) -> None:
-        """Judge one reply; keep its update if it counts."""
+        """Check one reply; store its update if it is accepted."""
         opened = self._opened()
         record, plan, requests = opened.record, opened.plan, opened.requests
         site = requests.site_of(reply)
         if site is None or site in requests.accepted:
-            log(WARNING, "round %d: a second reply of %s is left out", plan.round, site)
+            log(WARNING, "round %d: ignoring a second reply from %s", plan.round, site)
             return
-        # A real site that says so has only itself to speak for.
+        # For a real site, the same error affects only that site.
         if self._sites.membership.simulated and engine_died(reply):
             raise EngineError(
                 "a worker of the simulation died",
@@ -558,18 +563,18 @@ class RoundLoop(Strategy):
             self.max_relative_update,
             self.variances,
         )
-        verdict = self._claims.judged(verdict, requests.membership.num_examples)
+        verdict = self._claims.check(verdict, requests.membership.num_examples)
         requests.traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             record.dropped[site] = verdict.reason
             record.causes[site] = verdict.cause
             if verdict.detail:
                 record.errors[site] = verdict.detail
-            log(WARNING, "round %d: %s does not count: %s", plan.round, site, verdict.reason)
+            log(WARNING, "round %d: reply of %s rejected: %s", plan.round, site, verdict.reason)
             requests.reject(site)
         else:
             pace = requests.seconds_of(site) / _work(plan)
-            self.updates.add(requests.traffic.noted_on(replace(verdict, pace=pace)))
+            self.updates.add(requests.traffic.record_in(replace(verdict, pace=pace)))
             record.dropped.pop(site, None)
             record.causes.pop(site, None)
             requests.accept(site)
@@ -577,8 +582,8 @@ class RoundLoop(Strategy):
         for observer in self.observers:
             observer.site_answered(plan.round, site, record.dropped.get(site))
 
-    def _judge_model(self, arrays: Arrays) -> None:
-        """End the run if the new global model cannot be used; that before it stays the last."""
+    def _check_model(self, arrays: Arrays) -> None:
+        """End the run if the new global model cannot be used; the previous model is kept."""
         opened = self._opened()
         why = unfit_model(self._position.arrays, arrays, opened.outer_state, self.variances)
         if why is None:
@@ -589,17 +594,16 @@ class RoundLoop(Strategy):
         raise DivergedError(
             f"the new global model cannot be used: {why}",
             where=f"round {opened.plan.round}, {self.recipe.outer}",
-            hint="The sites' updates were fit. Start a new run with a lower outer-lr, or with "
-            "another outer-optimizer; the global model in the run directory is that of the "
-            "round before",
+            hint="The sites' updates were valid. Start a new run with a lower outer-lr or another "
+            "outer-optimizer. The run directory keeps the global model of the previous round",
         )
 
-    def _tell_awaited(self, awaited: Awaited) -> None:
+    def _report_awaited(self, awaited: Awaited) -> None:
         for observer in self.observers:
             observer.sites_awaited(awaited)
 
     def _counted(self) -> EpochState:
-        """Return the epochs as they are when the open round is over."""
+        """Return the epoch state after the open round."""
         epochs = self._position.epochs
         return count_round(epochs, self.recipe.epochs(epochs))
 
@@ -608,28 +612,28 @@ class RoundLoop(Strategy):
 
     def _opened(self) -> "_OpenRound":
         if self._round is None:
-            raise RuntimeError("no round is open: configure_train opens one")
+            raise RuntimeError("no round is open; call configure_train first")
         return self._round
 
 
 @dataclass
 class _OpenRound:
-    """What is known of the round that goes on.
+    """State of the current round.
 
     Attributes
     ----------
     plan : RoundPlan
-        What the sites are told.
+        Instructions to the sites.
     record : RoundRecord
-        What has happened.
-    asks : Requests
-        The attempt that goes on.
+        What has happened in the round so far.
+    requests : Requests
+        The current attempt.
     evaluation : Requests or None
         The exchange in which the sites evaluate the new model, if there is one.
     pace : dict
-        Seconds that each site whose update counts took for a unit of work.
+        Seconds per unit of work of each site whose update was accepted.
     outer_state : Arrays
-        The outer optimizer's, when the round has its model.
+        State of the outer optimizer after the round; empty until the new model exists.
     """
 
     plan: RoundPlan
@@ -641,18 +645,18 @@ class _OpenRound:
 
 
 def _work(plan: RoundPlan) -> int:
-    """Return a round's units of work: local epochs, or steps."""
+    """Return a round's units of work: local epochs or local steps."""
     return plan.local_steps or plan.local_epochs
 
 
 def _scores(record: RoundRecord) -> list[tuple[int, float]]:
-    """Return the scores that a round has brought, each with the round whose model it is of."""
+    """Return the scores in a record, each with the round number of the scored model."""
     if SELECTION_METRIC in record.evaluation:
         return [(record.round, record.evaluation[SELECTION_METRIC])]
     known = ((record.round - 1, record.start_evaluation), (record.round, record.site_evaluation))
     return [
         (number, metrics[VALIDATION_ACCURACY])
         for number, metrics in known
-        # Before round 1 there is nothing that has been trained.
+        # The model before round 1 is untrained.
         if number and VALIDATION_ACCURACY in metrics
     ]

@@ -1,11 +1,11 @@
-"""The error for too few answers: what became of each site, and whether its input is to blame."""
+"""The error for too few replies: what happened at each site, and whether its input is the cause."""
 
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from strategies.common.errors import QuorumError, RunError, SiteInputError
 from strategies.exchange.causes import BAD_INPUT, Cause
-from strategies.storage.round_record import causes_of_absence, reasons, unheard
+from strategies.storage.round_record import causes_by_site, reasons, reasons_by_site
 
 NOT_IN_TIME = frozenset({Cause.NO_REPLY, Cause.LATE})
 
@@ -13,7 +13,7 @@ _INPUTS = {Cause.CONFIG: "config", Cause.DATA: "data", Cause.MODEL: "model", Cau
 
 
 class Outcome(Protocol):
-    """What a record says of the sites that did not count."""
+    """The fields of a record about sites whose replies do not count."""
 
     attempts: int
     dropped: dict[str, str]
@@ -24,21 +24,22 @@ class Outcome(Protocol):
 def too_few(
     what: str, outcome: Outcome, got: int, quorum: int, online: Collection[str]
 ) -> RunError:
-    """Return the error that ends a run for lack of answers.
+    """Return the error that ends a run with too few replies.
 
-    It is a matter of input where the quorum would have been met but for sites that cannot use their
-    config, data or model, or do not understand the plan: waiting does not mend that.
+    It is a `SiteInputError` if the quorum would be met with the sites that cannot use their config,
+    data or model, or do not understand the plan: waiting does not fix these. Otherwise it is a
+    `QuorumError`.
 
     Parameters
     ----------
     what
-        What happened, in one clause; the number of attempts is added.
+        What happened, in one clause. The number of attempts is appended.
     outcome
-        What became of the sites.
+        Record of the round or recalibration.
     got, quorum
-        Answers that count, and those that are needed.
+        Number of accepted replies, and number required.
     online
-        Sites that are there.
+        Sites that are online.
     """
     hint = reasons(outcome.dropped, outcome.missing)
     if slow := [
@@ -58,13 +59,13 @@ def too_few(
         got=got,
         expected=expected,
         hint=hint,
-        dropped=unheard(outcome.dropped, outcome.missing),
-        causes=causes_of_absence(outcome.causes, outcome.missing),
+        dropped=reasons_by_site(outcome.dropped, outcome.missing),
+        causes=causes_by_site(outcome.causes, outcome.missing),
     )
 
 
 def _blame(unusable: Mapping[str, Cause]) -> str:
-    """Return which sites cannot use what, such as ``the data of site-1 cannot be used``."""
+    """Return which inputs are unusable and where, e.g. ``the data at site-1 cannot be used``."""
     sites_of: dict[str, list[str]] = {}
     for site in sorted(unusable):
         sites_of.setdefault(_INPUTS[unusable[site]], []).append(site)

@@ -1,1 +1,1 @@
-"""Turn the updates of several sites into one model."""
+"""Combine the updates of several sites into one model."""

@@ -1,8 +1,8 @@
-"""Many updates to one model, in site order, one array in memory at a time.
+"""Average updates into one model, in site order, with one array in memory at a time.
 
-The sign convention of the whole project: an update's ``delta = local - global``. Averaging
-models and averaging deltas are the same thing when the weights sum to one; this module
-averages models.
+Sign convention of the whole project: the delta of an update is ``delta = local - global``. If the
+weights sum to one, averaging models and averaging deltas are equivalent; this module averages
+models.
 """
 
 import math
@@ -24,17 +24,17 @@ class Update:
     site : str
         The site's name.
     num_examples : int
-        Training examples the site holds, > 0.
+        Training examples at the site, > 0.
     arrays : Arrays
-        The site's model after its local training, by parameter or buffer name.
+        The site's model after local training, by parameter or buffer name.
     metrics : Mapping[str, float]
-        What the site reported about its training.
+        Training metrics reported by the site.
     pace : float
-        Seconds from the sending of the model to the reply's arrival, for a unit of local work;
-        0 where that was not measured.
+        Seconds from sending the model to receiving the reply, per unit of local work; 0 if not
+        measured.
     sent_bytes, received_bytes : int
-        Model bytes to and from the site in this round until its reply was accepted; 0 where an
-        earlier version did not write them down.
+        Model bytes sent to and received from the site in this round until its reply was accepted;
+        0 in updates stored by an earlier version.
     """
 
     site: str
@@ -50,12 +50,12 @@ Weighting = Callable[[Update], float]
 
 
 def by_examples(update: Update) -> float:
-    """Weigh a site by the number of its training examples (FedAvg)."""
+    """Weight a site by its number of training examples (FedAvg)."""
     return float(update.num_examples)
 
 
 def uniform(update: Update) -> float:
-    """Weigh every site the same."""
+    """Weight every site equally."""
     return 1.0
 
 
@@ -63,17 +63,17 @@ WEIGHTINGS: dict[str, Weighting] = {"examples": by_examples, "uniform": uniform}
 
 
 def capped(weights: Sequence[float], max_share: float) -> list[float]:
-    """Return weights of which none is more than a share of their sum.
+    """Return weights capped so that none is more than ``max_share`` of their sum.
 
-    The heaviest are lowered to that share of what the sum is then, and no other is changed. Too few
-    to keep to it weigh all the same.
+    The largest weights are lowered to that share of the new sum; the others do not change. If there
+    are too few weights to satisfy the cap, all weights are equal.
 
     Parameters
     ----------
     weights
-        All above 0.
+        Weights, all above 0.
     max_share
-        In (0, 1]; 1 changes nothing.
+        Largest share, in (0, 1]; 1 changes nothing.
     """
     if max_share >= 1.0:
         return list(weights)
@@ -81,7 +81,7 @@ def capped(weights: Sequence[float], max_share: float) -> list[float]:
         return [1.0] * len(weights)
     heaviest_first, cap = sorted(weights, reverse=True), 0.0
     for lowered, weight in enumerate(heaviest_first):
-        # Summed anew: what is left of a sum from which a huge weight is taken may be nothing.
+        # Sum again: subtracting a huge weight from a running sum would lose the small ones.
         rest = math.fsum(heaviest_first[lowered:])
         cap = max_share * rest / (1.0 - lowered * max_share)
         if weight <= cap or (lowered + 1) * max_share >= 1.0:
@@ -90,14 +90,14 @@ def capped(weights: Sequence[float], max_share: float) -> list[float]:
 
 
 def bounded(weighting: Weighting, updates: Sequence[Update], max_share: float) -> Weighting:
-    """Return a weighting of these updates in which none has more than a share; see `capped`."""
+    """Return a weighting for these updates with every share capped; see `capped`."""
     weights = capped([weighting(update) for update in updates], max_share)
     of_site = {update.site: weight for update, weight in zip(updates, weights, strict=True)}
     return lambda update: of_site[update.site]
 
 
 def in_site_order(updates: Iterable[Update]) -> list[Update]:
-    """Return the updates sorted by site name: the one order in which they are ever folded."""
+    """Return the updates sorted by site name, the order in which they are always averaged."""
     return sorted(updates, key=lambda update: update.site)
 
 
@@ -107,28 +107,29 @@ def weighted_mean(
     names: Iterable[str] | None = None,
     then: Callable[[str, NDArray[np.float64]], NDArray[np.float64]] = lambda name, mean: mean,
 ) -> dict[str, NDArray[np.generic]]:
-    """Fold updates into their weighted mean, one array of one update in memory at a time.
+    """Return the weighted mean of updates, with one array of one update in memory at a time.
 
-    The mean is carried along, ``mean += (array - mean) * weight / total``, so that equal
-    updates, or a single one, give that very model to the bit. Floating-point addition is not
-    associative: the result depends on the order of ``updates``, and callers pass them in site
-    order. Float arrays, BatchNorm's running statistics among them, are accumulated in float64
-    and returned in their own dtype. Integer and boolean arrays (counters such as
-    ``num_batches_tracked``) have no meaningful mean: they are taken from the first update. So are
-    arrays that are not finite there, which are constants, such as masks of ``-inf``: no other ones
-    get through the reply gate.
+    The running mean ``mean += (array - mean) * weight / total`` reproduces a single update, or
+    equal updates, bit for bit. Floating-point addition is not associative, so the result depends on
+    the order of ``updates``; callers pass them in site order.
+
+    Float arrays, including BatchNorm's running statistics, are accumulated in float64 and returned
+    in their own dtype. Integer and boolean arrays (counters such as ``num_batches_tracked``) have
+    no meaningful mean and are copied from the first update. So are arrays with values that are not
+    finite: the gate accepts these only as constants, such as masks of ``-inf``.
 
     Parameters
     ----------
     updates
-        All with the same arrays.
+        Updates with the same arrays.
     weighting
-        Weight of each.
+        Returns the weight of an update.
     names
-        The arrays to average, in the order of the result; all of the first update's by default.
+        The arrays to average, in the order of the result; by default all arrays of the first
+        update.
     then
-        Called with the name and the mean of each float array before that gets its own dtype;
-        returns what takes its place.
+        Called with the name and the float64 mean of each float array, before conversion to the
+        array's dtype; returns the array to use instead.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def weighted_mean(
     weights = [weighting(update) for update in updates]
     total = sum(weights)
     if total <= 0.0:
-        raise ValueError(f"the weights of the updates sum to {total}, not to more than 0")
+        raise ValueError(f"the weights of the updates sum to {total}, expected a sum above 0")
     order = updates[0].arrays if names is None else names
     return {name: _mean(name, updates, weights, then) for name in order}
 
@@ -160,6 +161,6 @@ def _mean(
     for update, weight in counted[1:]:
         total += weight
         mean += (update.arrays[name].astype(np.float64) - mean) * (weight / total)
-    # What overflows is infinite then, and is found by whoever judges the result.
+    # Overflow gives infinity; the caller checks the result.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(then(name, mean), dtype=first.dtype)

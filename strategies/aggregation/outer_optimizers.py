@@ -1,14 +1,14 @@
-"""What the coordinator does with the averaged update: small optimizers, state in and state out.
+"""Outer optimizers: how the coordinator applies the averaged update, with explicit state.
 
 With ``w`` the global model and ``m`` the weighted mean of the sites' models, the averaged update
-is ``delta = m - w``, and an outer optimizer takes the pseudo-gradient ``g = -delta`` as
-`torch.optim` takes a gradient (Reddi et al., ICLR 2021, "Adaptive Federated Optimization").
+is ``delta = m - w``. An outer optimizer uses the pseudo-gradient ``g = -delta`` as `torch.optim`
+uses a gradient (Reddi et al., ICLR 2021, "Adaptive Federated Optimization").
 
-It moves the trainable float parameters. Everything else, BatchNorm's running statistics and
-counters, is averaged plainly: a momentum of statistics has no meaning, and a variance that
-overshoots may be negative. One array is in work at a time, in float64; the result has the array's
-own dtype. The state is named arrays, ``SLOT/ARRAY``, kept in the array's dtype but at least in
-float32, and the number of steps: all that a checkpoint needs.
+An outer optimizer changes only the trainable float parameters. BatchNorm's running statistics and
+counters are not optimized but averaged: momentum on statistics has no meaning, and a variance that
+overshoots may become negative. Arrays are processed one at a time, in float64; each result has the
+array's own dtype. The state, which checkpoints store, consists of arrays named ``SLOT/ARRAY``, in
+the array's dtype but at least float32, and the number of steps.
 """
 
 from collections.abc import Sequence
@@ -23,41 +23,41 @@ from strategies.aggregation.averaging import Arrays, Update, Weighting, weighted
 Floats = NDArray[np.float64]
 
 STEPS = "steps"
-"""Name in the state under which the steps so far are counted."""
+"""Key in the state for the number of steps so far."""
 
 
 class OuterOptimizer(Protocol):
-    """Makes the next global model, array by array."""
+    """Computes the next global model, array by array."""
 
     @property
     def slots(self) -> Sequence[str]:
-        """Return the names of what is remembered of each array; zero before the first step."""
+        """Return the names of the state arrays per model array; all zero before the first step."""
         ...
 
     def step(
         self, before: Floats, mean: Floats, memory: Sequence[Floats], number: int
     ) -> tuple[Floats, Sequence[Floats]]:
-        """Return one array of the next global model, and its memory.
+        """Return one array of the next global model, and its new state.
 
         Parameters
         ----------
         before, mean
-            The array in the global model, and averaged over the sites.
+            The array in the global model, and its average over the sites.
         memory
-            What was remembered of it, in the order of the slots.
+            The state of the array, in the order of the slots.
         number
-            Number of the step, from 1.
+            Number of the step, starting at 1.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Average:
-    """The mean itself is the next global model, to the bit: FedAvg, and co-learning."""
+    """Use the mean itself as the next global model, bit for bit, as in FedAvg and co-learning."""
 
     @property
     def slots(self) -> Sequence[str]:
-        """Return nothing: there is no memory."""
+        """Return no slots: there is no state."""
         return ()
 
     def step(
@@ -69,15 +69,15 @@ class Average:
 
 @dataclass(frozen=True)
 class Momentum:
-    """SGD on the pseudo-gradient, as `torch.optim.SGD` has it with dampening 0.
+    """SGD on the pseudo-gradient, like `torch.optim.SGD` with dampening 0.
 
-    ``b = momentum * b + g``; then ``w = w - lr * b``, or with Nesterov's momentum
-    ``w = w - lr * (g + momentum * b)``. With lr 1 and momentum 0 this is `Average`.
+    ``b = momentum * b + g``; then ``w = w - lr * b``, or with Nesterov momentum
+    ``w = w - lr * (g + momentum * b)``. With lr 1 and momentum 0 this equals `Average`.
 
-    FedAvgM (Hsu, Qi, Brown, 2019, "Measuring the Effects of Non-Identical Data Distribution for
-    Federated Visual Classification") is this with lr 1. With Nesterov, lr 0.7 and momentum 0.9 it
-    is the outer optimizer of DiLoCo (Douillard et al., 2023, "DiLoCo: Distributed
-    Low-Communication Training of Language Models").
+    With lr 1 this is FedAvgM (Hsu, Qi, Brown, 2019, "Measuring the Effects of Non-Identical Data
+    Distribution for Federated Visual Classification"). With Nesterov momentum 0.9 and lr 0.7 it is
+    the outer optimizer of DiLoCo (Douillard et al., 2023, "DiLoCo: Distributed Low-Communication
+    Training of Language Models").
     """
 
     lr: float = 1.0
@@ -86,13 +86,13 @@ class Momentum:
 
     @property
     def slots(self) -> Sequence[str]:
-        """Return the one buffer; none without momentum."""
+        """Return the name of the momentum buffer; none if momentum is 0."""
         return ("momentum",) if self.momentum else ()
 
     def step(
         self, before: Floats, mean: Floats, memory: Sequence[Floats], number: int
     ) -> tuple[Floats, Sequence[Floats]]:
-        """Return the array after a step along the buffer."""
+        """Return the array after one step, and the momentum buffer."""
         gradient = before - mean
         if not self.momentum:
             return before - self.lr * gradient, ()
@@ -103,19 +103,20 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam on the pseudo-gradient, as `torch.optim.Adam` has it: with bias correction.
+    """Adam on the pseudo-gradient, like `torch.optim.Adam`, with bias correction.
 
-    In step ``t``, from 1: ``m = beta1 m + (1 - beta1) g``, ``v = beta2 v + (1 - beta2) g^2``, both
-    0 before the first, and ``w = w - lr * m' / (sqrt(v') + epsilon)`` with
-    ``m' = m / (1 - beta1^t)`` and ``v' = v / (1 - beta2^t)``.
+    In step ``t``, starting at 1: ``m = beta1 m + (1 - beta1) g`` and
+    ``v = beta2 v + (1 - beta2) g^2``, both 0 before the first step. Then
+    ``w = w - lr * m' / (sqrt(v') + epsilon)`` with ``m' = m / (1 - beta1^t)`` and
+    ``v' = v / (1 - beta2^t)``.
 
-    FedAdam (Reddi et al., ICLR 2021, algorithm 2) with two deviations: it has no bias correction,
-    and its ``v`` begins at the square of its ``tau`` or above, where ours begins at 0 and is
-    corrected. Its ``tau`` is ``epsilon``; the values that it suggests are the defaults.
+    This differs from FedAdam (Reddi et al., ICLR 2021, algorithm 2) in two ways: the paper has no
+    bias correction, and its ``v`` starts at ``tau^2`` or above, while here ``v`` starts at 0 and is
+    corrected. ``epsilon`` is the paper's ``tau``; the defaults are the values that it suggests.
 
-    A step moves a weight by up to about ``lr``, whatever the size of the update, so that 1 is far
-    too much for weights of 0.05. The default is of the order that the paper's tuning (appendix D)
-    finds for FedAdam, and is what this project's arm ``fedadam`` names.
+    A step changes a weight by up to about ``lr``, whatever the size of the update, so 1 is far too
+    large for weights of 0.05. The default ``lr`` has the order of magnitude that the paper's tuning
+    (appendix D) finds for FedAdam; this project's arm ``fedadam`` uses it.
     """
 
     lr: float = 0.01
@@ -125,13 +126,13 @@ class Adam:
 
     @property
     def slots(self) -> Sequence[str]:
-        """Return the two moments."""
+        """Return the names of the two moments."""
         return ("first-moment", "second-moment")
 
     def step(
         self, before: Floats, mean: Floats, memory: Sequence[Floats], number: int
     ) -> tuple[Floats, Sequence[Floats]]:
-        """Return the array after a step along the ratio of the moments."""
+        """Return the array after one step, and the moments."""
         gradient = before - mean
         first = self.beta1 * memory[0] + (1 - self.beta1) * gradient
         second = self.beta2 * memory[1] + (1 - self.beta2) * gradient**2
@@ -148,18 +149,18 @@ def next_model(
     weighting: Weighting,
     trainable: frozenset[str],
 ) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]:
-    """Fold updates, in site order, into the next global model; return it and the next state.
+    """Average updates, in site order, and return the next global model and the next state.
 
     Parameters
     ----------
     outer
-        What is done with the averaged update.
+        The outer optimizer, applied to the averaged update.
     state
-        Of the steps before; empty before the first.
+        State after the previous step; empty before the first.
     before
-        The global model, in the order of the result's arrays.
+        The global model. Its order of arrays is kept.
     updates, weighting
-        See `weighted_mean`; its errors are raised here, too.
+        See `weighted_mean`, including its errors.
     trainable
         Names of the trainable float parameters.
     """
@@ -176,7 +177,7 @@ def next_model(
         array, remembered = outer.step(before[name].astype(np.float64), mean, memory, number)
         kept_in = np.result_type(before[name].dtype, np.float32)
         for key, values in zip(keys, remembered, strict=True):
-            # asarray: arithmetic makes numbers of arrays without a dimension.
+            # asarray: arithmetic turns zero-dimensional arrays into scalars.
             after[key] = np.asarray(values, dtype=kept_in)
         return array
 

@@ -1,7 +1,7 @@
-"""BatchNorm's statistics of several sites, as those of all their data together.
+"""Pool the BatchNorm statistics of several sites into statistics of all their data.
 
-A layer has a mean and a variance for each channel. Averaging variances is wrong where the sites'
-means differ: the variance of a mixture is the mean of the variances plus the variance of the means.
+A layer has a mean and a variance for each channel. Averaging variances is wrong if the sites' means
+differ: the variance of a mixture is the mean of the variances plus the variance of the means.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from strategies.aggregation.averaging import Update, Weighting, weighted_mean
 
 Layers = Mapping[str, str]
-"""The name of each layer's mean, with that of its variance."""
+"""Maps the name of each layer's mean to the name of its variance."""
 
 
 def pooled_statistics(
     updates: Sequence[Update], weighting: Weighting, layers: Layers
 ) -> dict[str, NDArray[np.generic]]:
-    """Fold the sites' statistics by the law of total variance, in the order given.
+    """Pool the sites' statistics by the law of total variance, in the given order.
 
     With weights ``p_i`` that sum to one, ``m = sum p_i m_i`` and
-    ``v = sum p_i (v_i + (m_i - m)^2)``, which is ``sum p_i (v_i + m_i^2) - m^2`` without its
-    cancellation: it is never below 0, and of one site, or of equal ones, that site's to the bit.
-    Float64 inside; each array is returned in its own dtype.
+    ``v = sum p_i (v_i + (m_i - m)^2)``. This equals ``sum p_i (v_i + m_i^2) - m^2`` but avoids
+    cancellation: it is never below 0, and a single site, or equal sites, give the site's statistics
+    bit for bit. Computed in float64; each array is returned in its own dtype.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def pooled_statistics(
 
     def variance_of_means(mean_name: str) -> NDArray[np.float64]:
         means = np.stack([update.arrays[mean_name].astype(np.float64) for update in updates])
-        # From the first site's, so that equal means have no variance, to the bit.
+        # Relative to the first site's mean, so that equal means have exactly zero variance.
         apart = means - means[0]
         centre = np.average(apart, axis=0, weights=weights)
         return np.asarray(np.average(np.square(apart - centre), axis=0, weights=weights))

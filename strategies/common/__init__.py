@@ -1,1 +1,1 @@
-"""What everything else uses: errors, seeds, files, the log, fault points."""
+"""Shared utilities: errors, seeds, files, the log, fault points."""

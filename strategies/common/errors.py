@@ -1,4 +1,4 @@
-"""The errors a person reads: what is wrong, where, what was got, what is allowed, what to do."""
+"""Errors for users: what is wrong, where, what was found, what was expected, what to do."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,11 +14,11 @@ class MdcError(Exception):
     where : str
         The key, file, site or array concerned.
     got : object
-        The offending value; left out of the message when not given.
+        The invalid value; omitted from the message if None.
     expected : str
-        What is allowed there.
+        The allowed values.
     hint : str
-        What to do about it.
+        What the user can do about it.
     """
 
     exit_code: ClassVar[int] = 1
@@ -43,9 +43,9 @@ class MdcError(Exception):
         super().__init__(head + (f" ({detail})" if detail else "") + (f". {hint}" if hint else ""))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling between processes with every field, notes included."""
-        told = (type(self), self.what, self.where, self.got, self.expected, self.hint)
-        return (_rebuild, told, self.__dict__)
+        """Support pickling with all fields and notes."""
+        arguments = (type(self), self.what, self.where, self.got, self.expected, self.hint)
+        return (_rebuild, arguments, self.__dict__)
 
 
 def _rebuild(
@@ -55,54 +55,54 @@ def _rebuild(
 
 
 class ConfigError(MdcError):
-    """A key or value of the run config, node config or an arm file is not usable."""
+    """A key or value of the run config, a node config or an arm file is invalid."""
 
     exit_code = 2
 
 
 class DivergedError(ConfigError):
-    """The sites' updates were fit, and the global model made of them is not."""
+    """The sites' updates are valid, but the global model computed from them is not."""
 
 
 class DataError(MdcError):
-    """A data set is missing, unreadable or not of the shape its contract states."""
+    """A data set is missing, unreadable, or does not match its contract."""
 
     exit_code = 2
 
 
 class ModelError(MdcError):
-    """A model cannot be built, or does not fit the data or the arrays it was given."""
+    """A model cannot be built, or does not fit the given data or arrays."""
 
     exit_code = 2
 
 
 class PlanError(MdcError):
-    """A site was sent a round plan that it does not understand."""
+    """A site received a round plan that it does not understand."""
 
 
 class DeadlineError(MdcError):
-    """A site stopped its training, because nobody waits for the result any more."""
+    """A site stopped training, because the coordinator no longer waits for the result."""
 
 
 class RunError(MdcError):
-    """The run could not go on: no sites, an engine that died, a directory in use."""
+    """The run cannot continue: no sites, an engine that died, a directory in use."""
 
 
 class SiteInputError(RunError):
-    """A round failed because sites cannot use their config, data or model, or the round's plan."""
+    """A round failed because sites cannot use their config, data, model or the round's plan."""
 
     exit_code = 2
 
 
 class QuorumError(RunError):
-    """Too few sites are there, or gave an update; the run can go on when they are back.
+    """Too few sites are online or sent an update; the run can be resumed when they are back.
 
     Parameters
     ----------
     dropped : dict
-        Why a site gave no update, by site, for people.
+        Why each site gave no update, as text, by site.
     causes : dict
-        The same as a code, a `strategies.exchange.causes.Cause`.
+        The same as codes, each a `strategies.exchange.causes.Cause`.
     """
 
     exit_code = 3
@@ -113,11 +113,11 @@ class QuorumError(RunError):
         *,
         dropped: Mapping[str, str] | None = None,
         causes: Mapping[str, str] | None = None,
-        **told: Any,
+        **details: Any,
     ) -> None:
-        super().__init__(what, **told)
+        super().__init__(what, **details)
         self.dropped, self.causes = dict(dropped or {}), dict(causes or {})
 
 
 class EngineError(RunError):
-    """What carries the run has died: a process of Flower's or Ray's. A restart may mend it."""
+    """A process of Flower or Ray that the run depends on died. A restart may help."""

@@ -1,8 +1,8 @@
-"""Points of a run at which tests let things go wrong. Without the test hook nothing happens.
+"""Points of a run at which tests can inject faults. Without a test hook they do nothing.
 
-The hook is a function ``module:name``, named in the environment of a process by whoever tests
-it. It is called with the point's name and what is known there, and may raise, wait, or end
-the process. Nothing in a run or node config can turn it on.
+The hook is a function ``module:name`` that a test names in an environment variable of the process.
+It is called with the name of the point and its context, and may raise, wait, or end the process.
+No run config or node config can turn it on.
 """
 
 import importlib
@@ -16,7 +16,7 @@ Hook = Callable[..., None]
 
 
 def reach(point: str, **where: str | int) -> None:
-    """Say that a point is reached; ``where`` tells the round, the site, the file."""
+    """Call the hook, if there is one; ``where`` gives context such as round, site or file."""
     hook = _hook(os.environ.get(HOOK_VARIABLE, ""))
     if hook is not None:
         hook(point, **where)

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and sealed files, which tell when they are damaged.
+"""Atomic file writes, and sealed files, whose damage is detected.
 
-A sealed file carries the SHA-256 of its content in its name, ``STEM.<digest>.SUFFIX``, so that
-content and checksum come into being in one rename.
+A sealed file has the SHA-256 of its content in its name, ``STEM.<digest>.SUFFIX``. So one rename
+creates content and checksum together.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ DIGEST_CHARS = 32
 """Hex digits of the SHA-256 in a sealed file's name: 128 bits."""
 
 CHUNK_BYTES = 2**20
-"""What is copied at a time where the kernel does not copy."""
+"""Bytes copied at a time if the kernel does not copy the file."""
 
 
 class StorageError(RunError):
-    """A file could not be written: the disk is full, read-only, or not ours."""
+    """A file could not be written: the disk is full or read-only, or permission is denied."""
 
 
 class DamagedError(RunError):
-    """A file is not what was once written under its name."""
+    """A file is missing, unreadable, or differs from what was written."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -38,8 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises
     ------
     StorageError
-        If that fails; what stood under the name before is untouched, and no temporary file
-        is left.
+        If that fails. An existing file of that name is unchanged, and no temporary file is left.
     """
     _write(path, lambda file: file.write(content))
 
@@ -63,10 +62,10 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file, as `write_atomically` writes one, without reading it into memory.
+    """Copy a file atomically, like `write_atomically`, without reading it into memory.
 
-    The kernel copies, and a file system that can (Btrfs, XFS) lets both files share their blocks
-    until one is changed.
+    The kernel copies the file. Some file systems (Btrfs, XFS) let both files share their blocks
+    until one of them changes.
 
     Raises
     ------
@@ -89,18 +88,18 @@ def _copy(source: BinaryIO, target: BinaryIO) -> None:
         while left and (count := os.copy_file_range(source.fileno(), target.fileno(), left)):
             left -= count
     except (OSError, AttributeError):
-        pass  # not every file system, nor macOS, knows this call; a full disk is full below, too
+        pass  # not supported by every file system or by macOS; real errors recur below
     if left:
         shutil.copyfileobj(source, target, CHUNK_BYTES)
 
 
 def append_line(path: Path, fields: Mapping[str, Any]) -> None:
-    """Append one JSON line and force it to disk; what JSON cannot hold becomes null.
+    """Append one JSON line and force it to disk; NaN and infinities become null.
 
     Raises
     ------
     StorageError
-        If that fails; the file is as it was, as far as the disk allows.
+        If that fails. The file is restored to its old length if the disk allows it.
     """
     line = json.dumps(finite(fields), allow_nan=False)
     size = path.stat().st_size if path.is_file() else 0
@@ -116,7 +115,7 @@ def append_line(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def cut(path: Path, size: int) -> None:
-    """Cut a file to its first ``size`` bytes, and force that to disk."""
+    """Cut a file to its first ``size`` bytes and force the change to disk."""
     try:
         with path.open("ab") as file:
             file.truncate(size)
@@ -126,7 +125,7 @@ def cut(path: Path, size: int) -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Remove what follows the last line end: a line that was being written when all stopped."""
+    """Remove an incomplete last line, left by a process that died while writing it."""
     if path.is_file():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -149,12 +148,12 @@ def seal(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
 
 
 def check_seal(path: Path) -> None:
-    """Check that a sealed file is what was written under its name.
+    """Check that the content of a sealed file matches the checksum in its name.
 
     Raises
     ------
     DamagedError
-        If it is missing, truncated or changed.
+        If the file is missing, truncated or changed.
     """
     expected = path.name.split(".")[-2]
     try:
@@ -164,7 +163,7 @@ def check_seal(path: Path) -> None:
         raise DamagedError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if actual != expected:
         raise DamagedError(
-            "the file is damaged: its content does not have the checksum in its name",
+            "the file is damaged: its content does not match the checksum in its name",
             where=str(path),
             got=f"{actual}, {path.stat().st_size} bytes",
             expected=expected,
@@ -172,20 +171,20 @@ def check_seal(path: Path) -> None:
 
 
 def sealed_files(folder: Path, suffix: str) -> Iterator[Path]:
-    """Yield the sealed files of a folder in the order of their names; temporary ones are not."""
+    """Yield the sealed files of a folder, sorted by name; temporary files are skipped."""
     for path in sorted(folder.glob(f"*{suffix}")):
         if not path.name.startswith("."):
             yield path
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what writers that died left under temporary names."""
+    """Remove temporary files left by processes that died."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk, so that a rename survives a power cut."""
+    """Force a folder's entries to disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -195,7 +194,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses inside the block into a `StorageError` about a path."""
+    """Convert any `OSError` raised inside the block into a `StorageError` for ``path``."""
     try:
         yield
     except OSError as error:
@@ -207,12 +206,13 @@ def cannot_write(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"cannot be written: {error.strerror or error}",
         where=str(path),
-        hint="The last checkpoint is intact. Make room or make it writable, then resume the run",
+        hint="The last checkpoint is intact. Free disk space or fix the permissions, then resume "
+        "the run",
     )
 
 
 def finite(value: Any) -> Any:
-    """Return the value with what JSON cannot hold (NaN and infinities) made null."""
+    """Return the value with NaN and infinities, which JSON cannot represent, replaced by None."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,9 +1,9 @@
-"""The log of a run: Flower's own, so that our lines stand among its lines, in the same form.
+"""The log of a run: Flower's own logger, so that all lines have the same format and order.
 
-Importing Flower gives this logger its handler; it has the console's format and level.
+Importing Flower adds the handler, which has the console's format and level.
 """
 
 import logging
 
 log = logging.getLogger("flwr").log
-"""Called with a level, a text and its values, as `logging.Logger.log`."""
+"""Takes a level, a message and its arguments, like `logging.Logger.log`."""

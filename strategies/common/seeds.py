@@ -1,4 +1,4 @@
-"""Every random stream of a run, derived from the run's seed and what the stream is for."""
+"""Derives the seed of every random stream from the run's seed and the purpose of the stream."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ import json
 def derive_seed(seed: int, *labels: str | int) -> int:
     """Return a seed in [0, 2**63) that depends on ``seed`` and every label, in order.
 
-    The digest of the labels is used, rather than arithmetic on them, so that streams of
-    neighbouring seeds, rounds or sites share nothing.
+    The seed is a digest of the labels, not arithmetic on them, so that the streams of neighboring
+    seeds, rounds or sites are independent.
 
     >>> derive_seed(1, "site-0", 3) == derive_seed(1, "site-0", 3)
     True

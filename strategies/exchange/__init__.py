@@ -1,1 +1,1 @@
-"""Ask sites and judge their replies: membership, requests, messages, gate, deadlines, transport."""
+"""Send requests and check replies: membership, requests, messages, gate, deadlines, transport."""

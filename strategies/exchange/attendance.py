@@ -1,4 +1,4 @@
-"""Whom an exchange waits for before it begins: sites that have gone, for a bounded time."""
+"""Waits, for a limited time, for sites that went offline, before an exchange begins."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,18 +14,18 @@ from strategies.exchange.waiting import wait_until_online
 
 @dataclass(frozen=True)
 class Awaited:
-    """Whom an exchange waits for.
+    """The sites an exchange waits for.
 
     Attributes
     ----------
     missing : list of str
-        The sites, in site order.
+        Names of the sites, in site order.
     num_here : int
-        Sites that are online, or whose answers are here.
+        Number of sites that are online or whose replies are stored.
     quorum : int
-        How many are needed.
+        Number of sites required.
     left_s : float
-        How much longer they are waited for, in seconds.
+        Remaining waiting time, in seconds.
     """
 
     missing: list[str]
@@ -34,12 +34,12 @@ class Awaited:
     left_s: float
 
     def __str__(self) -> str:
-        """Return the same in a line for people."""
+        """Return a one-line message for the console."""
         left = f"{self.left_s:.0f} s" if self.left_s < 7200 else f"{self.left_s / 3600:.1f} h"
         text = f"waiting up to {left} for {', '.join(self.missing) or 'more sites'}"
         if self.num_here >= self.quorum:
             return text
-        return f"{text}: only {self.num_here} of the {self.quorum} sites that are needed are here"
+        return f"{text}: only {self.num_here} of the {self.quorum} required sites are available"
 
 
 Tell = Callable[[Awaited], None]
@@ -47,24 +47,24 @@ Tell = Callable[[Awaited], None]
 
 @dataclass(frozen=True)
 class Attendance:
-    """Who is there, and who has been waited for in vain.
+    """Sites that are online, and sites that are no longer waited for.
 
     Attributes
     ----------
     membership : Membership
         The sites that are online.
     absent : frozenset of str
-        Sites that did not come back in time, or failed and went; they are not waited for again,
-        and take part again as soon as they are there.
-    lacking_s : float
-        How long the quorum has been waited for in vain, in seconds.
+        Sites that did not come back in time, or that failed and went offline. They are not waited
+        for again, but take part again as soon as they are online.
+    quorum_wait_s : float
+        Time spent waiting for the quorum without success so far, in seconds.
     """
 
     membership: Membership
     absent: frozenset[str] = frozenset()
-    lacking_s: float = 0.0
+    quorum_wait_s: float = 0.0
 
-    def waited(
+    def wait(
         self,
         grid: Grid,
         kept: Iterable[str],
@@ -73,23 +73,24 @@ class Attendance:
         patience_s: float = 0.0,
         tell: Tell = lambda awaited: None,
     ) -> "Attendance":
-        """Wait for sites that have gone: once for each, and for any while the quorum lacks.
+        """Wait once for each site that went offline, and for any site while below the quorum.
 
         Parameters
         ----------
         grid
-            Asked who is online.
+            Reports which nodes are online.
         kept
-            Sites whose answers are here already.
+            Sites whose replies are already stored.
         min_sites
-            Answers that are needed.
+            The quorum.
         wait_s
             Longest wait, in seconds.
         patience_s
-            Longest wait for the quorum, in seconds, where it is longer than ``wait_s``; all waits
-            until the quorum is there count together.
+            Longest wait for the quorum, in seconds, if longer than ``wait_s``. All waits until the
+            quorum is met count together.
         tell
-            Told whom is waited for: at first, when a site comes, and now and then.
+            Called with the awaited sites: at first, when the online sites change, and at regular
+            intervals.
         """
         here = set(kept)
 
@@ -106,16 +107,16 @@ class Attendance:
             membership = wait_until_online(
                 membership, grid, lambda on: expected <= set(on), wait_s, on_wait
             )
-        lacking_s, started = 0.0, time.monotonic()
+        quorum_wait_s, started = 0.0, time.monotonic()
         if len(here | set(membership.nodes)) < min_sites:
             membership = wait_until_online(
                 membership,
                 grid,
                 lambda on: len(here | set(on)) >= min_sites,
-                max(wait_s, patience_s - self.lacking_s),
+                max(wait_s, patience_s - self.quorum_wait_s),
                 on_wait,
             )
             if len(here | set(membership.nodes)) < min_sites:
-                lacking_s = self.lacking_s + time.monotonic() - started
+                quorum_wait_s = self.quorum_wait_s + time.monotonic() - started
         absent = (self.absent | expected) & frozenset(membership.missing)
-        return Attendance(membership, absent, lacking_s)
+        return Attendance(membership, absent, quorum_wait_s)

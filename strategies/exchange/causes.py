@@ -1,7 +1,7 @@
-"""Why a site's reply does not count: a code for programs, beside the reason for people.
+"""Codes for why a site's reply does not count; programs read the code, people the reason.
 
-A site that fails says so with Flower's error reply: a number, and a text. The number is ours for
-each kind of error that this project raises on purpose, so that nobody has to read the text.
+A site that fails sends Flower's error reply, which has a number and a text. Each kind of error that
+this project raises on purpose has its own number, so that no program has to parse the text.
 """
 
 from enum import IntEnum, StrEnum
@@ -17,7 +17,7 @@ from strategies.common.errors import (
 
 
 class FlowerError(IntEnum):
-    """Numbers of Flower's own error replies, as far as they are read or sent here."""
+    """The codes of Flower's own error replies that this project reads or sends."""
 
     UNKNOWN = 0
     RAISED = 2
@@ -28,45 +28,45 @@ class FlowerError(IntEnum):
 
 
 class Cause(StrEnum):
-    """Why a reply does not count, or did not come."""
+    """Why a reply does not count or did not arrive."""
 
     CONFIG = "config"
-    """The site refused the run's config, or its own."""
+    """The site rejected the run config or its own node config."""
     DATA = "data"
-    """The site's data are missing, unreadable, or not what was agreed."""
+    """The site's data are missing, unreadable, or do not match the contract."""
     MODEL = "model"
-    """The site cannot build the model, or it does not fit what the site was sent."""
+    """The site cannot build the model, or its model does not fit the arrays it received."""
     PLAN = "plan"
-    """The site does not understand what it was told to do."""
+    """The site does not understand the plan."""
     LATE = "late"
-    """The site stopped at the deadline, because nobody waits any longer."""
+    """The site stopped at the deadline, when the coordinator stops waiting."""
     APP_REFUSED = "app-refused"
-    """The site does not run the app that it was sent."""
+    """The site refuses to run the app that it received."""
     SITE_FAILED = "site-failed"
-    """Anything else that went wrong at the site."""
+    """The site failed for any other reason."""
     NO_REPLY = "no-reply"
-    """Nothing came from the site before the deadline."""
+    """No reply arrived before the deadline."""
     NOT_ONLINE = "not-online"
-    """The site was not asked, because it was not there."""
+    """The site was not asked, because it was not online."""
     WRONG_PLAN = "wrong-plan"
-    """The reply is to another plan than this round's."""
+    """The reply belongs to another plan, not to the plan of this round."""
     MISFIT = "misfit"
-    """Arrays or metrics are not those that were asked for."""
+    """The arrays or metrics are not the expected ones."""
     NOT_FINITE = "not-finite"
-    """Values are not finite: training has diverged there."""
+    """Some values are not finite: training diverged at the site."""
     OUT_OF_BOUNDS = "out-of-bounds"
-    """Values are beyond what is allowed, or impossible."""
+    """Some values are impossible or outside the allowed range."""
     CLAIM = "claim"
-    """The site's number of examples is not what it said before."""
+    """The site's number of examples contradicts what it reported before."""
     DAMAGED = "damaged"
-    """The reply was damaged on the coordinator's disk."""
+    """The stored reply was damaged on the coordinator's disk."""
 
 
 BAD_INPUT = frozenset({Cause.CONFIG, Cause.DATA, Cause.MODEL, Cause.PLAN})
-"""What a site cannot use: a config, data, a model or a plan. Trying again does not help."""
+"""Causes that retrying does not fix: a site cannot use its config, data, model or plan."""
 
 _SENT: dict[type[BaseException], tuple[int, Cause]] = {
-    # Flower's own numbers are below 100.
+    # Flower's own codes are below 100.
     ConfigError: (101, Cause.CONFIG),
     DataError: (102, Cause.DATA),
     ModelError: (103, Cause.MODEL),
@@ -85,12 +85,12 @@ _RECEIVED: dict[int, Cause] = {
 
 
 def error_code(error: BaseException) -> int:
-    """Return the number that an error reply carries; Flower's own for any other exception."""
+    """Return the code of an error reply; Flower's own code for exceptions not listed here."""
     known = (kind for kind in type(error).__mro__ if kind in _SENT)
     kind = next(known, None)
     return _SENT[kind][0] if kind else FlowerError.RAISED
 
 
 def cause_of(code: int) -> Cause:
-    """Return why a reply with this error code does not count."""
+    """Return the cause for an error code; `Cause.SITE_FAILED` for unknown codes."""
     return _RECEIVED.get(code, Cause.SITE_FAILED)

@@ -1,4 +1,4 @@
-"""How long replies are waited for: a fixed time, or one learned from the sites."""
+"""Deadlines: how long to wait for replies, either fixed or learned from the sites."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 
 from strategies.aggregation.averaging import Update
 
-SHORTEST_S = 60.0
-"""A learned deadline is never shorter: below it, chance decides what a site takes."""
+MIN_DEADLINE_S = 60.0
+"""Shortest learned deadline, in seconds; reply times below this are mostly noise."""
 
 SIMULATED_SPREAD = 10.0
-"""How many times longer than the others a simulated site may take that has not answered before.
+"""Factor by which a simulated site that has never answered may be slower than the others.
 
-Simulated sites share one machine, and the largest may hold many times the data of the others. To
-drop it would change the result from one machine to the next.
+Simulated sites share one machine, and the largest may hold many times the data of the others.
+Dropping it would make the result depend on the machine.
 """
 
 
@@ -24,11 +24,11 @@ class Deadline:
     Attributes
     ----------
     fixed_s : float
-        Seconds for every round; 0 to learn them.
+        Deadline of every round, in seconds; 0 to learn deadlines from the sites.
     factor : float
-        Learned: how many times longer than the slowest site is waited, >= 1.
+        Learned deadline relative to the time of the slowest site, >= 1.
     longest_s : float
-        Learned: the deadline where nothing is known, and the longest of all.
+        Longest learned deadline, in seconds; also used before any site's pace is known.
     """
 
     fixed_s: float = 0.0
@@ -41,47 +41,47 @@ class Deadline:
         Parameters
         ----------
         pace
-            Seconds each site took for a unit of local work when it last answered, from the
-            sending of the model to the arrival of its reply: training, both transfers, and in
-            a simulation the wait for a free core.
+            Seconds per unit of local work of each site, measured at its last reply. The time runs
+            from sending the model to receiving the reply: training, both transfers, and in a
+            simulation the wait for a free core.
         work
-            The round's local epochs, or steps.
+            The round's local epochs or local steps.
         attempt
-            Number of this attempt at the round, from 1. A round that had too few updates may
-            have had too little time: its learned deadline doubles with each attempt.
+            Attempt number, starting at 1. A round with too few updates may have had too little
+            time, so a learned deadline doubles with each attempt.
         """
         if self.fixed_s:
             return self.fixed_s
         if not pace:
             return self.longest_s
-        usual_s = max(SHORTEST_S, self.factor * max(pace.values()) * work)
+        usual_s = max(MIN_DEADLINE_S, self.factor * max(pace.values()) * work)
         return min(self.longest_s, usual_s * float(2 ** (attempt - 1)))
 
     def patience_s(self, seconds: Iterable[float]) -> float:
-        """Return how long a site is waited for once a quorum has answered, in seconds.
+        """Return how long to wait for a site after the quorum is met, in seconds.
 
         Parameters
         ----------
         seconds
-            What the sites took that have answered, and what the others usually take.
+            Reply times of the sites that have answered, and usual reply times of the others.
         """
         if self.fixed_s:
             return self.fixed_s
-        return min(self.longest_s, max(SHORTEST_S, self.factor * max(seconds, default=0.0)))
+        return min(self.longest_s, max(MIN_DEADLINE_S, self.factor * max(seconds, default=0.0)))
 
 
 @dataclass(frozen=True)
 class Pacing:
-    """The rule, and what is known of the sites in one exchange.
+    """A deadline rule applied to the sites of one exchange.
 
     Attributes
     ----------
     rule : Deadline
         The rule.
     quorum : int
-        Answers that are needed; with so many, no other is waited for much longer.
+        Number of replies required. Once they have arrived, the wait for the others is short.
     pace : Mapping[str, float]
-        Seconds that each site took for a unit of work when it last answered, as far as known.
+        Seconds per unit of work of each site, measured at its last reply, if known.
     work : int
         Units of work, >= 1.
     simulated : bool
@@ -94,27 +94,27 @@ class Pacing:
     work: int = 1
     simulated: bool = False
 
-    def knowing(self, updates: Iterable[Update]) -> "Pacing":
-        """Return the same with the paces of updates that are here already."""
+    def with_updates(self, updates: Iterable[Update]) -> "Pacing":
+        """Return a copy that includes the paces measured in these updates."""
         measured = {update.site: update.pace for update in updates if update.pace}
         return replace(self, pace={**self.pace, **measured})
 
     def usual_s(self, site: str) -> float:
-        """Return the seconds that a site usually takes; 0 if that is not known."""
+        """Return a site's usual reply time in seconds; 0 if unknown."""
         return self.pace.get(site, 0.0) * self.work
 
     def seconds(self, sites: Iterable[str], attempt: int = 1) -> float:
-        """Return the deadline of an attempt, in seconds, learned from these sites alone."""
+        """Return the deadline of an attempt, in seconds, learned from these sites only."""
         known = {site: self.pace[site] for site in sites if site in self.pace}
         return self.rule.seconds(known, self.work, attempt)
 
     def patience_s(self, took: Mapping[str, float], waiting: Iterable[str]) -> float:
-        """Return how long each site that has not answered is waited for, from its asking.
+        """Return how long to wait for each remaining site, counted from its last request.
 
         Parameters
         ----------
         took
-            Seconds that each site took whose answer is here.
+            Reply time of each site that has answered, in seconds.
         waiting
             Sites that have not answered.
 

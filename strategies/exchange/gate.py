@@ -1,7 +1,7 @@
-"""Which replies are fit to be averaged, and the reason when one is not.
+"""The gate: checks every reply before it is averaged.
 
-Every reply is judged and none is trusted: one site's mistake, or malice, must cost the round
-that site's update and nothing more. The gate never raises; it returns a reason.
+No reply is trusted. A mistake or an attack by one site must cost the round only that site's update.
+The gate never raises on a bad reply; it returns a `Rejection` with the reason.
 """
 
 import math
@@ -28,10 +28,10 @@ from strategies.exchange.messages import (
 from strategies.method.local_epochs import relative_change
 
 COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
-"""Metrics that others are weighed by."""
+"""Metrics that serve as weights for other metrics."""
 
 MAX_COUNT = 2**53
-"""Largest count that a float64 holds exactly; weights are float64."""
+"""Largest count that float64 represents exactly; weights are float64."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ArraySpec:
     dtype: str
 
     def __str__(self) -> str:
-        """Return the form that stands in reasons, such as ``float32[10, 64]``."""
+        """Return the form used in messages, such as ``float32[10, 64]``."""
         return f"{self.dtype}{list(self.shape)}"
 
 
@@ -53,13 +53,13 @@ class Rejection:
     Attributes
     ----------
     site : str
-        The site it came from.
+        The site that sent it.
     cause : Cause
-        Why, for programs.
+        Why it does not count, as a code.
     reason : str
-        Why, in one line for people.
+        Why it does not count, as one line of text.
     detail : str
-        What the site said of its error: type, message, last lines of the trace.
+        The error that the site reported: type, message, last lines of the traceback.
     """
 
     site: str
@@ -69,19 +69,19 @@ class Rejection:
 
 
 def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:
-    """Return what a reply to this global model must look like."""
+    """Return the shape and dtype that each array of a reply must have."""
     return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in arrays.items()}
 
 
 class _UnfitError(Exception):
-    """Carries cause and reason out of the checks; never leaves this module."""
+    """Carries cause and reason out of the checks; never raised to callers of this module."""
 
     def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(reason)
         self.cause = cause
 
     def rejection(self, reply: Message, site: str) -> "Rejection":
-        """Return the verdict on a reply."""
+        """Return the error as a rejection of the reply."""
         return Rejection(site, self.cause, str(self), _detail(reply))
 
 
@@ -93,29 +93,32 @@ def judge_train(
     max_relative_update: float = 0.0,
     variances: Collection[str] = (),
 ) -> Update | Rejection:
-    """Judge a train reply.
+    """Check a train reply.
 
-    It counts only if it answers this round's plan, has exactly the arrays of the global
-    model ``before`` with their shapes and dtypes, all finite, no variance below 0, no metrics but
-    those of `TRAIN_METRICS`, all finite, more than 0 examples, and is not too far from the global
-    model. An array that is not finite in the global model (a mask of ``-inf``) must come back as it
-    is.
+    A reply is accepted only if all of these hold:
+
+    - It answers the plan of this round.
+    - Its arrays have the names, shapes and dtypes of the global model ``before``. All values are
+      finite and no variance is below 0. An array that is not finite in the global model (a mask of
+      ``-inf``) must come back unchanged.
+    - Its metrics are all in `TRAIN_METRICS` and finite, with more than 0 examples.
+    - Its model is not too far from the global model.
 
     Parameters
     ----------
     reply
-        What the site sent.
+        The message from the site.
     site
-        Its name.
+        Name of the site.
     plan_id
-        Of the round's plan.
+        Id of the round's plan.
     before
-        The global model that the site was sent.
+        The global model that the site received.
     max_relative_update
-        Largest ``||local - global|| / ||global||`` over all finite float arrays, buffers
-        included; 0 for no bound.
+        Largest ``||local - global|| / ||global||`` over all finite float arrays, including
+        buffers; 0 for no bound.
     variances
-        Names of the arrays that are variances.
+        Names of the arrays that hold variances.
     """
     try:
         _check_no_error(reply)
@@ -133,24 +136,27 @@ def judge_train(
 def judge_statistics(
     reply: Message, site: str, plan_id: str, expected: Arrays, layers: Mapping[str, str]
 ) -> Update | Rejection:
-    """Judge what a site says of its BatchNorm layers' statistics.
+    """Check a reply with the statistics of a site's BatchNorm layers.
 
-    It counts only if it is of the model of ``plan_id``, has exactly the arrays ``expected`` with
-    their shapes and dtypes, all finite, no variance below 0, no mean whose square is beyond its
-    dtype, no metric but the number of examples, and more than 0 of them.
+    A reply is accepted only if all of these hold:
+
+    - It belongs to the model ``plan_id``.
+    - Its arrays have the names, shapes and dtypes of ``expected``. All values are finite, no
+      variance is below 0, and no squared mean overflows its dtype.
+    - Its only metric is the number of examples, which is more than 0.
 
     Parameters
     ----------
     reply
-        What the site sent.
+        The message from the site.
     site
-        Its name.
+        Name of the site.
     plan_id
-        Names the model that the site was sent.
+        Id of the model that the site received.
     expected
         The statistics in that model.
     layers
-        The name of each mean, with that of its variance.
+        Maps the name of each mean to the name of its variance.
     """
     try:
         _check_no_error(reply)
@@ -165,7 +171,7 @@ def judge_statistics(
 
 
 def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
-    """Judge an evaluate reply: no metrics but those of `VALIDATION_METRICS`, examples > 0."""
+    """Check an evaluate reply: only metrics of `VALIDATION_METRICS`, and more than 0 examples."""
     try:
         _check_no_error(reply)
         return _metrics(reply, set(), VALIDATION_METRICS)
@@ -181,13 +187,13 @@ def unfit_model(
     Parameters
     ----------
     before
-        The global model before the round, whose arrays the new one must have.
+        The global model before the round. The new model must have the same arrays.
     after
-        The new one.
+        The new global model.
     state
-        The outer optimizer's, which the next round depends on, too.
+        The new state of the outer optimizer, which must be finite too.
     variances
-        Names of the arrays that are variances.
+        Names of the arrays that hold variances.
     """
     try:
         for name, spec in specs_of(before).items():
@@ -205,10 +211,10 @@ def unfit_model(
 
 
 def engine_died(reply: Message) -> bool:
-    """Return whether a reply says that the simulation's worker died, and not that a site failed.
+    """Return whether a reply reports that a simulation worker died, not that a site failed.
 
-    Flower's pool of Ray actors hands out a dead actor again and again: from then on the sites
-    that get it fail, whichever they are.
+    Flower's pool of Ray actors keeps handing out a dead actor. From then on, every site that gets
+    this actor fails.
     """
     if not reply.has_error() or reply.error.code != FlowerError.UNKNOWN:
         return False
@@ -243,7 +249,7 @@ def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
         if np.issubdtype(array.dtype, np.floating) and _is_finite(array)
     )
     got = relative_change(before, after, floats)
-    if not got <= bound:  # also where float64 itself overflows, and it is no number
+    if not got <= bound:  # also true if float64 overflowed and the norm is NaN
         raise _UnfitError(
             Cause.OUT_OF_BOUNDS,
             f"update: its norm is {got:.3g} times the global model's, max-relative-update is "
@@ -254,20 +260,23 @@ def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
 def _check_variances(arrays: Mapping[str, NDArray[Any]], variances: Collection[str]) -> None:
     for name in variances:
         if count := int((arrays[name] < 0).sum()):
-            raise _UnfitError(Cause.OUT_OF_BOUNDS, f"array {name!r}: {count} are below 0")
+            size = arrays[name].size
+            raise _UnfitError(
+                Cause.OUT_OF_BOUNDS, f"array {name!r}: {count} of {size} values are below 0"
+            )
 
 
 def _check_statistics(
     mean_name: str, mean: NDArray[Any], variance_name: str, variance: NDArray[Any]
 ) -> None:
     _check_variances({variance_name: variance}, [variance_name])
-    # The variance over the sites is at most the largest of these sums.
+    # The pooled variance over the sites is at most the largest of these sums.
     with np.errstate(over="ignore"):
         largest = np.square(mean) + variance
     if not np.isfinite(largest).all():
         raise _UnfitError(
             Cause.NOT_FINITE,
-            f"array {mean_name!r}: a variance of such means is beyond {mean.dtype}",
+            f"array {mean_name!r}: the pooled variance would overflow {mean.dtype}",
         )
 
 
@@ -287,7 +296,10 @@ def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str,
         if isinstance(value, float) and not math.isfinite(value):
             raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
         if isinstance(value, int) and abs(value) > MAX_COUNT:
-            raise _UnfitError(Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is beyond {MAX_COUNT}")
+            raise _UnfitError(
+                Cause.OUT_OF_BOUNDS,
+                f"metrics: {name!r} is {value}, expected at most {MAX_COUNT} in absolute value",
+            )
         if name in COUNTS and not (isinstance(value, int) and value >= 1):
             raise _UnfitError(
                 Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is {value}, expected a count > 0"
@@ -309,17 +321,16 @@ def _arrays(record: ArrayRecord | None, before: Arrays) -> dict[str, NDArray[np.
 
 
 def _array(name: str, packed: Array, spec: ArraySpec, before: NDArray[Any]) -> NDArray[np.generic]:
-    # The claimed header is compared before anything is decoded, the decoded array after:
-    # a claim costs nothing to make.
+    # Check the header before decoding, and the decoded array again: a header can be forged.
     claimed = ArraySpec(tuple(packed.shape), packed.dtype)
     if claimed != spec:
         raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {claimed}, expected {spec}")
     try:
         array = packed.numpy()
-    except Exception as error:  # bytes of a stranger's choice can make the decoder raise anything
+    except Exception as error:  # untrusted bytes can make the decoder raise anything
         raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: {error}") from None
     if not isinstance(array, np.ndarray):
-        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: it is no single array")
+        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: not a single array")
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
         raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {actual}, expected {spec}")
@@ -328,7 +339,7 @@ def _array(name: str, packed: Array, spec: ArraySpec, before: NDArray[Any]) -> N
 
 
 def _check_finite(name: str, array: NDArray[Any], before: NDArray[Any] | None) -> None:
-    """Refuse what is not finite, but for a constant that was so before; NaN equals nothing."""
+    """Reject values that are not finite, except in an unchanged array without NaN."""
     if _is_finite(array) or (before is not None and np.array_equal(array, before)):
         return
     count = int(array.size - np.isfinite(array).sum())

@@ -1,10 +1,12 @@
-"""What coordinator and site say to each other: record names, and the one reader of each.
+"""Messages between coordinator and site: record names, and functions to build and read records.
 
-Four kinds of message exist. *hello* (a Flower query) asks a node for its site name.
-*train* carries the global model, a round plan and orders, and is answered with the local model.
-*evaluate* carries the global model, and is answered with metrics.
-*statistics* carries the global model and orders, and is answered with what the site's data give as
-its BatchNorm layers' statistics.
+There are four kinds of message:
+
+- *hello* (a Flower query) asks a node for its site name.
+- *train* carries the global model, a round plan and orders. The reply is the local model.
+- *evaluate* carries the global model. The reply is metrics.
+- *statistics* carries the global model and orders. The reply is the statistics of the model's
+  BatchNorm layers on the site's data.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from strategies.method.round_plan import RoundPlan
 PROTOCOL_VERSION = 2
 
 LONGEST_TEXT = 128
-"""Characters of a site's text that are kept."""
+"""Largest number of characters kept of a text from a site."""
 
 ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site"
 ORDERS = "orders"
@@ -28,13 +30,13 @@ NUM_EXAMPLES, PLAN_ID, DEADLINE, EVALUATE = "num-examples", "plan-id", "deadline
 
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.EVALUATE}.{STATISTICS_ACTION}"
-"""Flower's message type of *statistics*."""
+"""Flower's message type for *statistics*."""
 
 NUM_VALIDATION = "num-validation-examples"
 VALIDATION_LOSS, VALIDATION_ACCURACY = "validation-loss", "validation-accuracy"
 
 VALIDATION_METRICS = frozenset({NUM_VALIDATION, VALIDATION_LOSS, VALIDATION_ACCURACY})
-"""Metrics of the global model that a site was sent, on its validation examples."""
+"""Metrics of the global model on a site's validation examples."""
 
 TRAIN_METRICS = VALIDATION_METRICS | {
     NUM_EXAMPLES,
@@ -43,38 +45,40 @@ TRAIN_METRICS = VALIDATION_METRICS | {
     "train-accuracy",
     "train-seconds",
 }
-"""Every metric a site may send. All but the number of examples can be kept back by a site."""
+"""Every metric that a site may send. A site may withhold all but the number of examples."""
 
 
 @dataclass(frozen=True)
 class SiteCard:
-    """What a site says of itself before round 1.
+    """A site's introduction: what it reports about itself when it first answers.
+
+    Older versions of mdc-flower do not send ``device`` and the fields after it. These fields are
+    then empty or 0.
 
     Attributes
     ----------
     name : str
         The site's name: ``site`` in its node config, or ``site-<partition>`` in simulation.
     num_partitions : int
-        Simulated sites there are in all; 0 at a real site.
+        Total number of simulated sites; 0 at a real site.
     version : str
         Version of mdc-flower at the site.
     simulated : bool
-        Whether Flower's simulation engine made the site.
+        Whether the site belongs to Flower's simulation engine.
     protocol : int
         Version of this module's records.
     device : str
-        What the site computes on, such as ``NVIDIA H100``; empty where an older version of
-        mdc-flower does not say it, as with all that follow.
+        Device on which the site trains, such as ``NVIDIA H100``.
     number_format : str
-        Of forward and backward passes, such as ``bfloat16``.
+        Number format of forward and backward passes, such as ``bfloat16``.
     threads : int
-        CPU threads; 0 where it is not known.
+        CPU threads; 0 if unknown.
     model_code, dataset_code : str
-        SHA-256, in hex, of the user's module that the run names as ``model`` or ``dataset``, as the
-        site has it; empty for none.
+        SHA-256, in hex, of the site's copy of the user module that the run names as ``model`` or
+        ``dataset``; empty if there is none.
     num_examples : int
-        Training examples in the site's data set, before any are held out or left out; 0 where it
-        does not say.
+        Training examples in the site's data set, before any are held out or left out; 0 if not
+        reported.
     """
 
     name: str
@@ -91,7 +95,7 @@ class SiteCard:
 
     @property
     def machine(self) -> str:
-        """Return device, number format and threads in one line; empty where they are not known."""
+        """Return device, number format and threads in one line; empty if unknown."""
         if not self.device:
             return ""
         count = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
@@ -108,14 +112,14 @@ class SiteCard:
         Raises
         ------
         RunError
-            If the node answered with something else, or speaks another protocol.
+            If the reply is not a site card or uses another protocol version.
         """
         record = content.config_records.get(SITE, ConfigRecord())
         name, partitions = record.get("name"), record.get("num_partitions")
         version, protocol = record.get("version"), record.get("protocol")
         if protocol != PROTOCOL_VERSION:
             raise RunError(
-                "the node speaks another protocol",
+                "the node uses another protocol version",
                 where="hello reply",
                 got=protocol,
                 expected=str(PROTOCOL_VERSION),
@@ -130,29 +134,29 @@ class SiteCard:
             partitions,
             str(version),
             record.get("simulated") is True,
-            device=_told(record, "device"),
-            number_format=_told(record, "number_format"),
+            device=_text_field(record, "device"),
+            number_format=_text_field(record, "number_format"),
             threads=threads if isinstance(threads, int) and threads > 0 else 0,
-            model_code=_told(record, "model_code"),
-            dataset_code=_told(record, "dataset_code"),
+            model_code=_text_field(record, "model_code"),
+            dataset_code=_text_field(record, "dataset_code"),
             num_examples=count if isinstance(count, int) and count > 0 else 0,
         )
 
 
-def _told(record: ConfigRecord, key: str) -> str:
-    """Return a short text of a card, for records and pages; empty where there is none."""
+def _text_field(record: ConfigRecord, key: str) -> str:
+    """Return a text field of a card, cut to `LONGEST_TEXT` printable characters."""
     value = record.get(key)
     text = value if isinstance(value, str) else ""
     return "".join(letter for letter in text if letter.isprintable())[:LONGEST_TEXT]
 
 
 def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
-    """Return named arrays as a record that keeps their order, shapes and dtypes."""
+    """Return named arrays as a record; order, shapes and dtypes are kept."""
     return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
 
 
 def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
-    """Return a record's arrays by name, in its order."""
+    """Return a record's arrays by name, in the order of the record."""
     return {name: array.numpy() for name, array in record.items()}
 
 
@@ -161,25 +165,27 @@ def train_content(
 ) -> RecordDict:
     """Return the content of a train message.
 
-    Deadline, and whether to evaluate the model first, are no part of the plan: a round that is
-    repeated with another deadline is the same round, with the same plan id.
+    The deadline and ``evaluate`` (whether to evaluate the model first) are not part of the plan: a
+    round repeated with another deadline keeps its plan id.
     """
     orders = ConfigRecord({DEADLINE: float(deadline_s), EVALUATE: evaluate})
     return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record(), ORDERS: orders})
 
 
 def deadline_of(content: RecordDict) -> float:
-    """Return the seconds within which a train or statistics message is to be answered.
+    """Return the seconds within which a site must answer a train or statistics message.
 
     Raises
     ------
     PlanError
-        If they are missing, or no number above 0.
+        If the deadline is missing or is not a number above 0.
     """
     value = content.config_records.get(ORDERS, ConfigRecord()).get(DEADLINE)
     if not (isinstance(value, float) and value > 0):
         raise PlanError(
-            "the deadline is missing or not understood", where=f"{ORDERS}, {DEADLINE}", got=value
+            "the deadline is missing or is not a number above 0",
+            where=f"{ORDERS}, {DEADLINE}",
+            got=value,
         )
     return value
 
@@ -192,7 +198,7 @@ def wants_evaluation(content: RecordDict) -> bool:
 def train_reply_content(
     arrays: ArrayRecord, metrics: Mapping[str, float | int], plan_id: str
 ) -> RecordDict:
-    """Return the content of a site's answer to a train message."""
+    """Return the content of a site's reply to a train message."""
     return RecordDict(
         {
             ARRAYS: arrays,
@@ -208,7 +214,7 @@ def evaluate_content(arrays: ArrayRecord) -> RecordDict:
 
 
 def evaluate_reply_content(metrics: Mapping[str, float | int]) -> RecordDict:
-    """Return the content of a site's answer to an evaluate message."""
+    """Return the content of a site's reply to an evaluate message."""
     return RecordDict({METRICS: MetricRecord(dict(metrics))})
 
 
@@ -219,7 +225,7 @@ def statistics_content(arrays: ArrayRecord, plan_id: str, deadline_s: float) -> 
 
 
 def statistics_plan_id(content: RecordDict) -> str:
-    """Return the id that the answer to a statistics message must give.
+    """Return the id that the reply to a statistics message must contain.
 
     Raises
     ------
@@ -228,10 +234,10 @@ def statistics_plan_id(content: RecordDict) -> str:
     """
     value = content.config_records.get(ORDERS, ConfigRecord()).get(PLAN_ID)
     if not (isinstance(value, str) and value):
-        raise PlanError("the id is missing", where=f"{ORDERS}, {PLAN_ID}", got=value)
+        raise PlanError("the plan id is missing", where=f"{ORDERS}, {PLAN_ID}", got=value)
     return value
 
 
 def statistics_reply_content(arrays: ArrayRecord, num_examples: int, plan_id: str) -> RecordDict:
-    """Return the content of a site's answer to a statistics message."""
+    """Return the content of a site's reply to a statistics message."""
     return train_reply_content(arrays, {NUM_EXAMPLES: num_examples}, plan_id)

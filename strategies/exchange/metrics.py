@@ -1,4 +1,4 @@
-"""What the sites say of a model, put together: means weighted by their examples."""
+"""Means of the sites' metrics, weighted by numbers of examples."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,18 +13,18 @@ from strategies.exchange.requests import Requests
 BySite = Mapping[str, Mapping[str, float]]
 
 
-def judged_evaluations(
+def mean_evaluation(
     replies: Iterable[Message],
     requests: Requests,
     dropped: dict[str, str],
     claims: Claims | None = None,
     max_share: float = 1.0,
 ) -> dict[str, float]:
-    """Return the mean of the sites' validation metrics; empty if none counts.
+    """Return the mean of the sites' validation metrics; empty if no reply is accepted.
 
-    Those that count are noted in ``requests``; the reason why one does not is added to
-    ``dropped``. One reason is a count that is not what ``claims`` know of the site. For
-    ``max_share`` see `mean_validation`.
+    Accepted replies are marked in ``requests``; reasons for rejected replies are added to
+    ``dropped``. A reply is also rejected if a count contradicts ``claims``. For ``max_share`` see
+    `mean_validation`.
     """
     claims = claims or Claims()
     by_site: dict[str, Mapping[str, float]] = {}
@@ -36,7 +36,7 @@ def judged_evaluations(
         if isinstance(verdict, Rejection):
             reason: str | None = verdict.reason
         else:
-            reason = claims.broken(site, verdict, requests.membership.num_examples)
+            reason = claims.contradiction(site, verdict, requests.membership.num_examples)
         if reason:
             before = f"{dropped[site]}; " if site in dropped else ""
             dropped[site] = f"{before}evaluation: {reason}"
@@ -47,7 +47,7 @@ def judged_evaluations(
 
 
 def mean_metrics(by_site: BySite) -> dict[str, float]:
-    """Return the training metrics' means weighted by examples, and the examples' sum."""
+    """Return the means of the training metrics, weighted by examples, and the sum of examples."""
     trained = {
         site: {name: value for name, value in metrics.items() if name not in VALIDATION_METRICS}
         for site, metrics in by_site.items()
@@ -56,7 +56,7 @@ def mean_metrics(by_site: BySite) -> dict[str, float]:
 
 
 def mean_validation(by_site: BySite, max_share: float = 1.0) -> dict[str, float]:
-    """Return the same of the validation metrics, over the sites that share them.
+    """Return the same for the validation metrics, over the sites that send them.
 
     No site has more than ``max_share`` of the sum of the weights; see `capped`.
     """
@@ -69,7 +69,7 @@ def mean_validation(by_site: BySite, max_share: float = 1.0) -> dict[str, float]
 
 
 def _weighted(by_site: BySite, weight: str, max_share: float = 1.0) -> dict[str, float]:
-    """Return each metric's mean over the sites that share it, and the sum of the counts."""
+    """Return each metric's mean over the sites that send it, and the sum of the counts."""
     means: dict[str, float] = {}
     for name in sorted({name for metrics in by_site.values() for name in metrics} - {weight}):
         sharing = [m for m in by_site.values() if name in m]

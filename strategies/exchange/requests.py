@@ -1,4 +1,4 @@
-"""Whom a round has asked, how often and with what success; and whom to ask again."""
+"""Tracks one attempt at a round: which sites were asked, who answered, who to ask again."""
 
 import math
 import time
@@ -14,52 +14,52 @@ from strategies.exchange.membership import (
     Membership,
     hellos,
     introduced,
-    without_gone,
+    without_offline,
 )
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import is_no_reply
 
-MAX_ASKS = 2
-"""How often a site is asked in one attempt at a round."""
+MAX_REQUESTS = 2
+"""Largest number of requests to a site in one attempt at a round."""
 
-LOOK_S = 5.0
-"""Seconds between two looks for sites that have come back while a round goes on."""
+LOOKUP_INTERVAL_S = 5.0
+"""Seconds between two checks for sites that come back during a round."""
 
 LATE_WINDOW_S = 60.0
-"""How long after its deadline a message is still valid, so that a late reply is seen as late."""
+"""Seconds that a message stays valid after its deadline, so that late replies are recognized."""
 
 
 class Requests:
-    """One attempt at a round; an `RequestSource` for its exchange.
+    """One attempt at a round; the `RequestSource` of its exchange.
 
-    A site that failed is asked once more; so is one that was restarted and comes back as a new
-    node, whatever became of its old one. Once a quorum has answered, the slowest of those answers
-    decides how long the other sites are waited for.
+    A site that failed gets one more request. So does a site that was restarted and comes back as a
+    new node, whatever happened to its old node. After the quorum is met, the slowest reply so far
+    determines how long to wait for the other sites.
 
     Parameters
     ----------
     grid : Grid
-        Asked who is online.
+        Reports which nodes are online.
     membership : Membership
-        Sites that are online at the start; kept up to date meanwhile.
+        Sites that are online at the start; updated during the attempt.
     round_number : int
-        Goes into every message.
+        Round number in every message.
     content : callable
-        Returns the content of a message that is to be answered within so many seconds.
+        Takes the seconds left to answer; returns the content of a message.
     deadline_s : float
-        Seconds from now until when replies are waited for.
+        How long to wait for replies, in seconds from now.
     wait_s : float
-        How long a site that failed and went offline is hoped for, in seconds.
+        How long to wait for a site that failed and went offline, in seconds.
     kept : iterable of str
-        Sites whose updates are here already.
+        Sites whose updates are already stored.
     kind : str
         Flower's type of the messages.
     traffic : Traffic or None
-        Told of every message; of all attempts at the round. None for a new one.
+        Counts the messages of all attempts at the round. None for a new counter.
     pacing : Pacing or None
-        The quorum, and how long each site usually takes. None to wait until the deadline.
+        The quorum, and the usual reply time of each site. None to wait until the deadline.
     again : bool
-        Whether sites that failed, or come while the round goes on, are asked.
+        Whether to ask sites that failed, or that come online during the round.
     """
 
     def __init__(
@@ -88,95 +88,100 @@ class Requests:
         self._wait_s = wait_s
         self._pacing = pacing
         self._again = again
-        self._took = {site: pacing.usual_s(site) if pacing else 0.0 for site in self.accepted}
+        self._reply_seconds = {
+            site: pacing.usual_s(site) if pacing else 0.0 for site in self.accepted
+        }
         self._site_of: dict[int, str] = {}
         self._node_of: dict[str, int] = {}
         self._nodes_of: dict[str, set[int]] = {}
-        self._greeted: dict[int, float] = {}
+        self._hello_sent_at: dict[int, float] = {}
         self._sent_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
-        self._started_at = self._looked_at = time.monotonic()
+        self._started_at = self._looked_up_at = time.monotonic()
 
     def first(self) -> list[Message]:
-        """Return a message for each site that is online and whose update is not here."""
+        """Return a message for each online site whose update is not stored yet."""
         nodes = self.membership.nodes
         return [self._ask(site, nodes[site]) for site in nodes if site not in self.accepted]
 
     def due(self) -> Iterator[Message]:
-        """Yield messages for sites that failed and are online, and for those that came back."""
+        """Yield messages for online sites that failed, and for sites that came back."""
         if not self._again:
             return
-        if time.monotonic() - self._looked_at >= LOOK_S:
-            yield from self._look()
+        if time.monotonic() - self._looked_up_at >= LOOKUP_INTERVAL_S:
+            yield from self._look_up_sites()
         for site, node in self.membership.nodes.items():
-            if site in self.accepted or self.times[site] >= MAX_ASKS:
+            if site in self.accepted or self.times[site] >= MAX_REQUESTS:
                 continue
             if site in self._failed_at or self._node_of.get(site) != node:
                 yield self._ask(site, node)
 
     def introduce(self, reply: Message) -> None:
-        """Take in what a node that came while the round goes on says of itself.
+        """Process the hello reply of a node that came online during the round.
 
-        One that has not answered is asked again: after a pause that grows, if it had its time.
+        A node that did not answer is asked again. If it had the full time to answer, the pause
+        before the next hello grows.
         """
-        asked_at = self._greeted.pop(reply.metadata.src_node_id, -math.inf)
+        asked_at = self._hello_sent_at.pop(reply.metadata.src_node_id, -math.inf)
         if not is_no_reply(reply) or time.monotonic() - asked_at >= HELLO_DEADLINE_S:
             self.membership = introduced(self.membership, reply, HELLO_DEADLINE_S)
 
     def settled(self) -> set[int]:
-        """Return the nodes of sites whose updates are here, all that were asked.
+        """Return all nodes that were asked for sites whose updates are stored.
 
-        Once no update is waited for any more, strangers need not say who they are.
+        Once no more updates are awaited, nodes that have not answered a hello are included.
         """
         nodes = {node for site in self.accepted for node in self._nodes_of.get(site, ())}
-        return nodes if self._at_work() or self.hopes() else nodes | set(self._greeted)
+        if self._pending_sites() or self.expects_more():
+            return nodes
+        return nodes | set(self._hello_sent_at)
 
-    def hopes(self) -> bool:
-        """Return whether a site that failed is offline and may come back in time."""
-        return bool(self._hopes_until())
+    def expects_more(self) -> bool:
+        """Return whether a failed site is offline but may still come back in time."""
+        return bool(self._return_deadlines())
 
     def limit_s(self) -> float:
-        """Return after how many seconds no reply is waited for, as far as is known now."""
+        """Return when to stop waiting, in seconds since the start, as currently known."""
         if self._pacing is None:
             return math.inf
-        at_work = self._at_work()
-        patience_s = self._pacing.patience_s(self._took, at_work)
-        ends = [self._sent_at[site] + patience_s for site in at_work]
-        return max([*ends, *self._hopes_until()], default=math.inf) - self._started_at
+        pending = self._pending_sites()
+        patience_s = self._pacing.patience_s(self._reply_seconds, pending)
+        ends = [self._sent_at[site] + patience_s for site in pending]
+        return max([*ends, *self._return_deadlines()], default=math.inf) - self._started_at
 
     def accept(self, site: str) -> None:
-        """Take note that a site's update counts."""
+        """Record that a site's update is accepted."""
         self.accepted.add(site)
         self._failed_at.pop(site, None)
-        self._took[site] = self.seconds_of(site)
+        self._reply_seconds[site] = self.seconds_of(site)
 
     def seconds_of(self, site: str) -> float:
-        """Return how long ago a site was asked, in seconds; 0 if it was not."""
+        """Return the seconds since the last request to a site; 0 if there was none."""
         return time.monotonic() - self._sent_at[site] if site in self._sent_at else 0.0
 
     def reject(self, site: str) -> None:
-        """Take note that a site's reply does not count; whether it is online is looked up."""
+        """Record that a site's reply is rejected; the next `due` checks which sites are online."""
         self._failed_at[site] = time.monotonic()
-        self._looked_at = float("-inf")
+        self._looked_up_at = float("-inf")
 
     def site_of(self, reply: Message) -> str | None:
-        """Return the name of the site a reply comes from; None if it was not asked."""
+        """Return the name of the site that sent a reply; None if it was not asked."""
         return self._site_of.get(reply.metadata.src_node_id)
 
     def name_of(self, node: int) -> str:
-        """Return the name of the site behind a node, as far as this run knows it."""
+        """Return the name of a node's site; ``node <id>`` if unknown."""
         card = self.membership.cards.get(node)
         return self._site_of.get(node) or (card.name if card else f"node {node}")
 
     def gone(self) -> frozenset[str]:
-        """Look who is online, and return the sites that failed and are not."""
-        self.membership = without_gone(self.membership, set(self._grid.get_node_ids()))
+        """Refresh which sites are online; return the failed sites that are offline."""
+        self.membership = without_offline(self.membership, set(self._grid.get_node_ids()))
         return frozenset(self._failed_at) - frozenset(self.membership.nodes)
 
     def message(
         self, site: str, node: int, kind: str, content: RecordDict, deadline_s: float
     ) -> Message:
-        """Return a message to a site; void a while after its reply is waited for."""
+        """Return a message to a site; it expires `LATE_WINDOW_S` after its deadline."""
         self._site_of[node] = site
         return Message(
             content,
@@ -186,19 +191,19 @@ class Requests:
             ttl=deadline_s + LATE_WINDOW_S,
         )
 
-    def _at_work(self) -> set[str]:
-        """Return the sites whose answers are on their way, as far as is known."""
+    def _pending_sites(self) -> set[str]:
+        """Return the sites that were asked and have neither answered nor failed."""
         return set(self.times) - self.accepted - set(self._failed_at)
 
-    def _hopes_until(self) -> list[float]:
-        """Return until when each site is hoped for that failed and is offline."""
+    def _return_deadlines(self) -> list[float]:
+        """Return the time until which to wait for each site that failed and is offline."""
         if not self._again:
             return []
         now, online = time.monotonic(), self.membership.nodes
         return [
             since + self._wait_s
             for site, since in self._failed_at.items()
-            if site not in online and self.times[site] < MAX_ASKS and now < since + self._wait_s
+            if site not in online and self.times[site] < MAX_REQUESTS and now < since + self._wait_s
         ]
 
     def _ask(self, site: str, node: int) -> Message:
@@ -215,11 +220,11 @@ class Requests:
     def _left_s(self) -> float:
         return max(1.0, self.deadline_s - (time.monotonic() - self._started_at))
 
-    def _look(self) -> list[Message]:
-        """Look who is online; return a question for each node that is not known."""
-        self._looked_at = time.monotonic()
+    def _look_up_sites(self) -> list[Message]:
+        """Refresh which sites are online; return a hello for each unknown node."""
+        self._looked_up_at = time.monotonic()
         online = set(self._grid.get_node_ids())
-        self.membership = without_gone(self.membership, online)
-        new = hellos(self.membership, online - set(self._greeted), HELLO_DEADLINE_S)
-        self._greeted |= {message.metadata.dst_node_id: self._looked_at for message in new}
+        self.membership = without_offline(self.membership, online)
+        new = hellos(self.membership, online - set(self._hello_sent_at), HELLO_DEADLINE_S)
+        self._hello_sent_at |= {message.metadata.dst_node_id: self._looked_up_at for message in new}
         return new

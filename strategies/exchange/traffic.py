@@ -1,7 +1,7 @@
-"""What has gone to each site and come from it in one exchange, whichever process saw it.
+"""Counts the model bytes exchanged with each site in one exchange, across processes.
 
-What was exchanged with a site is kept with its update. So a run that goes on counts it, and the
-totals are those of a run that nothing has disturbed.
+The bytes exchanged with a site are stored with its update. So a resumed run counts them too, and
+its totals equal those of an uninterrupted run.
 """
 
 from collections import Counter
@@ -15,18 +15,18 @@ from strategies.aggregation.averaging import Update
 
 @dataclass
 class Traffic:
-    """Model bytes of one round, or one recalibration, in all its attempts.
+    """Model bytes of one round or recalibration, over all its attempts.
 
-    Counted are all models to and from the sites that this process asks, replies that do not count
-    included. Of an earlier process that died, only what it exchanged with the sites whose updates
-    are kept: a site whose update was still missing is asked again, and that ask counts.
+    Counts all models sent and received by this process, including rejected replies. Of an earlier
+    process that died, only the bytes exchanged with sites whose updates are stored count: the other
+    sites are asked again, and that request counts.
 
     Attributes
     ----------
     times : Counter of str
-        How often this process has asked each site.
+        Number of requests by this process to each site.
     sent_bytes, received_bytes : Counter of str
-        Model bytes to and from each site.
+        Model bytes sent to and received from each site.
     """
 
     times: Counter[str] = field(default_factory=Counter)
@@ -34,8 +34,8 @@ class Traffic:
     received_bytes: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, kept: Iterable[Update]) -> "Traffic":
-        """Return what an earlier process exchanged for the updates that are kept."""
+    def from_updates(cls, kept: Iterable[Update]) -> "Traffic":
+        """Return the traffic that an earlier process had for the stored updates."""
         traffic = cls()
         for update in kept:
             traffic.sent_bytes[update.site] = update.sent_bytes
@@ -43,17 +43,17 @@ class Traffic:
         return traffic
 
     def send(self, site: str, content: RecordDict) -> None:
-        """Take note that a site is asked."""
+        """Count a request to a site."""
         self.times[site] += 1
         self.sent_bytes[site] += _model_bytes(content)
 
     def receive(self, site: str, reply: Message) -> None:
-        """Take note of a site's reply."""
+        """Count a site's reply."""
         if reply.has_content():
             self.received_bytes[site] += _model_bytes(reply.content)
 
-    def noted_on(self, update: Update) -> Update:
-        """Return an update that says what was exchanged with its site so far."""
+    def record_in(self, update: Update) -> Update:
+        """Return a copy of an update with the bytes exchanged with its site so far."""
         return replace(
             update,
             sent_bytes=self.sent_bytes[update.site],

@@ -1,4 +1,4 @@
-"""Send messages and take the replies one by one, as they arrive, until a deadline."""
+"""Send messages and yield the replies one by one, as they arrive, until a deadline."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -13,47 +13,47 @@ from strategies.common.log import log
 from strategies.exchange.causes import Cause, FlowerError, cause_of
 
 NO_REPLY = int(FlowerError.NODE_UNAVAILABLE)
-"""Error code of a reply that never came: Flower's code for a node that is unavailable."""
+"""Error code for a missing reply: Flower's code for an unavailable node."""
 
 
 def is_no_reply(reply: Message) -> bool:
-    """Return whether an error says that the node has not answered, in time or at all.
+    """Return whether an error reports that the node did not answer, in time or at all.
 
-    The SuperLink says so of a message that it can deliver no more: its time to live is over, or its
-    node has gone.
+    The SuperLink reports this for a message that it cannot deliver any more: the message has
+    expired, or its node is offline.
     """
     return reply.has_error() and cause_of(reply.error.code) is Cause.NO_REPLY
 
 
 class RequestSource(Protocol):
-    """Decides, while replies come in, whom else to ask."""
+    """Decides which further messages to send while replies arrive."""
 
     def due(self) -> Iterable[Message]:
-        """Return the messages to send now; called after every look for replies."""
+        """Return the messages to send now; called after every check for replies."""
         ...
 
     def settled(self) -> Collection[int]:
-        """Return the nodes whose replies need not be waited for any more."""
+        """Return the nodes whose replies are no longer needed."""
         ...
 
-    def hopes(self) -> bool:
-        """Return whether more may become due though nothing is on its way."""
+    def expects_more(self) -> bool:
+        """Return whether more messages may become due even if no reply is awaited."""
         ...
 
     def limit_s(self) -> float:
-        """Return after how many seconds no reply is waited for, as far as is known now."""
+        """Return when to stop waiting, in seconds since the start, as currently known."""
         ...
 
 
 class Late(NamedTuple):
-    """A message whose reply came after it had been given up.
+    """A message whose reply arrived after the exchange stopped waiting for it.
 
     Attributes
     ----------
     dst_node_id, group_id
-        Of the message.
+        Metadata of the message.
     seconds : float
-        From its sending until the reply was seen.
+        Seconds from sending the message to finding the reply.
     """
 
     dst_node_id: int
@@ -67,16 +67,16 @@ class _Sent(NamedTuple):
 
 
 class Exchange:
-    """Messages on their way; one for a whole run.
+    """Sends messages and collects replies; one instance serves a whole run.
 
-    A message whose reply came too late is not forgotten at once: `late` says so, when it comes.
+    It remembers messages whose replies are overdue; `late` reports replies that arrive later.
 
     Parameters
     ----------
     grid
         Flower's message transport.
     meanwhile
-        Called after every look for replies.
+        Called after every check for replies.
     """
 
     def __init__(self, grid: Grid, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -87,21 +87,22 @@ class Exchange:
     def replies(
         self, messages: Iterable[Message], deadline_s: float, source: RequestSource | None = None
     ) -> Iterator[Message]:
-        """Yield exactly one reply for each message: the node's own, as it arrives, or an error.
+        """Yield one reply for each message: the node's reply as it arrives, or an error.
 
-        Every reply's source is the node that was asked, also when the SuperLink answers in a
-        node's place, so that the caller can always say whose reply it is. One reply at a time
-        is fetched, and none is kept: however many sites there are, one model is in memory.
+        A message to a node that `RequestSource.settled` returns gets no reply. The source of every
+        reply is the node that was asked, even if the SuperLink answers in its place. Replies are
+        fetched one at a time and not kept, so only one model is in memory, however many sites
+        there are.
 
         Parameters
         ----------
         messages
             Messages to send.
         deadline_s
-            Seconds from now after which no reply is waited for. The messages' own time to
-            live should match it, or a slow site goes on with work that no longer counts.
+            How long to wait for replies, in seconds from now. The messages' own time to live should
+            match it; otherwise a slow site continues work that no longer counts.
         source
-            Asked for more messages to send, until the deadline, and whether to stop before it.
+            Provides further messages until the deadline, and decides whether to stop earlier.
         """
         started = time.monotonic()
         waiting: dict[str, _Sent] = {}
@@ -124,7 +125,7 @@ class Exchange:
                 limit_s = min(deadline_s, source.limit_s())
             if elapsed_s >= limit_s:
                 break
-            if not (waiting or (source is not None and source.hopes())):
+            if not (waiting or (source is not None and source.expects_more())):
                 break
             time.sleep(min(_pause_s(elapsed_s), limit_s - elapsed_s))
         overdue = [sent.message for sent in waiting.values()]
@@ -134,27 +135,27 @@ class Exchange:
             yield Message(Error(NO_REPLY, why), reply_to=message)
 
     def late(self) -> Iterator[Late]:
-        """Yield the messages given up whose reply has come since; each once."""
+        """Yield each overdue message whose reply has arrived by now, once."""
         for message_id, (asked, sent_at) in list(self._overdue.items()):
             for reply in self._grid.pull_messages([message_id]):
-                # Where a message's time to live is over the SuperLink answers, not the node.
+                # For an expired message the reply is from the SuperLink, not from the node.
                 self._overdue.pop(message_id, None)
                 if reply.metadata.src_node_id == asked.dst_node_id and not is_no_reply(reply):
                     seconds = time.monotonic() - sent_at
                     yield Late(asked.dst_node_id, asked.group_id, seconds)
 
     def _give_up(self, waiting: dict[str, _Sent], nodes: Collection[int]) -> None:
-        """Wait no more for what was sent to these nodes; keep no content: it is a whole model."""
+        """Stop waiting for these nodes; keep only metadata, because the content is a model."""
         for message_id, (message, sent_at) in list(waiting.items()):
             if message.metadata.dst_node_id in nodes:
                 del waiting[message_id]
-                if message.metadata.message_type != MessageType.QUERY:  # that is asked again
+                if message.metadata.message_type != MessageType.QUERY:  # a hello is sent again
                     self._overdue[message_id] = message.metadata, sent_at
 
     def _send(self, messages: Iterable[Message], waiting: dict[str, _Sent]) -> Iterator[Message]:
         for message in messages:
-            # Pushed one at a time: the ids of a batch come back without the messages that the
-            # grid could not take, and no longer say whose is whose.
+            # Push one message at a time. The returned ids of a batch omit the messages that the
+            # grid did not accept, so ids could not be matched to messages.
             ids = self._push(message)
             if ids and ids[0]:
                 waiting[ids[0]] = _Sent(message, time.monotonic())
@@ -165,7 +166,7 @@ class Exchange:
         try:
             return list(self._grid.push_messages([message]))
         except Exception as error:
-            # The SuperLink answers "500" to a message whose time to live is over.
+            # The SuperLink answers "500" to an expired message.
             if not _has_expired(message.metadata):
                 raise
             log(WARNING, "a message expired before it could be sent: %s", error)
@@ -184,10 +185,10 @@ def _from_node(reply: Message, asked: Message) -> Message:
     return Message(reply.error if reply.has_error() else foreign, reply_to=asked)
 
 
-def _has_expired(told: Metadata) -> bool:
-    return told.created_at + told.ttl <= datetime.now(tz=UTC).timestamp()
+def _has_expired(metadata: Metadata) -> bool:
+    return metadata.created_at + metadata.ttl <= datetime.now(tz=UTC).timestamp()
 
 
 def _pause_s(elapsed_s: float) -> float:
-    """Return a pause that is short beside what has been waited for already."""
+    """Return a pause that is short relative to the time waited so far."""
     return min(1.0, max(0.02, 0.02 * elapsed_s))

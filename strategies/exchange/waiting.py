@@ -1,4 +1,4 @@
-"""How long sites are waited for: at the start of a run, and for those that have gone."""
+"""Wait for sites: at the start of a run, and for sites that went offline."""
 
 import math
 import time
@@ -9,13 +9,13 @@ from flwr.serverapp import Grid
 
 from strategies.common.errors import ConfigError, QuorumError
 from strategies.common.log import log
-from strategies.exchange.membership import HELLO_DEADLINE_S, HELLO_LEAST_S, Membership, refresh
+from strategies.exchange.membership import HELLO_DEADLINE_S, HELLO_MIN_TTL_S, Membership, refresh
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
-"""Pauses between two looks for sites; they grow with the time waited."""
+"""Shortest and longest pause between two checks for sites; pauses grow with the time waited."""
 
-TELL_S = 600.0
-"""Seconds after which it is told again who is waited for."""
+REPORT_INTERVAL_S = 600.0
+"""Seconds between two reports of the awaited sites."""
 
 
 def wait_for_sites(
@@ -31,34 +31,37 @@ def wait_for_sites(
     patience_s: float = 0.0,
     on_wait: Callable[[Membership, float], None] = lambda membership, left_s: None,
 ) -> Membership:
-    """Wait, for a bounded time, until every expected site is online.
+    """Wait, for a limited time, until every expected site is online.
 
     Parameters
     ----------
     grid
         Flower's message transport.
     num_sites
-        Sites to wait for; None takes the number of simulated sites there are.
+        Number of sites to wait for; None for the number of simulated sites.
     wait_s
         Longest wait, in seconds.
     min_sites
-        With so many, the run goes on when the time is over; None for all that are expected.
+        Number of sites required when the time is over; None for all expected sites.
     on_progress
-        Called with the membership and the number expected (None while unknown) on each change.
+        Called on each change, with the membership and the expected number of sites (None while
+        unknown).
     membership
-        What is known at the start; None for nothing.
+        The membership known at the start; None if there is none.
     known, absent
-        Of a run that goes on: real sites that took part before, and those of them that had gone.
-        With the quorum, it is enough that all others are there.
+        In a resumed run: real sites that took part before, and those of them that had gone
+        offline. If the quorum is met, the wait ends once all sites in ``known`` but not in
+        ``absent`` are online.
     patience_s
-        Longest wait for the quorum of real sites, in seconds, where it is longer than ``wait_s``.
+        Longest wait for the quorum of real sites, in seconds, if longer than ``wait_s``.
     on_wait
-        Called with the membership and the seconds left, now and then, while only the quorum lacks.
+        Called at regular intervals during the extra wait for the quorum, with the membership and
+        the seconds left.
 
     Raises
     ------
     QuorumError
-        If fewer sites are online when the time is over, naming those that are.
+        If too few sites are online when the time is over; the error names those that are.
     ConfigError
         If ``num_sites`` is None and the sites are real.
     """
@@ -99,17 +102,17 @@ def wait_for_sites(
             hint="Start the missing sites, or change num-sites, min-sites or wait-for-sites-s",
         )
     if number is not None and len(membership.nodes) < number:
-        log(WARNING, "going on with %d of %d sites: %s", len(membership.nodes), number, online)
+        log(WARNING, "continuing with %d of %d sites: %s", len(membership.nodes), number, online)
     return membership
 
 
 def _check_number(num_sites: int | None, membership: Membership) -> None:
     if num_sites is None and membership.cards and membership.num_partitions == 0:
         raise ConfigError(
-            "how many real sites to wait for is not set",
+            "the number of real sites to wait for is not set",
             where="num-sites",
             got=0,
-            expected="the number of sites that take part",
+            expected="the number of participating sites",
         )
 
 
@@ -120,10 +123,10 @@ def wait_until_online(
     wait_s: float,
     on_wait: Callable[[Membership, float], None] = lambda membership, left_s: None,
 ) -> Membership:
-    """Wait, for a bounded time, until enough sites are online; return who is online then.
+    """Wait, for a limited time, until enough sites are online; return the membership.
 
-    ``on_wait`` is called with the membership and the seconds left: at first, whenever another
-    site is online, and every `TELL_S` seconds.
+    ``on_wait`` is called with the membership and the seconds left: at first, whenever the online
+    sites change, and every `REPORT_INTERVAL_S` seconds.
     """
     return _wait(membership, grid, lambda now: enough(now.nodes), wait_s, on_wait=on_wait)
 
@@ -136,18 +139,19 @@ def _wait(
     look: Callable[[Membership, Membership], None] = lambda before, now: None,
     on_wait: Callable[[Membership, float], None] = lambda membership, left_s: None,
 ) -> Membership:
-    started, told_at = time.monotonic(), -math.inf
+    started, reported_at = time.monotonic(), -math.inf
     while True:
-        # The last look comes after the time is over: a site may have come during the one before.
+        # Check once more after the time is over: a site may have come during the previous check.
         elapsed_s = time.monotonic() - started
         left_s = wait_s - elapsed_s
         hello_s = min(HELLO_DEADLINE_S, max(SHORTEST_PAUSE_S, left_s))
-        before, membership = membership, refresh(membership, grid, hello_s, HELLO_LEAST_S)
+        before, membership = membership, refresh(membership, grid, hello_s, HELLO_MIN_TTL_S)
         look(before, membership)
         if enough(membership) or left_s <= 0:
             return membership
-        if elapsed_s - told_at >= TELL_S or before.nodes.keys() != membership.nodes.keys():
-            told_at = elapsed_s
+        changed = before.nodes.keys() != membership.nodes.keys()
+        if elapsed_s - reported_at >= REPORT_INTERVAL_S or changed:
+            reported_at = elapsed_s
             on_wait(membership, left_s)
         pause_s = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, 0.02 * elapsed_s))
         time.sleep(min(pause_s, left_s))

@@ -1,1 +1,1 @@
-"""What a round trains: recipes, round plans, learning-rate schedules, local epochs."""
+"""Training methods: recipes, round plans, learning-rate schedules, local epochs."""

@@ -1,7 +1,7 @@
-"""How many local epochs the next round has: small controllers, state in and state out.
+"""Controllers that choose the number of local epochs of the next round, with explicit state.
 
-A controller never sees a model. It sees one number, the relative change of the global model
-over a round, and its own last state; the state is plain data, so a checkpoint can hold it.
+A controller never sees a model. Its inputs are one number, the relative change of the global model
+over a round, and its own previous state. The state is plain data, so a checkpoint can store it.
 """
 
 import math
@@ -17,16 +17,16 @@ from strategies.method.round_plan import cosine
 
 @dataclass(frozen=True)
 class EpochState:
-    """Where a run stands.
+    """Progress of a run, in rounds and local epochs.
 
     Attributes
     ----------
     local_epochs : int
-        Epochs the controller wants for the coming round, before the budget is applied.
+        Local epochs that the controller chose for the next round, before the budget is applied.
     epochs_used : int
-        Local epochs of all finished rounds.
+        Sum of the local epochs of all finished rounds.
     rounds_done : int
-        Finished rounds.
+        Number of finished rounds.
     """
 
     local_epochs: int
@@ -35,7 +35,7 @@ class EpochState:
 
 
 class EpochController(Protocol):
-    """Decides the local epochs of each round."""
+    """Chooses the number of local epochs of each round."""
 
     def start(self) -> EpochState:
         """Return the state before round 1."""
@@ -44,10 +44,9 @@ class EpochController(Protocol):
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
         """Return the state for the next round.
 
-        ``state`` has the finished round counted already; ``relative_change`` is None when
-        it is not known. A run that goes on asks again, without a change, because what the
-        controller goes by, such as the budget, may be another now: for the same controller the
-        answer must be the state itself.
+        ``state`` already counts the finished round; ``relative_change`` is None if unknown. A
+        resumed run calls this again with None, because the settings of the controller, such as the
+        budget, may have changed. If they have not, the result must equal ``state``.
         """
         ...
 
@@ -63,7 +62,7 @@ class Fixed:
         return EpochState(self.local_epochs)
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
-        """Change nothing."""
+        """Return the state unchanged."""
         return state
 
 
@@ -72,8 +71,8 @@ class IncreasedLocalEpochs:
     """ILE: double the local epochs once the global model has settled.
 
     If ``||w_i - w_{i-1}|| / ||w_{i-1}|| <= epsilon`` then ``T_{i+1} = 2 T_i``, else
-    ``T_{i+1} = T_i``; never above ``maximum``. The law is this project's reconstruction of
-    the strategy named in the abstract of arXiv 1810.06877, not a quotation of the paper.
+    ``T_{i+1} = T_i``; never above ``maximum``. The rule is this project's reconstruction of the
+    strategy named in the abstract of arXiv 1810.06877, not a quotation from the paper.
     """
 
     initial: int
@@ -85,7 +84,7 @@ class IncreasedLocalEpochs:
         return EpochState(min(self.initial, self.maximum))
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
-        """Double, capped, when the change is known to be at most epsilon."""
+        """Double the local epochs, up to the maximum, if the change is at most epsilon."""
         settled = relative_change is not None and relative_change <= self.epsilon
         if not settled:
             return state
@@ -96,9 +95,9 @@ class IncreasedLocalEpochs:
 class Spread:
     """A budget of epochs spread evenly over a given number of rounds.
 
-    With ``e`` of ``E`` epochs and ``r`` of ``R`` rounds done, the next round gets
-    ``floor((E - e) / (R - r))``, so that the rounds differ by at most one epoch and sum to
-    ``E`` exactly, also where budget or rounds were changed on the way.
+    After ``e`` of ``E`` epochs and ``r`` of ``R`` rounds, the next round gets
+    ``floor((E - e) / (R - r))`` epochs. So rounds differ by at most one epoch and sum to ``E``
+    exactly, even if the budget or the number of rounds changes during the run.
     """
 
     epoch_budget: int
@@ -109,7 +108,7 @@ class Spread:
         return EpochState(self.epoch_budget // self.num_rounds)
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
-        """Move to the next share of what is left of the budget."""
+        """Divide the remaining budget by the remaining rounds."""
         rounds_left = self.num_rounds - state.rounds_done
         if rounds_left <= 0:
             return state
@@ -121,24 +120,23 @@ class Spread:
 class QuadraticSynchronization:
     """QSR: the lower the learning rate, the longer the round.
 
-    ``T = max(base, floor((alpha / lr)^2))``, with ``lr`` the learning rate at the start of the
-    round under one cosine over the whole run, and never more than is left of the budget (Gu, Lyu,
-    Arora, Zhang, Huang, ICLR 2024, "A Quadratic Synchronization Rule for Distributed Deep
-    Learning").
+    ``T = max(base, floor((alpha / lr)^2))``, but at most the remaining budget. ``lr`` is the
+    learning rate at the start of the round, under one cosine over the whole run (Gu, Lyu, Arora,
+    Zhang, Huang, ICLR 2024, "A Quadratic Synchronization Rule for Distributed Deep Learning").
 
-    The paper counts local steps. Here rounds and budgets are counted in local epochs, which sites
-    with little and with much data can have in common: ``T`` and ``base`` are epochs, ``alpha`` is
-    in units of lr times the root of an epoch, and the floor is taken in epochs. Where an epoch
-    has ``K`` steps at every site, the paper's ``alpha`` is ``sqrt(K)`` times this one.
+    The paper counts local steps. Here rounds and budgets are counted in local epochs, so that sites
+    with little and with much data can have the same number: ``T`` and ``base`` are epochs,
+    ``alpha`` is in units of lr times the square root of epochs, and the floor is taken in epochs.
+    If an epoch has ``K`` steps at every site, the paper's ``alpha`` is ``sqrt(K)`` times this one.
 
     Attributes
     ----------
     base : int
-        Fewest epochs of a round, >= 1.
+        Smallest number of epochs in a round, >= 1.
     alpha : float
         Growth coefficient, > 0.
     lr_max, lr_min : float
-        Ends of the cosine.
+        Learning rate at the start and at the end of the cosine.
     epoch_budget : int
         Length of the cosine, in epochs.
     """
@@ -154,9 +152,9 @@ class QuadraticSynchronization:
         return EpochState(self._epochs(0))
 
     def after_round(self, state: EpochState, relative_change: float | None) -> EpochState:
-        """Follow the learning rate, whatever has changed in the model."""
+        """Compute the local epochs from the learning rate; the relative change is ignored."""
         if state.epochs_used >= self.epoch_budget:
-            return state  # the cosine may be at 0
+            return state  # the cosine may have reached 0
         return replace(state, local_epochs=self._epochs(state.epochs_used))
 
     def _epochs(self, used: int) -> int:
@@ -166,29 +164,29 @@ class QuadraticSynchronization:
 
 @dataclass(frozen=True)
 class Horizon:
-    """When a run ends: after ``num_rounds``, or when ``epoch_budget`` local epochs are used.
+    """When a run ends: after ``num_rounds`` rounds or ``epoch_budget`` local epochs.
 
-    None means that this limit is not set; whichever is reached first ends the run.
+    None means no limit. The limit that is reached first ends the run.
     """
 
     num_rounds: int | None
     epoch_budget: int | None
 
     def finished(self, state: EpochState) -> bool:
-        """Return whether no further round is due."""
+        """Return whether the run is over."""
         rounds_over = self.num_rounds is not None and state.rounds_done >= self.num_rounds
         budget_over = self.epoch_budget is not None and state.epochs_used >= self.epoch_budget
         return rounds_over or budget_over
 
     def fit(self, state: EpochState) -> int:
-        """Return the coming round's local epochs, cut to what is left of the budget."""
+        """Return the local epochs of the next round, limited to the remaining budget."""
         if self.epoch_budget is None:
             return state.local_epochs
         return min(state.local_epochs, self.epoch_budget - state.epochs_used)
 
 
 def count_round(state: EpochState, epochs: int) -> EpochState:
-    """Return the state with one more round of ``epochs`` local epochs behind it."""
+    """Return the state after one more round of ``epochs`` local epochs."""
     return replace(state, epochs_used=state.epochs_used + epochs, rounds_done=state.rounds_done + 1)
 
 
@@ -204,13 +202,13 @@ def relative_change(
     before, after
         Global model before and after a round; any float dtype.
     names
-        The trainable float parameters: running statistics and counters say nothing about
-        whether the weights have settled.
+        The trainable float parameters. Running statistics and counters do not show whether the
+        weights have settled.
 
     Returns
     -------
     float
-        0 when nothing changed; infinite when ``before`` is all zero and ``after`` is not.
+        0 if nothing changed; infinity if ``before`` is all zero and ``after`` is not.
     """
     moved, size = 0.0, 0.0
     for name in sorted(names):

@@ -1,6 +1,7 @@
-"""A method is data: a learning-rate schedule, a controller of local epochs, an outer optimizer.
+"""Recipes: averaging methods as data, interpreted by one round loop.
 
-FedAvg and co-learning are two recipes for one round loop, not two loops.
+A recipe combines a learning-rate schedule, a controller of local epochs, and an outer optimizer.
+FedAvg and co-learning are two recipes for the same loop.
 """
 
 from dataclasses import dataclass, field, replace
@@ -25,13 +26,13 @@ class LrSchedule:
     Attributes
     ----------
     lr_max : float
-        Peak of round 1, > 0.
+        Peak learning rate of round 1, > 0.
     lr_min_fraction : float
-        Lowest learning rate of a round as a share of its peak, in [0, 1].
+        Lowest learning rate of a round as a fraction of its peak, in [0, 1].
     shape : CycleShape
         Curve within a round.
     lr_max_decay : float
-        Factor on the peak from one round to the next, in (0, 1].
+        Factor by which the peak changes from one round to the next, in (0, 1].
     """
 
     lr_max: float
@@ -40,7 +41,7 @@ class LrSchedule:
     lr_max_decay: float = 1.0
 
     def peak(self, rounds_done: int) -> float:
-        """Return the peak of the round that follows ``rounds_done`` rounds."""
+        """Return the peak learning rate of the round after ``rounds_done`` rounds."""
         return self.lr_max * self.lr_max_decay**rounds_done
 
 
@@ -53,19 +54,19 @@ class Recipe:
     schedule : LrSchedule
         Learning rates.
     controller : EpochController
-        Local epochs of each round; unused when ``local_steps`` is positive.
+        Local epochs of each round; unused if ``local_steps`` is positive.
     horizon : Horizon
         When the run ends.
     local_steps : int
-        Optimizer steps a round instead of epochs; 0 to count in epochs.
+        Optimizer steps per round; 0 to count rounds in epochs.
     weighting : Weighting
         Weight of each site in the average.
     max_site_weight : float
-        Largest share of a site in the sum of the weights, in (0, 1].
+        Largest share of one site in the sum of the weights, in (0, 1].
     proximal_mu : float
         Weight of FedProx's proximal term at the sites; 0 turns it off.
     outer : OuterOptimizer
-        What the coordinator does with the averaged update.
+        How the coordinator applies the averaged update.
     """
 
     schedule: LrSchedule
@@ -78,11 +79,11 @@ class Recipe:
     outer: OuterOptimizer = field(default_factory=Average)
 
     def epochs(self, state: EpochState) -> int:
-        """Return the coming round's local epochs; 0 when rounds are counted in steps."""
+        """Return the local epochs of the next round; 0 if rounds are counted in steps."""
         return 0 if self.local_steps else self.horizon.fit(state)
 
     def plan(self, state: EpochState, seed: int) -> RoundPlan:
-        """Return the plan of the round that follows ``state``."""
+        """Return the plan of the round after ``state``."""
         peak = self.schedule.peak(state.rounds_done)
         start, end = self._share_of_run(state)
         return RoundPlan(
@@ -99,7 +100,7 @@ class Recipe:
         )
 
     def _share_of_run(self, state: EpochState) -> tuple[float, float]:
-        """Return the shares of the run's local work done before and after the coming round."""
+        """Return the fractions of the run's local work done before and after the next round."""
         rounds, budget = self.horizon.num_rounds, self.horizon.epoch_budget
         if isinstance(self.controller, Fixed) and rounds is not None and budget is not None:
             budget = min(budget, rounds * self.controller.local_epochs)
@@ -119,10 +120,10 @@ def co_learning(
     max_epochs: int,
     lr_min_fraction: float = 0.25,
 ) -> Recipe:
-    """Return co-learning: a cycle of the learning rate each round, and ILE.
+    """Return co-learning: one learning-rate cycle per round, and ILE.
 
-    Reconstructed from the abstract of arXiv 1810.06877; the law of the cycle and of the
-    doubling are this project's.
+    Reconstructed from the abstract of arXiv 1810.06877. The formulas for the cycle and for the
+    doubling are this project's own.
     """
     return Recipe(
         schedule=LrSchedule(lr_max, lr_min_fraction, "exponential"),
@@ -155,7 +156,7 @@ def qsr(epoch_budget: int, lr: float, base_epochs: int, alpha: float) -> Recipe:
 def fedprox(num_rounds: int, local_epochs: int, lr: float, mu: float) -> Recipe:
     """Return FedProx (Li et al., MLSys 2020): FedAvg with a proximal term at the sites.
 
-    All sites do the same local epochs; the paper also lets slow ones do less.
+    All sites train the same number of local epochs; the paper also lets slow sites train less.
     """
     return replace(fedavg(num_rounds, local_epochs, lr), proximal_mu=mu)
 
@@ -176,9 +177,9 @@ def fedadam(num_rounds: int, local_epochs: int, lr: float, outer_lr: float) -> R
 def diloco(num_rounds: int, local_steps: int, lr: float) -> Recipe:
     """Return DiLoCo (Douillard et al., 2023): many local steps, Nesterov at the coordinator.
 
-    The sites train with AdamW, which is theirs to set, under one cosine over the whole run. The
-    paper's sites keep AdamW's state from round to round and warm the learning rate up; ours begin
-    anew each round, and do not.
+    The sites must be configured to train with AdamW. The learning rate follows one cosine over the
+    whole run. In the paper the sites keep AdamW's state from round to round and warm up the
+    learning rate; here the state is reset every round, and there is no warmup.
     """
     return Recipe(
         schedule=LrSchedule(lr, 0.0, "global-cosine"),

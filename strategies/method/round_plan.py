@@ -1,7 +1,7 @@
-"""What a site is told to do in one round, and the learning rate at every point of it.
+"""The plan of a round: a site's instructions, and the learning rate at every point of the round.
 
-A site follows the plan it receives and nothing else: it derives no learning rate from its
-own clock or from a count of rounds it has seen (it may have missed some).
+A site follows only the plan that it receives. It derives no learning rate from its own clock or
+from the number of rounds it has seen, because it may have missed some.
 """
 
 import hashlib
@@ -20,23 +20,23 @@ PLAN_VERSION = 1
 
 
 class RoundPlan(BaseModel):
-    """One round's instructions to a site; the same for every site.
+    """Instructions for one round, the same for every site.
 
     Attributes
     ----------
     round : int
-        Number of the round, from 1.
+        Round number, starting at 1.
     local_epochs, local_steps : int
-        How long to train: exactly one of the two is positive.
+        Length of the training; exactly one of the two is positive.
     lr_max, lr_min : float
         Highest and lowest learning rate of the round's cycle, ``0 <= lr_min <= lr_max``.
     shape : CycleShape
         Curve between the two.
     run_start, run_end : float
-        Share of the whole run's local work done before and after this round, in [0, 1].
-        Only ``global-cosine`` reads them.
+        Fraction of the run's local work done before and after this round, in [0, 1]. Used only by
+        ``global-cosine``.
     seed : int
-        The run's seed; a site mixes in the round and its own name.
+        The run's seed. A site combines it with the round number and its own name.
     proximal_mu : float
         Weight of the proximal term ``mu / 2 * ||w - w_round||^2`` of FedProx
         (Li et al., MLSys 2020, eq. 2); 0 turns it off.
@@ -59,7 +59,7 @@ class RoundPlan(BaseModel):
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:
         if self.version != PLAN_VERSION:
-            raise ValueError(f"version {self.version} is not {PLAN_VERSION}, the one known here")
+            raise ValueError(f"version {self.version} is not supported, expected {PLAN_VERSION}")
         if (self.local_epochs > 0) == (self.local_steps > 0):
             raise ValueError("exactly one of local_epochs and local_steps must be positive")
         if self.lr_min > self.lr_max:
@@ -70,9 +70,9 @@ class RoundPlan(BaseModel):
 
     @property
     def plan_id(self) -> str:
-        """Return 16 hex digits that any change of the plan changes.
+        """Return a 16-digit hex digest of the plan.
 
-        A round that is repeated has the same id, so replies to either sending count.
+        A repeated round has the same id, so replies to any of its attempts count.
         """
         text = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -86,10 +86,10 @@ class RoundPlan(BaseModel):
         - ``cosine``: ``b + (a - b) * (1 + cos(pi * p)) / 2``
         - ``linear``: ``a + (b - a) * p``
         - ``triangular``: from ``b`` up to ``a`` at p = 1/2 and back
-          (Smith, WACV 2017, "triangular" policy with one cycle a round)
+          (Smith, WACV 2017, "triangular" policy with one cycle per round)
         - ``constant``: ``a``
-        - ``global-cosine``: ``cosine`` over the whole run, of which this round is the part
-          from ``run_start`` to ``run_end``
+        - ``global-cosine``: ``cosine`` over the whole run; this round covers the part from
+          ``run_start`` to ``run_end``
 
         Raises
         ------
@@ -115,23 +115,23 @@ class RoundPlan(BaseModel):
                 return cosine(high, low, whole)
 
     def to_config_record(self) -> ConfigRecord:
-        """Return the plan as the record that travels in a message, with its id."""
+        """Return the plan and its id as a record for a message."""
         return ConfigRecord({**self.model_dump(), "plan_id": self.plan_id})
 
     @classmethod
     def from_config_record(cls, record: ConfigRecord) -> Self:
-        """Read a plan; refuse, by name, whatever this version does not understand.
+        """Read a plan from a record.
 
         Raises
         ------
         PlanError
-            On a missing or unknown field, a value out of range, or an id that does not
-            belong to the fields.
+            If a field is missing, unknown or out of range, or if the id does not match the fields.
+            The error names the field.
         """
         fields = dict(record)
         claimed_id = fields.pop("plan_id", None)
         if missing := [name for name in cls.model_fields if name not in fields]:
-            # A default would be this site's guess at what the coordinator meant.
+            # Filling in a default would be a guess at what the coordinator meant.
             raise PlanError("a required field is missing", where=f"round plan, {missing[0]}")
         try:
             plan = cls.model_validate(fields)
@@ -146,15 +146,15 @@ class RoundPlan(BaseModel):
             ) from None
         if claimed_id != plan.plan_id:
             raise PlanError(
-                "the id does not belong to the fields",
+                "the plan id does not match the fields",
                 where="round plan, plan_id",
                 got=claimed_id,
                 expected=plan.plan_id,
-                hint="The plan was changed on its way; send it again",
+                hint="The plan was changed in transit; send it again",
             )
         return plan
 
 
 def cosine(high: float, low: float, progress: float) -> float:
-    """Return the value at ``progress`` in [0, 1] of half a cosine from ``high`` to ``low``."""
+    """Return a half cosine from ``high`` to ``low``, evaluated at ``progress`` in [0, 1]."""
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,6 +1,8 @@
-"""The run directory: what a run leaves behind, what others watch, and what a resumed run needs.
+"""The run directory: results of a run, files for live views, and everything needed to resume.
 
-`files` writes whole files or none and knows a damaged one; `model_files` keeps arrays;
-`updates` holds the accepted updates of the open round; `checkpoints` all that the next round
-depends on; `lock` lets one coordinator in; `run_directory` puts them together.
+- `model_files` stores arrays.
+- `updates` stores the accepted updates of the open round.
+- `checkpoints` stores everything that the next round depends on.
+- `lock` admits one coordinator at a time.
+- `run_directory` combines them.
 """

@@ -1,8 +1,8 @@
-"""All that the next round depends on, after every round.
+"""Checkpoints: everything that the next round depends on, saved after every round.
 
-A checkpoint is sealed files: the model, the outer optimizer's state where it has one, and a
-description that names the others. The description comes last, so that a checkpoint exists when,
-and only when, the others do. A round is saved twice: when its model is there, and, with a new
+A checkpoint consists of sealed files: the model, the state of the outer optimizer if it has one,
+and a description that names the others. The description is written last, so a checkpoint exists
+only if its other files do. Each round is saved twice: when its model exists, and again, with a new
 description, when that model has been evaluated.
 """
 
@@ -34,19 +34,19 @@ DESCRIPTION, MODEL = ".json", ".safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position, and what ties it to its run.
+    """A position, with the information that ties it to its run.
 
     Attributes
     ----------
     position : Position
-        Where the run stands.
+        State of the run between two rounds.
     run : Mapping
-        What the run was started with: config, partition, version. Compared on resume.
+        Config, partition and version that the run was started with; compared on resume.
     history_bytes : int
-        Length of the history before this round's line.
+        Length of the history before this round's line, in bytes.
     record : Mapping or None
-        This round's line, without an evaluation while the position is unfinished; None before
-        round 1.
+        This round's line of the history, without the evaluation while the position is unfinished;
+        None before round 1.
     """
 
     position: Position
@@ -61,11 +61,11 @@ class Checkpoints:
     Parameters
     ----------
     folder : Path
-        Created if missing.
+        Folder of the checkpoints; created if missing.
     keep : int
-        How many of the newest are kept, >= 1; the models of their best rounds are kept too.
+        Number of newest checkpoints to keep, >= 1. The best model of each is kept too.
     recent : int
-        Of how many of the newest rounds each of them keeps the models beside, >= 0.
+        Number of newest rounds whose models each checkpoint keeps in addition, >= 0.
     """
 
     def __init__(self, folder: Path, keep: int = 2, recent: int = 0) -> None:
@@ -90,18 +90,18 @@ class Checkpoints:
 
     @property
     def recent_models(self) -> dict[int, Path]:
-        """Return the files of the newest rounds' models, by round; the initial one is none."""
+        """Return the model files of the newest rounds, by round; excludes the initial model."""
         return {_round(path): path for path in self._recent}
 
     def save(self, checkpoint: Checkpoint, model_metadata: Mapping[str, Any]) -> None:
-        """Write a checkpoint, and remove what is older than those kept.
+        """Write a checkpoint, and remove checkpoints that are no longer kept.
 
-        The newest round may be saved again: its arrays are not written twice.
+        If the newest round is saved again, its arrays are not written again.
 
         Raises
         ------
         StorageError
-            If it cannot be written; those before it are intact.
+            If the checkpoint cannot be written. Earlier checkpoints stay intact.
         """
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -110,13 +110,13 @@ class Checkpoints:
         number = position.epochs.rounds_done
         if self._newest is None or _round(self._newest) != number:
             self._seal_arrays(position, model_metadata)
-        # The sites' own scores of a model come with the next round.
+        # The sites' scores of a model arrive in the next round, so the best may be the previous.
         for model in (self._newest, self._previous):
             if model is not None and _round(model) == position.best_round > 0:
                 self._best = model
         description = {
             "model": _name(self._newest),
-            # Whether it is the best one is not known before the round is finished.
+            # It may become the best model until the round is finished.
             "previous-model": _name(self._previous) if position.unfinished else None,
             "recent-models": [path.name for path in self._recent],
             "outer-state": _name(self._outer),
@@ -140,7 +140,7 @@ class Checkpoints:
             self._prune()
 
     def _seal_arrays(self, position: Position, model_metadata: Mapping[str, Any]) -> None:
-        """Write the files of a round that is saved for the first time."""
+        """Write the array files of a round that is saved for the first time."""
         number = position.epochs.rounds_done
         content = pack_model(position.arrays, model_metadata)
         model = seal(self._folder, _stem(number), MODEL, content)
@@ -156,12 +156,12 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """Return the newest intact checkpoint; None if none was ever written.
 
-        A damaged one is set aside, loudly, and the one before is taken.
+        A damaged checkpoint is renamed with a warning, and the one before it is used.
 
         Raises
         ------
         DamagedError
-            If there are checkpoints and none is intact.
+            If there are checkpoints but none is intact.
         """
         damaged = 0
         for path in reversed(self._descriptions()):
@@ -171,57 +171,61 @@ class Checkpoints:
                 log(WARNING, "%s. The checkpoint before it is used", error)
                 path.rename(path.with_name(f"{path.name}.damaged"))
                 damaged += 1
-        # A model without a description is a checkpoint that never was: its writer died.
+        # A model without a description is not a checkpoint: its writer died before completing it.
         if damaged or list(self._folder.glob("*.damaged")):
             raise DamagedError(
                 "no checkpoint is intact",
                 where=str(self._folder),
-                hint="The run cannot be resumed; start it anew in another directory",
+                hint="The run cannot be resumed; start a new run in another directory",
             )
         return None
 
     def _read(self, path: Path) -> Checkpoint:
         check_seal(path)
-        told = json.loads(path.read_text(encoding="utf-8"))
-        model = self._folder / told["model"]
+        description = json.loads(path.read_text(encoding="utf-8"))
+        model = self._folder / description["model"]
         check_seal(model)
-        name = told.get("outer-state")  # which earlier versions did not have
+        name = description.get("outer-state")  # missing in earlier versions
         outer = self._folder / name if name else None
         if outer is not None:
             check_seal(outer)
         self._newest, self._outer = model, outer
-        # Earlier versions evaluated a model before they saved it.
-        finished = told.get("finished", True)
-        self._previous = self._intact(told.get("previous-model"), "It cannot become the best model")
-        best_round, best_score = told["best-round"], told["best-score"]
-        self._best = self._intact(told["best-model"], "The best model so far is lost")
-        # Earlier versions kept none.
+        # Earlier versions evaluated a model before saving it.
+        finished = description.get("finished", True)
+        self._previous = self._intact(
+            description.get("previous-model"), "It cannot become the best model"
+        )
+        best_round, best_score = description["best-round"], description["best-score"]
+        self._best = self._intact(description["best-model"], "The best model so far is lost")
+        # Earlier versions kept no recent models.
         recent = [
-            self._intact(name, "The average will be without it")
-            for name in told.get("recent-models", [])
+            self._intact(name, "The average of the last models will not include it")
+            for name in description.get("recent-models", [])
         ]
         self._recent = [path for path in recent if path is not None]
         if self._best is None:
             best_round, best_score = 0, None
         position = Position(
             arrays=StoredArrays(model),
-            epochs=EpochState(**told["epochs"]),
+            epochs=EpochState(**description["epochs"]),
             outer_state={} if outer is None else StoredArrays(outer),
             best_round=best_round,
             best_score=float("-inf") if best_score is None else best_score,
-            pace=told["pace"],
-            unfinished=None if finished else RoundRecord(**told["record"]),
-            absent=frozenset(told.get("absent", [])),  # which earlier versions did not have
+            pace=description["pace"],
+            unfinished=None if finished else RoundRecord(**description["record"]),
+            absent=frozenset(description.get("absent", [])),  # missing in earlier versions
         )
-        return Checkpoint(position, told["run"], told["history-bytes"], told["record"])
+        return Checkpoint(
+            position, description["run"], description["history-bytes"], description["record"]
+        )
 
-    def _intact(self, name: str | None, otherwise: str) -> Path | None:
+    def _intact(self, name: str | None, consequence: str) -> Path | None:
         if name is None:
             return None
         try:
             check_seal(self._folder / name)
         except DamagedError as error:
-            log(WARNING, "%s. %s; the run goes on", error, otherwise)
+            log(WARNING, "%s. %s; the run continues", error, consequence)
             return None
         return self._folder / name
 
@@ -234,13 +238,13 @@ class Checkpoints:
             for path in kept:
                 check_seal(path)
         except DamagedError as error:
-            # Reading it tells how to mend that; until then nothing is thrown away.
+            # `newest` handles the damage when it reads the checkpoint; delete nothing until then.
             log(WARNING, "%s. All models are kept", error)
             return
-        told = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
+        contents = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
         keys = ("model", "previous-model", "best-model", "outer-state")
-        names = {one.get(key) for one in told for key in keys}
-        names |= {name for one in told for name in one.get("recent-models", [])}
+        names = {one.get(key) for one in contents for key in keys}
+        names |= {name for one in contents for name in one.get("recent-models", [])}
         for path in list(sealed_files(self._folder, MODEL)):
             if path.name not in names:
                 path.unlink(missing_ok=True)

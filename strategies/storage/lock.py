@@ -1,7 +1,7 @@
-"""One coordinator for each run directory.
+"""A lock that admits one coordinator per run directory.
 
-The operating system holds the lock for the process, and lets it go when the process dies,
-however it dies; a file beside it says who has it, for people.
+The operating system releases the lock when the process ends, however it ends. A file next to the
+lock names the owner for error messages.
 """
 
 import json
@@ -22,17 +22,17 @@ LOCK, OWNER = ".coordinator.lock", "coordinator.json"
 
 
 class LockedError(RunError):
-    """Another coordinator works in the run directory."""
+    """Another coordinator uses the run directory."""
 
 
 @contextmanager
 def coordinator_lock(folder: Path) -> Iterator[dict[str, Any]]:
-    """Hold a run directory's lock inside the block; yield who had it before and died, if any.
+    """Hold a run directory's lock inside the block; yield the previous owner if it died.
 
     Raises
     ------
     LockedError
-        If another process holds it, saying which.
+        If another process holds the lock; the error names it.
     StorageError
         If the directory cannot be written.
     """
@@ -42,10 +42,10 @@ def coordinator_lock(folder: Path) -> Iterator[dict[str, Any]]:
     except Timeout:
         owner = read_owner(folder)
         raise LockedError(
-            "another coordinator works in this run directory",
+            "another coordinator uses this run directory",
             where=str(folder),
             got=f"process {owner.get('pid', '?')} on {owner.get('host', '?')}",
-            hint="Wait for it to end, or stop it; a lock of a dead process lets go by itself",
+            hint="Wait for it to end, or stop it. The lock is released when its process ends",
         ) from None
     try:
         dead = read_owner(folder)
@@ -54,14 +54,14 @@ def coordinator_lock(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             yield dead
         finally:
-            with suppress(OSError):  # what ended the block says more
+            with suppress(OSError):  # do not hide an exception from the block
                 (folder / OWNER).unlink(missing_ok=True)
     finally:
         lock.release()
 
 
 def read_owner(folder: Path) -> dict[str, Any]:
-    """Return who holds the lock, or held it and died; empty if nobody."""
+    """Return the process that holds the lock, or that died while holding it; empty if none."""
     try:
         return dict(json.loads((folder / OWNER).read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Arrays in safetensors files: equal models give equal bytes, and reading takes one at a time."""
+"""Stores arrays in safetensors files: equal models give equal bytes; arrays are read one by one."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,11 @@ METADATA_KEY = "mdc-flower"
 
 def pack_model(arrays: Arrays, metadata: Mapping[str, Any]) -> bytes:
     """Return a model as the bytes of a safetensors file; equal models give equal bytes."""
-    # One metadata key: safetensors writes several of them in an order that differs from
-    # process to process, and equal models would not be equal files.
+    # Use one metadata key: safetensors writes several keys in an order that differs between
+    # processes, so equal models would give different files.
     text = json.dumps(metadata, sort_keys=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # ascontiguousarray makes a scalar an array of one element; give it its shape back.
+    # ascontiguousarray turns a scalar into an array of one element; restore its shape.
     shaped = {name: array.reshape(arrays[name].shape) for name, array in contiguous.items()}
     return save(shaped, metadata={METADATA_KEY: text})
 
@@ -43,10 +43,10 @@ def read_model(path: Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, An
 
 
 class StoredArrays(Mapping[str, NDArray[np.generic]]):
-    """The arrays of a file: only the one that is asked for is read, by memory map.
+    """The arrays of a file, each read on access through a memory map.
 
-    Nothing of the file stays open or mapped in between, so that a process that goes through
-    many files holds one array of one of them.
+    The file is closed and unmapped after each access, so a process that goes through many files
+    holds only one array of one file.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class StoredArrays(Mapping[str, NDArray[np.generic]]):
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """Return what was written with the arrays."""
+        """Return the metadata written with the arrays."""
         with self._opened() as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
         if text is None:

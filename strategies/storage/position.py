@@ -1,4 +1,4 @@
-"""Where a run stands between two rounds: all that the next round depends on."""
+"""The state of a run between two rounds: everything that the next round depends on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands between two rounds: the round loop's whole state.
+    """The complete state of the round loop between two rounds.
 
     Attributes
     ----------
     arrays : Arrays
         The global model.
     epochs : EpochState
-        The controller's state, with rounds and epochs done.
+        The controller's state, including the numbers of finished rounds and epochs.
     outer_state : Arrays
-        The outer optimizer's state; empty where it has none.
+        State of the outer optimizer; empty if it has none.
     best_round : int
-        Round after which the model scored best so far; 0 for none.
+        Round with the best model so far; 0 for none.
     best_score : float
-        Its score; minus infinity for none.
+        Score of that model; minus infinity for none.
     pace : Mapping[str, float]
-        Seconds each site took for a unit of local work when it last answered.
+        Seconds per unit of local work of each site, measured at its last reply.
     unfinished : RoundRecord or None
-        The record of the last round while its model is not evaluated; whether it is the best is
-        not known then.
+        The record of the last round until its model has been evaluated. Until then it is not known
+        whether that model is the best.
     absent : frozenset of str
-        Sites that have gone and been waited for in vain.
+        Sites that went offline and did not come back in time.
     """
 
     arrays: Arrays

@@ -1,6 +1,6 @@
-"""What became of BatchNorm's statistics after the last round: a sealed file for each model.
+"""Stores the outcomes of recalibrations, one sealed file per model.
 
-It comes into being when all of it is known. A run that goes on finds it, and asks nobody again.
+A file is written when its recalibration is complete. A resumed run finds it and asks no site again.
 """
 
 from collections.abc import Mapping
@@ -28,19 +28,19 @@ SUFFIX = ".safetensors"
 
 
 class Recalibrations:
-    """The folder of these files.
+    """The outcomes of recalibrations in a folder.
 
     Parameters
     ----------
     folder : Path
-        Created when the first file is written.
+        Folder of the files; created when the first file is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def save(self, plan_id: str, statistics: Arrays, record: Mapping[str, Any]) -> None:
-        """Write the statistics of a model, and how they came about.
+        """Write the statistics of a model and the record of their recalibration.
 
         Raises
         ------
@@ -53,14 +53,14 @@ class Recalibrations:
         seal(self._folder, plan_id, SUFFIX, pack_model(statistics, finite(record)))
 
     def read(self, plan_id: str) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]] | None:
-        """Return what was written of a model; None if nothing was, or it is damaged."""
+        """Return the statistics and the record of a model; None if missing or damaged."""
         for path in sealed_files(self._folder, SUFFIX):
             if path.name.split(".")[0] != plan_id:
                 continue
             try:
                 check_seal(path)
             except DamagedError as error:
-                log(WARNING, "%s. The statistics are taken again", error)
+                log(WARNING, "%s. The statistics are computed again", error)
                 path.rename(path.with_name(f"{path.name}.damaged"))
             else:
                 return read_model(path)

@@ -1,4 +1,4 @@
-"""What happened in one round, and who is told of it."""
+"""The record of one round, and the protocol for observers of a run."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,8 @@ from strategies.storage.position import Position
 class RoundRecord:
     """What happened in one round: a line of ``history.jsonl``.
 
-    Whom a coordinator that died had dropped in the round is not in it; the event log has that.
+    If a coordinator died during the round, the sites that it had dropped are not included; the
+    event log has them.
 
     Attributes
     ----------
@@ -23,42 +24,42 @@ class RoundRecord:
     participants : dict
         Metrics of each site whose update was averaged.
     machines : dict
-        What each of them computes with, as far as it says so: device, number format, threads.
+        Device, number format and threads of each participant that reported them.
     dropped : dict
-        Reason for each site whose reply did not count, or did not come.
+        Reason for each site whose reply did not count or did not arrive.
     causes : dict
         The same as a code, a `Cause`, for each site whose update did not count.
     errors : dict
-        Type, message and last lines of the trace of each site that failed.
+        Type, message and last lines of the traceback, for each site that failed.
     missing : list
-        Sites known to the run that were not asked, because they were not online.
+        Known sites that were not asked, because they were not online.
     asked_again : list
         Sites that were asked more than once.
     late : dict
-        Sites whose reply to a message came after it had been given up, with the round of it.
+        Sites whose reply arrived too late, with the round of the request.
     attempts : int
-        How often the round was tried: more than 1 where too few sites gave an update.
+        Number of attempts at the round; more than 1 if there were too few updates.
     deadline_s : float
-        Seconds that the sites were given. Once a quorum has answered the others may be given
-        up earlier; the reason in ``dropped`` says when.
+        Seconds that the sites had to answer. After the quorum is met, the wait may end earlier; the
+        reason in ``dropped`` says when.
     relative_change : float or None
         ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
     failed : bool
-        Whether the global model stayed because too few replies were fit; the run ends then.
+        Whether the round gave no new global model: too few updates, or a model that cannot be used.
     evaluation : dict
         Metrics of the new global model at the coordinator.
     start_evaluation : dict
-        Metrics, over the sites' validation data, of the global model that the round started
-        from; they come with the updates.
+        Metrics on the sites' validation data of the global model that the round started from; they
+        arrive with the updates.
     site_evaluation : dict
-        The same of the new global model, after the last round.
+        The same for the new global model, after the last round.
     sent_bytes, received_bytes : int
-        Model bytes to and from the sites, dropped replies included. Of a coordinator that died in
-        the round they have what was exchanged with the sites whose updates it had kept; what was
-        on its way is sent again, and counted once.
+        Model bytes sent to and received from the sites, including dropped replies. If a coordinator
+        died during the round, only its traffic with sites whose updates were stored is included;
+        other messages are sent again and counted once.
     seconds : float
-        Wall time from the beginning of the round until the next one could begin. An evaluation
-        at the coordinator is in it only where the next round had to wait for it.
+        Wall time from the start of the round until the next round could start. Includes an
+        evaluation at the coordinator only if the next round had to wait for it.
     """
 
     round: int
@@ -88,51 +89,52 @@ class RoundRecord:
 
 
 class RunObserver(Protocol):
-    """Is told what happens in a run, when it happens."""
+    """Receives notifications of events in a run."""
 
     def sites_awaited(self, awaited: Awaited) -> None:
-        """Take note of whom the next round waits for."""
+        """Handle that the next round waits for sites."""
         ...
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
-        """Take note that the plan goes out to ``sites``; updates of ``kept`` are here already."""
+        """Handle that the plan is sent to ``sites``; updates of ``kept`` are already stored."""
         ...
 
     def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
-        """Take note of a site's reply; ``reason`` says why it does not count, if so."""
+        """Handle a site's reply; ``reason`` is why it was rejected, None if it was accepted."""
         ...
 
     def round_retried(self, record: RoundRecord, quorum: int) -> None:
-        """Take note that a round is repeated, because fewer than ``quorum`` updates came."""
+        """Handle that a round is repeated, because it had fewer than ``quorum`` updates."""
         ...
 
     def round_folded(self, record: RoundRecord, position: Position) -> None:
-        """Take note of a round's new model, and of all that the next round depends on.
+        """Handle a round's new model, with everything that the next round depends on.
 
-        The coordinator has not evaluated the model yet, and the next round may begin before it
-        has.
+        The coordinator has not evaluated the model yet; the next round may start before it has.
         """
         ...
 
     def round_finished(self, record: RoundRecord, position: Position) -> None:
-        """Take note of a finished round: its record is complete, the best model is known."""
+        """Handle a finished round: its record is complete and the best model is known."""
         ...
 
     def round_failed(self, record: RoundRecord) -> None:
-        """Take note of a round that ended the run."""
+        """Handle a round that ended the run."""
         ...
 
 
-def unheard(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
-    """Return by site what became of those whose answers did not count."""
+def reasons_by_site(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
+    """Return why each site gave no update, as text, by site."""
     return {**dropped, **{site: "not online" for site in missing if site not in dropped}}
 
 
-def causes_of_absence(causes: Mapping[str, Cause], missing: Iterable[str]) -> dict[str, Cause]:
-    """Return by site the code of why it gave no update."""
+def causes_by_site(causes: Mapping[str, Cause], missing: Iterable[str]) -> dict[str, Cause]:
+    """Return why each site gave no update, as a code, by site."""
     return {**dict.fromkeys(missing, Cause.NOT_ONLINE), **causes}
 
 
 def reasons(dropped: Mapping[str, str], missing: Iterable[str]) -> str:
-    """Return the same in one line."""
-    return "; ".join(f"{site}: {reason}" for site, reason in unheard(dropped, missing).items())
+    """Return why each site gave no update, in one line."""
+    return "; ".join(
+        f"{site}: {reason}" for site, reason in reasons_by_site(dropped, missing).items()
+    )

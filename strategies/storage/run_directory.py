@@ -1,4 +1,4 @@
-"""The run directory as a whole: what a run leaves behind, and what others watch meanwhile."""
+"""The run directory: writes the results of a run and its event log, and reads them back."""
 
 import json
 import time
@@ -40,10 +40,10 @@ CONFIG, HISTORY, EVENTS, SUMMARY = "config.toml", "history.jsonl", "events.jsonl
 GLOBAL_MODEL, BEST_MODEL = "global-model.safetensors", "best-model.safetensors"
 AVERAGED_MODEL = "averaged-model.safetensors"
 REFUSED = "run-refused"
-"""The event of a run that may not go on as it was asked to."""
+"""The event of a run that could not be resumed because of invalid input."""
 
 INTERRUPTED = {"status": "interrupted", "exit-status": 130, "restart": False}
-"""What the summary says of a run that was interrupted."""
+"""Summary fields of a run that was interrupted."""
 
 CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
 RECALIBRATIONS, OPEN_RECALIBRATION = "recalibrations", "open-recalibration"
@@ -59,29 +59,29 @@ def run_directory(
     keep_updates: bool = False,
     average_last: int = 0,
 ) -> Iterator["RunDirectory"]:
-    """Hold a run directory: nobody else coordinates a run in it inside the block.
+    """Open a run directory and hold its lock inside the block.
 
     Parameters
     ----------
     path : Path
-        Absolute path; created if missing.
+        Absolute path of the directory; created if missing.
     model_metadata : Mapping
-        Plain data that suffices to rebuild and use the model; stored in the model files.
-        It must not differ between two equal runs: no times, no paths.
+        Plain data sufficient to rebuild and use the model; stored in the model files. It must not
+        differ between two equal runs, so it must contain no times and no paths.
     resume : bool
-        Whether to go on with the run that is there; without one, a new run begins.
+        Whether to resume the run in the directory. If there is none, a new run begins.
     keep_checkpoints : int
-        How many of the newest checkpoints are kept.
+        Number of newest checkpoints to keep.
     keep_updates : bool
-        Whether the sites' updates are kept after their round.
+        Whether to keep the sites' updates after their round.
     average_last : int
-        Of how many of the newest rounds the models are kept for their average.
+        Number of newest rounds whose models are kept for their average.
 
     Raises
     ------
     RunError
-        If the path is not absolute, holds a run already and ``resume`` is not set, is in use,
-        cannot be written, or has no intact checkpoint.
+        If the path is not absolute, is in use, cannot be written, has no intact checkpoint, or
+        already holds a run and ``resume`` is not set.
     """
     if not path.is_absolute():
         raise RunError(
@@ -89,7 +89,7 @@ def run_directory(
             where="output-dir",
             got=str(path),
             expected="an absolute path",
-            hint="Relative paths would resolve against wherever the SuperLink was started",
+            hint="A relative path would depend on the directory where the SuperLink was started",
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -100,14 +100,16 @@ def run_directory(
         if not resume:
             refuse_used(path, RunError, "output-dir")
         if before and read_summary(path).get("status") == "running":
-            log(WARNING, "taking over from process %s, which died in its run", before.get("pid"))
+            log(
+                WARNING, "taking over from process %s, which died during the run", before.get("pid")
+            )
         remove_temporary(path)
         cut_torn_line(path / EVENTS)
         yield RunDirectory(path, model_metadata, keep_checkpoints, keep_updates, average_last)
 
 
 class RunDirectory:
-    """Records one run; a `RunObserver`. Made by `run_directory`, which holds its lock."""
+    """Records one run; a `RunObserver`. Created by `run_directory`, which holds the lock."""
 
     def __init__(
         self,
@@ -129,24 +131,24 @@ class RunDirectory:
             raise DamagedError(
                 "the run's checkpoints are missing",
                 where=str(path / CHECKPOINTS),
-                hint="Put them back, or start the run anew in another directory",
+                hint="Restore them, or start a new run in another directory",
             )
-        # Wall time of the rounds that earlier processes finished.
+        # Wall time of the rounds finished by earlier processes.
         self.seconds_before = 0.0
         self.begun = False
         self._copied: dict[str, Path] = {}
 
     def begin(self, initial: Arrays, start: Position, run: Mapping[str, Any]) -> Position:
-        """Begin the run, or go back to where its newest checkpoint is; return the position.
+        """Begin the run, or return to its newest checkpoint; return the position.
 
         Parameters
         ----------
         initial
-            The initial model; its names give the order of the arrays.
+            The initial model, which sets the order of the arrays.
         start
             The position before round 1.
         run
-            What the run is started with, kept in every checkpoint.
+            Config, partition and version of the run; stored in every checkpoint.
         """
         self._run = dict(run)
         self.begun = True
@@ -163,9 +165,9 @@ class RunDirectory:
                 where=str(history),
                 got=f"{history.stat().st_size} bytes",
                 expected=f"{self.checkpoint.history_bytes} or more",
-                hint="Lines were removed; put them back, or start the run anew",
+                hint="Lines were removed. Restore them, or start a new run",
             )
-        # The line of the checkpoint's round may have been lost, or be followed by later ones.
+        # The line of the checkpoint's round may be missing, or later lines may follow it.
         cut(history, self.checkpoint.history_bytes)
         unfinished = position.unfinished
         if self.checkpoint.record is not None and unfinished is None:
@@ -180,23 +182,23 @@ class RunDirectory:
         )
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small text file whole."""
+        """Write a small text file atomically."""
         write_atomically(self.path / name, text.encode())
 
     def write_model(self, name: str, arrays: Arrays, **about: str) -> None:
-        """Write a model file, with ``about`` beside the metadata of all models of the run."""
+        """Write a model file; ``about`` is added to the run's model metadata."""
         write_atomically(self.path / name, pack_model(arrays, self._metadata | about))
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to the event log, which live views follow."""
+        """Append one line to the event log, which live views read."""
         append_line(self.path / EVENTS, {"event": kind, "time": round(time.time(), 3), **fields})
 
     def sites_awaited(self, awaited: Awaited) -> None:
-        """Log whom the next round waits for."""
+        """Log the sites that the next round waits for."""
         self.event("sites-awaited", **asdict(awaited))
 
     def round_started(self, plan: RoundPlan, sites: Iterable[str], kept: Iterable[str]) -> None:
-        """Log the plan, whom it goes to, and whose updates are here already."""
+        """Log the plan, the sites it is sent to, and the sites whose updates are stored."""
         self.event("round-started", plan=plan.model_dump(), sites=list(sites), kept=list(kept))
 
     def site_answered(self, round_number: int, site: str, reason: str | None) -> None:
@@ -204,16 +206,16 @@ class RunDirectory:
         self.event("site-answered", round=round_number, site=site, dropped=reason)
 
     def round_retried(self, record: RoundRecord, quorum: int) -> None:
-        """Log that a round is repeated, because too few sites gave an update."""
+        """Log that a round is repeated because of too few updates."""
         self.event("round-retried", quorum=quorum, **record.to_dict())
 
     def round_folded(self, record: RoundRecord, position: Position) -> None:
-        """Save a checkpoint: nothing that the sites did in the round can be lost any more."""
+        """Save a checkpoint; from here on the sites' work in the round cannot be lost."""
         self._save(position, (self.path / HISTORY).stat().st_size, record.to_dict())
         reach("round-folded", round=record.round)
 
     def round_finished(self, record: RoundRecord, position: Position) -> None:
-        """Complete the checkpoint, then write the line: a line's model is always on disk."""
+        """Complete the checkpoint, then write the line, so that its model is always on disk."""
         line = record.to_dict()
         self._save(position, (self.path / HISTORY).stat().st_size, line)
         reach("checkpoint-written", round=record.round)
@@ -222,15 +224,16 @@ class RunDirectory:
         reach("round-finished", round=record.round)
 
     def round_failed(self, record: RoundRecord) -> None:
-        """Record a round that ended the run; going on with the run takes its line back."""
+        """Record a round that ended the run; resuming the run removes its line."""
         append_line(self.path / HISTORY, record.to_dict())
         self.event("round-finished", **record.to_dict())
 
     def average_models(self, names: Iterable[str]) -> tuple[list[int], Arrays]:
-        """Write the mean of the newest rounds' models; return the rounds, and the mean.
+        """Write the mean of the newest rounds' models; return the rounds and the mean.
 
-        Each round counts the same. One array of one model is in memory beside the mean; counters
-        are those of the newest. There is no mean, and no file, where no model was kept.
+        All rounds have equal weight. Besides the mean, one array of one model is in memory.
+        Counters are taken from the newest model. If no models were kept, no file is written and
+        both results are empty.
 
         Parameters
         ----------
@@ -253,9 +256,9 @@ class RunDirectory:
         self._copy_models()
 
     def _copy_models(self) -> None:
-        """Copy the newest and the best model out of their checkpoints, where they have changed.
+        """Copy the newest and the best model from the checkpoints, if they have changed.
 
-        Copies, so that whoever overwrites one damages no checkpoint.
+        They are copies, so that overwriting one does not damage a checkpoint.
         """
         for model, name in (
             (self._checkpoints.newest_model, GLOBAL_MODEL),
@@ -271,30 +274,30 @@ def _size(path: Path) -> int:
 
 
 def holds_run(run_dir: Path) -> bool:
-    """Return whether a run was begun in a directory."""
+    """Return whether a directory contains a run."""
     return any((run_dir / name).exists() for name in (CHECKPOINTS, HISTORY))
 
 
 def refuse_used(run_dir: Path, kind: type[MdcError], where: str) -> None:
-    """Raise an error of this kind, about the option ``where``, if a directory holds a run."""
+    """Raise an error of type ``kind``, about the option ``where``, if a directory holds a run."""
     if holds_run(run_dir):
         raise kind(
             "the directory holds a run already",
             where=where,
             got=str(run_dir),
-            hint="Name another directory, or go on with that run: "
+            hint="Choose another directory, or resume that run: "
             f"mdc run --resume {quote(str(run_dir))}",
         )
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary whole; what JSON cannot hold becomes null."""
+    """Write the summary atomically; NaN and infinities become null."""
     text = json.dumps(finite(summary), indent=2, allow_nan=False)
     write_atomically(run_dir / SUMMARY, f"{text}\n".encode())
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """Return the summary; empty if there is none, or it cannot be read."""
+    """Return the summary; empty if it is missing or cannot be read."""
     try:
         return dict(json.loads((run_dir / SUMMARY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -302,10 +305,10 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def mark_interrupted(run_dir: Path) -> None:
-    """Write into the summary that a run was interrupted, if its coordinator could not.
+    """Mark a run as interrupted in its summary, if its coordinator could not.
 
-    Does nothing while a coordinator is at work, nor where the summary cannot be read or written:
-    the run is about to end, and how it ends must not depend on this.
+    Does nothing while a coordinator is running, and only logs a warning if the summary cannot be
+    read or written: the run is about to end, and this must not affect how it ends.
     """
     path = run_dir / SUMMARY
     if not path.is_file():
@@ -316,11 +319,11 @@ def mark_interrupted(run_dir: Path) -> None:
             if summary["status"] == "running":
                 write_summary(run_dir, summary | INTERRUPTED)
     except (LockedError, StorageError, ValueError, KeyError) as error:
-        log(WARNING, "%s does not say that the run was interrupted: %s", path, error)
+        log(WARNING, "could not mark the run as interrupted in %s: %s", path, error)
 
 
 def count_rounds(run_dir: Path) -> int:
-    """Return how many rounds are in the history, however its last line is; 0 without one."""
+    """Return the number of complete lines in the history; 0 if there is no history."""
     path = run_dir / HISTORY
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
@@ -331,7 +334,7 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
     Raises
     ------
     RunError
-        If there is no history, or a line of it is not JSON, with the line's number.
+        If there is no history, or if a line is not JSON; the error gives the line number.
     """
     path = run_dir / HISTORY
     if not path.is_file():
@@ -340,14 +343,14 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the events of one kind; a line that was never finished is none."""
+    """Return the events of one kind; incomplete lines are skipped."""
     path = run_dir / EVENTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [event for line in lines if (event := read_event(line)).get("event") == kind]
 
 
 def read_event(line: str | bytes) -> dict[str, Any]:
-    """Return one event; empty where the line is not whole, as on a disk that was full."""
+    """Return one event; empty if the line is incomplete, for example after a full disk."""
     try:
         return dict(json.loads(line))
     except (TypeError, ValueError):
@@ -355,12 +358,12 @@ def read_event(line: str | bytes) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines.
+    """Yield the objects of a JSON Lines file.
 
     Raises
     ------
     RunError
-        If a line is not JSON, with its number.
+        If a line is not JSON; the error gives the line number.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):

@@ -1,7 +1,7 @@
-"""The accepted updates of the open round: on disk before they count, folded from there.
+"""Stores the accepted updates of the open round: on disk before they count, averaged from there.
 
-On failure: a file that is damaged is set aside, and its site is asked again; a disk that
-cannot be written ends the run with everything accepted so far intact.
+A damaged file is renamed and its site is asked again. A disk that cannot be written ends the run;
+all updates accepted so far stay intact.
 """
 
 import hashlib
@@ -25,68 +25,68 @@ SUFFIX = ".safetensors"
 
 
 class UpdateStore(Protocol):
-    """Where the updates of the open round are kept."""
+    """Stores the updates of the open round."""
 
     def open(self, plan_id: str) -> None:
-        """Begin the round of a plan, or go on with it: updates of other plans are let go."""
+        """Begin or continue the round of a plan; discard the updates of other plans."""
         ...
 
     def add(self, update: Update) -> None:
-        """Keep an accepted update. When this returns, it counts."""
+        """Store an accepted update. It counts once this returns."""
         ...
 
     def sites(self) -> list[str]:
-        """Return the sites whose updates are kept, in site order."""
+        """Return the sites whose updates are stored, in site order."""
         ...
 
     def updates(self) -> list[Update]:
-        """Return the kept updates, in site order."""
+        """Return the stored updates, in site order."""
         ...
 
     def close(self, round_number: int) -> None:
-        """End the round: its result is safe elsewhere."""
+        """End the round, whose result is stored elsewhere."""
         ...
 
 
 class MemoryUpdates:
-    """Updates in memory, gone with the process: for trying a recipe, and for tests."""
+    """Updates in memory, lost when the process ends; for trying a recipe and for tests."""
 
     def __init__(self) -> None:
         self._plan_id = ""
         self._updates: dict[str, Update] = {}
 
     def open(self, plan_id: str) -> None:
-        """Begin the round of a plan, or go on with it."""
+        """Begin or continue the round of a plan."""
         if plan_id != self._plan_id:
             self._updates = {}
         self._plan_id = plan_id
 
     def add(self, update: Update) -> None:
-        """Keep an update."""
+        """Store an update."""
         self._updates[update.site] = update
 
     def sites(self) -> list[str]:
-        """Return the sites whose updates are kept."""
+        """Return the sites whose updates are stored."""
         return sorted(self._updates)
 
     def updates(self) -> list[Update]:
-        """Return the kept updates, in site order."""
+        """Return the stored updates, in site order."""
         return in_site_order(self._updates.values())
 
     def close(self, round_number: int) -> None:
-        """Let the updates go."""
+        """Discard the updates."""
         self._updates = {}
 
 
 class StoredUpdates:
-    """Updates as sealed files in a folder, each verified before it is folded.
+    """Updates as sealed files in a folder, each verified before it is averaged.
 
     Parameters
     ----------
     folder : Path
-        Holds the open round's updates; created if missing.
+        Folder for the updates of the open round; created if missing.
     archive : Path or None
-        Where the updates of finished rounds go, a folder a round; None deletes them.
+        Folder for the updates of finished rounds, with one folder per round; None deletes them.
     """
 
     def __init__(self, folder: Path, archive: Path | None = None) -> None:
@@ -96,7 +96,7 @@ class StoredUpdates:
         self._files: dict[str, Path] = {}
 
     def open(self, plan_id: str) -> None:
-        """Find the updates of this plan that an earlier process accepted; remove all others."""
+        """Find updates of this plan that an earlier process accepted; delete all others."""
         self._plan_id, self._files = plan_id, {}
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class StoredUpdates:
         Raises
         ------
         StorageError
-            If it cannot be written; then it does not count.
+            If the update cannot be written; it does not count then.
         """
         about = {
             "site": update.site,
@@ -132,7 +132,7 @@ class StoredUpdates:
         return sorted(self._files)
 
     def updates(self) -> list[Update]:
-        """Return the updates whose files are intact, in site order, arrays still on disk."""
+        """Return the updates with intact files, in site order; arrays stay on disk."""
         updates = {site: self._readable(path) for site, path in sorted(self._files.items())}
         self._files = {site: path for site, path in self._files.items() if updates[site]}
         return [update for update in updates.values() if update]
@@ -160,11 +160,11 @@ class StoredUpdates:
                 stored,
                 about["metrics"],
                 about["pace"],
-                # An earlier version did not write them down.
+                # Missing in files of earlier versions.
                 about.get("sent-bytes", 0),
                 about.get("received-bytes", 0),
             )
         except DamagedError as error:
-            log(WARNING, "%s. It is set aside and does not count", error)
+            log(WARNING, "%s. It is set aside and ignored", error)
             path.rename(path.with_name(f"{path.name}.damaged"))
             return None

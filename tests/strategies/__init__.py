@@ -1,1 +1,1 @@
-"""Tests of what happens between rounds: exact arithmetic, laws, and a grid in memory."""
+"""Tests of the `strategies` package: exact arithmetic, invariants, and an in-memory grid."""

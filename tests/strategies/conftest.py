@@ -1,4 +1,4 @@
-"""What every test of the package needs: an identity, and a clock that nobody waits for."""
+"""Fixtures for all tests of the package: a run identity, and a simulated clock."""
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
@@ -8,7 +8,7 @@ from tests.strategies.fakes import Clock, FakeGrid
 
 @pytest.fixture(autouse=True)
 def coordinator_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be the coordinator of some run; Flower keeps this in the process and offers no reset."""
+    """Set the identity of the coordinator; Flower keeps it per process and cannot reset it."""
     monkeypatch.setattr(TaskIdentity, "_task_id", 11)
     monkeypatch.setattr(TaskIdentity, "_run_id", 22)
     monkeypatch.setattr(TaskIdentity, "_node_id", 1)  # the SuperLink's own id
@@ -16,16 +16,16 @@ def coordinator_identity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the coordinator's modules, and its grid, one clock that moves by itself."""
+    """Replace the time module in the coordinator's modules and the grid by a simulated clock."""
     clock = Clock()
     for module in (
-        "asks",
-        "attendance",
-        "colearning",
-        "exchange",
+        "exchange.attendance",
+        "exchange.membership",
+        "exchange.requests",
+        "exchange.transport",
+        "exchange.waiting",
         "recalibration",
-        "membership",
-        "waiting",
+        "round_loop",
     ):
         monkeypatch.setattr(f"strategies.{module}.time", clock)
     monkeypatch.setattr(FakeGrid, "clock", clock)

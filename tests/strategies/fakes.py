@@ -1,7 +1,7 @@
-"""A grid in memory, and sites that do linear arithmetic: a federation without processes.
+"""An in-memory grid and sites that do linear arithmetic: a federation without processes.
 
-The grid subclasses Flower's own, so that a change of Flower's interface breaks the tests. Time
-is a clock that moves when someone sleeps: no test waits, and a round of a day takes no time.
+The grid subclasses Flower's `Grid`, so that a change in Flower's interface breaks the tests. Time
+is simulated and passes only in `sleep`, so no test waits, and a one-day round takes no time.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,10 +33,10 @@ from strategies.exchange.messages import (
 from strategies.method.round_plan import RoundPlan
 
 Handler = Callable[[Message], Message | None]
-"""What a node does with a message; None is silence."""
+"""Returns a node's reply to a message; None for no reply."""
 
 Fault = Callable[[Message, Message], Message | None]
-"""What becomes of an honest reply: called with the request and the reply."""
+"""Changes a correct reply: called with the request and the reply."""
 
 NODE_IDS = (
     8_243_971_190_237_113_041,
@@ -44,18 +44,18 @@ NODE_IDS = (
     6_020_113_377_615_904_462,
     3_918_774_055_120_638_877,
 )
-"""As Flower draws them: large, and in no order that has to do with the sites' names."""
+"""Like Flower's node ids: large, and not in the order of the site names."""
 
 SUPERLINK_NODE = 1
 
 
 class DiedError(Exception):
-    """Stands for the end of the coordinator's process."""
+    """Represents the death of the coordinator's process."""
 
 
 @contextmanager
 def dies_at(module: str, point: str, **where: int) -> Iterator[None]:
-    """Let the coordinator die in the block, at a fault point of a module of `strategies`."""
+    """Make the coordinator die inside the block, at a fault point of a `strategies` module."""
 
     def hook(reached: str, **known: int | str) -> None:
         if reached == point and where.items() <= known.items():
@@ -68,7 +68,7 @@ def dies_at(module: str, point: str, **where: int) -> Iterator[None]:
 
 
 class Clock:
-    """Stands in for the module `time`: it moves when someone sleeps, and only then."""
+    """Replacement for the module `time`; time passes only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -89,7 +89,7 @@ class Clock:
             action()
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
-        """Do something when the clock has moved on so far."""
+        """Call an action once the given time has passed."""
         self._later.append((self.now + seconds, action))
 
 
@@ -101,25 +101,24 @@ class _Pending:
 
 
 class FakeGrid(Grid):
-    """Delivers each message to its node's handler at once, and hands replies out when due.
+    """Delivers each message to its node's handler at once, and returns replies when due.
 
-    A hello is answered at once, unless ``hello_delays`` says otherwise.
+    A hello is answered at once, except for nodes in ``hello_delays``.
 
     Parameters
     ----------
     nodes
-        Handler of each online node, by node id; tests add and remove nodes as they please.
+        Handler of each online node, by node id; tests add and remove nodes.
     arrival
-        Node ids in the order in which their replies come, a second after one another; those
-        not listed come last.
+        Node ids in the order in which their replies arrive, one second apart; others arrive last.
     delays
-        Seconds by which a node's replies are late.
+        Delay of a node's replies, in seconds.
     hello_delays
-        Seconds by which a node's reply to a hello is late.
+        Delay of a node's reply to a hello, in seconds.
     unsendable
-        Nodes for which the grid cannot take a message.
+        Nodes for which the grid does not accept messages.
     copies
-        How often each reply is handed out.
+        How many times each reply is returned.
     """
 
     clock: ClassVar[Clock] = Clock()
@@ -177,7 +176,7 @@ class FakeGrid(Grid):
         return [pending.reply for pending in due for _ in range(self.copies)]
 
     def stop(self, node: int) -> None:
-        """Take a node off, as when its process is killed: the SuperLink answers in its place."""
+        """Remove a node as if its process was killed: the SuperLink answers in its place."""
         del self.nodes[node]
         for pending in self._pending:
             if pending.request.metadata.dst_node_id == node:
@@ -192,7 +191,7 @@ class FakeGrid(Grid):
         return rank + self.delays.get(node, 0.0)
 
     def sent_of_type(self, message_type: str) -> list[Message]:
-        """Return the messages of one type that went out, in order."""
+        """Return the sent messages of one type, in order."""
         return [m for m in self.sent if m.metadata.message_type == message_type]
 
     @property
@@ -225,17 +224,17 @@ class LinearSite:
     Attributes
     ----------
     accuracy
-        Of a model on the site's validation examples, by its first value.
+        Accuracy on the site's validation examples, as a function of the model's first value.
     num_validation
-        Validation examples; 0 for as many as there are to train on.
+        Validation examples; 0 for as many as training examples.
     device
-        What its card says it computes on; empty for a card of an older version.
+        Device on the site card; empty for the card of an older version.
     withheld
-        Metrics that it keeps to itself.
+        Metrics that the site does not send.
     faults
-        What becomes of the train reply of a round, by round.
+        Fault applied to the train reply of a round, by round.
     plans, evaluated
-        The plans it was sent, and the models it was asked to evaluate.
+        Plans that the site received, and models that it was asked to evaluate.
     """
 
     name: str
@@ -340,12 +339,12 @@ def silent(request: Message, reply: Message) -> Message | None:
 
 
 def raises(request: Message, reply: Message) -> Message | None:
-    """Answer as Flower does for a site whose code raised."""
+    """Answer like Flower does for a site whose code raised an exception."""
     return Message(Error(2, "the disk of this site is full"), reply_to=request)
 
 
 def times(number: int, fault: Fault) -> Fault:
-    """Let a fault happen so many times, and then no more."""
+    """Apply a fault a limited number of times."""
     left = [number]
 
     def sometimes(request: Message, reply: Message) -> Message | None:
@@ -356,7 +355,7 @@ def times(number: int, fault: Fault) -> Fault:
 
 
 def sends_nan(request: Message, reply: Message) -> Message | None:
-    """Spoil the first value of the first array."""
+    """Corrupt the first value of the first array."""
     record: ArrayRecord = reply.content.array_records[ARRAYS]
     name, packed = next(iter(record.items()))
     array = packed.numpy().copy()
@@ -366,7 +365,7 @@ def sends_nan(request: Message, reply: Message) -> Message | None:
 
 
 def from_superlink(request: Message, reason: str, code: int = 5) -> Message:
-    """Return the error with which the SuperLink answers in a node's place, as its own."""
+    """Return the error that the SuperLink sends, under its own id, in a node's place."""
     reply = Message(Error(code, reason), reply_to=request)
     reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE
     return reply

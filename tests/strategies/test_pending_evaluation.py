@@ -1,4 +1,4 @@
-"""A model is evaluated while the next round goes on; what is recorded is what it always was."""
+"""A model is evaluated during the next round; the records are as if evaluated before it."""
 
 import json
 import threading
@@ -50,11 +50,11 @@ BY_COORDINATOR = [
     {"validation-accuracy": score, "test-accuracy": score / 2} for score in (0.5, 0.7, 0.7)
 ]
 BY_SITES: list[dict[str, float]] = [{"test-accuracy": 0.5}] * ROUNDS
-"""Where the coordinator has no score of its own the sites' choose, one round late."""
+"""Without a score of the coordinator, the sites' scores select the model, one round later."""
 
 
 class Held(Executor):
-    """Makes a call when the test says so, or else when its result is waited for."""
+    """Runs a call when the test requests it, or when its result is awaited."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], object]] = []
@@ -85,7 +85,7 @@ every_executor = pytest.mark.parametrize("executor_of", [inline, held, one_threa
 
 
 def evaluator(metrics: list[dict[str, float]]) -> EvaluateFn:
-    """Return what evaluates the models of rounds 1, 2, ...; they are 2.5, 5, 7.5."""
+    """Return the evaluation function for the models of rounds 1, 2, ...: 2.5, 5, 7.5."""
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
         assert record_to_arrays(arrays)["w"].tolist() == [2.5 * number]
@@ -101,7 +101,7 @@ def lead(
     *watchers: Watcher,
     keep: int = 2,
 ) -> Result:
-    """Lead a run of three rounds in a directory, from where it is, to its end."""
+    """Start or resume a run of three rounds in a directory and complete it."""
     initial = record_to_arrays(model())
     with run_directory(folder, {}, resume=True, keep_checkpoints=keep) as directory:
         position = directory.begin(initial, Position(initial, Fixed(1).start()), {})
@@ -125,7 +125,7 @@ def lead(
 
 
 def left(folder: Path) -> dict[str, object]:
-    """Return what a run has left, but for times."""
+    """Return the results of a run, without times."""
     return {
         "models": [(folder / name).read_bytes() for name in (GLOBAL_MODEL, BEST_MODEL)],
         "lines": [without_times(line) for line in read_history(folder)],
@@ -133,7 +133,7 @@ def left(folder: Path) -> dict[str, object]:
 
 
 def checkpoints_of(folder: Path) -> list[int]:
-    """Return the rounds of which there is a checkpoint, in order."""
+    """Return the rounds that have a checkpoint, in order."""
     return sorted(int(path.name.split(".")[0]) for path in folder.glob("checkpoints/*.json"))
 
 
@@ -231,11 +231,11 @@ def test_what_is_recorded_does_not_depend_on_where_models_are_evaluated(
 
 DEATHS = [
     ("storage.run_directory", "round-folded", {"round": 1}),
-    ("colearning", "sending", {"round": 2}),
-    ("colearning", "update-accepted", {"round": 2, "count": 1}),
+    ("round_loop", "sending", {"round": 2}),
+    ("round_loop", "update-accepted", {"round": 2, "count": 1}),
     ("storage.run_directory", "checkpoint-written", {"round": 1}),
     ("storage.run_directory", "round-folded", {"round": 2}),
-    ("colearning", "sending", {"round": 3}),
+    ("round_loop", "sending", {"round": 3}),
     ("storage.run_directory", "round-finished", {"round": 2}),
     ("storage.run_directory", "round-folded", {"round": 3}),
     ("storage.run_directory", "checkpoint-written", {"round": 3}),

@@ -1,4 +1,4 @@
-"""Statistics taken anew after the last round: asked, judged, folded, kept; nobody asked twice."""
+"""Recalibration after the last round: requests, checks, pooling, storage, no site asked twice."""
 
 import re
 from collections.abc import Callable
@@ -55,7 +55,7 @@ Spoil = Callable[[ArrayRecord], object]
 
 @dataclass
 class StatisticsSite:
-    """A site whose data have this mean and this variance."""
+    """A site whose data have the given mean and variance."""
 
     name: str
     mean: float
@@ -89,7 +89,7 @@ class StatisticsSite:
 
 
 class Bench:
-    """What a recalibration needs, in memory or in a folder."""
+    """The inputs of a recalibration, in memory or in a folder."""
 
     def __init__(self, folder: Path, updates: UpdateStore | None = None, **terms: Any) -> None:
         self.folder = folder
@@ -190,8 +190,8 @@ F32 = np.float32
 UNFIT = {
     "nan": (with_array("bn.running_mean", np.array([np.nan], F32)), "values are not finite"),
     "inf": (with_array("bn.running_var", np.array([np.inf], F32)), "values are not finite"),
-    "negative": (with_array("bn.running_var", np.array([-1e-9], F32)), "1 are below 0"),
-    "overflow": (with_array("bn.running_mean", np.array([1e20], F32)), "beyond float32"),
+    "negative": (with_array("bn.running_var", np.array([-1e-9], F32)), "1 of 1 values are below 0"),
+    "overflow": (with_array("bn.running_mean", np.array([1e20], F32)), "overflow float32"),
     "shape": (with_array("bn.running_var", np.zeros(2, F32)), r"got float32\[2\]"),
     "dtype": (with_array("bn.running_var", np.zeros(1)), r"got float64\[1\]"),
     "extra": (with_array("weight", np.zeros(1, F32)), "is not in the global model"),

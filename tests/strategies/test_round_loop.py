@@ -1,4 +1,4 @@
-"""The round loop, end to end: sites that do linear arithmetic on a grid in memory."""
+"""The round loop, end to end: sites that do linear arithmetic on an in-memory grid."""
 
 import contextlib
 import copy
@@ -80,7 +80,7 @@ TIMEOUT_S = 10.0
 
 @dataclass
 class Watcher:
-    """A `RunObserver` that keeps what it is told, in order."""
+    """A `RunObserver` that stores its notifications, in order."""
 
     name: str = "watcher"
     told: list[tuple[Any, ...]] = field(default_factory=list)
@@ -126,7 +126,7 @@ class Watcher:
         return [position.best_round == position.epochs.rounds_done for position in self.positions]
 
     def started(self) -> list[tuple[list[str], list[str]]]:
-        """Return who was asked, and whose update was there already, at every attempt."""
+        """Return, for every attempt, the sites asked and the sites with stored updates."""
         return [(event[3], event[4]) for event in self.told if event[1] == "started"]
 
     def values(self, name: str = "w") -> list[Any]:
@@ -147,7 +147,7 @@ def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> Round
 def run(
     grid: FakeGrid, recipe: Recipe, initial: ArrayRecord | None = None, **options: Any
 ) -> tuple[Watcher, Result]:
-    """Run to the end of the recipe, and return what an observer saw, and the result."""
+    """Run to the end of the recipe; return the observer and the result."""
     watcher = options.pop("watcher", None) or Watcher()
     started = {"timeout": TIMEOUT_S} | {
         name: options.pop(name)
@@ -159,7 +159,7 @@ def run(
 
 
 def stopped(grid: FakeGrid, recipe: Recipe, **options: Any) -> tuple[Watcher, QuorumError]:
-    """Run until the run stops for lack of updates, and return what was seen, and the error."""
+    """Run until the run stops with too few updates; return the observer and the error."""
     watcher = Watcher()
     with pytest.raises(QuorumError) as caught:
         run(grid, recipe, watcher=watcher, **options)
@@ -607,7 +607,7 @@ def test_observers_are_told_in_order_each_event_to_all_before_the_next() -> None
 
 
 def best_flags(metrics: Sequence[dict[str, float] | None]) -> list[bool]:
-    """Return whether each round was called best, given its metrics at the coordinator."""
+    """Return whether each round was the best so far, given its metrics at the coordinator."""
 
     def evaluate(round_number: int, arrays: ArrayRecord) -> MetricRecord | None:
         found = metrics[round_number - 1]
@@ -634,7 +634,7 @@ def test_no_other_metric_makes_a_round_the_best() -> None:
 
 
 def chosen_by_sites(scores: Sequence[float], **options: Any) -> Watcher:
-    """Run to the end of these scores, the sites' own of the models 0, 1, 2, ..."""
+    """Run with these scores, given by the sites to the models 0, 1, 2, ..."""
     # The model is 2.5 * number.
     a, b = two_sites()
     a.accuracy = b.accuracy = lambda w: scores[round(w / 2.5)]
@@ -695,7 +695,7 @@ def test_a_model_that_was_scored_at_an_end_is_not_better_for_being_scored_again(
 def test_the_best_models_file_is_that_of_its_round_also_over_a_resume(
     tmp_path: Path, scores: list[float], stop_after: int | None, keep: int
 ) -> None:
-    """The coordinator dies after a round, and another goes on in the same directory."""
+    """The coordinator dies after a round; another one resumes in the same directory."""
 
     @dataclass
     class Dies(Watcher):
@@ -785,7 +785,7 @@ def test_a_reply_of_a_node_that_is_no_site_is_left_out() -> None:
 
 def test_replies_to_a_round_that_is_not_open_are_an_error() -> None:
     strategy = strategy_of(fedavg(1, 1, 0.1))
-    with pytest.raises(RuntimeError, match="configure_train opens one"):
+    with pytest.raises(RuntimeError, match="call configure_train first"):
         strategy.aggregate_train(1, [])
 
 
@@ -1149,7 +1149,7 @@ def test_with_another_budget_the_plan_of_the_open_round_is_made_anew(
 
 
 def counts(number: int) -> Fault:
-    """Let a site say that it has so many examples."""
+    """Make a site report this number of examples."""
 
     def fault(request: Message, reply: Message) -> Message:
         reply.content.metric_records[METRICS][NUM_EXAMPLES] = number
@@ -1164,12 +1164,12 @@ def test_a_site_that_changes_its_number_of_examples_does_not_count() -> None:
     watcher, _ = run(grid_of(a, b), fedavg(3, 1, 0.1))
     assert watcher.values() == [[2.5], [3.5], [6.0]]  # a alone adds 1
     assert watcher.records[1].causes == {"b": Cause.CLAIM}
-    reason = f"metrics: 'num-examples' is {2**53}, and was 3 before"
+    reason = f"metrics: 'num-examples' is {2**53}, but was 3 before"
     assert watcher.records[1].dropped == {"b": reason}
 
 
 class Counted(LinearSite):
-    """A site that says how many examples it has when it introduces itself."""
+    """A site that reports its number of examples when it introduces itself."""
 
     def __call__(self, message: Message) -> Message | None:
         if message.metadata.message_type != MessageType.QUERY:
@@ -1183,7 +1183,7 @@ def test_a_site_has_no_more_examples_than_it_introduced_itself_with() -> None:
     watcher, _ = run(grid_of(honest, liar), fedavg(1, 1, 0.1))
     assert watcher.values() == [[1.0]]
     assert watcher.records[0].dropped == {
-        "b": "metrics: 5 examples, and the site said that it has 4"
+        "b": "metrics: 5 examples, but the site reported a data set of 4"
     }
 
 
@@ -1233,7 +1233,7 @@ def test_an_update_is_kept_before_it_is_told_of_and_until_its_rounds_model_is_sa
 
 @dataclass
 class Spoiler(Watcher):
-    """Cuts the update of site b on the disk when it is told of it for the first time."""
+    """Truncates the stored update of site b when it is first notified of it."""
 
     folder: Path = Path()
 
@@ -1266,7 +1266,7 @@ def test_an_update_that_is_damaged_on_disk_is_not_averaged_and_asked_for_again_i
 
 @dataclass
 class Mortal(Watcher):
-    """Dies when told of so many answers."""
+    """Dies after a given number of replies."""
 
     lives: int = 0
 
@@ -1321,7 +1321,7 @@ def exchanged(watcher: Watcher) -> list[tuple[int, int]]:
 def test_a_resumed_run_has_exchanged_as_many_bytes_as_one_that_was_not_disturbed(
     tmp_path: Path, answers: int
 ) -> None:
-    """The coordinator dies in round 2; there a, the first to answer, is asked twice."""
+    """The coordinator dies in round 2, in which a, the first to answer, is asked twice."""
 
     def federation() -> FakeGrid:
         sites = three_sites(a={2: times(1, sends_nan)})
@@ -1333,7 +1333,7 @@ def test_a_resumed_run_has_exchanged_as_many_bytes_as_one_that_was_not_disturbed
     assert exchanged(whole) == [(3 * one, 3 * one), (4 * one, 4 * one), (6 * one, 3 * one)]
 
     before, store = Watcher(), StoredUpdates(tmp_path)
-    with dies_at("colearning", "update-accepted", round=2, count=answers):
+    with dies_at("round_loop", "update-accepted", round=2, count=answers):
         run(federation(), recipe, watcher=before, updates=store, site_evaluation=True)
     sites = three_sites()
     after, _ = run(
@@ -1353,7 +1353,7 @@ def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_re
     tmp_path: Path,
 ) -> None:
     recipe, one = fedavg(1, 1, 0.1), model().count_bytes()
-    with dies_at("colearning", "update-accepted", count=1):
+    with dies_at("round_loop", "update-accepted", count=1):
         run(grid_of(*three_sites()), recipe, updates=StoredUpdates(tmp_path))
     # Of the two that are left b raises in the first attempt, both times.
     sites = three_sites(b={1: times(2, raises)})
@@ -1368,7 +1368,7 @@ def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_re
 def test_a_resumed_run_has_the_outer_optimizers_state_to_the_bit(
     tmp_path: Path, outer: OuterOptimizer, answers: int | str
 ) -> None:
-    """The coordinator dies in round 3, after so many answers, or before it is told of the end."""
+    """The coordinator dies in round 3, after some replies or before the round is finished."""
     recipe = replace(fedavg(5, 1, 0.1), outer=outer)
     initial = {"w": np.linspace(-1, 1, 33, dtype=np.float32) / 3, "a": np.array(0.1)}
 
@@ -1427,7 +1427,7 @@ def test_the_best_round_so_far_is_carried_over_a_resume() -> None:
 
 
 def leaves(grid: FakeGrid, node: int) -> Fault:
-    """Return the fault of a site whose reply is its last word."""
+    """Return a fault that takes the site offline after its reply."""
 
     def leave(request: Message, reply: Message) -> Message:
         del grid.nodes[node]
@@ -1625,7 +1625,7 @@ def test_a_pace_is_kept_while_its_site_does_not_answer_and_over_a_resume() -> No
 
 
 def test_the_pace_of_a_site_that_has_left_sets_no_deadline() -> None:
-    """At 1000 s an epoch the site that left would let a silent one hold each round for 50 min."""
+    """At 1000 s per epoch, the pace of the offline site would delay each round by 50 min."""
     grid = grid_of(*two_sites())
     grid.delays[B] = 1000.0
     watcher = Watcher()
@@ -1639,7 +1639,7 @@ def test_the_pace_of_a_site_that_has_left_sets_no_deadline() -> None:
 
 
 def test_the_pace_of_updates_that_an_earlier_process_took_in_is_not_lost(clock: Clock) -> None:
-    """Without it the next deadline would be learned from the sites that were asked again."""
+    """Otherwise the next deadline would be learned only from the sites that were asked again."""
     a, b = two_sites()
     store = MemoryUpdates()
     grid = FakeGrid({A: a, B: b}, delays={A: 40.0, B: 2.0})

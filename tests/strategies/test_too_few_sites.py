@@ -1,4 +1,4 @@
-"""The error for too few answers: exit status, sites, causes, and no word that is not true."""
+"""The error for too few replies: exit status, sites, causes and hint."""
 
 import pytest
 from flwr.app import Error, Message
@@ -15,7 +15,7 @@ A, B, C, _ = NODE_IDS
 
 
 def fails_with(error: Exception) -> Fault:
-    """Answer as a site does that raised this error."""
+    """Answer like a site that raised this error."""
 
     def fault(request: Message, reply: Message) -> Message:
         said = Error(error_code(error), f"{type(error).__name__}: {error}")

@@ -402,7 +402,7 @@ def test_a_run_in_use_is_refused_with_status_1_and_not_tried_again(
         result = mdc("run", "--resume", "out", "--engine", "in-process")
         assert files_below(tmp_path / "out") == held
     assert result.exit_code == 1
-    assert "another coordinator works in this run directory" in result.stderr
+    assert "another coordinator uses this run directory" in result.stderr
     assert "to go on" not in result.stderr
     assert no_pause == []
     assert files_below(tmp_path / "out") == before

@@ -162,7 +162,7 @@ def test_of_a_site_that_was_gone_before_the_run_went_on_it_is_said_that_it_is_no
 def test_who_is_waited_for_is_a_line_and_the_headline_until_the_round_begins() -> None:
     state = RunState()
     awaited = {"missing": ["south"], "num_here": 1, "quorum": 2, "left_s": 86400.0}
-    text = "waiting up to 24.0 h for south: only 1 of the 2 sites that are needed are here"
+    text = "waiting up to 24.0 h for south: only 1 of the 2 required sites are available"
     state.apply(STARTED)
     assert state.apply({"event": "sites-awaited", "time": 1.0, **awaited}) == text
     assert state.headline == text

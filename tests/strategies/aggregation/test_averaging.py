@@ -1,4 +1,4 @@
-"""Averaging: exact means, the laws of a mean, and what happens to each dtype."""
+"""Averaging: exact means, properties of a mean, and the handling of each dtype."""
 
 import itertools
 import weakref
@@ -28,7 +28,7 @@ def update(site: str, num_examples: int = 1, /, **arrays: Any) -> Update:
 
 
 def random_updates(dtype: str, counts: Sequence[int]) -> list[Update]:
-    """Return updates whose values are spread over six orders of magnitude."""
+    """Return updates with values spread over six orders of magnitude."""
     generator = np.random.default_rng(0)
     updates = []
     for index, count in enumerate(counts):
@@ -38,7 +38,7 @@ def random_updates(dtype: str, counts: Sequence[int]) -> list[Update]:
 
 
 def bits(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Return arrays in a form that is equal only when every bit is."""
+    """Return arrays in a form that compares equal only if every bit is equal."""
     return {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in arrays.items()}
 
 
@@ -221,7 +221,7 @@ def test_the_names_say_which_arrays_are_averaged_and_in_which_order() -> None:
 
 
 class Stored(Mapping[str, NDArray[np.generic]]):
-    """Arrays that come into being when they are asked for, as from a file."""
+    """Arrays that are created on access, as if read from a file."""
 
     def __init__(self, value: float, born: list[weakref.ref[NDArray[np.generic]]]) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""Outer optimizers: by hand, as laws, and against torch.optim over several rounds."""
+"""Outer optimizers: hand-computed values, invariants, and torch.optim over several rounds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def step(
 
 
 def values(outer: OuterOptimizer, deltas: Sequence[float], start: float = 10.0) -> list[float]:
-    """Return a model of one number after each round in which the only site adds a delta to it."""
+    """Return a one-number model after each round; the only site adds a delta in each round."""
     w: dict[str, NDArray[Any]] = {"w": np.array([start])}
     state: Arrays = {}
     found = []

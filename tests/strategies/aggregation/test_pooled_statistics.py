@@ -1,4 +1,4 @@
-"""The statistics of several sites are those of all their data, by the law of total variance."""
+"""Pooled statistics equal the statistics of all data, by the law of total variance."""
 
 import numpy as np
 import pytest

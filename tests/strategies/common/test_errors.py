@@ -1,4 +1,4 @@
-"""Errors: what a person reads, and that nothing of it is lost between processes."""
+"""Errors: the message text, and that every field survives pickling between processes."""
 
 import pickle
 

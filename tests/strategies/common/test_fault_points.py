@@ -1,4 +1,4 @@
-"""Fault points: nothing without the hook, and with it a call that says where one is."""
+"""Fault points: no effect without a hook; a hook is called with the point and its context."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and sealed ones that tell when they are damaged."""
+"""Files: atomic writes, and sealed files whose damage is detected."""
 
 import errno
 import json
@@ -94,7 +94,7 @@ def no_such_call(*args: int) -> NoReturn:
 
 
 def half(source: int, target: int, count: int) -> int:
-    """Copy half of it, and then no more, as some file systems do."""
+    """Copy half of the file and then stop, as some file systems do."""
     if os.lseek(source, 0, os.SEEK_CUR):
         return 0
     return os.write(target, os.read(source, count // 2))
@@ -221,7 +221,7 @@ def test_a_stem_may_have_parts_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 1, len(CONTENT) - 1])
 def test_a_sealed_file_that_was_cut_is_damaged(sealed: Path, keep: int) -> None:
     cut(sealed, keep)
-    with pytest.raises(DamagedError, match="does not have the checksum in its name") as caught:
+    with pytest.raises(DamagedError, match="does not match the checksum in its name") as caught:
         check_seal(sealed)
     assert caught.value.where == str(sealed)
     assert f"{keep} bytes" in str(caught.value.got)

@@ -1,4 +1,4 @@
-"""Seeds: the same for the same purpose, and unrelated for any other."""
+"""Seeds: equal for the same purpose, independent for any other."""
 
 import hashlib
 

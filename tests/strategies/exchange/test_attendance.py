@@ -1,4 +1,4 @@
-"""Whom a round waits for before it begins, who is told, and what is remembered of it."""
+"""Waiting for sites before a round: who is awaited, what is reported, what is remembered."""
 
 import logging
 from dataclasses import replace
@@ -10,7 +10,7 @@ from flwr.app import Message
 from strategies.common.errors import QuorumError
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.membership import refresh
-from strategies.exchange.waiting import TELL_S
+from strategies.exchange.waiting import REPORT_INTERVAL_S
 from strategies.method.recipes import fedavg
 from strategies.storage.position import Position
 from strategies.storage.run_directory import run_directory
@@ -22,7 +22,7 @@ DAY_S = 86400.0
 
 
 def start(grid: FakeGrid, rounds: int, watcher: Watcher, position: Position | None = None) -> None:
-    """Run as a process does whose sites have been waited for at its start."""
+    """Run like a process that has already waited for its sites at the start."""
     strategy = strategy_of(fedavg(rounds, 1, 0.1), watcher, position=position, wait_s=600.0)
     strategy._sites = replace(strategy._sites, membership=refresh(strategy._sites.membership, grid))
     strategy.start(grid, model())
@@ -87,7 +87,7 @@ def test_absent_sites_are_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def that_loses_a_site_in_round_2() -> FakeGrid:
-    """Return a grid of sites a and b, of which b goes in round 2."""
+    """Return a grid of sites a and b; b goes offline in round 2."""
     a, b = two_sites()
     grid = grid_of(a, b)
 
@@ -107,7 +107,7 @@ def test_a_quorum_that_is_lost_for_hours_is_waited_for_and_the_run_goes_on(
         watcher, _ = run(grid, fedavg(3, 1, 0.1), min_sites=2, wait_s=7.0, quorum_patience_s=DAY_S)
     assert [list(record.participants) for record in watcher.records] == [["a", "b"]] * 3
     assert 8 * 3600.0 <= clock.now <= 8 * 3600.0 + 60.0
-    assert "for b: only 1 of the 2 sites that are needed are here" in caplog.text
+    assert "for b: only 1 of the 2 required sites are available" in caplog.text
 
 
 def test_who_is_missing_is_told_at_first_and_then_every_ten_minutes(clock: Clock) -> None:
@@ -119,7 +119,9 @@ def test_who_is_missing_is_told_at_first_and_then_every_ten_minutes(clock: Clock
         ("b", 1, 2)
     }
     lefts = [told.left_s for told in watcher.awaited]
-    assert lefts == pytest.approx([DAY_S - TELL_S * number for number in range(6)], abs=60.0)
+    assert lefts == pytest.approx(
+        [DAY_S - REPORT_INTERVAL_S * number for number in range(6)], abs=60.0
+    )
 
 
 def test_patience_is_bounded_and_counts_over_all_attempts_at_a_round(clock: Clock) -> None:
@@ -136,11 +138,11 @@ def test_patience_is_bounded_and_counts_over_all_attempts_at_a_round(clock: Cloc
         (Awaited(["b"], 2, 2, 600.0), "waiting up to 600 s for b"),
         (
             Awaited(["b", "c"], 1, 2, DAY_S),
-            "waiting up to 24.0 h for b, c: only 1 of the 2 sites that are needed are here",
+            "waiting up to 24.0 h for b, c: only 1 of the 2 required sites are available",
         ),
         (
             Awaited([], 0, 2, 59.6),
-            "waiting up to 60 s for more sites: only 0 of the 2 sites that are needed are here",
+            "waiting up to 60 s for more sites: only 0 of the 2 required sites are available",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from strategies.exchange.deadline import SHORTEST_S, Deadline, Pacing
+from strategies.exchange.deadline import MIN_DEADLINE_S, Deadline, Pacing
 
 LEARNED = Deadline(factor=3.0, longest_s=1000.0)
 
@@ -23,7 +23,7 @@ def test_before_anything_is_known_the_longest_deadline_holds() -> None:
     [
         ({"a": 10.0, "b": 20.0}, 5, 300.0),  # 3 * 20 * 5: the slowest counts
         ({"a": 10.0, "b": 20.0}, 10, 600.0),  # twice the work, twice the time
-        ({"a": 1.0}, 1, SHORTEST_S),  # 3 would be left to chance
+        ({"a": 1.0}, 1, MIN_DEADLINE_S),  # 3 would be left to chance
         ({"a": 20.1}, 1, 3 * 20.1),
         ({"a": 100.0}, 5, 1000.0),  # 1500 is longer than the longest
     ],
@@ -46,10 +46,10 @@ def test_below_the_quorum_patience_has_no_end() -> None:
     ("took", "waiting", "seconds"),
     [
         ({"a": 10.0, "b": 30.0}, "c", 90.0),  # 3 * 30 of the slowest that is here
-        ({"a": 1.0, "b": 2.0}, "c", SHORTEST_S),
+        ({"a": 1.0, "b": 2.0}, "c", MIN_DEADLINE_S),
         ({"a": 10.0, "b": 30.0}, "d", 300.0),  # d usually takes 50 * 2
         ({"a": 10.0, "b": 500.0}, "d", 1000.0),  # 1500 is longer than the longest
-        ({"a": 0.0, "b": 0.0}, "", SHORTEST_S),
+        ({"a": 0.0, "b": 0.0}, "", MIN_DEADLINE_S),
     ],
 )
 def test_with_a_quorum_patience_is_a_multiple_of_what_the_slowest_took_or_usually_takes(

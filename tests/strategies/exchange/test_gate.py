@@ -1,4 +1,4 @@
-"""The reply gate: what counts comes through as it was sent, and nothing else comes through."""
+"""The gate: valid replies pass unchanged, all others are rejected."""
 
 import io
 import math
@@ -86,7 +86,7 @@ def npz(array: NDArray[np.generic]) -> bytes:
 
 
 def with_header(header: str) -> bytes:
-    """Return a file of numpy's format, version 1, with this header and the data of ``weight``."""
+    """Return a numpy file (format version 1) with this header and the data of ``weight``."""
     text = header.encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24)
 
@@ -251,7 +251,7 @@ def with_array(name: str, array: NDArray[np.generic]) -> Spoil:
 
 
 def with_weight_data(data: bytes, stype: str = "numpy.ndarray") -> Spoil:
-    """Claim the right header for ``weight`` over these bytes."""
+    """Send these bytes with the correct header for ``weight``."""
 
     def spoil(content: RecordDict) -> None:
         content.array_records[ARRAYS]["weight"] = Array("float32", (2, 3), stype, data)
@@ -260,7 +260,7 @@ def with_weight_data(data: bytes, stype: str = "numpy.ndarray") -> Spoil:
 
 
 def with_weight_header(dtype: str, shape: tuple[int, ...]) -> Spoil:
-    """Claim this header over the right data for ``weight``."""
+    """Send the correct data for ``weight`` with this header."""
     data = npy(np.zeros((2, 3), np.float32))
 
     def spoil(content: RecordDict) -> None:
@@ -426,7 +426,7 @@ THREE_FOUR: dict[str, NDArray[np.generic]] = {
 def judge_update(
     bound: float, before: dict[str, NDArray[np.generic]] = THREE_FOUR, **arrays: object
 ) -> Update | Rejection:
-    """Judge an update that changes these arrays."""
+    """Check an update that changes these arrays."""
     after = {name: np.asarray(arrays.get(name, a), a.dtype) for name, a in before.items()}
     content = train_reply_content(arrays_to_record(after), train_metrics(40), PLAN)
     return judge_train(Message(content, reply_to=request()), "site-b", PLAN, before, bound)
@@ -491,7 +491,7 @@ def test_a_variance_below_zero_costs_the_site_its_update() -> None:
     assert isinstance(verdict, Rejection)
     assert (verdict.cause, verdict.reason) == (
         Cause.OUT_OF_BOUNDS,
-        "array 'running_var': 1 are below 0",
+        "array 'running_var': 1 of 1 values are below 0",
     )
     assert isinstance(judge_train(reply, "site-b", PLAN, THREE_FOUR), Update)
 
@@ -502,7 +502,11 @@ def test_a_variance_below_zero_costs_the_site_its_update() -> None:
         ({}, {}, None),
         ({"w": np.array([3.0, np.inf], np.float32)}, {}, "'w': 1 of 2 values are not finite"),
         ({}, {"momentum/w": np.array([np.nan])}, "'momentum/w': 1 of 1 values are not finite"),
-        ({"running_var": np.array([-1.0], np.float32)}, {}, "'running_var': 1 are below 0"),
+        (
+            {"running_var": np.array([-1.0], np.float32)},
+            {},
+            "'running_var': 1 of 1 values are below 0",
+        ),
         ({"w": np.array([3.0, 4.0])}, {}, "'w': got float64[2], expected float32[2]"),
     ],
 )

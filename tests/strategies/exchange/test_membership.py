@@ -1,4 +1,4 @@
-"""The membership: who is there, under which name, and how long that is waited for."""
+"""Membership: which sites are online, under which names, and how long to wait for them."""
 
 import logging
 
@@ -408,7 +408,9 @@ def test_a_number_goes_before_the_number_of_simulated_sites() -> None:
 
 
 def test_without_a_number_real_sites_are_refused_by_key() -> None:
-    with pytest.raises(ConfigError, match="how many real sites to wait for is not set") as caught:
+    with pytest.raises(
+        ConfigError, match="the number of real sites to wait for is not set"
+    ) as caught:
         wait_for_sites(grid_of(LinearSite("site-a")), None, 60.0)
     assert caught.value.where == "num-sites"
 
@@ -452,7 +454,7 @@ def test_when_the_time_is_over_the_quorum_is_enough_and_it_says_so(
         membership = wait_for_sites(grid, 4, WAIT_S, min_sites)
     assert len(membership.nodes) == online
     assert clock.now == pytest.approx(WAIT_S)  # the quorum ends no wait before its time
-    assert f"going on with {online} of 4 sites" in caplog.text
+    assert f"continuing with {online} of 4 sites" in caplog.text
 
 
 def test_below_the_quorum_the_run_stops_and_can_be_taken_up_again() -> None:
@@ -478,7 +480,7 @@ def test_a_hello_does_not_outlive_the_wait_for_its_answer() -> None:
 
 
 def expired(message: Message) -> Message:
-    """Stand for a node that is not ready, and whose question is void by now."""
+    """Act as a node that is not ready until its hello has expired."""
     return from_superlink(message, "Message Unavailable", ErrorCode.MESSAGE_UNAVAILABLE)
 
 
@@ -495,7 +497,7 @@ def test_a_hello_lives_long_enough_for_a_node_that_polls() -> None:
     grid = grid_of(LinearSite("site-a"))
     refresh(Membership(), grid, 0.1)
     (hello,) = grid.sent
-    assert hello.metadata.ttl == membership_module.HELLO_LEAST_S >= 30.0
+    assert hello.metadata.ttl == membership_module.HELLO_MIN_TTL_S >= 30.0
 
 
 def test_a_site_that_comes_up_in_the_last_seconds_of_the_wait_has_time_to_answer(

@@ -1,4 +1,4 @@
-"""Messages: what a train message carries beside the model, and what a site refuses in it."""
+"""Messages: what a train message contains besides the model, and what a site rejects."""
 
 from dataclasses import replace
 from typing import Any
@@ -114,7 +114,7 @@ def test_a_long_text_on_a_card_is_cut_and_is_one_line() -> None:
 def test_a_deadline_that_is_missing_or_no_number_above_0_is_refused(value: object) -> None:
     sent = content(60)
     sent.config_records[ORDERS] = ConfigRecord({} if value is None else {DEADLINE: value})  # type: ignore[dict-item]
-    with pytest.raises(PlanError, match="deadline is missing or not understood") as caught:
+    with pytest.raises(PlanError, match="deadline is missing or is not a number above 0") as caught:
         deadline_of(sent)
     assert caught.value.where == "orders, deadline-s"
 

@@ -1,4 +1,4 @@
-"""Whom a round asks: everyone once, who failed once more, and who came back at once."""
+"""Requests: every site is asked once; sites that failed or came back are asked again."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from flwr.common.constant import ErrorCode
 
 from strategies.exchange.membership import HELLO_DEADLINE_S, Membership, Silence, refresh
 from strategies.exchange.messages import DEADLINE, ORDERS, SiteCard, deadline_of
-from strategies.exchange.requests import LATE_WINDOW_S, LOOK_S, MAX_ASKS, Requests
+from strategies.exchange.requests import LATE_WINDOW_S, LOOKUP_INTERVAL_S, MAX_REQUESTS, Requests
 from strategies.exchange.transport import NO_REPLY
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, LinearSite, grid_of
 
@@ -30,7 +30,7 @@ def requests_of(grid: FakeGrid, *kept: str) -> Requests:
 
 
 def asked(requests: Requests) -> Requests:
-    """Return the asks with the first messages out."""
+    """Return the requests after sending the first messages."""
     requests.first()
     return requests
 
@@ -40,7 +40,7 @@ def nodes_of(messages: list[Message]) -> list[int]:
 
 
 def due(requests: Requests, grid: FakeGrid | None = None) -> list[int]:
-    """Return the nodes that are asked to train; new ones on the grid first say who they are."""
+    """Return the nodes that are asked to train; new nodes on the grid first answer a hello."""
     trained: list[int] = []
     while True:
         messages = list(requests.due())
@@ -74,7 +74,7 @@ def test_a_site_whose_update_is_here_already_is_not_asked_at_all() -> None:
 
 def test_nobody_is_asked_again_while_all_are_at_work(clock: Clock) -> None:
     requests = asked(requests_of(three()))
-    clock.sleep(10 * LOOK_S)
+    clock.sleep(10 * LOOKUP_INTERVAL_S)
     assert due(requests) == []
     assert requests.times == {"a": 1, "b": 1, "c": 1}
 
@@ -86,7 +86,7 @@ def test_a_site_that_failed_is_asked_once_more_and_then_no_more() -> None:
     assert due(requests) == []  # it is at work again
     requests.reject("b")
     assert due(requests) == []
-    assert MAX_ASKS == 2
+    assert MAX_REQUESTS == 2
     assert requests.times == {"a": 1, "b": 2, "c": 1}
     assert requests.traffic.times == requests.times
 
@@ -115,7 +115,7 @@ def test_all_nodes_that_were_asked_under_a_name_whose_update_is_here_are_settled
     requests.accept("c")
     assert requests.settled() == {C}
     grid.nodes[D] = LinearSite("b")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests, grid) == [D]
     assert requests.settled() == {C}
     requests.accept("b")
@@ -136,7 +136,7 @@ def test_a_restarted_site_is_asked_at_the_next_look_though_its_old_node_never_fa
     grid = three()
     requests = asked(requests_of(grid))
     grid.nodes[D] = LinearSite("b")  # the old node lingers
-    clock.sleep(LOOK_S - 1)
+    clock.sleep(LOOKUP_INTERVAL_S - 1)
     assert due(requests) == []
     clock.sleep(1)
     assert due(requests, grid) == [D]
@@ -156,7 +156,7 @@ def test_a_site_that_comes_while_the_round_goes_on_is_asked(clock: Clock) -> Non
     grid = grid_of(LinearSite("a"))
     requests = asked(requests_of(grid))
     grid.nodes[B] = LinearSite("b")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests, grid) == [B]
     assert requests.times == {"a": 1, "b": 1}
 
@@ -165,11 +165,11 @@ def test_a_node_that_comes_while_the_round_goes_on_is_asked_once_who_it_is(clock
     grid = three()
     requests = asked(requests_of(grid))
     grid.nodes[D] = LinearSite("d")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     (hello,) = requests.due()
     assert (hello.metadata.dst_node_id, hello.metadata.message_type) == (D, MessageType.QUERY)
     assert hello.metadata.ttl == HELLO_DEADLINE_S
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests) == []  # it takes its time
     requests.introduce(Message(SiteCard("d", 0, version="test").to_content(), reply_to=hello))
     assert due(requests) == [D]
@@ -180,9 +180,9 @@ def test_a_node_that_refuses_is_not_asked_again(clock: Clock) -> None:
     grid = three()
     requests = asked(requests_of(grid))
     grid.nodes[D] = lambda message: Message(Error(2, "no key 'site'"), reply_to=message)
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests, grid) == []
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests) == []
     assert list(requests.membership.refused) == [D]
 
@@ -191,7 +191,7 @@ def test_a_stranger_is_waited_for_only_while_an_update_is(clock: Clock) -> None:
     grid = three()
     requests = asked(requests_of(grid, "c"))
     grid.nodes[D] = lambda message: None
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests, grid) == []
     requests.accept("a")
     assert requests.settled() == {A}
@@ -208,7 +208,7 @@ def test_who_is_online_is_looked_up_no_more_often_than_needed(clock: Clock) -> N
     requests = asked(requests_of(grid))
     looks = grid.num_looks
     for _ in range(100):
-        clock.sleep(LOOK_S / 10)
+        clock.sleep(LOOKUP_INTERVAL_S / 10)
         assert due(requests) == []
     assert grid.num_looks - looks <= 10
 
@@ -218,13 +218,13 @@ def test_a_node_that_did_not_say_who_it_is_is_not_asked_so_at_every_look(clock: 
     grid.nodes[D] = lambda message: None
     requests = asked(requests_of(grid))
     requests.membership = replace(
-        requests.membership, silent={D: Silence(2, clock.now + 11 * LOOK_S)}
+        requests.membership, silent={D: Silence(2, clock.now + 11 * LOOKUP_INTERVAL_S)}
     )
     before = clock.now
     for _ in range(10):
-        clock.sleep(LOOK_S)
+        clock.sleep(LOOKUP_INTERVAL_S)
         assert due(requests) == []
-    assert clock.now - before == pytest.approx(10 * LOOK_S)
+    assert clock.now - before == pytest.approx(10 * LOOKUP_INTERVAL_S)
     assert len(grid.sent_of_type(MessageType.QUERY)) == 4
 
 
@@ -233,17 +233,17 @@ def test_only_a_site_that_failed_and_is_offline_is_hoped_for_and_not_for_ever(
 ) -> None:
     grid = three()
     requests = asked(requests_of(grid))
-    assert not requests.hopes()  # nobody failed
+    assert not requests.expects_more()  # nobody failed
     requests.reject("a")
-    assert not requests.hopes()  # it is online, and asked again anyway
+    assert not requests.expects_more()  # it is online, and asked again anyway
     grid.stop(B)
     requests.reject("b")
     assert due(requests) == [A]
-    assert requests.hopes()
+    assert requests.expects_more()
     clock.sleep(WAIT_S - 0.1)
-    assert requests.hopes()
+    assert requests.expects_more()
     clock.sleep(0.1)
-    assert not requests.hopes()
+    assert not requests.expects_more()
 
 
 def test_a_site_that_was_asked_as_often_as_may_be_is_not_hoped_for() -> None:
@@ -254,7 +254,7 @@ def test_a_site_that_was_asked_as_often_as_may_be_is_not_hoped_for() -> None:
     grid.stop(B)
     requests.reject("b")
     assert due(requests) == []
-    assert not requests.hopes()
+    assert not requests.expects_more()
     assert requests.gone() == {"b"}
 
 
@@ -266,9 +266,9 @@ def test_a_site_that_came_back_is_not_hoped_for_nor_gone(clock: Clock) -> None:
     assert due(requests) == []
     assert requests.gone() == {"b"}
     grid.nodes[D] = LinearSite("b")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests, grid) == [D]
-    assert not requests.hopes()
+    assert not requests.expects_more()
     assert requests.gone() == frozenset()
 
 
@@ -282,7 +282,7 @@ def test_a_site_that_is_at_work_again_or_done_has_not_failed_though_it_goes(cloc
     requests.accept("b")
     grid.stop(A)
     grid.stop(B)
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests) == []
     assert requests.gone() == frozenset()
 
@@ -303,7 +303,7 @@ def test_a_reply_is_known_by_the_node_that_was_asked_also_when_that_is_gone(cloc
     message = requests.first()[1]
     grid.stop(B)
     grid.nodes[D] = LinearSite("b")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     assert due(requests, grid) == [D]
     assert requests.site_of(Message(RecordDict(), reply_to=message)) == "b"
     assert [requests.name_of(node) for node in (B, D, 5)] == ["b", "b", "node 5"]
@@ -320,7 +320,7 @@ def test_a_newcomer_whose_hello_expired_is_asked_again_in_the_round(clock: Clock
     grid = three()
     requests = asked(requests_of(grid))
     grid.nodes[D] = LinearSite("d")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     (hello,) = requests.due()
     clock.sleep(HELLO_DEADLINE_S)
     expired = Error(ErrorCode.MESSAGE_UNAVAILABLE, "it has expired")
@@ -333,7 +333,7 @@ def test_a_newcomer_that_had_no_time_to_answer_is_not_taken_for_a_silent_one(clo
     grid = three()
     requests = asked(requests_of(grid))
     grid.nodes[D] = LinearSite("d")
-    clock.sleep(LOOK_S)
+    clock.sleep(LOOKUP_INTERVAL_S)
     (hello,) = requests.due()
     clock.sleep(1.0)
     requests.introduce(Message(Error(NO_REPLY, "no reply within 6 s"), reply_to=hello))

@@ -1,4 +1,4 @@
-"""How long a round waits for the others once a quorum has answered."""
+"""How long a round waits for the other sites after the quorum is met."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from flwr.app import MessageType
 
 from strategies.aggregation.averaging import by_examples
-from strategies.exchange.deadline import SHORTEST_S, Deadline, Pacing
+from strategies.exchange.deadline import MIN_DEADLINE_S, Deadline, Pacing
 from strategies.exchange.messages import deadline_of
 from strategies.method.recipes import fedavg
 from strategies.storage.updates import MemoryUpdates
@@ -24,7 +24,7 @@ def grid(*sites: Any, **options: Any) -> FakeGrid:
 
 
 def learned(nodes: FakeGrid, rounds: int = 1, **options: Any) -> Watcher:
-    """Run with deadlines that are learned, as they are by default."""
+    """Run with learned deadlines, which are the default."""
     return run(nodes, fedavg(rounds, 1, 0.1), timeout=0.0, **options)[0]
 
 
@@ -42,7 +42,7 @@ def test_a_silent_site_does_not_hold_the_first_round_once_a_quorum_has_answered(
 
 def test_the_wait_after_a_quorum_is_never_shorter_than_a_learned_deadline(clock: Clock) -> None:
     learned(grid(*three_sites(c={1: silent})), min_sites=2)
-    assert clock.now == pytest.approx(SHORTEST_S, abs=2.0)
+    assert clock.now == pytest.approx(MIN_DEADLINE_S, abs=2.0)
 
 
 def test_each_answer_prolongs_the_wait_for_the_others() -> None:
@@ -80,7 +80,7 @@ def test_updates_kept_by_an_earlier_process_tell_how_long_the_others_may_take(
 
 
 class Dying(Watcher):
-    """Ends the process after some answers."""
+    """Ends the process after some replies."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_the_final_evaluation_waits_for_no_silent_site_longer_than_that(clock: C
     (record,) = watcher.records
     assert record.site_evaluation["num-validation-examples"] == 4
     assert "evaluation" in record.dropped["c"]
-    assert clock.now == pytest.approx(SHORTEST_S, abs=5.0)
+    assert clock.now == pytest.approx(MIN_DEADLINE_S, abs=5.0)
 
 
 def test_the_final_evaluation_is_waited_for_as_long_as_training_took(clock: Clock) -> None:
@@ -183,7 +183,7 @@ def test_the_evaluation_after_a_recalibration_waits_no_longer_either(
         nodes
     )
     assert told["site_evaluation"]["num-validation-examples"] == 4
-    assert clock.now == pytest.approx(SHORTEST_S, abs=5.0)
+    assert clock.now == pytest.approx(MIN_DEADLINE_S, abs=5.0)
 
 
 def test_sites_are_told_the_whole_deadline_though_the_wait_may_end_before() -> None:

@@ -1,4 +1,4 @@
-"""The exchange: one reply for each message, and always a word on whose it is."""
+"""The exchange: one reply for each message, and always with the right source."""
 
 import math
 import weakref
@@ -156,7 +156,7 @@ def test_the_code_of_a_missing_reply_is_flowers_own() -> None:
 
 
 class TimedGrid(FakeGrid):
-    """Hands no reply out before some time."""
+    """Returns no reply before a given time."""
 
     def __init__(self, clock: Clock, ready_after_s: float) -> None:
         super().__init__({A: answers("a")})
@@ -194,19 +194,19 @@ def test_a_reply_that_came_just_before_the_deadline_counts(clock: Clock) -> None
 
 
 class Repeater:
-    """A `RequestSource`: sends more messages at given times, and gives up nodes."""
+    """A `RequestSource` that sends messages at given times and stops waiting for nodes."""
 
     def __init__(
         self,
         clock: Clock,
         more: dict[float, Message],
-        hopes_until_s: float = 0,
+        expects_until_s: float = 0,
         settled_at: Mapping[int, float] | None = None,
         limits_s: Mapping[float, float] | None = None,
     ) -> None:
         self.clock = clock
         self.more = more
-        self.hopes_until_s = hopes_until_s
+        self.expects_until_s = expects_until_s
         self.settled_at = settled_at or {}
         self.limits_s = {0.0: math.inf, **(limits_s or {})}
 
@@ -216,8 +216,8 @@ class Repeater:
     def settled(self) -> Collection[int]:
         return {node for node, at in self.settled_at.items() if at <= self.clock.now}
 
-    def hopes(self) -> bool:
-        return self.clock.now < self.hopes_until_s
+    def expects_more(self) -> bool:
+        return self.clock.now < self.expects_until_s
 
     def limit_s(self) -> float:
         return [limit for since, limit in self.limits_s.items() if since <= self.clock.now][-1]
@@ -238,20 +238,22 @@ def test_while_an_asker_hopes_the_exchange_goes_on_and_ends_when_it_hopes_no_mor
     clock: Clock,
 ) -> None:
     (second,) = messages(B)
-    replies = exchange_with(grid(), messages(A), Repeater(clock, {4.0: second}, hopes_until_s=5.0))
+    replies = exchange_with(
+        grid(), messages(A), Repeater(clock, {4.0: second}, expects_until_s=5.0)
+    )
     assert [said(reply) for reply in replies] == ["a", "b"]
     assert clock.now == pytest.approx(5.0, abs=0.2)
 
 
 def test_no_hope_outlasts_the_deadline(clock: Clock) -> None:
-    assert len(exchange_with(grid(), messages(A), Repeater(clock, {}, hopes_until_s=99.0))) == 1
+    assert len(exchange_with(grid(), messages(A), Repeater(clock, {}, expects_until_s=99.0))) == 1
     assert clock.now == pytest.approx(DEADLINE_S)
 
 
 def test_what_falls_due_with_the_deadline_is_not_sent_any_more(clock: Clock) -> None:
     (second,) = messages(B)
     nodes = grid()
-    asker = Repeater(clock, {DEADLINE_S: second}, hopes_until_s=99.0)
+    asker = Repeater(clock, {DEADLINE_S: second}, expects_until_s=99.0)
     assert [said(reply) for reply in exchange_with(nodes, messages(A), asker)] == ["a"]
     assert len(nodes.sent) == 1
 
@@ -330,7 +332,7 @@ def test_a_message_that_the_superlink_gave_up_is_no_late_reply_and_is_forgotten(
 
 
 class StrictGrid(FakeGrid):
-    """Refuses a message whose time to live is over, as the SuperLink does, with an HTTP error."""
+    """Rejects an expired message with an HTTP error, as the SuperLink does."""
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         (message,) = messages
@@ -340,7 +342,7 @@ class StrictGrid(FakeGrid):
 
 
 def validate_ttl(message: Message) -> list[str]:
-    """Return what Flower's own check of a message says of its time to live."""
+    """Return the result of Flower's own check of a message's time to live."""
     return [error for error in validate_message(message, is_reply_message=False) if "TTL" in error]
 
 

@@ -1,4 +1,4 @@
-"""Local epochs: the controllers, the end of a run, and the number that drives them."""
+"""Local epochs: the controllers, the horizon, and the relative change."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ ILE = IncreasedLocalEpochs(initial=5, epsilon=0.01, maximum=40)
 
 
 def epochs_of(controller: EpochController, changes: Sequence[float | None]) -> list[int]:
-    """Return the local epochs of round 1, and after each of the given relative changes."""
+    """Return the local epochs of round 1 and of the round after each relative change."""
     state = controller.start()
     epochs = [state.local_epochs]
     for change in changes:

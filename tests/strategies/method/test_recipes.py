@@ -1,4 +1,4 @@
-"""Recipes: the plan of each round, as the method and the state of the run say."""
+"""Recipes: the plan of each round for a given method and state."""
 
 import itertools
 from dataclasses import replace
@@ -32,7 +32,7 @@ from strategies.method.round_plan import RoundPlan
 
 
 def plans_of(recipe: Recipe, change: float | None = 1.0, limit: int = 50) -> list[RoundPlan]:
-    """Return the plans of a whole run in which every round has the same relative change."""
+    """Return the plans of a whole run with the same relative change in every round."""
     state = recipe.controller.start()
     plans: list[RoundPlan] = []
     while not recipe.horizon.finished(state) and len(plans) < limit:

@@ -1,4 +1,4 @@
-"""The round plan: its learning rates, its identity, and what a site refuses."""
+"""The round plan: its learning rates, its id, and what a site rejects."""
 
 import hashlib
 import itertools
@@ -166,7 +166,7 @@ def test_reading_a_record_leaves_it_as_it_was() -> None:
 
 
 def refusal(**changes: Any) -> PlanError:
-    """Return the error with which a site refuses a plan whose record was changed."""
+    """Return the error that a site raises for a plan whose record was changed."""
     record = plan().to_config_record()
     for name, value in changes.items():
         if value is None:
@@ -231,7 +231,7 @@ def test_an_unknown_field_or_value_is_refused_by_name(name: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"version": 2}, "version 2 is not 1"),
+        ({"version": 2}, "version 2 is not supported, expected 1"),
         ({"lr_min": 2.0}, "lr_min 2.0 is above lr_max 1.0"),
         ({"local_steps": 5}, "exactly one of local_epochs and local_steps"),
         ({"local_epochs": 0}, "exactly one of local_epochs and local_steps"),
@@ -253,7 +253,7 @@ def test_fields_that_do_not_fit_together_are_refused_by_name(
 def test_an_id_that_does_not_belong_to_the_fields_is_refused(changes: dict[str, Any]) -> None:
     error = refusal(**changes)
     assert error.where == "round plan, plan_id"
-    assert "does not belong" in str(error)
+    assert "does not match" in str(error)
 
 
 def test_the_error_says_what_to_do() -> None:

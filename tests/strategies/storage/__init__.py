@@ -1,1 +1,1 @@
-"""Tests of what a run leaves on disk: whole, known when damaged, and enough to go on from."""
+"""Tests of the run directory: files are complete, damage is detected, runs can be resumed."""

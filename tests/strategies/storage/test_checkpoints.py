@@ -1,4 +1,4 @@
-"""Checkpoints: all of a position, the newest intact one, and never none for lack of care."""
+"""Checkpoints: a complete position, the newest intact one, and no loss through pruning."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def checkpoint(number: int, best: int = 0, score: float = float("-inf")) -> Chec
 
 
 def saved(folder: Path, *numbers: int, keep: int = 2, best: int = 0) -> Checkpoints:
-    """Save checkpoints of which a round, once it is done, is the best."""
+    """Save checkpoints; the given round is the best once it is done."""
     checkpoints = Checkpoints(folder, keep)
     for number in numbers:
         is_best = 0 < best <= number
@@ -52,7 +52,7 @@ def found(folder: Path) -> Checkpoint:
 
 
 def rounds(folder: Path, suffix: str) -> list[int]:
-    """Return the rounds of which there is a file, in order."""
+    """Return the rounds that have a file, in order."""
     return sorted(int(path.name.split(".")[0]) for path in folder.glob(f"*{suffix}"))
 
 
@@ -253,7 +253,7 @@ def test_a_recent_model_that_is_damaged_is_left_out_and_the_run_goes_on(
     with caplog.at_level(logging.WARNING, logger="flwr"):
         assert again.newest() is not None
     assert list(again.recent_models) == [1, 3]
-    assert "The average will be without it" in caplog.text
+    assert "The average of the last models will not include it" in caplog.text
 
 
 def test_the_initial_model_is_never_the_best(tmp_path: Path) -> None:

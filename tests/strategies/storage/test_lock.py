@@ -1,4 +1,4 @@
-"""The lock: one coordinator for a run directory, and none who died can keep it."""
+"""The lock: one coordinator per run directory; a dead process does not keep the lock."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_a_second_coordinator_is_refused_and_told_of_the_first(
 ) -> None:
     before = read_owner(tmp_path)
     with (
-        pytest.raises(LockedError, match="another coordinator works") as caught,
+        pytest.raises(LockedError, match="another coordinator uses") as caught,
         coordinator_lock(tmp_path),
     ):
         pass

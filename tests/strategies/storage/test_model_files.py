@@ -1,4 +1,4 @@
-"""Model files: every bit, equal files for equal models, and one array at a time."""
+"""Model files: exact values, equal files for equal models, one array read at a time."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The run directory: every line true, models where one looks for them, and a way to go on."""
+"""The run directory: correct history and events, model files, and resuming."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ RUN = {"config": {"seed": 7}, "version": "test"}
 
 
 def model(value: float) -> dict[str, Any]:
-    """Return a model whose arrays are in another order than in a file."""
+    """Return a model whose arrays are in a different order than in a file."""
     return {"z": np.full((2, 3), value, np.float32), "a": np.array(value), "n": np.array(3)}
 
 
@@ -69,7 +69,7 @@ def opened(path: Path, **options: Any) -> AbstractContextManager[RunDirectory]:
 
 
 def begun(directory: RunDirectory) -> RunDirectory:
-    """Return the directory with its run begun."""
+    """Return the directory after beginning its run."""
     directory.begin(model(0.0), position(0), RUN)
     return directory
 
@@ -86,7 +86,7 @@ def fresh(path: Path) -> Iterator[RunDirectory]:
 
 
 def leave_run(path: Path, rounds: int, best: int = 0) -> None:
-    """Leave a run behind that did so many rounds, and then stopped."""
+    """Create a run directory of a run that stopped after the given number of rounds."""
     with opened(path) as directory:
         begun(directory)
         for number in range(1, rounds + 1):

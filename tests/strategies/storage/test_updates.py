@@ -1,4 +1,4 @@
-"""Kept updates: on disk before they count, there again after a restart, never if damaged."""
+"""Stored updates: on disk before they count, restored after a restart, never if damaged."""
 
 import logging
 from dataclasses import replace
@@ -27,7 +27,7 @@ def update(site: str, value: float = 1 / 3) -> Update:
 
 
 def plain(update: Update) -> tuple[Any, ...]:
-    """Return an update in a form that is equal only when every bit is."""
+    """Return an update in a form that compares equal only if every bit is equal."""
     arrays = {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in update.arrays.items()}
     numbers = update.num_examples, update.pace, update.sent_bytes, update.received_bytes
     return update.site, numbers, dict(update.metrics), arrays
