@@ -56,11 +56,11 @@ def test_no_command_is_left_out() -> None:
     assert not left_out
 
 
-def test_it_shows_the_main_tables_and_existing_pictures() -> None:
+def test_it_shows_two_tables_and_an_existing_picture() -> None:
     """The tests of `simulations.pages.published` check the contents of the tables."""
     assert [block["kind"] for block in BLOCK.finditer(README)] == ["summary", "table"]
     pictures = re.findall(r"!\[[^]]*]\((\S+?)\)", README)
-    assert pictures == ["docs/results/curves.png", "docs/results/digits/curves.png"]
+    assert pictures == ["docs/results/curves.png"]
     assert all((ROOT / picture).is_file() for picture in pictures)
 
 
