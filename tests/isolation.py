@@ -1,4 +1,4 @@
-"""Fixtures that keep a test to itself: a cache of its own, one thread, and no network."""
+"""Fixtures that isolate a test: its own cache, one thread, and no network."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from mdc_flower.training.task import load_site_task, load_task
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: what is computed here is so small that more of them only wait."""
+    """Compute on one thread: these jobs are too small to gain from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Keep derived files in a folder of the test's own, and forget what was loaded before."""
+    """Give the test its own cache folder, and clear the caches in memory."""
     folder = tmp_path / "cache"
     folder.mkdir()
     monkeypatch.setenv("MDC_CACHE_DIR", str(folder))
@@ -43,7 +43,7 @@ def _forget() -> None:
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse every download at once, as a machine without a network does."""
+    """Make every download fail at once, as on a machine without a network."""
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise URLError("no network in tests")

@@ -1,7 +1,7 @@
-"""Processes that tests start: their signals, and their end.
+"""Processes that tests start: set their signals, and find those left behind.
 
-A process belongs to this test session if its environment has the session's mark, however many
-processes lie between: a SuperLink that Flower leaves behind, a worker of Ray.
+A process belongs to this test session if its environment has the session's mark. This also finds
+indirect children, such as a SuperLink that Flower leaves behind, or a Ray worker.
 """
 
 import os
@@ -14,16 +14,16 @@ import psutil
 
 MARK = "MDC_FLOWER_TEST_SESSION"
 SHARED = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
-"""Servers that Python starts once and keeps for later children."""
+"""Helper processes that Python starts once and keeps for later children."""
 
 PATIENCE_S = 20.0
 
 
 def default_signals_for_children() -> None:
-    """Let children have default signal handlers, and mark them as this session's.
+    """Give child processes default signal handlers, and mark them with this session's id.
 
     A background shell and `nohup` start pytest with SIGINT or SIGHUP ignored, and children inherit
-    that. A signal with a handler, however, is reset to its default in a new program.
+    that. A signal with a handler, in contrast, is reset to its default in a new program.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,7 +34,7 @@ def default_signals_for_children() -> None:
 
 @contextmanager
 def ends_what_it_starts() -> Iterator[None]:
-    """Fail if processes that were started in the block are left after it, and kill them."""
+    """Kill processes that the block started and left running, and fail if there are any."""
     before = _descendants()
     yield
     left = [process for process in _descendants() if process not in before]
@@ -46,7 +46,7 @@ def ends_what_it_starts() -> Iterator[None]:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(alive, timeout=PATIENCE_S)
-    assert not named, f"processes are left behind: {named}"
+    assert not named, f"the test left processes running: {named}"
 
 
 def _descendants() -> list[psutil.Process]:
@@ -68,4 +68,4 @@ def _name(process: psutil.Process) -> str:
     try:
         return f"{process.pid} {' '.join(process.cmdline())[:200]}"
     except psutil.NoSuchProcess:
-        return f"{process.pid}, which has ended since"
+        return f"{process.pid}, which has ended by now"

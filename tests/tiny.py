@@ -1,6 +1,6 @@
-"""The smallest job there is: 24 vectors of two classes and a linear model.
+"""The smallest possible job: 24 vectors of two classes and a linear model.
 
-For whole runs that are not about what is learned: they take hundredths of a second.
+Use it for whole runs whose result does not matter: they take hundredths of a second.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ KEYS: dict[str, Any] = {
     "local-epochs": 1,
     "epoch-budget": 2,
 }
-"""Of a run config."""
+"""Run config keys of this job."""
 
 
 def vectors() -> DataSet:
-    """Return 24 training and 8 test vectors of length 4; the first value tells the class."""
+    """Return 24 training and 8 test vectors of length 4; the first value decides the class."""
     random = np.random.default_rng(0)
     inputs = random.normal(size=(32, 4)).astype(np.float32)
     labels = (inputs[:, 0] > 0).astype(np.int64)
@@ -40,5 +40,5 @@ def linear(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 
 def normalized(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Return a linear model with BatchNorm before it."""
+    """Return BatchNorm followed by a linear model."""
     return nn.Sequential(nn.BatchNorm1d(input_shape[0]), nn.Linear(input_shape[0], num_classes))

@@ -1,7 +1,7 @@
-"""Kill the coordinator at random moments; whatever it was doing, the run ends with the same bits.
+"""Kill the coordinator at random moments, and check that the final model keeps the same bits.
 
-``make chaos``, or ``python -m tests.faults.chaos --kills 25 --seed 1``. A run is killed, resumed
-and killed again until it ends; then the next one begins. The seed decides the moments.
+Run it as ``make chaos`` or ``python -m tests.faults.chaos --kills 25 --seed 1``. Each run is killed
+and resumed until it finishes; then the next one starts. The seed decides the moments.
 """
 
 import os
@@ -21,7 +21,7 @@ NUM_SITES = 5
 
 
 def config_in(run_dir: Path) -> RunConfig:
-    """Return a config of digits that takes seconds: a CNN, augmentation, ILE."""
+    """Return a config for digits that takes seconds, with a CNN, augmentation and ILE."""
     return read_run_config(
         {
             "num-sites": NUM_SITES,
@@ -38,8 +38,8 @@ def config_in(run_dir: Path) -> RunConfig:
 
 
 def chaos(folder: Path, kills: int, seed: int) -> int:
-    """Kill so many times; return how many runs came to their end, all with the same bits."""
-    # The first one also waits for the server that children are forked from.
+    """Kill the coordinator ``kills`` times; return the number of runs, all with the same bits."""
+    # The first run also waits for the fork server to start.
     assert run_child(config_in(folder / "warm-up"), num_sites=NUM_SITES) == 0
     started = time.monotonic()
     assert run_child(config_in(folder / "undisturbed"), num_sites=NUM_SITES) == 0
@@ -61,17 +61,17 @@ def chaos(folder: Path, kills: int, seed: int) -> int:
         found = sha256(Path(config.output_dir))
         print(f"run {ended + 1} ended: sha256 {found}", flush=True)
         if found != expected:
-            raise SystemExit(f"another model: {config.output_dir}")
+            raise SystemExit(f"this run ended with a different model: {config.output_dir}")
         ended += 1
     return ended
 
 
 def _is_over(config: RunConfig, moment_s: float) -> bool:
-    """Go on with a run and kill it at a moment; return whether it ended before that."""
+    """Resume a run and kill it after ``moment_s`` seconds; return whether it ended before."""
     with child(resumed(config), num_sites=NUM_SITES) as process:
         process.join(moment_s)
         if process.exitcode not in (0, None):
-            raise SystemExit(f"the run failed by itself: {config.output_dir}")
+            raise SystemExit(f"the run failed without being killed: {config.output_dir}")
         return process.exitcode == 0
 
 
@@ -81,14 +81,14 @@ def _rounds(config: RunConfig) -> int:
 
 
 def main(
-    kills: Annotated[int, typer.Option(min=1, help="How often to kill.")] = 25,
-    seed: Annotated[int, typer.Option(help="Decides the moments.")] = 1,
+    kills: Annotated[int, typer.Option(min=1, help="Number of kills.")] = 25,
+    seed: Annotated[int, typer.Option(help="Random seed for the moments of the kills.")] = 1,
 ) -> None:
     """Kill the coordinator at random moments."""
     with tempfile.TemporaryDirectory(prefix="mdc-chaos-") as name:
         os.environ.setdefault("MDC_CACHE_DIR", str(Path(name, "cache")))
         ended = chaos(Path(name), kills, seed)
-    print(f"{kills} kills over {ended} runs: every one ended with the same model")
+    print(f"{kills} kills in {ended} runs: every run ended with the same model")
 
 
 if __name__ == "__main__":

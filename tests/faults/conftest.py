@@ -1,4 +1,4 @@
-"""What the fault tests share: the fault-free run that every other must equal."""
+"""The fault-free run, whose model every run with a fault must reproduce."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ __all__ = ["one_thread"]
 
 @pytest.fixture(scope="session")
 def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of the run that nothing has disturbed."""
+    """Return the run directory of the fault-free run."""
     run_dir: Path = tmp_path_factory.mktemp("undisturbed") / "run"
     run_in_process(config_in(run_dir), NUM_SITES)
     return run_dir
@@ -21,5 +21,5 @@ def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(undisturbed_run: Path) -> str:
-    """Return the digest of that run's model."""
+    """Return the SHA-256 of the fault-free run's model."""
     return sha256(undisturbed_run)

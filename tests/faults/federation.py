@@ -1,4 +1,4 @@
-"""A real SuperLink and real SuperNodes, to be killed, restarted and cut off."""
+"""A real SuperLink and real SuperNodes that tests kill, restart and disconnect."""
 
 import json
 import os
@@ -25,23 +25,23 @@ from tests.faults.runs import NUM_SITES, wait_until
 
 CONNECTION = "test"
 LONGEST_PAUSE_S = 15.0
-"""Seconds between two looks for a run's status at Flower."""
+"""Longest time between two requests for a run's status, in seconds."""
 REPOSITORY = Path(__file__).parents[2]
 Process = subprocess.Popen[bytes]
 
 
 class Federation:
-    """One SuperLink with its database, and SuperNodes named as simulated sites are.
+    """One SuperLink with its database, and SuperNodes with the names of simulated sites.
 
-    Each SuperNode has the part of the digits that the simulated site of its name has, so a run
-    here gives the bits of a simulation.
+    Each SuperNode has the same part of the data as the simulated site of the same name, so a run
+    here gives the same bits as a simulation.
 
     Parameters
     ----------
     folder : Path
-        For logs, the database and FLWR_HOMEs.
+        Folder for logs, the database and each process's FLWR_HOME.
     faults : sequence of Fault
-        What goes wrong, in whatever process comes to it.
+        Faults to inject, in whichever process reaches them.
     host : str
         Address that the SuperLink listens on.
     """
@@ -60,7 +60,7 @@ class Federation:
         self._home("superlink").joinpath("config.toml").write_text(tomli_w.dumps(config))
 
     def start_superlink(self) -> Process:
-        """Start the SuperLink, with the database that an earlier one left, and wait for it."""
+        """Start the SuperLink on the database of an earlier one, if any; wait until it is up."""
         process = self._start(
             "superlink",
             "flower-superlink", "--insecure", "--host", self.host, "--port", str(self.port),
@@ -71,8 +71,8 @@ class Federation:
         return process
 
     def start_site(self, number: int, prefix: Sequence[str] = ()) -> Process:
-        """Start the SuperNode of a site, through a command such as ``ip netns exec`` if given."""
-        # As many threads as a simulated site has: the same bits.
+        """Start a site's SuperNode, behind a prefix such as ``ip netns exec`` if given."""
+        # As many threads as a simulated site, for the same bits.
         node = f'site="site-{number}" threads=1 partition-id={number} num-partitions={NUM_SITES}'
         return self._start(
             f"site-{number}",
@@ -86,7 +86,7 @@ class Federation:
         return self.start_superlink(), [self.start_site(number) for number in range(NUM_SITES)]
 
     def submit(self, config: RunConfig) -> None:
-        """Submit a run, and do not wait for its end."""
+        """Submit a run without waiting for its end."""
         app = self._folder / "app" / "mdc-flower"
         if not app.exists():
             stage_app(app)
@@ -107,18 +107,18 @@ class Federation:
         while time.monotonic() < end:
             if (status := self.status()).startswith("finished"):
                 return status
-            # Each look costs seconds of a core. The run's own events say when one is due, unless
-            # the run was killed.
+            # Each status request takes seconds of CPU time. The run's own events tell when the run
+            # has ended, unless it was killed.
             asked = time.monotonic()
             while time.monotonic() < asked + (1.0 if self._has_ended() else LONGEST_PAUSE_S):
                 time.sleep(0.2)
-        raise AssertionError(f"the run has not ended; the log is {self.log}")
+        raise AssertionError(f"the run has not ended after {patience_s:g} s; see {self.log}")
 
     def _has_ended(self) -> bool:
         return _times_ended(self._run_dir) > self._ended_before
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill all remaining processes."""
         for process in self._processes:
             kill(process)
         for stray in psutil.process_iter():
@@ -164,7 +164,7 @@ class Federation:
         return home
 
     def _is_healthy(self) -> bool:
-        # Not by urlopen's own opener: a test that forbids downloads has replaced it.
+        # Not with urlopen: tests that forbid downloads replace it.
         try:
             with urllib.request.build_opener().open(
                 f"http://{self.host}:{self.port}/health", timeout=1
@@ -180,7 +180,7 @@ def _times_ended(run_dir: Path) -> int:
 
 @contextmanager
 def federation(folder: Path, **options: Any) -> Iterator[Federation]:
-    """Yield a federation; kill what is left of it after the block."""
+    """Yield a federation, and kill its remaining processes after the block."""
     started = Federation(folder, **options)
     try:
         yield started
@@ -189,7 +189,7 @@ def federation(folder: Path, **options: Any) -> Iterator[Federation]:
 
 
 def kill(process: Process) -> None:
-    """Kill a process and all that it started, without a word."""
+    """Kill a process and all of its children with SIGKILL."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

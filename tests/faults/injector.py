@@ -1,8 +1,8 @@
-"""The injector: lets a fault happen at a point of a run, in whatever process reaches it.
+"""Fault injection at a named point of a run, in whichever process reaches it.
 
-It is the function behind the test hook of `strategies.common.fault_points`, and must import nothing
-of the project: in a process of Flower's the project comes out of an app bundle. The faults are
-in a JSON file; each happens once, however many processes come by, unless it is repeated.
+`hook` is the test hook of `strategies.common.fault_points`. This module must not import the
+project, because Flower's processes import the project from an app bundle. The faults are in a JSON
+file. Each happens once, in the first process that reaches it, unless it is repeated.
 """
 
 import errno
@@ -27,15 +27,15 @@ class Fault:
     Attributes
     ----------
     point : str
-        Name of the point, see the calls of `strategies.common.fault_points.reach`.
+        Name of the point; see the calls of `strategies.common.fault_points.reach`.
     kind : str
         ``kill``, ``exit``, ``raise``, ``hang`` or ``disk-full``.
     where : dict
-        What must be known at the point; a text fits if it is contained.
+        Values that the point must report. A string matches if the reported value contains it.
     seconds : float
-        How long a hang lasts.
+        Duration of a hang.
     repeat : bool
-        Whether it happens each time.
+        Whether it happens every time the point is reached.
     """
 
     point: str
@@ -46,7 +46,7 @@ class Fault:
 
 
 def plan(folder: Path, faults: Sequence[Fault]) -> dict[str, str]:
-    """Write a fault plan; return the environment that lets it happen."""
+    """Write the faults to a file; return the environment variables that activate them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "faults.json"
     path.write_text(json.dumps([asdict(fault) for fault in faults]))
@@ -55,7 +55,7 @@ def plan(folder: Path, faults: Sequence[Fault]) -> dict[str, str]:
 
 
 def hook(point: str, **where: Any) -> None:
-    """Let the first fault that fits happen."""
+    """Trigger every fault that matches this point."""
     path = Path(os.environ[PLAN_VARIABLE])
     for number, fields in enumerate(json.loads(path.read_text())):
         fault = Fault(**fields)
@@ -94,4 +94,4 @@ def _happen(fault: Fault) -> None:
         case "disk-full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case _:
-            raise ValueError(f"no such fault: {fault.kind}")
+            raise ValueError(f"unknown kind of fault: {fault.kind}")

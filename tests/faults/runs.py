@@ -1,4 +1,4 @@
-"""Whole runs to let go wrong: in this process, or in a child that may be killed."""
+"""Whole runs for fault tests: in this process, or in a child process that a test can kill."""
 
 import hashlib
 import os
@@ -20,8 +20,8 @@ from tests.tiny import KEYS
 NUM_SITES = 3
 NUM_ROUNDS = 4
 
-# A server from which children are forked: it has imported what takes seconds, and has no
-# threads that a fork could cut off.
+# Children are forked from a server that has already imported the slow modules. It has no threads
+# that a fork could lose.
 _children = get_context("forkserver")
 _children.set_forkserver_preload(
     ["mdc_flower.server_app", "mdc_flower.client_app", "tests.tiny", "tests.faults.injector"]
@@ -29,7 +29,7 @@ _children.set_forkserver_preload(
 
 
 def config_in(run_dir: Path, **keys: Any) -> RunConfig:
-    """Return a config of four tiny rounds of three sites."""
+    """Return a config for four tiny rounds with three sites."""
     values = {
         **KEYS,
         "epoch-budget": NUM_ROUNDS,
@@ -40,19 +40,19 @@ def config_in(run_dir: Path, **keys: Any) -> RunConfig:
 
 
 def sha256(run_dir: Path) -> str:
-    """Return the digest of a run's global model file."""
+    """Return the SHA-256 of a run's global model file."""
     return hashlib.sha256((run_dir / GLOBAL_MODEL).read_bytes()).hexdigest()
 
 
 def resumed(config: RunConfig, **keys: Any) -> RunConfig:
-    """Return the config with which the run goes on."""
+    """Return the config that resumes the run."""
     return config.model_copy(update={"resume": True, **keys})
 
 
 def run_child(
     config: RunConfig, faults: Sequence[injector.Fault] = (), num_sites: int = NUM_SITES
 ) -> int:
-    """Run in a child process; return its exit status, negative for a signal."""
+    """Run in a child process; return its exit status, which is negative after a signal."""
     with child(config, faults, num_sites) as process:
         process.join(120)
         assert process.exitcode is not None, "the child hangs"
@@ -63,7 +63,7 @@ def run_child(
 def child(
     config: RunConfig, faults: Sequence[injector.Fault] = (), num_sites: int = NUM_SITES
 ) -> Iterator[BaseProcess]:
-    """Run in a child process meanwhile; kill it at the end of the block."""
+    """Run in a child process during the block; kill it at the end of the block."""
     folder = Path(config.output_dir).parent / "faults"
     variables = injector.plan(folder, faults) if faults else {}
     variables["MDC_CACHE_DIR"] = os.environ["MDC_CACHE_DIR"]
@@ -77,7 +77,7 @@ def child(
 
 
 def wait_until(condition: Callable[[], object], patience_s: float = 60.0) -> None:
-    """Wait until something is so; what is asked may not be there yet."""
+    """Wait until the condition holds. It may raise while files do not exist yet."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         try:
@@ -86,7 +86,7 @@ def wait_until(condition: Callable[[], object], patience_s: float = 60.0) -> Non
         except (OSError, RunError):
             pass
         time.sleep(0.05)
-    raise AssertionError("it has not come to that")
+    raise AssertionError(f"the condition did not hold within {patience_s:g} s")
 
 
 def _run(values: Mapping[str, Any], num_sites: int, variables: Mapping[str, str]) -> None:

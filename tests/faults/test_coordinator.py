@@ -1,4 +1,4 @@
-"""The coordinator dies, or fails, at any point: the run goes on where it was."""
+"""The coordinator dies or fails at any point of a run, and the run resumes where it was."""
 
 import json
 from collections.abc import Callable
@@ -34,40 +34,43 @@ from tests.integration.conftest import summary_of
 
 KILLED = -9
 RESUME = "resumed from the newest checkpoint"
-# Each of these points is proven to the bit by the round loop's own tests, on a grid in memory; real
-# deaths at all of them are slow.
+# The round loop's own tests check each of these points on an in-memory grid. Real kills at all of
+# them are slow.
 KILLS = [
     pytest.param(
         Fault("file-written", "kill", {"path": "000000."}), 0,
         marks=[fault(
-            "coordinator killed before the first checkpoint", "the run begins anew"
+            "coordinator killed before the first checkpoint", "the run starts from the beginning"
         ), pytest.mark.slow],
         id="first-checkpoint",
     ),
     pytest.param(
         Fault("sending", "kill", {"round": 2}), 0,
-        marks=[fault("coordinator killed before it sends a round", RESUME), pytest.mark.slow],
+        marks=[
+            fault("coordinator killed before it sends the requests of a round", RESUME),
+            pytest.mark.slow,
+        ],
         id="before-sending",
     ),
     pytest.param(
         Fault("update-accepted", "kill", {"round": 2, "count": 1}), 1,
         marks=fault(
-            "coordinator killed while it waits, with one update in",
-            f"{RESUME}; only the sites without an update on disk are asked",
+            "coordinator killed while it waits, after it stored one update",
+            f"{RESUME}; only the sites without a stored update are asked",
         ),
         id="one-update-in",
     ),
     pytest.param(
         Fault("file-written", "kill", {"path": "open-round"}), 0,
         marks=[fault(
-            "coordinator killed while it writes an update", f"{RESUME}; that site is asked again"
+            "coordinator killed while it stores an update", f"{RESUME}; that site is asked again"
         ), pytest.mark.slow],
         id="writing-an-update",
     ),
     pytest.param(
         Fault("folding", "kill", {"round": 2}), 3,
         marks=[fault(
-            "coordinator killed before it folds, with all updates in",
+            "coordinator killed before it averages, after it stored all updates",
             f"{RESUME}; no site is asked",
         ), pytest.mark.slow],
         id="before-folding",
@@ -75,7 +78,10 @@ KILLS = [
     pytest.param(
         Fault("array-read", "kill", {"path": "open-round"}), 3,
         marks=[
-            fault("coordinator killed while it folds", f"{RESUME}; the updates are folded anew"),
+            fault(
+                "coordinator killed while it averages",
+                f"{RESUME}; the stored updates are averaged again",
+            ),
             pytest.mark.slow,
         ],
         id="folding",
@@ -84,22 +90,22 @@ KILLS = [
         Fault("file-written", "kill", {"path": "000002."}), 3,
         marks=[fault(
             "coordinator killed while it writes a checkpoint's model",
-            "resumed from the checkpoint before",
+            "resumed from the previous checkpoint",
         ), pytest.mark.slow],
         id="checkpoint-model",
     ),
     pytest.param(
         Fault("checkpoint-model-written", "kill", {"round": 2}), 3,
         marks=fault(
-            "coordinator killed between a checkpoint's model and its description",
-            "resumed from the checkpoint before",
+            "coordinator killed between writing a checkpoint's model and its description",
+            "resumed from the previous checkpoint",
         ),
         id="checkpoint-description",
     ),
     pytest.param(
         Fault("round-folded", "kill", {"round": 2}), 0,
         marks=fault(
-            "coordinator killed between a round's checkpoint and its evaluation",
+            "coordinator killed between the checkpoint of a round and its evaluation",
             f"{RESUME}; its model is evaluated, and the history gets its line",
         ),
         id="evaluation",
@@ -107,8 +113,8 @@ KILLS = [
     pytest.param(
         Fault("checkpoint-written", "kill", {"round": 2}), 0,
         marks=[fault(
-            "coordinator killed between checkpoint and history line",
-            f"{RESUME}, which has the line",
+            "coordinator killed between the checkpoint and the history line of a round",
+            f"{RESUME}, which contains the line",
         ), pytest.mark.slow],
         id="history-line",
     ),
@@ -139,7 +145,7 @@ def test_a_killed_coordinator_is_resumed_to_the_same_bits(
     assert [line["round"] for line in lines] == list(range(1, NUM_ROUNDS + 1))
     assert all(sorted(line["participants"]) == ["site-0", "site-1", "site-2"] for line in lines)
     assert summary_of(tmp_path / "run")["status"] == "finished"
-    # A death changes nothing of what a round exchanges: the model to three sites, and theirs back.
+    # A kill does not change the bytes of a round: one model to each of three sites and back.
     (exchanged,) = {(line["sent_bytes"], line["received_bytes"]) for line in lines}
     assert exchanged[0] == exchanged[1] > 0
     assert list((tmp_path / "run" / OPEN_ROUND).iterdir()) == []
@@ -155,7 +161,7 @@ def test_a_killed_coordinator_is_resumed_to_the_same_bits(
 
 @fault(
     "an exception in the ServerApp",
-    "restarted from the newest checkpoint, at most `max-restarts` times",
+    "`mdc run` restarts the run from the newest checkpoint, at most `max-restarts` times",
 )
 def test_an_exception_in_the_server_app_restarts_the_run(
     tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
@@ -174,8 +180,9 @@ def test_an_exception_in_the_server_app_restarts_the_run(
 
 @fault(
     "an exception in the ServerApp, every time",
-    "given up after `max-restarts` restarts, exit status 1, and the command to resume",
-    "nothing but the rounds that are missing",
+    "`mdc run` gives up after `max-restarts` restarts, with exit status 1, and prints the command "
+    "to resume",
+    "only the rounds that were not finished",
 )
 def test_a_run_that_fails_each_time_is_given_up(
     tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
@@ -192,7 +199,7 @@ def test_a_run_that_fails_each_time_is_given_up(
 
 @fault(
     "a second coordinator in the same run directory",
-    "refused, naming the first one's process; the first goes on",
+    "the second is refused, with the process id of the first; the first continues",
 )
 def test_a_second_coordinator_is_refused(tmp_path: Path, undisturbed: str) -> None:
     config = config_in(tmp_path / "run")
@@ -205,7 +212,7 @@ def test_a_second_coordinator_is_refused(tmp_path: Path, undisturbed: str) -> No
     assert sha256(tmp_path / "run") == undisturbed
 
 
-def test_the_events_say_of_every_process_what_it_did(tmp_path: Path) -> None:
+def test_the_events_record_each_process_of_a_run(tmp_path: Path) -> None:
     config = config_in(tmp_path / "run")
     run_child(config, [Fault("round-finished", "kill", {"round": 2})])
     run_in_process(resumed(config), NUM_SITES)
@@ -220,7 +227,7 @@ def test_the_events_say_of_every_process_what_it_did(tmp_path: Path) -> None:
 def _supervise(
     config: RunConfig, folder: Path, faults: list[Fault], monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """Run under supervision with faults in this process; return what each restart was for."""
+    """Run under supervision with faults in this process; return the error of each restart."""
     for name, value in injector.plan(folder / "faults", faults).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("mdc_flower.engines.supervisor.FIRST_PAUSE_S", 0.0)

@@ -1,4 +1,4 @@
-"""What is on disk is damaged, or the disk takes no more: noticed, said, and mended if it can be."""
+"""Damaged files, and a disk that is full or read-only: detected, reported, repaired if possible."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from tests.faults.catalog import fault
 from tests.faults.injector import Fault
 from tests.faults.runs import NUM_ROUNDS, NUM_SITES, config_in, resumed, run_child, sha256
 
-BEFORE = "noticed by its checksum and set aside; the checkpoint before is used, loudly"
+BEFORE = "detected by its checksum and set aside, with a warning; the previous checkpoint is used"
 
 
 def truncate(path: Path) -> None:
@@ -39,7 +39,7 @@ def remove(path: Path) -> None:
 
 
 def half_done(run_dir: Path) -> RunConfig:
-    """Run two of four rounds; return the config of all four."""
+    """Run two of four rounds; return the config for all four."""
     run_in_process(config_in(run_dir, num_rounds=2), NUM_SITES)
     return config_in(run_dir)
 
@@ -56,11 +56,13 @@ def newest(run_dir: Path, suffix: str) -> Path:
         pytest.param(flip_a_bit, marks=fault("checkpoint with a flipped bit", BEFORE)),
         pytest.param(
             remove,
-            marks=fault("checkpoint missing, or a file of it", "the checkpoint before is used"),
+            marks=fault(
+                "checkpoint missing, or one of its files", "the previous checkpoint is used"
+            ),
         ),
     ],
 )
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     tmp_path: Path, undisturbed: str, damage: Callable[[Path], None], suffix: str
 ) -> None:
     config = half_done(tmp_path / "run")
@@ -74,8 +76,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 
 @fault(
     "all checkpoints damaged",
-    "the run is refused, exit status 1; nothing is overwritten",
-    "the run: it has to be started anew",
+    "the run is refused with exit status 1; nothing is overwritten",
+    "the run: it must be started again from the beginning",
 )
 def test_without_an_intact_checkpoint_a_run_is_not_resumed(tmp_path: Path) -> None:
     config = half_done(tmp_path / "run")
@@ -93,13 +95,11 @@ def test_without_an_intact_checkpoint_a_run_is_not_resumed(tmp_path: Path) -> No
     [
         pytest.param(
             truncate,
-            marks=fault("journalled update truncated", "set aside; that site is asked again"),
+            marks=fault("stored update truncated", "set aside; that site is asked again"),
         ),
         pytest.param(
             flip_a_bit,
-            marks=fault(
-                "journalled update with a flipped bit", "set aside; that site is asked again"
-            ),
+            marks=fault("stored update with a flipped bit", "set aside; that site is asked again"),
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_damaged_update_is_asked_for_again(
 
 
 @fault("history line cut short by a crash", "written again from the checkpoint")
-def test_a_torn_history_line_is_mended(tmp_path: Path, undisturbed: str) -> None:
+def test_an_incomplete_history_line_is_written_again(tmp_path: Path, undisturbed: str) -> None:
     config = half_done(tmp_path / "run")
     before = read_history(tmp_path / "run")
     truncate(tmp_path / "run" / HISTORY)
@@ -127,8 +127,8 @@ def test_a_torn_history_line_is_mended(tmp_path: Path, undisturbed: str) -> None
 
 @fault(
     "lines removed from the history",
-    "the run is refused and says how many bytes there should be",
-    "nothing, once the lines are back",
+    "the run is refused; the error says how many bytes the file should have",
+    "nothing, once the lines are restored",
 )
 def test_a_history_without_its_lines_is_refused(tmp_path: Path, undisturbed: str) -> None:
     config = half_done(tmp_path / "run")
@@ -144,14 +144,14 @@ def test_a_history_without_its_lines_is_refused(tmp_path: Path, undisturbed: str
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a disk of one megabyte."""
+    """Yield a disk of one megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
     if done.returncode:
         pytest.skip(f"mounting needs root: {done.stderr.strip()}")
     yield folder
-    # Lazily: a memory map of a file may still be there.
+    # Lazily, because a file may still be memory-mapped.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
@@ -159,7 +159,7 @@ def mount(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
 
 
-@fault("the disk is full", "the run stops, exit status 1, with the last checkpoint intact")
+@fault("the disk is full", "the run stops with exit status 1; the last checkpoint is intact")
 def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, undisturbed: str) -> None:
     config = half_done(disk / "run")
     filler = disk / "filler"
@@ -173,7 +173,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(disk: Path, undisturbed: st
 
 
 def fill(filler: Path) -> None:
-    """Leave a few pages: enough for a line, too few for a model."""
+    """Fill the disk up to a few pages: enough for a line, too few for a model."""
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
@@ -182,7 +182,7 @@ def fill(filler: Path) -> None:
             file.truncate(max(0, file.tell() - 4 * 4096))
 
 
-@fault("the disk is read-only", "refused at once, exit status 1")
+@fault("the disk is read-only", "refused at once with exit status 1")
 def test_a_read_only_disk_is_refused_and_loses_nothing(disk: Path, undisturbed: str) -> None:
     config = half_done(disk / "run")
     assert mount("-o", "remount,ro", str(disk)).returncode == 0

@@ -1,4 +1,4 @@
-"""Real processes die, come back and are cut off; a real SuperLink and real SuperNodes."""
+"""A real SuperLink and real SuperNodes are killed, restarted and disconnected."""
 
 import subprocess
 import time
@@ -21,12 +21,12 @@ ALL = ["site-0", "site-1", "site-2"]
 
 
 @fault(
-    "SuperLink killed and started again on its `--database`",
-    "Flower ends the run; submitted again with `resume`, it goes on inside the open round",
+    "SuperLink killed and restarted on its `--database`",
+    "Flower ends the run; submitted again with `resume`, it continues inside the open round",
 )
 def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
     config = config_in(tmp_path / "run", round_deadline_s=120.0)
-    # One site is slow, so that the others' updates are in when the SuperLink dies.
+    # One site is slow, so that the SuperLink dies after the others have sent their updates.
     slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=15.0)
     with federation(tmp_path, faults=[slow]) as flower:
         link, _ = flower.start_all()
@@ -45,8 +45,8 @@ def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
 
 
 @fault(
-    "SuperNode killed while it trains, and started again",
-    "asked again as soon as it is back, under whatever node id",
+    "SuperNode killed while it trains, then restarted",
+    "asked again as soon as it is back, also under a new node id",
 )
 def test_a_killed_supernode_that_comes_back(tmp_path: Path, undisturbed: str) -> None:
     config = config_in(tmp_path / "run", round_deadline_s=180.0)
@@ -67,9 +67,9 @@ def test_a_killed_supernode_that_comes_back(tmp_path: Path, undisturbed: str) ->
 
 @fault(
     "SuperNode killed for good",
-    "the others go on if the quorum holds; every round names the missing site, and none waits "
-    "longer than its deadline",
-    "that site's updates from then on",
+    "the others continue if there is a quorum; every round names the missing site, and no round "
+    "waits longer than its deadline",
+    "all later updates of that site",
 )
 def test_a_killed_supernode_that_stays_away(tmp_path: Path) -> None:
     deadline_s = 60.0
@@ -90,14 +90,14 @@ def test_a_killed_supernode_that_stays_away(tmp_path: Path) -> None:
     for line in others:
         assert sorted(line["participants"]) == ["site-0", "site-2"]
         assert "site-1" in [*line["dropped"], *line["missing"]]
-        # Two waits are possible, before the sending and after; each has its own bound.
+        # A round can wait twice, before it sends the requests and after; each wait has a limit.
         assert line["seconds"] < 2 * deadline_s
     assert summary_of(tmp_path / "run")["exit-status"] == 0
 
 
 @pytest.fixture
 def cut_off(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Return a network namespace and the address at which it reaches this host."""
+    """Yield a network namespace, and the address of this host inside it."""
     name, here, there = "mdc-faults", "10.231.77.1", "10.231.77.2"
     commands = [
         f"ip netns add {name}",
@@ -120,10 +120,12 @@ def cut_off(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 @fault(
-    "network cut for 30 s between a SuperNode and the SuperLink",
-    "both go on by themselves when it is back",
+    "network down for 30 s between a SuperNode and the SuperLink",
+    "both continue by themselves when it is back",
 )
-def test_a_cut_network(tmp_path: Path, undisturbed: str, cut_off: tuple[str, str]) -> None:
+def test_a_network_that_is_down_for_a_while(
+    tmp_path: Path, undisturbed: str, cut_off: tuple[str, str]
+) -> None:
     namespace, address = cut_off
     config = config_in(tmp_path / "run", round_deadline_s=180.0)
     with federation(tmp_path, host=address) as flower:
@@ -143,6 +145,6 @@ def test_a_cut_network(tmp_path: Path, undisturbed: str, cut_off: tuple[str, str
 
 
 def updates_in(run_dir: Path, round_number: int) -> list[str]:
-    """Return the sites whose updates have come in, in a round that is open."""
+    """Return the sites whose updates were accepted in a round."""
     answered = read_events(run_dir, "site-answered")
     return [e["site"] for e in answered if e["round"] == round_number and not e["dropped"]]

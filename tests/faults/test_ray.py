@@ -1,4 +1,4 @@
-"""Simulated on Ray: workers and the coordinator die, sites hang and are slow."""
+"""Simulations on Ray in which workers and the coordinator die, and sites hang or are slow."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ MDC = "from mdc_flower.cli.main import app; app(prog_name='mdc')"
 
 
 def mdc_run(run_dir: Path, faults: list[Fault], **keys: object) -> str:
-    """Run on Ray with `mdc run`, with faults; return what it printed."""
+    """Run `mdc run` on Ray with faults; return its output."""
     settings = [f"--set={key}={_setting(value)}" for key, value in _keys(run_dir, **keys).items()]
     done = subprocess.run(
         [sys.executable, "-c", MDC, "run", *settings],
@@ -52,7 +52,8 @@ def _setting(value: object) -> str:
 
 @fault(
     "a Ray actor dies",
-    "the engine is restarted and the run resumed, inside the open round; no average without it",
+    "the engine is restarted, and the run is resumed inside the open round; no average leaves out "
+    "a healthy site",
 )
 def test_a_dead_actor_restarts_the_engine(tmp_path: Path, undisturbed: str) -> None:
     dies = Fault("training", "exit", {"round": 2, "site": "site-1"})
@@ -67,7 +68,7 @@ def test_a_dead_actor_restarts_the_engine(tmp_path: Path, undisturbed: str) -> N
 
 @fault(
     "coordinator killed under `mdc run`",
-    "noticed within seconds; the engine is restarted and the run resumed",
+    "detected within seconds; the engine is restarted, and the run is resumed",
 )
 def test_a_killed_coordinator_is_restarted(tmp_path: Path, undisturbed: str) -> None:
     said = mdc_run(tmp_path / "run", [Fault("update-accepted", "kill", {"round": 3, "count": 2})])
@@ -76,16 +77,16 @@ def test_a_killed_coordinator_is_restarted(tmp_path: Path, undisturbed: str) -> 
 
 
 @fault(
-    "`mdc run` killed, by SIGKILL or for want of memory",
-    "all that it started ends with it, Ray included; `--resume` goes on at once, inside the open "
-    "round",
+    "`mdc run` killed by SIGKILL, for example when memory runs out",
+    "all processes that it started end, including Ray; `--resume` works at once and continues "
+    "inside the open round",
 )
-def test_a_killed_command_takes_its_processes_along(tmp_path: Path, undisturbed: str) -> None:
-    """Started as by ``nohup ... &`` in a folder whose modules have the names of libraries."""
+def test_a_killed_command_leaves_no_process_behind(tmp_path: Path, undisturbed: str) -> None:
+    """Start it as ``nohup ... &`` does, in a folder whose modules have the names of libraries."""
     run_dir, work = tmp_path / "run", tmp_path / "work"
     work.mkdir()
     for name in ("datasets", "types", "selectors"):
-        (work / f"{name}.py").write_text("raise ImportError('the user has this name, too')")
+        (work / f"{name}.py").write_text("raise ImportError('this is the user's module')")
     hangs = Fault("training", "hang", {"round": 3, "site": "site-1"})
     env = {**os.environ, **injector.plan(tmp_path / "faults", [hangs])}
     settings = [f"--set={key}={_setting(value)}" for key, value in _keys(run_dir).items()]
@@ -98,7 +99,7 @@ def test_a_killed_command_takes_its_processes_along(tmp_path: Path, undisturbed:
     try:
         wait_until(lambda: (run_dir / "events.jsonl").exists(), 240)
         for kind in (signal.SIGHUP, signal.SIGINT):
-            process.send_signal(kind)  # as when the terminal closes, or somebody presses Ctrl-C
+            process.send_signal(kind)  # a closed terminal, and Ctrl-C
         wait_until(lambda: len(read_history(run_dir)) == 2, 240)
         wait_until((tmp_path / "faults" / "faults.0.happened").exists)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -107,7 +108,7 @@ def test_a_killed_command_takes_its_processes_along(tmp_path: Path, undisturbed:
         process.kill()
         _, alive = psutil.wait_procs(family, timeout=60)
         assert not alive
-        assert not any(Path(home).exists() for home in homes), "Ray's files are left behind"
+        assert not any(Path(home).exists() for home in homes), "Ray's files are still there"
     finally:
         process.kill()
         assert process.stderr is not None
@@ -126,8 +127,8 @@ def test_a_killed_command_takes_its_processes_along(tmp_path: Path, undisturbed:
 
 @fault(
     "a site hangs beyond the deadline",
-    "dropped; the others are averaged exactly, and it is asked in the next round as any other",
-    "that site's update of the round",
+    "dropped; the others are averaged exactly; it takes part in the next round as usual",
+    "that site's update of that round",
 )
 def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
     hangs = Fault("training", "hang", {"round": 2, "site": "site-1"})
@@ -137,13 +138,13 @@ def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
 
 
 @fault(
-    "a site is ten times slower than the deadline allows",
-    "dropped; its late reply is recorded as late and left out",
-    "that site's update of the round",
+    "a site is slower than the deadline allows",
+    "dropped; its late reply is recorded and not used",
+    "that site's update of that round",
 )
 def test_a_slow_site_is_late(tmp_path: Path) -> None:
     slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=7.5)
-    # A later round lasts long enough for the late reply to come in.
+    # Make a later round long enough for the late reply to arrive.
     meanwhile = Fault("training", "hang", {"round": 4, "site": "site-0"}, seconds=4.0)
     _run_without_one(tmp_path, slow, meanwhile)
     later = [line["late"] for line in read_history(tmp_path / "run")[1:]]
@@ -151,7 +152,7 @@ def test_a_slow_site_is_late(tmp_path: Path) -> None:
 
 
 def _run_without_one(folder: Path, *faults: Fault) -> dict[str, object]:
-    """Run with site-1 away from round 2; hold that round's model; return its line."""
+    """Run without site-1 in round 2; check that round's model; return its history line."""
     run_dir = folder / "run"
     mdc_run(
         run_dir,

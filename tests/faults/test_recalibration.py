@@ -1,4 +1,4 @@
-"""The coordinator dies while BatchNorm's statistics are taken anew: the same bits in the end."""
+"""The coordinator dies while BatchNorm statistics are recomputed; the final bits are the same."""
 
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,22 @@ KILLS = [
         Fault("round-finished", "kill", {"round": NUM_ROUNDS}), 0,
         marks=[fault(
             "coordinator killed between the last round and the recalibration",
-            "resumed after the last round; the statistics are taken",
+            "resumed after the last round; the recalibration takes place",
         ), pytest.mark.slow],
         id="before-it",
     ),
     pytest.param(
         Fault("statistics-accepted", "kill", {"count": 1}), 1,
         marks=fault(
-            "coordinator killed in the recalibration, with one site's statistics in",
-            "resumed after the last round; only the sites without statistics on disk are asked",
+            "coordinator killed in the recalibration, after it stored one site's statistics",
+            "resumed after the last round; only the sites without stored statistics are asked",
         ),
         id="one-in",
     ),
     pytest.param(
         Fault("statistics-folding", "kill"), 3,
         marks=[fault(
-            "coordinator killed before it folds the statistics",
+            "coordinator killed before it combines the sites' statistics",
             "resumed after the last round; no site is asked",
         ), pytest.mark.slow],
         id="before-folding",
@@ -50,7 +50,7 @@ KILLS = [
     pytest.param(
         Fault("recalibrated", "kill"), 3,
         marks=[fault(
-            "coordinator killed before the new statistics are on disk",
+            "coordinator killed before it writes the new statistics",
             "resumed after the last round; no site is asked",
         ), pytest.mark.slow],
         id="before-writing",
@@ -68,14 +68,14 @@ KILLS = [
 
 @pytest.fixture(scope="module")
 def recalibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of a recalibrated run that nothing has disturbed."""
+    """Return the run directory of a fault-free run with recalibration."""
     run_dir: Path = tmp_path_factory.mktemp("recalibrated") / "run"
     run_in_process(config_in(run_dir, **KEYS), NUM_SITES)
     return run_dir
 
 
 @pytest.mark.parametrize(("killed_at", "kept"), KILLS)
-def test_a_coordinator_killed_in_the_recalibration_is_resumed_to_the_same_bits(
+def test_a_coordinator_killed_in_the_recalibration_gives_the_same_bits_when_resumed(
     tmp_path: Path, recalibrated: Path, killed_at: Fault, kept: int
 ) -> None:
     config = config_in(tmp_path / "run", **KEYS)

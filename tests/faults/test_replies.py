@@ -1,4 +1,4 @@
-"""Replies that do not count: the site is named, and the others are averaged exactly."""
+"""Replies that are rejected: the site is named, and the others are averaged exactly."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,8 +32,10 @@ from tests.integration.conftest import summary_of
 BAD_SITE = 1
 Spoil = Callable[[RecordDict], None]
 
-DROPPED = "asked once more, then dropped with the reason; the others are averaged exactly"
-LOST = "that site's update of the round"
+DROPPED = (
+    "the site is asked once more, then dropped with the reason; the others are averaged exactly"
+)
+LOST = "that site's update of that round"
 
 
 def _first(content: RecordDict) -> tuple[ArrayRecord, str, NDArray[np.generic]]:
@@ -100,7 +102,10 @@ def raises(content: RecordDict) -> None:
 
 
 class Sites:
-    """The real ClientApp, with one site's train replies spoiled, and every honest one kept."""
+    """The real ClientApp, except that one site's training replies are spoiled.
+
+    It keeps a copy of every reply from before that.
+    """
 
     def __init__(self, spoil: Spoil, times: int = 1_000_000) -> None:
         self.spoil = spoil
@@ -135,11 +140,11 @@ SPOILS = [
     (wrong_dtype, "an array of another dtype", "got float64[2, 4], expected float32[2, 4]"),
     (missing_array, "a missing array", "is missing"),
     (extra_array, "an array that is not in the model", "'backdoor' is not in the global model"),
-    (no_examples, "the number of examples is missing", "'num-examples' is missing"),
-    (extra_metric, "a metric that no site may send", "'num-patients'"),
+    (no_examples, "no number of examples", "'num-examples' is missing"),
+    (extra_metric, "a metric that sites may not send", "'num-patients'"),
     (zero_examples, "zero examples", "'num-examples' is 0"),
-    (wrong_plan_id, "another plan's id", "expected"),
-    (raises, "the site raises", "OSError: the disk of this site is gone"),
+    (wrong_plan_id, "the id of another round plan", "expected"),
+    (raises, "the site raises an exception", "OSError: the disk of this site is gone"),
 ]
 
 
@@ -169,7 +174,7 @@ def test_a_bad_site_is_named_and_the_others_are_averaged(
 
 
 def assert_average(run_dir: Path, sites: Sites, those: list[int]) -> None:
-    """Hold the model against the mean by examples of two sites, folded in float64."""
+    """Check the model against the mean of two sites, weighted by examples, in float64."""
     averaged, _ = read_model(run_dir / GLOBAL_MODEL)
     first, second = those
     n, m = sites.examples[first], sites.examples[second]
@@ -180,7 +185,7 @@ def assert_average(run_dir: Path, sites: Sites, those: list[int]) -> None:
         np.testing.assert_array_equal(array, expected, err_msg=name)
 
 
-def test_the_error_of_a_site_stands_in_the_history_with_its_place(tmp_path: Path) -> None:
+def test_the_history_has_the_error_of_a_site_with_its_traceback(tmp_path: Path) -> None:
     run_in_process(config_in(tmp_path / "run", epoch_budget=1), NUM_SITES, client=Sites(raises).app)
     (line,) = read_history(tmp_path / "run")
     first, *trace = line["errors"]["site-1"].splitlines()
@@ -188,7 +193,10 @@ def test_the_error_of_a_site_stands_in_the_history_with_its_place(tmp_path: Path
     assert "in raises" in "".join(trace)
 
 
-@fault("reply: the site raises, once", "asked once more, and its second reply counts")
+@fault(
+    "reply: the site raises an exception, once",
+    "the site is asked once more, and its second reply counts",
+)
 def test_a_site_that_fails_once_is_asked_again(tmp_path: Path, undisturbed: str) -> None:
     sites = Sites(raises, times=1)
     run_in_process(config_in(tmp_path / "run"), NUM_SITES, client=sites.app)
@@ -205,9 +213,9 @@ def test_a_site_that_is_bad_in_every_round_is_dropped_in_every_round(tmp_path: P
 
 
 @fault(
-    "too few sites give an update",
-    "the round is repeated, asking only the missing ones; after `max-round-retries` the run "
-    "stops with status 3 and its checkpoint",
+    "too few sites send a valid update",
+    "the round is repeated, and only the missing sites are asked; after `max-round-retries` the "
+    "run stops with exit status 3, and its checkpoint is kept",
 )
 def test_below_the_quorum_the_run_stops_and_can_go_on(tmp_path: Path, undisturbed: str) -> None:
     config = config_in(tmp_path / "run", min_sites=3, max_round_retries=1)
@@ -215,7 +223,7 @@ def test_below_the_quorum_the_run_stops_and_can_go_on(tmp_path: Path, undisturbe
     with pytest.raises(QuorumError, match="round 1 has too few updates, after 2 attempts"):
         run_in_process(config, NUM_SITES, client=sites.app)
 
-    assert sites.asked == 4  # twice in each attempt, the others once in all
+    assert sites.asked == 4  # twice in each attempt; each other site once in total
     (line,) = read_history(tmp_path / "run")
     assert (line["failed"], line["attempts"], list(line["dropped"])) == (True, 2, ["site-1"])
     retried = read_events(tmp_path / "run", "round-started")[1]
@@ -230,11 +238,11 @@ def test_below_the_quorum_the_run_stops_and_can_go_on(tmp_path: Path, undisturbe
 
 
 @fault(
-    "too few sites give an update, once",
-    "the round is repeated with the same plan, asking only the missing ones",
+    "too few sites send a valid update, once",
+    "the round is repeated with the same plan, and only the missing sites are asked",
 )
 def test_a_round_that_is_repeated_gives_the_same_bits(tmp_path: Path, undisturbed: str) -> None:
-    sites = Sites(nan, times=2)  # in both asks of the first attempt
+    sites = Sites(nan, times=2)  # both times in the first attempt
     run_in_process(config_in(tmp_path / "run", min_sites=3), NUM_SITES, client=sites.app)
     assert sha256(tmp_path / "run") == undisturbed
     attempts = [line["attempts"] for line in read_history(tmp_path / "run")]
@@ -242,13 +250,13 @@ def test_a_round_that_is_repeated_gives_the_same_bits(tmp_path: Path, undisturbe
 
 
 class EchoGrid(in_process.InProcessGrid):
-    """Gives every reply twice."""
+    """A grid that returns every reply twice."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [reply for reply in super().pull_messages(message_ids) for _ in range(2)]
 
 
-@fault("the same reply twice", "the second is left out")
+@fault("the same reply twice", "the second is not used")
 def test_a_reply_that_comes_twice_counts_once(
     tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +266,7 @@ def test_a_reply_that_comes_twice_counts_once(
 
 
 class StaleSites:
-    """The real ClientApp, with one site that always answers with its first reply."""
+    """The real ClientApp, except that one site always sends its first reply again."""
 
     def __init__(self) -> None:
         self.kept: Any = None

@@ -1,4 +1,4 @@
-"""A federation from its kits, across a network that is slow, far, lossy, and cut for a while."""
+"""A provisioned federation in a network with low bandwidth, long delay, loss and an outage."""
 
 import hashlib
 import re
@@ -32,14 +32,14 @@ CLOSED = ("/v1/control/list-nodes", "/v1/control/start-run", "/v1/runtime/pull",
 
 def test_bytes_leave_at_the_links_rate_and_arrive_half_a_round_trip_later() -> None:
     pace = Pace(Link(rate_bps=8000.0, round_trip_s=0.5))
-    # 1000 bytes a second; the second piece waits for the first, the third for nothing.
+    # 1000 bytes per second. The second piece waits for the first; the third does not wait.
     times = [pace.times(1000, now=10.0), pace.times(2000, now=10.5), pace.times(500, now=20.0)]
     assert times == [(11.0, 11.25), (13.0, 13.25), (20.5, 20.75)]
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[ProxySite, socket.socket, socket.socket]]:
-    """Yield a proxy, and the site's and the coordinator's end of a connection through it."""
+    """Yield a proxy, and the site's and the coordinator's sockets of a connection through it."""
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         portal = stack.enter_context(start_blocking_portal())
@@ -50,7 +50,7 @@ def ends() -> Iterator[tuple[ProxySite, socket.socket, socket.socket]]:
         yield proxy, site, coordinator
 
 
-def test_the_proxy_carries_bytes_unchanged_and_holds_them_back_while_it_is_cut(
+def test_the_proxy_passes_bytes_unchanged_and_holds_them_back_while_the_link_is_down(
     ends: tuple[ProxySite, socket.socket, socket.socket],
 ) -> None:
     proxy, site, coordinator = ends
@@ -71,7 +71,7 @@ def test_the_proxy_carries_bytes_unchanged_and_holds_them_back_while_it_is_cut(
     assert coordinator.recv(100) == b"answer"
 
 
-def test_a_reset_is_one_at_both_ends(ends: tuple[ProxySite, socket.socket, socket.socket]) -> None:
+def test_a_reset_reaches_both_ends(ends: tuple[ProxySite, socket.socket, socket.socket]) -> None:
     proxy, site, coordinator = ends
     coordinator.sendall(b"x")
     assert site.recv(1) == b"x"
@@ -84,10 +84,10 @@ def test_a_reset_is_one_at_both_ends(ends: tuple[ProxySite, socket.socket, socke
 @pytest.mark.integration
 @pytest.mark.slow
 @fault(
-    "a site's link cut for 20 s in the middle of a transfer, in a wide-area network",
-    "the transfer goes on when the link is back",
+    "a site's link down for 20 s in the middle of a transfer, in a wide-area network",
+    "the transfer continues when the link is back",
 )
-def test_a_link_that_is_cut_in_the_middle_of_a_transfer(tmp_path: Path) -> None:
+def test_a_link_that_goes_down_in_the_middle_of_a_transfer(tmp_path: Path) -> None:
     run_dir, simulated = tmp_path / "run", tmp_path / "simulated"
     port, link = free_port(), Link(rate_bps=100e6, round_trip_s=0.05, loss=0.001)
     with (
@@ -123,13 +123,13 @@ def test_a_link_that_is_cut_in_the_middle_of_a_transfer(tmp_path: Path) -> None:
 
 
 def _set_port(sites: RealSites, name: str, port: int) -> None:
-    """Let a site go through its link."""
+    """Make a site connect through its link."""
     path = sites.kit(name) / "kit.toml"
     path.write_text(re.sub(r"(?m)^port = .*$", f"port = {port}", path.read_text()))
 
 
 def _only_sites_are_served(port: int) -> None:
-    """Ask for what would start a run, from an address that is not the loopback interface's."""
+    """Call the APIs that start runs, at an address other than loopback; each must be refused."""
     found = [one for ones in psutil.net_if_addrs().values() for one in ones]
     ours = [one.address for one in found if one.family == socket.AF_INET]
     addresses = [address for address in ours if not address.startswith("127.")]

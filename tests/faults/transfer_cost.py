@@ -1,7 +1,7 @@
-"""How long a large model takes to sites behind slow links, and back.
+"""Measure how long a large model takes to reach sites behind slow links, and to come back.
 
-It measures like `simulations.benchmarks.deployment_cost`.
-Run as ``python -m tests.faults.transfer_cost``.
+The method is that of `simulations.benchmarks.deployment_cost`. Run it as
+``python -m tests.faults.transfer_cost``.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from tests.faults.wide_area import Link, has_netem, wide_area
 
 
 def bench_transfer(megabytes: float, rounds: int, link: Link) -> str:
-    """Return a sentence with the time of an exchange over a wide-area network."""
+    """Measure an exchange over a wide-area network; return a sentence with the result."""
     with tempfile.TemporaryDirectory(prefix="mdc-bench-") as name, ExitStack() as stack:
         home = Path(name)
         stack.enter_context(guarded(home))
@@ -51,7 +51,7 @@ def main(
     round_trip_ms: float = 50.0,
     loss_percent: float = 0.1,
 ) -> None:
-    """Print how long a large model takes."""
+    """Print how long the transfer of a large model takes."""
     link = Link(1e6 * rate_mbps, round_trip_ms / 1000, loss_percent / 100)
     typer.echo(bench_transfer(megabytes, rounds, link))
 

@@ -1,9 +1,9 @@
-"""Sites that are far from the coordinator, on one machine: slow links that can be cut.
+"""A wide-area network simulated on one machine: slow links to the sites that can be cut.
 
-Where the kernel has netem, and for root, each site is a network namespace, and the kernel delays,
-drops and slows down its packets. Elsewhere each site reaches the coordinator through a TCP proxy.
-The proxy loses no packets, so `Link.loss` has no effect there; a connection made while the link is
-cut waits instead of failing; and every caller has an address of this machine.
+As root on a kernel with netem, each site is a network namespace, and the kernel delays, drops and
+slows down its packets. Otherwise each site reaches the coordinator through a TCP proxy. The proxy
+loses no packets, so `Link.loss` has no effect; a connection made while the link is cut waits
+instead of failing; and every caller has an address of this machine.
 """
 
 import os
@@ -27,7 +27,7 @@ QUEUE_S = 0.05
 """How far ahead of the link the proxy reads, in seconds."""
 
 IN_FLIGHT = 256
-"""The most pieces that the proxy has read and not yet delivered, in one direction."""
+"""Maximum number of pieces that the proxy has read and not yet delivered, per direction."""
 
 NETWORK = "10.77.0"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -35,7 +35,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Link:
-    """Bits per second, seconds there and back, and the share of packets that are lost."""
+    """Rate in bits per second, round-trip time in seconds, and share of lost packets in [0, 1]."""
 
     rate_bps: float
     round_trip_s: float
@@ -48,9 +48,9 @@ class FarSite(ABC):
     Attributes
     ----------
     host, port : str, int
-        Where the site reaches the coordinator.
+        Address at which the site reaches the coordinator.
     prefix : list of str
-        What makes a command run at the site.
+        Words to put before a command to run it at the site.
     """
 
     host: str
@@ -63,11 +63,11 @@ class FarSite(ABC):
 
     @abstractmethod
     def cut(self) -> None:
-        """Let nothing through in either direction."""
+        """Stop all traffic in both directions."""
 
     @abstractmethod
     def restore(self) -> None:
-        """Let everything through again."""
+        """Restore the traffic."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -76,7 +76,7 @@ class FarSite(ABC):
 
 @contextmanager
 def wide_area(names: Sequence[str], link: Link, port: int) -> Iterator[dict[str, FarSite]]:
-    """Link sites with what listens on a port of this machine, at all its addresses."""
+    """Yield a link per site to the server that listens on a port at all local addresses."""
     with ExitStack() as stack:
         if has_netem():
             yield {
@@ -89,12 +89,12 @@ def wide_area(names: Sequence[str], link: Link, port: int) -> Iterator[dict[str,
 
 
 def host() -> str:
-    """Return the name by which every site reaches the coordinator."""
+    """Return the host name or address at which every site reaches the coordinator."""
     return NamespaceSite.host if has_netem() else ProxySite.host
 
 
 def has_netem() -> bool:
-    """Return whether this process may make network namespaces, and the kernel has netem."""
+    """Return whether this process may create network namespaces, and the kernel has netem."""
     trial = "unshare --net tc qdisc add dev lo root netem delay 1ms"
     if not all(map(shutil.which, ("unshare", "tc", "ip"))):
         return False
@@ -102,7 +102,7 @@ def has_netem() -> bool:
 
 
 class NamespaceSite(FarSite):
-    """A network namespace, at one end of a pair of devices that netem shapes."""
+    """A site in a network namespace, behind a pair of devices that netem shapes."""
 
     host = f"{NETWORK}.1"
 
@@ -112,7 +112,7 @@ class NamespaceSite(FarSite):
         self.prefix = ["ip", "netns", "exec", name]
         address = f"{NETWORK}.{number}"
         _run(f"ip netns add {name}")
-        stack.callback(_run, f"ip netns delete {name}")  # both devices go with it
+        stack.callback(_run, f"ip netns delete {name}")  # this deletes both devices, too
         _run(f"ip link add {name} type veth peer name wan netns {name}")
         _run(f"ip address add {self.host} peer {address} dev {name}")
         _run(f"ip -n {name} address add {address} peer {self.host} dev wan")
@@ -121,7 +121,7 @@ class NamespaceSite(FarSite):
             _run(f"ip {device} up")
 
     def received_bytes(self) -> int:
-        # What netem lets out at this end is at the other end at once.
+        # Bytes that leave this end arrive at the other end at once.
         return int(Path(f"/sys/class/net/{self._name}/statistics/tx_bytes").read_text())
 
     def cut(self) -> None:
@@ -145,19 +145,19 @@ def _run(command: str) -> None:
 
 
 class Pace:
-    """When the bytes that enter one direction of a link have been sent, and when they arrive."""
+    """The timing of one direction of a link: when bytes are sent, and when they arrive."""
 
     def __init__(self, link: Link) -> None:
         self._link, self._free_at = link, 0.0
 
     def times(self, num_bytes: int, now: float) -> tuple[float, float]:
-        """Take the next bytes; return when the last of them is sent, and when it arrives."""
+        """Add the next bytes; return the times at which the last of them is sent and arrives."""
         self._free_at = max(self._free_at, now) + 8 * num_bytes / self._link.rate_bps
         return self._free_at, self._free_at + self._link.round_trip_s / 2
 
 
 class ProxySite(FarSite):
-    """A port of this machine, from which bytes are carried to the coordinator and back."""
+    """A site behind a port of this machine, from which a proxy passes bytes on and back."""
 
     host = "localhost"
 
@@ -198,7 +198,7 @@ class ProxySite(FarSite):
     async def _connect(self, site: SocketStream) -> None:
         ends = {site}
         try:
-            await anyio.sleep(self._link.round_trip_s)  # as long as a handshake takes
+            await anyio.sleep(self._link.round_trip_s)  # the duration of a handshake
             async with site, await anyio.connect_tcp(LOOPBACK, self._to_port) as coordinator:
                 ends.add(coordinator)
                 self._streams |= ends
@@ -206,7 +206,7 @@ class ProxySite(FarSite):
                     tasks.start_soon(self._carry, site, coordinator, self._up)
                     tasks.start_soon(self._carry, coordinator, site, self._down)
         except* (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass  # when one end goes, so does the other
+            pass  # when one end closes, the other is closed, too
         finally:
             self._streams -= ends
 

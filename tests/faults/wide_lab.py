@@ -1,4 +1,4 @@
-"""A model large enough that sending it takes a while."""
+"""A model so large that its transfer takes a noticeable time."""
 
 from torch import nn
 

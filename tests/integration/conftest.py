@@ -1,4 +1,4 @@
-"""What whole runs share: a cache, a small config, and a way to read a run."""
+"""Helpers for whole runs: a small config, and functions to read and clean up a run."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from mdc_flower.config import RunConfig, read_run_config
 
 
 def small_config(output_dir: Path, **keys: Any) -> RunConfig:
-    """Return a config of digits that trains in seconds."""
+    """Return a config for digits that trains in seconds."""
     values: dict[str, Any] = {
         "dataset": "digits",
         "model": "mlp",
@@ -24,7 +24,7 @@ def small_config(output_dir: Path, **keys: Any) -> RunConfig:
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
-    """Return a run's summary."""
+    """Return the contents of a run's ``summary.json``."""
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
 

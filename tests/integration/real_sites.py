@@ -1,4 +1,4 @@
-"""A federation as its operators run it: kits, `mdc coordinator start`, `mdc site start`."""
+"""A federation as operators run it: kits, `mdc coordinator start`, `mdc site start`."""
 
 import subprocess
 import time
@@ -22,7 +22,7 @@ Process = subprocess.Popen[bytes]
 
 
 def contract_of(name: str) -> dict[str, Any]:
-    """Return the contract that a data set keeps."""
+    """Return a contract that a data set fulfils."""
     data = load_dataset(name)
     return {
         "name": data.name,
@@ -35,27 +35,28 @@ def contract_of(name: str) -> dict[str, Any]:
 
 
 class RealSites:
-    """Kits in a folder, and the processes that are started from them.
+    """A folder of kits, and the processes that are started from them.
 
-    Each site has the part of the data that the simulated site of its name has, so that a run
-    here gives the bits of a simulation.
+    Each site has the same part of the data as the simulated site of the same name, so a run here
+    gives the same bits as a simulation.
 
     Parameters
     ----------
     folder : Path
-        For kits, logs and runs.
+        Folder for kits, logs and runs.
     num_sites : int
-        Sites, called ``site-0`` and so on.
+        Number of sites; they are called ``site-0`` and so on.
     coordinator_data : str
         Data set that the coordinator tests on; empty for none.
     host, port, listen : str, int, str
-        Where sites reach the coordinator (0: at a free port), and what it binds.
+        Address at which sites reach the coordinator (port 0: a free port), and the address that it
+        binds.
     variables : Mapping
-        More environment variables of every process.
+        Extra environment variables for every process.
     data : str
         Data set of the sites.
     mdc : Path or None
-        The `mdc` command; that of this environment by default.
+        Path of the `mdc` command; by default the one of this environment.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class RealSites:
                     "data": data,
                     "data-root": f"/srv/secret-place-of-{name}",
                     "modules": ["tests.faults", "tests.tiny"],
-                    "threads": 1,  # as many as a simulated site has: the same bits
+                    "threads": 1,  # as many as a simulated site, for the same bits
                     "partition-id": number,
                     "num-partitions": num_sites,
                 }
@@ -99,12 +100,12 @@ class RealSites:
 
     @property
     def kits(self) -> Path:
-        """Return the folder of kits."""
+        """Return the folder that contains the kits."""
         return self.folder / "kits"
 
     @property
     def address(self) -> str:
-        """Return where sites reach the coordinator."""
+        """Return the address at which sites reach the coordinator."""
         return f"{self.federation['host']}:{self.federation['port']}"
 
     def kit(self, name: str) -> Path:
@@ -112,18 +113,18 @@ class RealSites:
         return self.kits / name
 
     def log(self, name: str) -> str:
-        """Return what the command of a kit has printed."""
+        """Return the output so far of a command that `start` started."""
         path = self.folder / f"{name}.log"
         return path.read_text() if path.is_file() else ""
 
     def provision(self, renew: Sequence[str] = (), revoke: Sequence[str] = ()) -> list[str]:
-        """Write ``federation.toml``, and provision it."""
+        """Write ``federation.toml``, and provision the kits."""
         path = self.folder / "federation.toml"
         path.write_text(tomli_w.dumps(self.federation))
         return provision(read_federation(path), path, self.kits, renew, revoke)
 
     def start_coordinator(self, prefix: Sequence[str] = ()) -> Process:
-        """Start the coordinator, and wait until sites may come."""
+        """Start the coordinator, and wait until sites can join."""
         before = self.log("coordinator").count("may take part")
         process = self.start(
             "coordinator", "coordinator", "start", str(self.kit("coordinator")), prefix=prefix
@@ -134,11 +135,11 @@ class RealSites:
         return process
 
     def start_site(self, name: str, prefix: Sequence[str] = ()) -> Process:
-        """Start a site's SuperNode, and do not wait for it."""
+        """Start a site without waiting for it."""
         return self.start(name, "site", "start", str(self.kit(name)), prefix=prefix)
 
     def start(self, name: str, *arguments: str, prefix: Sequence[str] = ()) -> Process:
-        """Start an `mdc` command, its output in NAME.log."""
+        """Start an `mdc` command, with its output in NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*prefix, self._mdc, *arguments],
@@ -167,24 +168,26 @@ class RealSites:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of every process."""
+        """Return the environment variables for every process."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         return {**environment(home), **self._variables, "PYTHONPATH": str(REPOSITORY)}
 
     def wait(self, condition: Callable[[], object], patience_s: float, name: str) -> None:
-        """Wait until something is so; show what a command has printed when it does not come."""
+        """Wait until the condition holds; on failure, show the output of the named command."""
         end = time.monotonic() + patience_s
         while not condition():
-            assert time.monotonic() < end, f"it has not come to that: {self.log(name)}"
+            assert time.monotonic() < end, (
+                f"the condition did not hold within {patience_s:g} s; output: {self.log(name)}"
+            )
             time.sleep(0.2)
 
     def kill_coordinator(self, process: Process) -> None:
-        """Kill the coordinator and all its processes, as when the power fails."""
+        """Kill the coordinator and all of its processes, as a power failure does."""
         kill(process)
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Stop all remaining processes."""
         for process in self._processes:
             if process.poll() is None:
                 process.terminate()
@@ -200,7 +203,7 @@ class RealSites:
 
 @contextmanager
 def real_sites(folder: Path, **options: Any) -> Iterator[RealSites]:
-    """Yield a federation; kill what is left of it after the block."""
+    """Yield a federation, and stop its remaining processes after the block."""
     started = RealSites(folder, **options)
     try:
         yield started

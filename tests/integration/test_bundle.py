@@ -1,4 +1,4 @@
-"""The app bundle has exactly the intended files, and runs where the project is not installed."""
+"""The app bundle has exactly the intended files, and runs without the installed project."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ run_in_process(
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Build the bundle as `flwr build` does, in a folder of its own."""
+    """Build the bundle with `flwr build` in a separate folder."""
     folder = tmp_path_factory.mktemp("bundle")
     done = subprocess.run(
         [script("flwr"), "build", "--app", str(ROOT)],
@@ -63,8 +63,8 @@ def test_the_bundle_runs_where_the_project_is_not_installed(
 ) -> None:
     unpacked, output = tmp_path / "app", tmp_path / "run"
     bundle.extractall(unpacked)
-    # -S leaves out site-packages and with it the link that an editable install puts there;
-    # the folder itself is added back, so that only the libraries can be found.
+    # -S disables site-packages, and with it the link of an editable install. The script adds the
+    # folder itself again, so that only the libraries are found.
     command = [sys.executable, "-S", "-c", RUN_FROM_BUNDLE]
     command += [str(unpacked), sysconfig.get_path("purelib"), str(output)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""docs/deployment.md does what it says: every command in it is run, in its order."""
+"""Run every command of docs/deployment.md, in order."""
 
 import os
 import re
@@ -21,12 +21,12 @@ SITES = ("berlin", "lisbon", "oslo")
 
 
 def blocks(language: str) -> list[str]:
-    """Return the page's fenced blocks of a language."""
+    """Return the page's fenced code blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 class Machines:
-    """The organizer's and coordinator's folder, one folder a site, and what runs in them."""
+    """A folder for organizer and coordinator, one per site, and the processes in them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class Machines:
 
     @property
     def env(self) -> dict[str, str]:
-        """Return the environment of someone who has activated .venv."""
+        """Return the environment variables of a user who has activated .venv."""
         env = {**environment(self.folder / "home"), "PYTHONPATH": str(ROOT)}
         return {**env, "PATH": os.pathsep.join([str(Path(script("mdc")).parent), env["PATH"]])}
 
@@ -48,7 +48,7 @@ class Machines:
         return folder
 
     def run(self, command: str, folder: Path) -> str:
-        """Run a command to its end; return what it printed."""
+        """Run a command to its end; return its output."""
         done = subprocess.run(
             ["/bin/sh", "-c", command], cwd=folder, env=self.env, capture_output=True, text=True,
             check=False, timeout=240,
@@ -57,7 +57,7 @@ class Machines:
         return done.stdout
 
     def start(self, command: str, folder: Path) -> None:
-        """Start a command that stays; its output is in log.txt of its folder."""
+        """Start a command in the background; its output goes to log.txt in its folder."""
         with (folder / "log.txt").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -72,7 +72,7 @@ class Machines:
             )
 
     def close(self) -> None:
-        """Stop what runs."""
+        """Stop all processes."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -84,14 +84,14 @@ class Machines:
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
-    """Yield folders; stop what was started in them."""
+    """Yield the folders; stop all processes in them afterwards."""
     started = Machines(tmp_path)
     yield started
     started.close()
 
 
 def wait_for(text: str, path: Path) -> None:
-    """Wait until a log says something."""
+    """Wait until a log contains a text."""
     from tests.faults.runs import wait_until
 
     wait_until(lambda: text in path.read_text(), 90)
@@ -140,14 +140,14 @@ def test_every_command_of_the_page(machines: Machines) -> None:
 
 
 def _check_run(run_dir: Path) -> None:
-    """Check that the sites' validation stood in for the data that the coordinator has not."""
+    """Check that the sites evaluated the models, because the coordinator has no data."""
     history = read_history(run_dir)
     assert [sorted(line["participants"]) for line in history] == [list(SITES)] * 3
     assert all(line["evaluation"] == {} for line in history)
-    # What came with the training of the last round is of the model before it.
+    # The evaluation that came with the last round's updates is of the model before that round.
     assert history[2]["start_evaluation"]["validation-accuracy"] > 0.7
     assert history[2]["site_evaluation"]["validation-accuracy"] > 0.7
     assert (run_dir / "best-model.safetensors").is_file()
-    # One exchange a round: nine replies, and none of them to a message of its own for evaluation.
+    # One exchange per round: nine replies, none of them to a separate evaluation request.
     assert len(read_events(run_dir, "site-answered")) == 9
     assert summary_of(run_dir)["status"] == "finished"

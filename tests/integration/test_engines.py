@@ -1,4 +1,4 @@
-"""The same seed gives the same bits, again and on every engine."""
+"""The same seed gives the same bits, in a second run and on every engine."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ KEYS = ["model=small-cnn", "epoch-budget=4", "local-epochs=1", "ile-epsilon=1.0"
 
 
 def mdc(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run the `mdc` command as a process of its own."""
+    """Run the `mdc` command in a separate process."""
     code = "from mdc_flower.cli.main import app; app(prog_name='mdc')"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -36,7 +36,7 @@ def mdc(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def run(engine: str, output: Path, settings: Sequence[str] = KEYS, seed: int = 1) -> Path:
-    """Run through the command line, and return the run directory."""
+    """Run `mdc run`; return the run directory."""
     options = [part for setting in settings for part in ("--set", setting)]
     done = mdc(
         "run", *options, "--sites", "3", "--seed", str(seed), "--engine", engine,
@@ -68,12 +68,12 @@ def test_another_seed_gives_other_bits(in_process: Path, tmp_path: Path) -> None
 
 
 def test_ile_doubles_and_the_budget_is_used_to_the_epoch(in_process: Path) -> None:
-    # 1, then doubled at every round: 2, then 4 cut to the 1 that is left of 4.
+    # 1, doubled to 2, doubled to 4 but limited to the 1 that is left of the budget of 4.
     assert [line["plan"]["local_epochs"] for line in read_history(in_process)] == [1, 2, 1]
 
 
 def test_a_run_without_a_quorum_on_ray_exits_with_3_and_says_why(tmp_path: Path) -> None:
-    """A learning rate that no training survives: every reply has values that are not finite."""
+    """The learning rate is so high that every reply has values that are not finite."""
     done = mdc(
         "run", "--set", "model=mlp", "--set", "lr-max=1e30", "--sites", "2", "--set",
         "epoch-budget=1", "--output", str(tmp_path / "run"), cwd=tmp_path,
@@ -124,4 +124,4 @@ def _wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]")
             return
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.1)
-    raise AssertionError("the run did not get to its first round")
+    raise AssertionError("the condition did not hold within 120 s")

@@ -1,4 +1,4 @@
-"""Plain `flwr run . --stream`, as Flower's documentation has it, with its own local SuperLink."""
+"""Plain `flwr run . --stream`, as in Flower's documentation, with its own local SuperLink."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def flower_env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Yield an environment in which `flwr run` starts a SuperLink of our own; stop it after."""
+    """Yield an environment in which `flwr run` starts its own SuperLink; stop that afterwards."""
     port = free_port()
     yield {
         **environment(tmp_path),
@@ -38,8 +38,8 @@ def test_flwr_run_trains_and_leaves_a_run_directory(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()
-    assert run_dir.name.isdigit(), "the run id stands in the directory's name"
+    assert run_dir.name.isdigit(), "the directory's name is the run id"
     summary = summary_of(run_dir)
     assert summary["status"] == "finished", done.stdout
-    assert summary["sites"] == ["site-0", "site-1", "site-2"], "num-sites = 0 takes all there are"
+    assert summary["sites"] == ["site-0", "site-1", "site-2"], "num-sites = 0 takes all sites"
     assert len(read_history(run_dir)) == 2

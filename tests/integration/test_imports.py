@@ -1,4 +1,4 @@
-"""What is imported where. `make lint` holds the layers."""
+"""Rules about imports that import-linter cannot check. `make lint` checks the layers."""
 
 import re
 import subprocess
@@ -20,16 +20,16 @@ def test_numpy_client_is_imported_in_one_file_only() -> None:
 
 
 PRIVATE_FLOWER = {
-    "mdc_flower/engines/in_process.py",  # a grid, and messages, without a SuperLink
+    "mdc_flower/engines/in_process.py",  # a grid and messages without a SuperLink
     "mdc_flower/deployment/coordinator/superlink.py",  # a middleware in front of the SuperLink
-    "mdc_flower/deployment/site/supernode.py",  # a check of the app in place of Flower's
+    "mdc_flower/deployment/site/supernode.py",  # a check of the app instead of Flower's
 }
-"""Files for which Flower has no public module."""
+"""Files that need something for which Flower has no public module."""
 
 PRIVATE = re.compile(r"^\s*(?:from|import) flwr\.(?!(?:app|clientapp|serverapp|client)\b)", re.M)
 
 
-def test_private_modules_of_flower_are_imported_where_there_is_no_other_way() -> None:
+def test_private_modules_of_flower_are_imported_only_where_there_is_no_other_way() -> None:
     found = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
@@ -41,7 +41,7 @@ def test_private_modules_of_flower_are_imported_where_there_is_no_other_way() ->
 
 PROCESS_THAT_TRAINS = """
 import sys
-from mdc_flower import server_app  # which is imported where sites are simulated
+from mdc_flower import server_app  # a process with simulated sites imports it
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.site.worker import site_client
 from strategies.method.round_plan import RoundPlan
@@ -55,7 +55,7 @@ print([name for name in SLOW if name in sys.modules])
 
 
 def test_a_process_that_trains_imports_nothing_slow_that_it_does_not_need() -> None:
-    """Every worker of a simulation starts so, and a real site's process for each message."""
+    """Each worker of a simulation starts like this, and a real site's process for each message."""
     slow = ("torch._dynamo", "sympy", "sklearn", "scipy", "pandas", "matplotlib", "datasets")
     code = f"SLOW = {slow}{PROCESS_THAT_TRAINS}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

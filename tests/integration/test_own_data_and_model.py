@@ -1,4 +1,4 @@
-"""A user's own data set and model, by doing what the recipes of CONTRIBUTING.md say."""
+"""A user's own data set and model, as in the recipes of CONTRIBUTING.md."""
 
 import re
 from pathlib import Path
@@ -16,12 +16,12 @@ RECIPES = (ROOT / "CONTRIBUTING.md").read_text().partition("## Recipes")[2]
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language among the recipes."""
+    """Return the fenced code blocks in a language among the recipes."""
     return re.findall(rf"^```{language}\n(.*?)^```$", RECIPES, re.MULTILINE | re.DOTALL)
 
 
 def written(folder: Path) -> list[str]:
-    """Write each block of Python into the file that its first line names; return their names."""
+    """Write each Python block to the file named in its first line; return the file names."""
     names = []
     for block in blocks("python"):
         named = re.match(r"# (\w+\.py)\n", block)
@@ -41,7 +41,7 @@ def test_the_recipes_hold_two_files_and_two_commands() -> None:
 
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataSet:
-    """Return the recipe's data set."""
+    """Return the data set of the recipe."""
     written(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return load_dataset("my_data:diabetes")
@@ -65,8 +65,8 @@ def test_the_commands_train_a_users_model_on_a_users_data(tmp_path: Path) -> Non
     run_dir = tmp_path / "runs" / "own"
     summary = summary_of(run_dir)
     assert summary["status"] == "finished"
-    # The larger class has 75 of the 147 test examples; half of 147 draws have a deviation of 6.1,
-    # and 93 is three of them above 75.
+    # The larger class has 75 of the 147 test examples. The number of correct guesses has a standard
+    # deviation of 6.1; 93 is three of them above 75.
     assert summary["final"]["test-accuracy"] > 93 / 147
     assert len(summary["sites"]) == 4
     assert len(read_history(run_dir)) > 1

@@ -1,4 +1,4 @@
-"""The README does what it says: every command in it is run, here or by CI."""
+"""Run every command of the README that CI does not run."""
 
 import os
 import re
@@ -21,12 +21,12 @@ REAL_SITES = ("mdc provision ", "mdc coordinator ", "mdc site ")
 
 
 def blocks(language: str) -> list[str]:
-    """Return the README's fenced blocks of a language."""
+    """Return the README's fenced code blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    """Return every shell command of the README."""
+    """Return all shell commands of the README."""
     return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
 
 
@@ -38,9 +38,9 @@ def shell(command: str, folder: Path, env: dict[str, str]) -> None:
 
 
 def user_env(home: Path) -> dict[str, str]:
-    """Return the environment of someone who has activated .venv, with Flower kept apart."""
+    """Return the environment of a user who has activated .venv, with a separate Flower home."""
     env = {**environment(home), "PYTHONPATH": str(ROOT)}
-    del env["PYTHONSAFEPATH"]  # a user has not set it
+    del env["PYTHONSAFEPATH"]  # users do not set it
     return {**env, "PATH": os.pathsep.join([sysconfig.get_path("scripts"), env["PATH"]])}
 
 
@@ -56,17 +56,17 @@ def test_no_command_is_left_out() -> None:
     assert not left_out
 
 
-def test_it_shows_the_main_table_and_pictures_that_are_there() -> None:
-    """What is in the tables is held by the test of `simulations.pages.published`."""
+def test_it_shows_two_tables_and_an_existing_picture() -> None:
+    """The tests of `simulations.pages.published` check the contents of the tables."""
     assert [block["kind"] for block in BLOCK.finditer(README)] == ["summary", "table"]
     pictures = re.findall(r"!\[[^]]*]\((\S+?)\)", README)
-    assert pictures == ["docs/results/curves.png", "docs/results/digits/curves.png"]
+    assert pictures == ["docs/results/curves.png"]
     assert all((ROOT / picture).is_file() for picture in pictures)
 
 
 @pytest.mark.integration
 def test_mdc_commands(tmp_path: Path) -> None:
-    """Run, in order and in one folder, every `mdc` command, with the README's own modules."""
+    """Run every `mdc` command, in order and in one folder, with the README's own modules."""
     env = user_env(tmp_path)
     (tmp_path / "simulations").symlink_to(ROOT / "simulations")
     images = tmp_path / "images"
@@ -84,7 +84,7 @@ def test_mdc_commands(tmp_path: Path) -> None:
 
 
 def _make_images(folder: Path) -> None:
-    """Write 8x8 images of two classes: dark and bright noise."""
+    """Write 8x8 images in two classes: dark and bright noise."""
     random = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 5)):
         for name, base in (("dark", 0), ("bright", 128)):
@@ -97,7 +97,7 @@ def _make_images(folder: Path) -> None:
 
 @pytest.mark.integration
 def test_flwr_run_command(tmp_path: Path) -> None:
-    """Run Flower's own command, with a local SuperLink on ports of our own."""
+    """Run Flower's own command, with a local SuperLink on free ports."""
     port = free_port()
     env = user_env(tmp_path) | {
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
@@ -112,9 +112,9 @@ def test_flwr_run_command(tmp_path: Path) -> None:
     assert summary_of(run_dir)["status"] == "finished"
 
 
-def test_commands_for_real_sites_are_those_of_the_deployment_page() -> None:
+def test_commands_for_real_sites_are_on_the_deployment_page() -> None:
     page = (ROOT / "docs" / "deployment.md").read_text()
     real = [command for command in commands() if command.startswith(REAL_SITES)]
     assert len(real) == 6
     for command in real:
-        assert f"\n{command}\n" in page, "test_deployment_doc.py runs what stands there"
+        assert f"\n{command}\n" in page, "test_deployment_doc.py runs the commands of that page"

@@ -20,7 +20,7 @@ CIFAR10 = Path(os.environ.get("MDC_TEST_DATA", "/nowhere"), "cifar10-jpeg.tar.xz
 
 @pytest.fixture(scope="module")
 def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack some of CIFAR-10's image folders: 30 training and 10 test images a class."""
+    """Unpack a part of CIFAR-10's image folders: 30 training and 10 test images per class."""
     if not CIFAR10.is_file():
         pytest.skip("MDC_TEST_DATA does not name a folder with cifar10-jpeg.tar.xz")
     folder = tmp_path_factory.mktemp("data") / "cifar10"
@@ -54,7 +54,7 @@ def test_compare_on_image_folders_end_to_end(cifar10_folder: Path, tmp_path: Pat
     ]
     exchanges = {row["arm"]: float(row["exchanges"]) for row in rows}
     assert exchanges["centralized"] == exchanges["one site alone"] == 0
-    # Two epochs in one round or two, and the recalibration
+    # Two epochs in one or two rounds, plus the recalibration
     assert exchanges["co-learning"] == exchanges["FedAvg"]
     assert exchanges["co-learning"] in (2, 3)
     assert (tmp_path / "results" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -67,7 +67,7 @@ def test_fashion_mnist_is_found_where_debian_puts_it() -> None:
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
     assert dataset.input_shape == (1, 28, 28)
     assert dataset.class_names[9] == "Ankle boot"
-    # The customary statistics of its training images, which normalization uses.
+    # The usual statistics of its training images, which normalization uses.
     pixels = np.asarray(dataset.train.inputs, dtype=np.float64) / 255
     assert abs(float(pixels.mean()) - dataset.mean[0]) < 1e-3
     assert abs(float(pixels.std()) - dataset.std[0]) < 1e-3

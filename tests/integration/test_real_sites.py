@@ -1,7 +1,7 @@
-"""Three sites, TLS and node keys: train, lose the coordinator, lose a site, and give the same bits.
+"""Three sites with TLS and node keys lose the coordinator and a site; the bits are the same.
 
-The processes are those that operators start: `mdc coordinator start`, `mdc site start`, and
-`mdc coordinator run`, from kits that were provisioned.
+The tests start the same processes as operators, from provisioned kits: `mdc coordinator start`,
+`mdc site start` and `mdc coordinator run`.
 """
 
 import base64
@@ -29,21 +29,21 @@ def sha256(run_dir: Path) -> str:
 
 
 def settings(**keys: str) -> list[str]:
-    """Return the options of `mdc coordinator run` that make it short."""
+    """Return options of `mdc coordinator run` for a short run."""
     pairs = {**SETTINGS, "round-deadline-s": "120.0", **keys}
     return [text for key, value in pairs.items() for text in ("--set", f"{key}={value}")]
 
 
 def answered(run_dir: Path, round_number: int) -> set[str]:
-    """Return the sites whose updates have come in, in a round."""
+    """Return the sites whose updates were accepted in a round."""
     events = read_events(run_dir, "site-answered")
     return {e["site"] for e in events if e["round"] == round_number and not e["dropped"]}
 
 
-def test_a_run_survives_its_coordinator_and_a_site_and_gives_the_bits_of_a_simulation(
+def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
     tmp_path: Path,
 ) -> None:
-    # site-1 is at work when the coordinator dies, so that it dies in the middle of a round.
+    # site-1 is slow, so that the coordinator dies in the middle of a round.
     slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=8.0)
     run_dir, simulated = tmp_path / "run", tmp_path / "simulated"
     with real_sites(
@@ -58,7 +58,7 @@ def test_a_run_survives_its_coordinator_and_a_site_and_gives_the_bits_of_a_simul
         sites.wait(lambda: answered(run_dir, 2), PATIENCE_S, "run")
         sites.kill_coordinator(coordinator)
         sites.start_coordinator()
-        # The run goes on by itself; meanwhile a site is stopped, and comes back.
+        # The run continues by itself. Meanwhile a site is stopped and started again.
         sites.wait(lambda: len(read_history(run_dir)) == 2, PATIENCE_S, "run")
         leaving.terminate()
         assert leaving.wait(30) == INTERRUPTED
@@ -68,7 +68,7 @@ def test_a_run_survives_its_coordinator_and_a_site_and_gives_the_bits_of_a_simul
         told = sites.mdc("coordinator", "status", str(sites.kit("coordinator"))).stdout
         for name in sites.names:
             assert re.search(rf"{name} .* online .* 0\.1\.0 .* 3 ", told), told
-        _check_nothing_private_is_told(sites, run_dir)
+        _check_that_nothing_private_is_written(sites, run_dir)
 
     run_in_process(small_config(simulated, epoch_budget=3), 3)
     assert sha256(run_dir) == sha256(simulated)
@@ -79,14 +79,14 @@ def test_a_run_survives_its_coordinator_and_a_site_and_gives_the_bits_of_a_simul
     assert re.search(r"round 1: epoch 1 of 1, step 14 of 14, learning rate", sites.log("site-0"))
 
 
-def _check_nothing_private_is_told(sites: RealSites, run_dir: Path) -> None:
-    """Look through everything that is written for keys, and for where a site's data are."""
-    secrets = {"the place of the data": b"/srv/secret-place"}
+def _check_that_nothing_private_is_written(sites: RealSites, run_dir: Path) -> None:
+    """Search all written files for keys and for the location of a site's data."""
+    secrets = {"the location of the data": b"/srv/secret-place"}
     for key in sites.kits.rglob("*.key"):
         lines = key.read_text().splitlines()[1:-1]
         secrets[str(key)] = lines[len(lines) // 2].encode()
-        assert base64.b64decode("".join(lines)), "the key is read as it is stored"
-    # What a site's own people are told of their data stays in the kit itself.
+        assert base64.b64decode("".join(lines)), "the key is base64 as expected"
+    # What a site's own operators see about their data stays in the kit itself.
     places = [run_dir, sites.kit("coordinator"), *(sites.kit(n) / "state" for n in sites.names)]
     read = [
         path
@@ -104,4 +104,4 @@ def _check_nothing_private_is_told(sites: RealSites, run_dir: Path) -> None:
     for path in read:
         content = path.read_bytes()
         for what, secret in secrets.items():
-            assert secret not in content, f"{path} tells {what}"
+            assert secret not in content, f"{path} contains {what}"

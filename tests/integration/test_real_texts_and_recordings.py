@@ -1,4 +1,4 @@
-"""Spoken digits and film reviews, real ones: whole runs in this process, a few seconds each."""
+"""Whole runs on real spoken digits and film reviews, in this process, a few seconds each."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SPEAKERS = ("jackson", "theo")
 
 
 def run(tmp_path: Path, **keys: Any) -> dict[str, Any]:
-    """Run two sites for two rounds; return the summary, which the model's file bears out."""
+    """Run two sites for two rounds; check the summary against the model file and return it."""
     values = {
         "num-rounds": 2,
         "epochs": "fixed",
@@ -44,7 +44,7 @@ def run(tmp_path: Path, **keys: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def spoken_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack two speakers' recordings 0 to 24 and list them: 400 to train on, 100 to test."""
+    """List recordings 0 to 24 of two speakers: 400 for training, 100 for the test."""
     pytest.importorskip("soundfile", reason="needs the extra 'audio'")
     pytest.importorskip("torchaudio", reason="needs the extra 'audio'")
     if not DIGITS.is_file():
@@ -62,7 +62,7 @@ def spoken_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("model", ["audio-cnn", "audio-crnn"])
-def test_each_speaker_is_a_site_that_learns_spoken_digits(
+def test_sites_with_one_speaker_each_learn_spoken_digits(
     spoken_digits: Path, tmp_path: Path, model: str
 ) -> None:
     summary = run(
@@ -78,12 +78,12 @@ def test_each_speaker_is_a_site_that_learns_spoken_digits(
         lr_max=0.005,
     )
     assert summary["partition"]["label-histogram"] == [[20] * 10] * 2
-    assert summary["final"]["test-accuracy"] > 0.5  # by chance 0.1
+    assert summary["final"]["test-accuracy"] > 0.5  # chance is 0.1
 
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a text folder of SST-2's first 3,000 training sentences, and its test sentences."""
+    """Return a text folder with SST-2's first 3,000 training sentences and its test sentences."""
     if not REVIEWS.is_dir():
         pytest.skip("MDC_TEST_DATA does not name a folder with sst2")
     folder = tmp_path_factory.mktemp("reviews")
@@ -106,4 +106,4 @@ def test_two_sites_learn_from_film_reviews(reviews: Path, tmp_path: Path, model:
         optimizer="adamw",
         lr_max=0.003,
     )
-    assert summary["final"]["test-accuracy"] > 0.6  # by chance 0.5
+    assert summary["final"]["test-accuracy"] > 0.6  # chance is 0.5

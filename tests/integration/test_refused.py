@@ -1,4 +1,4 @@
-"""Who and what is refused by the real processes of a provisioned federation, and in which words."""
+"""What the real processes of a provisioned federation refuse, and with which message."""
 
 import http.server
 import os
@@ -40,14 +40,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSites]:
-    """Yield one federation for all tests; its coordinator runs, its sites do not."""
+    """Yield one federation for all tests, with a running coordinator and no running sites."""
     with real_sites(tmp_path_factory.mktemp("refused"), num_sites=3) as started:
         started.start_coordinator()
         yield started
 
 
 def changed_kit(sites: RealSites, folder: Path, name: str = "site-0", **keys: Any) -> Path:
-    """Return a copy of a kit in which keys of kit.toml are others."""
+    """Return a copy of a kit with changed keys in kit.toml."""
     kit = folder / name
     shutil.copytree(sites.kit(name), kit, ignore=shutil.ignore_patterns("state"))
     values = read_toml(kit / "kit.toml")
@@ -57,7 +57,7 @@ def changed_kit(sites: RealSites, folder: Path, name: str = "site-0", **keys: An
 
 
 def failures(kit: Path) -> dict[str, str]:
-    """Return the checks that fail at a site, each with what it says."""
+    """Return the name and the message of each check that fails at a site."""
     return {
         check.name: check.detail
         for check in check_site(read_site_kit(kit))
@@ -66,7 +66,7 @@ def failures(kit: Path) -> dict[str, str]:
 
 
 def supernode(sites: RealSites, kit_folder: Path, **config: Any) -> "subprocess.Popen[bytes]":
-    """Start Flower's own SuperNode from a kit, past all checks of ours."""
+    """Start Flower's own SuperNode from a kit, without our checks."""
     kit = read_site_kit(kit_folder)
     path = kit_folder / "node-config.toml"
     path.write_text(tomli_w.dumps({**node_config(kit), **config}))
@@ -79,7 +79,7 @@ def supernode(sites: RealSites, kit_folder: Path, **config: Any) -> "subprocess.
 def flower_supernode(
     sites: RealSites, options: Sequence[str], log_path: Path
 ) -> "subprocess.Popen[bytes]":
-    """Start `flower-supernode`; its output, and its children's, goes to a file."""
+    """Start `flower-supernode`, with its output and that of its children in a file."""
     command = [script("flower-supernode"), "--superlink", sites.address, "--max-retries", "1"]
     command += ["--port", str(free_port()), *options]
     with log_path.open("wb") as log:
@@ -88,7 +88,7 @@ def flower_supernode(
         )
 
 
-def test_every_check_passes_where_nothing_is_wrong(sites: RealSites) -> None:
+def test_every_check_passes_if_nothing_is_wrong(sites: RealSites) -> None:
     done = sites.mdc("site", "check", str(sites.kit("site-0")))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
@@ -118,7 +118,7 @@ def test_an_unknown_key(sites: RealSites, tmp_path: Path) -> None:
     assert "FAILED  key: the coordinator does not accept this site's key" in done.stdout
 
 
-def test_a_revoked_key_is_put_out_though_its_site_is_online(sites: RealSites) -> None:
+def test_a_revoked_key_is_disconnected_while_its_site_is_online(sites: RealSites) -> None:
     key = sites.folder / "kept" / "site-2"
     shutil.copytree(sites.kit("site-2"), key, ignore=shutil.ignore_patterns("state"))
     site = sites.start("site-2", "site", "start", str(key))
@@ -130,7 +130,7 @@ def test_a_revoked_key_is_put_out_though_its_site_is_online(sites: RealSites) ->
     assert site.wait(90) == 1
     assert "the coordinator does not accept this site's key any more" in sites.log("site-2")
     assert "it is unknown there, or revoked" in failures(key)["key"]
-    # Taken in again, the site has another key; the old one stays out.
+    # When the site is added again, it gets a new key; the old key stays revoked.
     sites.federation["site"].append(gone)
     sites.provision()
     sites.wait(lambda: failures(sites.kit("site-2")) == {}, 30, "coordinator")
@@ -180,9 +180,7 @@ def test_plain_http(sites: RealSites, tmp_path: Path) -> None:
     assert "Failed to initialize the connection" in (tmp_path / "plain.txt").read_text()
 
 
-def test_a_port_where_nobody_listens_and_a_host_that_is_not_known(
-    sites: RealSites, tmp_path: Path
-) -> None:
+def test_a_port_without_a_server_and_an_unknown_host(sites: RealSites, tmp_path: Path) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         kit = changed_kit(sites, tmp_path / "a", port=held.getsockname()[1])
@@ -191,7 +189,7 @@ def test_a_port_where_nobody_listens_and_a_host_that_is_not_known(
     assert "Ask for its DNS entry" in failures(kit)["name resolution"]
 
 
-def test_data_that_break_the_contract(sites: RealSites, tmp_path: Path) -> None:
+def test_data_that_violate_the_contract(sites: RealSites, tmp_path: Path) -> None:
     kit = changed_kit(sites, tmp_path, min_examples=5000)
     done = sites.mdc("site", "start", str(kit))
     assert done.returncode == 1
@@ -230,7 +228,7 @@ http {{
 
 @pytest.fixture
 def proxy(sites: RealSites, tmp_path: Path) -> Iterator[int]:
-    """Yield the port of a reverse proxy on the coordinator's own machine."""
+    """Yield the port of a reverse proxy on the coordinator's machine."""
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         pytest.skip("nginx is not installed (apt-get install nginx-light)")
@@ -245,10 +243,10 @@ def proxy(sites: RealSites, tmp_path: Path) -> Iterator[int]:
         process.terminate()
 
 
-def test_a_proxy_on_the_same_machine_opens_nothing(
+def test_a_proxy_on_the_same_machine_exposes_only_what_sites_need(
     sites: RealSites, proxy: int, tmp_path: Path
 ) -> None:
-    """To the coordinator every caller is at the loopback interface, then; sites may come so."""
+    """The coordinator sees every caller at the loopback address; sites can still join."""
     kit = read_site_kit(changed_kit(sites, tmp_path, "site-2", port=proxy))
     context = ssl.create_default_context(cafile=kit.ca)
     for path in ("v1/control/start-run", "v1/control/list-runs", "v1/runtime/pull-task-input", ""):
@@ -307,7 +305,7 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
 
 
 def certificate_of(sites: RealSites, folder: Path, host: str, days_ago: int) -> tuple[Path, Path]:
-    """Return a certificate of the federation's own authority, and its key."""
+    """Return a certificate signed by the federation's own authority, and its key."""
     authority = Credential(
         (sites.kits / "authority" / "ca.key").read_bytes(),
         (sites.kits / "authority" / "ca.pem").read_bytes(),

@@ -1,4 +1,4 @@
-"""Pages in a real browser, of a run and of a comparison: complete, drawn, without the network."""
+"""The pages of a run and of a comparison in a real browser: complete, drawn, without network."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ OPTIONS = (
 WINDOW = (1280, 3000)
 
 needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="there is no chromium; `apt-get install chromium` brings it"
+    BROWSER is None, reason="chromium is not installed (apt-get install chromium)"
 )
 
 MEASURE = """
@@ -43,11 +43,11 @@ document.body.setAttribute("data-asked", performance.getEntriesByType("resource"
 document.body.setAttribute("data-wide", document.documentElement.scrollWidth);
 </script>
 """
-"""Lets the browser say what it made of the page; the page itself has no script."""
+"""Makes the browser report how it drew the page. The page itself has no script."""
 
 
 class Elements(HTMLParser):
-    """Collects the attributes of every element, and the texts outside of styles."""
+    """The attributes of every element of a page, and the texts outside of styles."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Elements(HTMLParser):
 
 
 def browse(folder: Path, *arguments: str) -> str:
-    """Run the browser with a profile of its own; return what it prints."""
+    """Run the browser with a fresh profile; return its output."""
     profile = folder / "profile"
     done = subprocess.run(
         [str(BROWSER), *OPTIONS, f"--user-data-dir={profile}",
@@ -87,8 +87,8 @@ def browse(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def asks_for_nothing(html: str) -> None:
-    """Hold that nothing in a page is fetched from elsewhere."""
+def check_no_fetches(html: str) -> None:
+    """Check that a page fetches nothing."""
     page = Elements(html)
     assert not {tag for tag, _ in page.found} & {"script", "link", "iframe", "object"}
     for tag, attributes in page.found:
@@ -99,7 +99,7 @@ def asks_for_nothing(html: str) -> None:
 
 
 def mdc(*arguments: str | Path) -> Result:
-    """Run the command in this process, and give back what it changes there."""
+    """Run the command in this process; restore signal handlers and the path afterwards."""
     signals = (signal.SIGTERM, signal.SIGHUP)
     handlers, path = [signal.getsignal(kind) for kind in signals], list(sys.path)
     try:
@@ -112,7 +112,7 @@ def mdc(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run three sites for two rounds, and write the page."""
+    """Run three sites for two rounds, and write the page; return the run directory."""
     folder = tmp_path_factory.mktemp("report") / "run"
     run_in_process(small_config(folder, max_train_examples=200, site_evaluation=True), 3)
     result = mdc("report", folder)
@@ -121,29 +121,31 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_page_names_every_site_and_asks_for_nothing(run: Path) -> None:
+def test_the_page_names_every_site_and_fetches_nothing(run: Path) -> None:
     html = (run / "report.html").read_text()
-    asks_for_nothing(html)
+    check_no_fetches(html)
     text = Elements(html).text
     assert all(f"site-{number}" in text for number in range(3))
     for title in ("What it reached", "Who took part", "Round by round", "Config"):
         assert title in text
 
 
-def test_the_same_run_has_the_same_page_wherever_it_is_written(run: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_run_does_not_depend_on_where_it_is_written(
+    run: Path, tmp_path: Path
+) -> None:
     result = mdc("report", run, "--output", tmp_path / "other.html")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "other.html").read_bytes() == (run / "report.html").read_bytes()
 
 
 def drawn_by_browser(folder: Path, page: Path) -> dict[str, dict[str, str | None]]:
-    """Return the pictures of a page, with the sizes that a browser gave them."""
+    """Return the pictures of a page, with their sizes in the browser."""
     measured = folder / "measured.html"
     measured.write_text(page.read_text().replace("</body>", f"{MEASURE}</body>"))
     elements = Elements(browse(folder, "--dump-dom", measured.as_uri()))
     (body,) = elements.all("body")
     assert body["data-asked"] == "0"
-    # Nothing is cut off at the right.
+    # Nothing is cut off on the right.
     assert int(str(body["data-wide"])) <= WINDOW[0]
     return {str(one["id"]): one for one in elements.all("img")}
 
@@ -167,12 +169,12 @@ def test_a_browser_draws_every_picture_and_fetches_nothing(run: Path, tmp_path: 
 
 @pytest.mark.integration
 @needs_browser
-def test_what_a_browser_shows_has_ink_from_top_to_bottom(run: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_content_from_top_to_bottom(run: Path, tmp_path: Path) -> None:
     shot = tmp_path / "page.png"
     browse(tmp_path, f"--screenshot={shot}", (run / "report.html").as_uri())
     pixels = np.asarray(Image.open(shot).convert("L"))
     assert pixels.shape == (WINDOW[1], WINDOW[0])
-    # Each fifth of a page that long has something in it; most of it is paper.
+    # Each fifth of the page has content; most of the page is white.
     for part in np.array_split(pixels, 5):
         assert (part < 128).mean() > 0.001
     assert np.median(pixels) > 240
@@ -184,7 +186,7 @@ def test_a_browser_draws_the_page_of_a_comparison(tmp_path: Path) -> None:
     curve = outcome((2, 0.5), (4, 0.9), sent_bytes=MEGABYTE, received_bytes=MEGABYTE)
     write_results(tmp_path, results({"base": {1: outcome((4, 0.8))}, "co-learning": {1: curve}}))
     page = write_report(tmp_path)
-    asks_for_nothing(page.read_text())
+    check_no_fetches(page.read_text())
     assert "co-learning" in Elements(page.read_text()).text
     pictures = drawn_by_browser(tmp_path, page)
     assert set(pictures) == {"curves", "frontier"}

@@ -1,4 +1,4 @@
-"""Three sites with film reviews of their own get one vocabulary, and with it the pooled model."""
+"""Three sites merge token counts into one vocabulary, and get the model of the pooled texts."""
 
 import os
 import tomllib
@@ -29,7 +29,7 @@ __all__ = ["process_state"]
 
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Path]:
-    """Return a text folder for each site, of 200 sentences each, and one of all of them."""
+    """Return one text folder per site, with 200 sentences each, and one with all sentences."""
     if not REVIEWS.is_dir():
         pytest.skip("MDC_TEST_DATA does not name a folder with sst2")
     train, test = ((REVIEWS / f"{s}.txt").read_text("utf-8").split("\n") for s in ("train", "test"))
@@ -44,14 +44,14 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def succeed(*arguments: str | Path) -> str:
-    """Run the command; return what it printed."""
+    """Run a command that must succeed; return its output."""
     result = mdc(*arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def run(data: Path, output: str, *settings: str) -> str:
-    """Train three simulated sites for two rounds; return the digest of the model's file."""
+    """Train three simulated sites for two rounds; return the SHA-256 of the model file."""
     options = [part for one in (*SETTINGS, *settings) for part in ("--set", one)]
     options += ["--set", f"dataset=text-folder:{data}", "--output", output]
     succeed("run", "--engine", "in-process", "--sites", "3", *options)
@@ -73,12 +73,14 @@ def test_merged_counts_give_the_model_of_the_pooled_texts(
     vocabulary = tmp_path / "vocabulary.txt"
 
     merged = run(folders["pooled"], "merged", f"vocabulary={vocabulary}")
-    assert merged == run(folders["pooled"], "pooled"), "the run made another of the same texts"
+    assert merged == run(folders["pooled"], "pooled"), (
+        "the run makes a different vocabulary from the same texts"
+    )
     other = tmp_path / "other.txt"
     other.write_text("".join(sorted(vocabulary.read_text("utf-8").splitlines(keepends=True))))
     assert merged != run(folders["pooled"], "other", f"vocabulary={other}")
 
-    # Every site is let in by the printed keys, with the model that all others have.
+    # With the printed keys every site is accepted, and all sites have the same model.
     contract = Contract.read(
         {"name": "reviews", "type": "int64", "shape": (LENGTH,), "classes": ("0", "1"), **keys},
         "here",

@@ -1,4 +1,4 @@
-"""Every byte that a real SuperNode sends in a run, searched for the data behind it."""
+"""Search every byte that a real SuperNode sends in a run for the site's data."""
 
 import itertools
 import os
@@ -50,7 +50,7 @@ def load():
 
 
 class Recorder:
-    """Passes on what comes to a port, and keeps every byte that is sent to the SuperLink."""
+    """A proxy to the SuperLink that records every byte sent to it."""
 
     def __init__(self, target_port: int) -> None:
         self._sent: list[bytes] = []
@@ -61,7 +61,7 @@ class Recorder:
 
     @property
     def sent(self) -> bytes:
-        """Return what was sent so far, of all connections in the order of arrival."""
+        """Return the bytes sent so far, from all connections in the order of arrival."""
         return b"".join(self._sent)
 
     def _accept(self) -> None:
@@ -75,7 +75,7 @@ class Recorder:
                 threading.Thread(target=_pump, args=(source, sink, kept), daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Stop accepting connections."""
         self._server.close()
 
 
@@ -93,7 +93,7 @@ def _pump(source: socket.socket, sink: socket.socket, kept: list[bytes] | None) 
 
 @contextmanager
 def recorder(target_port: int) -> Iterator[Recorder]:
-    """Yield a recorder in front of a port."""
+    """Yield a recorder that forwards to a port."""
     started = Recorder(target_port)
     try:
         yield started
@@ -101,7 +101,7 @@ def recorder(target_port: int) -> Iterator[Recorder]:
         started.close()
 
 
-def test_nothing_but_updates_and_the_metrics_of_the_sites_config(tmp_path: Path) -> None:
+def test_only_updates_and_the_configured_metrics_leave_a_site(tmp_path: Path) -> None:
     (tmp_path / "fish_lab.py").write_text(MODULE)
     home, log, run_dir = tmp_path / "home", tmp_path / "log.txt", tmp_path / "run"
     home.mkdir()
@@ -141,7 +141,7 @@ def test_nothing_but_updates_and_the_metrics_of_the_sites_config(tmp_path: Path)
 
 
 def _search(sent: bytes, run_dir: Path) -> None:
-    # With one site the global model is its update: it must be found, or the search finds nothing.
+    # With one site the global model is its update. Finding it shows that the search works.
     arrays, _ = read_model(run_dir / GLOBAL_MODEL)
     for name, array in arrays.items():
         assert np.ascontiguousarray(array).tobytes()[:4096] in sent, f"{name} was not recorded"
@@ -150,13 +150,13 @@ def _search(sent: bytes, run_dir: Path) -> None:
     fish = scope["load"]()
     inputs = fish.train.inputs
     for form in (inputs, (inputs / 255).astype(np.float32), _normalized(inputs)):
-        assert not _found(form, sent), "a record of the data set leaves the site"
+        assert not _found(form, sent), "an example of the data set left the site"
     for name in CLASSES:
         assert name.encode() not in sent
     own = site_data(fish, None, -1, seed=1, validation_fraction=0.1)
     for examples in (fish.train, own.train, own.validation):
         for what, text in _spellings(np.bincount(examples.labels)):
-            assert text not in sent, f"{what} leave the site"
+            assert text not in sent, f"{what} left the site"
 
 
 def _normalized(inputs: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -164,7 +164,7 @@ def _normalized(inputs: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _found(inputs: NDArray[np.generic], sent: bytes) -> list[int]:
-    """Return the records of which any eight neighbouring values are among the bytes sent."""
+    """Return the rows with eight neighbouring values that occur in the sent bytes."""
     rows = inputs.reshape(len(inputs), -1)
     return [
         row
@@ -175,7 +175,7 @@ def _found(inputs: NDArray[np.generic], sent: bytes) -> list[int]:
 
 
 def _spellings(counts: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
-    """Yield labels, and their counts, in the forms in which they could be sent."""
+    """Yield labels and label counts in the encodings in which they could be sent."""
     for number, label in itertools.product((np.int64, np.int32, np.uint8), (1, 2)):
         yield "labels", np.full(24, label, number).tobytes()
     for order in itertools.permutations(counts):
@@ -187,6 +187,6 @@ def _spellings(counts: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
 
 
 def _varint(number: int) -> bytes:
-    """Return a number as protobuf packs it."""
+    """Return a number in protobuf's varint encoding."""
     low, high = number & 0x7F, number >> 7
     return bytes([low | 0x80]) + _varint(high) if high else bytes([low])

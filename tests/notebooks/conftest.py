@@ -1,4 +1,4 @@
-"""A cache that all notebooks share, and results of splits made by a small comparison."""
+"""Results of a small comparison of splits, for the notebook about uneven data."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TINY = {
     "max-train-examples": 200,
     "max-test-examples": 50,
     "model": "mlp",
-    "batch-norm": "average",  # the model has none
+    "batch-norm": "average",  # the model has no BatchNorm
     "epoch-budget": 2,
     "local-epochs": 1,
 }
@@ -23,7 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def split_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with results of two splits: even and very uneven, two seeds each."""
+    """Return a folder with results for an even and a very uneven split, with two seeds each."""
     folder = tmp_path_factory.mktemp("results")
     for name in ("sites-2", "dirichlet-0.1"):
         comparison, arms = read_comparison(COMPARISONS / f"{name}.toml")

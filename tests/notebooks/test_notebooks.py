@@ -1,4 +1,4 @@
-"""The notebooks: they define nothing, run from a clean kernel, and are committed executed."""
+"""The notebooks define no functions, run in a clean kernel, and are committed with outputs."""
 
 import ast
 import base64
@@ -31,7 +31,7 @@ def code_cells(notebook: Any) -> list[Any]:
 
 
 def own_code(notebook: Any) -> Iterator[ast.Module]:
-    """Yield the notebook's code, without magics and without the files that it writes."""
+    """Yield the notebook's code without magics and without the files that it writes."""
     for cell in code_cells(notebook):
         if not cell.source.startswith(FILE_MAGIC):
             lines = cell.source.splitlines()
@@ -39,7 +39,7 @@ def own_code(notebook: Any) -> Iterator[ast.Module]:
 
 
 def written_files(notebook: Any) -> dict[str, str]:
-    """Return what the notebook writes into files, by name."""
+    """Return the contents of the files that the notebook writes, by file name."""
     sources = [cell.source for cell in code_cells(notebook) if cell.source.startswith(FILE_MAGIC)]
     pairs = [source.split("\n", 1) for source in sources]
     return {head.removeprefix(FILE_MAGIC).strip(): body.strip() for head, body in pairs}
@@ -50,7 +50,7 @@ def outputs(notebook: Any) -> list[Any]:
 
 
 def texts(notebook: Any) -> str:
-    """Return all that people read in the outputs."""
+    """Return all text in the outputs."""
     found = [output.get("text", "") for output in outputs(notebook)]
     for output in outputs(notebook):
         found += [text for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
@@ -63,7 +63,7 @@ def pictures(notebook: Any) -> list[bytes]:
 
 
 def check_executed(notebook: Any, least_pictures: int) -> None:
-    """Hold that a notebook was executed whole, from a clean kernel, with nothing but results."""
+    """Check that a notebook was executed completely, in a clean kernel, without warnings."""
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1))
     kinds = [output.output_type for output in outputs(notebook)]
@@ -85,12 +85,12 @@ def test_a_notebook_calls_functions_and_defines_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_names_no_place_of_a_machine(name: str) -> None:
+def test_a_notebook_has_no_absolute_path(name: str) -> None:
     assert not ABSOLUTE.findall("\n".join(cell.source for cell in notebook_of(name).cells))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_between_files_lead_somewhere(name: str) -> None:
+def test_links_between_files_work(name: str) -> None:
     prose = "\n".join(c.source for c in notebook_of(name).cells if c.cell_type == "markdown")
     links = re.findall(r"\]\((?!https?:)([^)#]+)", prose)
     assert links
@@ -98,10 +98,10 @@ def test_links_between_files_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_committed_executed(name: str) -> None:
+def test_a_notebook_is_committed_with_outputs(name: str) -> None:
     notebook = notebook_of(name)
     check_executed(notebook, least_pictures=2)
-    assert notebook == plain(notebook_of(name)), "metadata of a machine or a moment"
+    assert notebook == plain(notebook_of(name)), "the metadata depend on the machine or the time"
 
 
 def test_committed_tables_are_those_of_the_committed_results() -> None:
@@ -132,7 +132,7 @@ def test_the_users_own_files_are_the_recipes_of_contributing() -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_from_a_clean_kernel(
+def test_a_notebook_runs_in_a_clean_kernel(
     name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv(BUDGET, "small")
@@ -144,7 +144,7 @@ def test_a_notebook_runs_from_a_clean_kernel(
 
 
 def tiny(folder: Path, source: str) -> Path:
-    """Return a notebook of one cell, with an output that is not its own."""
+    """Write a notebook with one cell of this source and with extra metadata; return its path."""
     notebook = notebook_of(NAMES[0])
     notebook.cells = code_cells(notebook)[:1]
     notebook.cells[0] |= {"source": source, "outputs": [], "metadata": {"a": 1}}
@@ -167,7 +167,7 @@ def test_executing_writes_outputs_in_place_and_the_same_bytes_again(tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_a_notebook_that_fails_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_notebook_that_fails_is_not_changed(tmp_path: Path) -> None:
     from nbclient.exceptions import CellExecutionError
 
     from simulations.notebooks.execute import main
