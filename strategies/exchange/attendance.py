@@ -8,7 +8,7 @@ from logging import WARNING
 from flwr.serverapp import Grid
 
 from strategies.common.log import log
-from strategies.exchange.membership import HELLO_DEADLINE_S, Membership, refresh
+from strategies.exchange.membership import NEWCOMER_S, Membership, refresh
 from strategies.exchange.waiting import wait_until_online
 
 
@@ -101,7 +101,7 @@ class Attendance:
             log(WARNING, "%s", awaited)
             tell(awaited)
 
-        membership = refresh(self.membership, grid, min(HELLO_DEADLINE_S, wait_s))
+        membership = refresh(self.membership, grid, min(NEWCOMER_S, wait_s))
         expected = set(membership.missing) - self.absent - here
         if expected:
             membership = wait_until_online(

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from strategies.common.errors import MdcError, RunError
 from strategies.common.log import log
 from strategies.exchange.messages import SiteCard
-from strategies.exchange.transport import exchange, is_no_reply
+from strategies.exchange.transport import exchange, from_node, is_no_reply
 
 Judge = Callable[[int, SiteCard], str | None]
 """Takes a node id and a site card; returns why the node is refused, or None to admit it."""
@@ -38,9 +38,10 @@ class Admission:
 
 
 HELLO_DEADLINE_S = 120.0
+"""Time to live of a hello. Its answer counts until then, whoever is waiting for it."""
 
-HELLO_MIN_TTL_S = 30.0
-"""Shortest time to live of a hello: a SuperNode polls every 3 s and then starts a process."""
+NEWCOMER_S = 30.0
+"""Shortest wait for a new node's answer: a SuperNode polls every 3 s and then starts a process."""
 
 ADMISSION_PAUSE_S = 30.0
 """Seconds until a refused node is asked again; it may be admitted by then."""
@@ -48,10 +49,21 @@ ADMISSION_PAUSE_S = 30.0
 
 @dataclass(frozen=True)
 class Silence:
-    """How many hellos a node left unanswered, and when to ask it again (monotonic time)."""
+    """A node that has not introduced itself.
+
+    Attributes
+    ----------
+    times : int
+        Number of hellos that expired without an answer.
+    ask_at : float
+        When to ask the node again (monotonic time).
+    hello : Message or None
+        The hello whose answer still counts; it has a message id once it was sent.
+    """
 
     times: int
     ask_at: float
+    hello: Message | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Membership:
     names : frozenset of str
         Every site that has been online in this run.
     silent : Mapping[int, Silence]
-        Nodes that did not answer a hello, by node id.
+        Nodes that have not answered a hello yet, by node id.
     admission : Admission
         Who may take part.
     """
@@ -129,19 +141,52 @@ def refresh(
     """Return the membership of the nodes that are online now; ask new nodes for their site name.
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is left
-    out and asked again: at once after the first time, then after growing pauses, so that a hung
-    node takes little of the total time. A node that answers with an error or without a valid site
-    card is not asked again while it stays online. If any node is asked for the first time, the
-    deadline is at least ``newcomer_s`` seconds.
+    out; if it answers later, the next call admits it. When its hello has expired, it is asked
+    again: at once after the first time, then after growing pauses. A node that answers with an
+    error or without a valid site card is not asked again while it stays online. If any node is
+    asked for the first time, the deadline is at least ``newcomer_s`` seconds.
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
-    membership = without_offline(membership, online)
+    membership = late_introductions(without_offline(membership, online), grid)
     if online - {*membership.cards, *membership.refused, *membership.silent}:
         deadline_s = max(deadline_s, newcomer_s)
-    for reply in exchange(grid, hellos(membership, online, deadline_s), deadline_s):
-        membership = introduced(membership, reply, deadline_s)
+    membership, messages = hellos(membership, online)
+    for reply in exchange(grid, messages, deadline_s):
+        membership = introduced(membership, reply)
     return membership
+
+
+def late_introductions(
+    membership: Membership, grid: Grid, skip: Collection[int] = ()
+) -> Membership:
+    """Return the membership with the answers that have come in since nobody waited for them.
+
+    Parameters
+    ----------
+    skip
+        Nodes whose answers another exchange is waiting for.
+    """
+    for node, silence in membership.silent.items():
+        if silence.hello is None or node in skip:
+            continue
+        # Without an id the hello was never sent.
+        ids = [sent] if (sent := silence.hello.metadata.message_id) else []
+        for reply in grid.pull_messages(ids) if ids else ():
+            membership = introduced(membership, from_node(reply, silence.hello))
+            break
+        else:
+            if time.monotonic() >= silence.ask_at:
+                membership = _with_expired_hello(membership, node)
+    return membership
+
+
+def _with_expired_hello(membership: Membership, node: int) -> Membership:
+    times = membership.silent[node].times + 1
+    pause_s = HELLO_DEADLINE_S * (2 ** (times - 1) - 1)
+    log(WARNING, "%s did not introduce itself", membership.admission.name_of(node))
+    silence = Silence(times, time.monotonic() + pause_s)
+    return replace(membership, silent={**membership.silent, node: silence})
 
 
 def without_offline(membership: Membership, online: Collection[int]) -> Membership:
@@ -154,47 +199,47 @@ def without_offline(membership: Membership, online: Collection[int]) -> Membersh
     )
 
 
-def hellos(membership: Membership, online: Collection[int], deadline_s: float) -> list[Message]:
-    """Return a hello for each online node whose site is not known; see `refresh`."""
-    now = time.monotonic()
-    waiting = {node for node, silence in membership.silent.items() if now < silence.ask_at}
-    for_good = set(membership.refused) - set(membership.silent)
-    new = set(online) - set(membership.cards) - for_good - waiting
-    life_s = max(deadline_s, HELLO_MIN_TTL_S)
-    return [
-        Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=life_s)
-        for node in sorted(new)
+def hellos(membership: Membership, online: Collection[int]) -> tuple[Membership, list[Message]]:
+    """Return a hello for each online node to ask, and the membership that waits for the answers."""
+    now, silent = time.monotonic(), dict(membership.silent)
+    waiting = {node for node, silence in silent.items() if now < silence.ask_at}
+    for_good = set(membership.refused) - set(silent)
+    messages = [
+        Message(
+            RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=HELLO_DEADLINE_S
+        )
+        for node in sorted(set(online) - set(membership.cards) - for_good - waiting)
     ]
+    refused = dict(membership.refused)
+    for hello in messages:
+        node = hello.metadata.dst_node_id
+        times = silent[node].times if node in silent else 0
+        silent[node] = Silence(times, now + HELLO_DEADLINE_S, hello)
+        refused.pop(node, None)
+    return replace(membership, silent=silent, refused=refused), messages
 
 
-def introduced(membership: Membership, reply: Message, deadline_s: float) -> Membership:
-    """Return the membership updated with a node's reply to a hello, or with its missing reply."""
+def introduced(membership: Membership, reply: Message) -> Membership:
+    """Return the membership updated with a reply to a hello."""
     node = reply.metadata.src_node_id
-    cards, refused, silent = (
-        dict(membership.cards),
-        dict(membership.refused),
-        dict(membership.silent),
-    )
-    before, _ = silent.pop(node, None), refused.pop(node, None)
     if is_no_reply(reply):
-        times = before.times + 1 if before else 1
-        pause_s = deadline_s * (2 ** (times - 1) - 1)
-        silent[node] = Silence(times, time.monotonic() + pause_s)
-        name = membership.admission.name_of(node)
-        log(WARNING, "%s did not introduce itself within %g s", name, deadline_s)
-    else:
-        try:
-            # Insert the node last, so that `nodes` picks it as its site's node.
-            cards.pop(node, None)
-            cards[node] = _read_card(reply)
-            _admit(membership, node, cards[node])
-        except MdcError as error:
-            refused[node] = f"{membership.admission.name_of(node)}: {error}"
-            if cards.pop(node, None):
-                # Admission may change during the run, so this node is asked again. Other errors
-                # are permanent.
-                silent[node] = Silence(0, time.monotonic() + ADMISSION_PAUSE_S)
-            log(WARNING, "a node was refused: %s", refused[node])
+        return _with_expired_hello(membership, node)
+    cards, refused = dict(membership.cards), dict(membership.refused)
+    silent = dict(membership.silent)
+    silent.pop(node, None)
+    refused.pop(node, None)
+    try:
+        # Insert the node last, so that `nodes` picks it as its site's node.
+        cards.pop(node, None)
+        cards[node] = _read_card(reply)
+        _admit(membership, node, cards[node])
+    except MdcError as error:
+        refused[node] = f"{membership.admission.name_of(node)}: {error}"
+        if cards.pop(node, None):
+            # Admission may change during the run, so this node is asked again. Other errors
+            # are permanent.
+            silent[node] = Silence(0, time.monotonic() + ADMISSION_PAUSE_S)
+        log(WARNING, "a node was refused: %s", refused[node])
     names = membership.names | {card.name for card in cards.values()}
     return replace(membership, cards=cards, refused=refused, names=names, silent=silent)
 

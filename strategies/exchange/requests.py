@@ -10,14 +10,13 @@ from flwr.serverapp import Grid
 
 from strategies.exchange.deadline import Pacing
 from strategies.exchange.membership import (
-    HELLO_DEADLINE_S,
     Membership,
     hellos,
     introduced,
+    late_introductions,
     without_offline,
 )
 from strategies.exchange.traffic import Traffic
-from strategies.exchange.transport import is_no_reply
 
 MAX_REQUESTS = 2
 """Largest number of requests to a site in one attempt at a round."""
@@ -94,7 +93,7 @@ class Requests:
         self._site_of: dict[int, str] = {}
         self._node_of: dict[str, int] = {}
         self._nodes_of: dict[str, set[int]] = {}
-        self._hello_sent_at: dict[int, float] = {}
+        self._greeted: set[int] = set()
         self._sent_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
         self._started_at = self._looked_up_at = time.monotonic()
@@ -117,14 +116,9 @@ class Requests:
                 yield self._ask(site, node)
 
     def introduce(self, reply: Message) -> None:
-        """Process the hello reply of a node that came online during the round.
-
-        A node that did not answer is asked again. If it had the full time to answer, the pause
-        before the next hello grows.
-        """
-        asked_at = self._hello_sent_at.pop(reply.metadata.src_node_id, -math.inf)
-        if not is_no_reply(reply) or time.monotonic() - asked_at >= HELLO_DEADLINE_S:
-            self.membership = introduced(self.membership, reply, HELLO_DEADLINE_S)
+        """Process the hello reply of a node that came online during the round."""
+        self._greeted.discard(reply.metadata.src_node_id)
+        self.membership = introduced(self.membership, reply)
 
     def settled(self) -> set[int]:
         """Return all nodes that were asked for sites whose updates are stored.
@@ -134,7 +128,7 @@ class Requests:
         nodes = {node for site in self.accepted for node in self._nodes_of.get(site, ())}
         if self._pending_sites() or self.expects_more():
             return nodes
-        return nodes | set(self._hello_sent_at)
+        return nodes | self._greeted
 
     def expects_more(self) -> bool:
         """Return whether a failed site is offline but may still come back in time."""
@@ -224,7 +218,8 @@ class Requests:
         """Refresh which sites are online; return a hello for each unknown node."""
         self._looked_up_at = time.monotonic()
         online = set(self._grid.get_node_ids())
-        self.membership = without_offline(self.membership, online)
-        new = hellos(self.membership, online - set(self._hello_sent_at), HELLO_DEADLINE_S)
-        self._hello_sent_at |= {message.metadata.dst_node_id: self._looked_up_at for message in new}
+        known = without_offline(self.membership, online)
+        known = late_introductions(known, self._grid, skip=self._greeted)
+        self.membership, new = hellos(known, online - self._greeted)
+        self._greeted |= {message.metadata.dst_node_id for message in new}
         return new

@@ -89,7 +89,8 @@ class Exchange:
     ) -> Iterator[Message]:
         """Yield one reply for each message: the node's reply as it arrives, or an error.
 
-        A message to a node that `RequestSource.settled` returns gets no reply. The source of every
+        A message to a node that `RequestSource.settled` returns gets no reply. Neither does an
+        overdue hello, because its answer still counts when it comes. The source of every
         reply is the node that was asked, even if the SuperLink answers in its place. Replies are
         fetched one at a time and not kept, so only one model is in memory, however many sites
         there are.
@@ -112,7 +113,7 @@ class Exchange:
                 for reply in self._grid.pull_messages([message_id]):
                     asked = waiting.pop(reply.metadata.reply_to_message_id, None)
                     if asked is not None:
-                        yield _from_node(reply, asked.message)
+                        yield from_node(reply, asked.message)
                     del reply
             self._meanwhile()
             elapsed_s = time.monotonic() - started
@@ -132,6 +133,8 @@ class Exchange:
         self._give_up(waiting, [message.metadata.dst_node_id for message in overdue])
         why = f"no reply within {round(limit_s, 1):g} s"
         for message in overdue:
+            if message.metadata.message_type == MessageType.QUERY:
+                continue
             yield Message(Error(NO_REPLY, why), reply_to=message)
 
     def late(self) -> Iterator[Late]:
@@ -178,7 +181,8 @@ def exchange(grid: Grid, messages: Iterable[Message], deadline_s: float) -> Iter
     return Exchange(grid).replies(messages, deadline_s)
 
 
-def _from_node(reply: Message, asked: Message) -> Message:
+def from_node(reply: Message, asked: Message) -> Message:
+    """Return a reply as one of the node that was asked, even if the SuperLink sent it."""
     if reply.metadata.src_node_id == asked.metadata.dst_node_id:
         return reply
     foreign = Error(NO_REPLY, f"the reply came from node {reply.metadata.src_node_id}")

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from strategies.common.errors import ConfigError, QuorumError
 from strategies.common.log import log
-from strategies.exchange.membership import HELLO_DEADLINE_S, HELLO_MIN_TTL_S, Membership, refresh
+from strategies.exchange.membership import NEWCOMER_S, Membership, refresh
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 """Shortest and longest pause between two checks for sites; pauses grow with the time waited."""
@@ -144,8 +144,8 @@ def _wait(
         # Check once more after the time is over: a site may have come during the previous check.
         elapsed_s = time.monotonic() - started
         left_s = wait_s - elapsed_s
-        hello_s = min(HELLO_DEADLINE_S, max(SHORTEST_PAUSE_S, left_s))
-        before, membership = membership, refresh(membership, grid, hello_s, HELLO_MIN_TTL_S)
+        hello_s = min(NEWCOMER_S, max(SHORTEST_PAUSE_S, left_s))
+        before, membership = membership, refresh(membership, grid, hello_s, NEWCOMER_S)
         look(before, membership)
         if enough(membership) or left_s <= 0:
             return membership

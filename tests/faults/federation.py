@@ -101,7 +101,7 @@ class Federation:
         told = json.loads(self._flwr("list", CONNECTION, "--format", "json"))
         return str(told["runs"][0]["status"])
 
-    def wait_for_end(self, patience_s: float = 240.0) -> str:
+    def wait_for_end(self, patience_s: float = 600.0) -> str:
         """Wait until the newest run has ended; return its status."""
         end = time.monotonic() + patience_s
         while time.monotonic() < end:
@@ -149,7 +149,7 @@ class Federation:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

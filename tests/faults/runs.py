@@ -18,7 +18,7 @@ from tests.faults import injector
 from tests.tiny import KEYS
 
 NUM_SITES = 3
-NUM_ROUNDS = 4
+NUM_ROUNDS = 3
 
 # Children are forked from a server that has already imported the slow modules. It has no threads
 # that a fork could lose.
@@ -29,7 +29,7 @@ _children.set_forkserver_preload(
 
 
 def config_in(run_dir: Path, **keys: Any) -> RunConfig:
-    """Return a config for four tiny rounds with three sites."""
+    """Return a config for three tiny rounds with three sites."""
     values = {
         **KEYS,
         "epoch-budget": NUM_ROUNDS,

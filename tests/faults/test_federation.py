@@ -82,11 +82,11 @@ def test_a_killed_supernode_that_stays_away(tmp_path: Path) -> None:
         flower.submit(config)
         wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 300)
         kill(sites[1])
-        assert flower.wait_for_end(400) == COMPLETED
+        assert flower.wait_for_end() == COMPLETED
 
     first, *others = read_history(tmp_path / "run")
     assert sorted(first["participants"]) == ALL
-    assert len(others) == 3
+    assert len(others) == 2
     for line in others:
         assert sorted(line["participants"]) == ["site-0", "site-2"]
         assert "site-1" in [*line["dropped"], *line["missing"]]

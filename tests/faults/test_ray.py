@@ -36,7 +36,7 @@ def mdc_run(run_dir: Path, faults: list[Fault], **keys: object) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -97,16 +97,16 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path: Path, undisturbed: 
     )  # fmt: skip
     family: list[psutil.Process] = []
     try:
-        wait_until(lambda: (run_dir / "events.jsonl").exists(), 240)
+        wait_until(lambda: (run_dir / "events.jsonl").exists(), 600)
         for kind in (signal.SIGHUP, signal.SIGINT):
             process.send_signal(kind)  # a closed terminal, and Ctrl-C
-        wait_until(lambda: len(read_history(run_dir)) == 2, 240)
+        wait_until(lambda: len(read_history(run_dir)) == 2, 600)
         wait_until((tmp_path / "faults" / "faults.0.happened").exists)
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("raylet" in child.name() for child in family)
         homes = {home for child in family if (home := home_of(child))}
         process.kill()
-        _, alive = psutil.wait_procs(family, timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=120)
         assert not alive
         assert not any(Path(home).exists() for home in homes), "Ray's files are still there"
     finally:
@@ -119,7 +119,7 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path: Path, undisturbed: 
     assert "interrupted" not in errors
     done = subprocess.run(
         [sys.executable, "-P", "-c", MDC, "run", "--resume", str(run_dir)],
-        cwd=work, env=env, capture_output=True, text=True, check=False, timeout=300,
+        cwd=work, env=env, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert sha256(run_dir) == undisturbed
@@ -145,7 +145,7 @@ def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
 def test_a_slow_site_is_late(tmp_path: Path) -> None:
     slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=7.5)
     # Make a later round long enough for the late reply to arrive.
-    meanwhile = Fault("training", "hang", {"round": 4, "site": "site-0"}, seconds=4.0)
+    meanwhile = Fault("training", "hang", {"round": 3, "site": "site-0"}, seconds=4.0)
     _run_without_one(tmp_path, slow, meanwhile)
     later = [line["late"] for line in read_history(tmp_path / "run")[1:]]
     assert {"site-1": 2} in later
@@ -160,7 +160,7 @@ def _run_without_one(folder: Path, *faults: Fault) -> dict[str, object]:
         round_deadline_s=6.0,
         keep_updates=True,
         keep_checkpoints=10,
-        epoch_budget=5,
+        epoch_budget=4,
     )
     lines = read_history(run_dir)
     assert lines[1]["dropped"] == {"site-1": "no reply within 6 s"}

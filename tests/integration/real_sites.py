@@ -164,7 +164,7 @@ class RealSites:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
 
     def environment(self) -> dict[str, str]:

@@ -51,7 +51,7 @@ class Machines:
         """Run a command to its end; return its output."""
         done = subprocess.run(
             ["/bin/sh", "-c", command], cwd=folder, env=self.env, capture_output=True, text=True,
-            check=False, timeout=240,
+            check=False, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout

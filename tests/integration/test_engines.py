@@ -109,7 +109,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_no_process(
     assert any("raylet" in child.name() for child in family)
 
     process.send_signal(kind)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 130, errors
     assert "interrupted" in errors

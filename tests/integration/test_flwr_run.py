@@ -34,7 +34,7 @@ def test_flwr_run_trains_and_leaves_a_run_directory(
     done = subprocess.run(
         [script("flwr"), "run", str(ROOT), "--stream", "--run-config", keys,
          "--federation-config", "num-supernodes=3 client-resources-num-cpus=1"],
-        cwd=tmp_path, env=flower_env, capture_output=True, text=True, check=False, timeout=240,
+        cwd=tmp_path, env=flower_env, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (run_dir,) = (tmp_path / "runs").iterdir()

@@ -294,7 +294,7 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
     with client(kit) as home:
         done = subprocess.run(
             run_command(app, "--run-config", keys), env=environment(home), cwd=home,
-            capture_output=True, text=True, check=False, timeout=180,
+            capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
     told = summary_of(tmp_path / "run")["error"]
     assert "the site runs only the app that it has installed, and not this one" in told

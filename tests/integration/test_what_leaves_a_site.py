@@ -130,7 +130,7 @@ def test_only_updates_and_the_configured_metrics_leave_a_site(tmp_path: Path) ->
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=600,
         )
         assert last_run_status(home) == COMPLETED, done.stdout + log.read_text()
 

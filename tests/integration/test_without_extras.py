@@ -58,7 +58,7 @@ def mdc(commands: Path, home: Path, *arguments: str) -> "subprocess.CompletedPro
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
 
 

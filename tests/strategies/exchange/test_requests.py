@@ -9,7 +9,6 @@ from flwr.common.constant import ErrorCode
 from strategies.exchange.membership import HELLO_DEADLINE_S, Membership, Silence, refresh
 from strategies.exchange.messages import DEADLINE, ORDERS, SiteCard, deadline_of
 from strategies.exchange.requests import LATE_WINDOW_S, LOOKUP_INTERVAL_S, MAX_REQUESTS, Requests
-from strategies.exchange.transport import NO_REPLY
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, LinearSite, grid_of
 
 A, B, C, D = NODE_IDS
@@ -21,11 +20,11 @@ def three() -> FakeGrid:
     return grid_of(LinearSite("a"), LinearSite("b"), LinearSite("c"))
 
 
-def requests_of(grid: FakeGrid, *kept: str) -> Requests:
+def requests_of(grid: FakeGrid, *kept: str, known: Membership | None = None) -> Requests:
     def content(left_s: float) -> RecordDict:
         return RecordDict({ORDERS: ConfigRecord({DEADLINE: left_s})})
 
-    membership = refresh(Membership(), grid)
+    membership = known or refresh(Membership(), grid)
     return Requests(grid, membership, 4, content, deadline_s=DEADLINE_S, wait_s=WAIT_S, kept=kept)
 
 
@@ -329,12 +328,13 @@ def test_a_newcomer_whose_hello_expired_is_asked_again_in_the_round(clock: Clock
     assert due(requests, grid) == [D]
 
 
-def test_a_newcomer_that_had_no_time_to_answer_is_not_taken_for_a_silent_one(clock: Clock) -> None:
+def test_the_answer_of_a_newcomer_counts_in_the_next_attempt(clock: Clock) -> None:
     grid = three()
     requests = asked(requests_of(grid))
-    grid.nodes[D] = LinearSite("d")
+    grid.nodes[D], grid.hello_delays[D] = LinearSite("d"), 10.0
     clock.sleep(LOOKUP_INTERVAL_S)
-    (hello,) = requests.due()
-    clock.sleep(1.0)
-    requests.introduce(Message(Error(NO_REPLY, "no reply within 6 s"), reply_to=hello))
-    assert (requests.membership.refused, requests.membership.silent) == ({}, {})
+    grid.push_messages(list(requests.due()))
+    following = asked(requests_of(grid, known=requests.membership))
+    clock.sleep(10.0)
+    assert due(following, grid) == [D]
+    assert following.name_of(D) == "d"
