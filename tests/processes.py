@@ -9,8 +9,11 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
+
+from mdc_flower.engines.guardian import home_of
 
 MARK = "MDC_FLOWER_TEST_SESSION"
 SHARED = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
@@ -47,6 +50,13 @@ def ends_what_it_starts() -> Iterator[None]:
             continue
     psutil.wait_procs(alive, timeout=PATIENCE_S)
     assert not named, f"the test left processes running: {named}"
+
+
+def kill_strays(folder: Path) -> None:
+    """Kill every process whose `FLWR_HOME` is in a folder."""
+    for stray in psutil.process_iter():
+        if str(folder) in (home_of(stray) or ""):
+            stray.kill()
 
 
 def _descendants() -> list[psutil.Process]:

@@ -18,10 +18,10 @@ import tomli_w
 from mdc_flower.config import RunConfig
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import environment, free_port, script
-from mdc_flower.engines.guardian import home_of
 from strategies.storage.run_directory import EVENTS, read_events
 from tests.faults import injector
 from tests.faults.runs import NUM_SITES, wait_until
+from tests.processes import kill_strays
 
 CONNECTION = "test"
 LONGEST_PAUSE_S = 15.0
@@ -121,9 +121,7 @@ class Federation:
         """Kill all remaining processes."""
         for process in self._processes:
             kill(process)
-        for stray in psutil.process_iter():
-            if str(self._folder) in (home_of(stray) or ""):
-                stray.kill()
+        kill_strays(self._folder)
 
     def _start(self, name: str, command: str, *options: str, prefix: Sequence[str] = ()) -> Process:
         home = self._home(name)

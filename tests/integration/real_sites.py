@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import tomli_w
 
 from mdc_flower.data import load_dataset
 from mdc_flower.deployment.kits.provision import provision
 from mdc_flower.deployment.kits.spec import read_federation
 from mdc_flower.engines.flower_processes import environment, free_port, script
-from mdc_flower.engines.guardian import home_of
 from tests.faults.federation import kill
+from tests.processes import kill_strays
 
 REPOSITORY = Path(__file__).parents[2]
 Process = subprocess.Popen[bytes]
@@ -196,9 +195,7 @@ class RealSites:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
-        for stray in psutil.process_iter():
-            if str(self.folder) in (home_of(stray) or ""):
-                stray.kill()
+        kill_strays(self.folder)
 
 
 @contextmanager

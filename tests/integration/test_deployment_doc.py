@@ -7,13 +7,12 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mdc_flower.engines.flower_processes import environment, free_port, script
-from mdc_flower.engines.guardian import home_of
 from strategies.storage.run_directory import read_events, read_history
 from tests.integration.conftest import summary_of
+from tests.processes import kill_strays
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
@@ -77,9 +76,7 @@ class Machines:
             process.terminate()
         for process in self._processes:
             process.wait(30)
-        for stray in psutil.process_iter():
-            if str(self.folder) in (home_of(stray) or ""):
-                stray.kill()
+        kill_strays(self.folder)
 
 
 @pytest.fixture
