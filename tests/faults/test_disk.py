@@ -57,7 +57,7 @@ def newest(run_dir: Path, suffix: str) -> Path:
         pytest.param(
             remove,
             marks=fault(
-                "checkpoint missing, or one of its files", "the previous checkpoint is used"
+                "a checkpoint or one of its files missing", "the previous checkpoint is used"
             ),
         ),
     ],
@@ -182,7 +182,7 @@ def fill(filler: Path) -> None:
             file.truncate(max(0, file.tell() - 4 * 4096))
 
 
-@fault("the disk is read-only", "refused at once with exit status 1")
+@fault("the disk is read-only", "the run is refused at once with exit status 1")
 def test_a_read_only_disk_is_refused_and_loses_nothing(disk: Path, undisturbed: str) -> None:
     config = half_done(disk / "run")
     assert mount("-o", "remount,ro", str(disk)).returncode == 0

@@ -21,7 +21,7 @@ ALL = ["site-0", "site-1", "site-2"]
 
 
 @fault(
-    "SuperLink killed and restarted on its `--database`",
+    "SuperLink killed, then restarted with the same `--database`",
     "Flower ends the run; submitted again with `resume`, it continues inside the open round",
 )
 def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
@@ -46,7 +46,7 @@ def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
 
 @fault(
     "SuperNode killed while it trains, then restarted",
-    "asked again as soon as it is back, also under a new node id",
+    "the site is asked again as soon as it is back, even under a new node id",
 )
 def test_a_killed_supernode_that_comes_back(tmp_path: Path, undisturbed: str) -> None:
     config = config_in(tmp_path / "run", round_deadline_s=180.0)

@@ -127,7 +127,7 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path: Path, undisturbed: 
 
 @fault(
     "a site hangs beyond the deadline",
-    "dropped; the others are averaged exactly; it takes part in the next round as usual",
+    "the site is dropped and the others are averaged exactly; it takes part in the next round again",
     "that site's update of that round",
 )
 def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
 
 @fault(
     "a site is slower than the deadline allows",
-    "dropped; its late reply is recorded and not used",
+    "the site is dropped; its late reply is recorded and not used",
     "that site's update of that round",
 )
 def test_a_slow_site_is_late(tmp_path: Path) -> None:

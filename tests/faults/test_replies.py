@@ -257,7 +257,7 @@ class EchoGrid(in_process.InProcessGrid):
         return [reply for reply in super().pull_messages(message_ids) for _ in range(2)]
 
 
-@fault("the same reply twice", "the second is not used")
+@fault("the same reply twice", "the second reply is not used")
 def test_a_reply_that_comes_twice_counts_once(
     tmp_path: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
