@@ -127,7 +127,7 @@ def test_a_killed_command_leaves_no_process_behind(tmp_path: Path, undisturbed: 
 
 @fault(
     "a site hangs beyond the deadline",
-    "the site is dropped and the others are averaged exactly; it takes part in the next round again",
+    "the site is dropped and the others are averaged exactly; it takes part in the next round",
     "that site's update of that round",
 )
 def test_a_site_that_hangs_costs_the_round_its_update(tmp_path: Path) -> None:
