@@ -51,7 +51,7 @@ def _setting(value: object) -> str:
 
 
 @fault(
-    "a Ray actor dies",
+    "a Ray worker dies",
     "the engine is restarted, and the run is resumed inside the open round; no average leaves out "
     "a healthy site",
 )
