@@ -12,7 +12,7 @@ from mdc_flower.deployment.coordinator.superlink import ABOUT
 from mdc_flower.deployment.kits.kits import CoordinatorKit, join_address
 from mdc_flower.engines.flower_processes import (
     LOOPBACK,
-    ask_here,
+    get_local,
     connect,
     is_healthy,
     local_address,
@@ -56,7 +56,7 @@ def check_door(kit: CoordinatorKit) -> None:
     reason = ""
     for _ in range(3):  # one look may fail when it is busy
         try:
-            about = json.loads(ask_here(f"{sites_address(kit)}{ABOUT}", kit.ca))
+            about = json.loads(get_local(f"{sites_address(kit)}{ABOUT}", kit.ca))
             if about["federation"] == kit.federation:
                 return
             reason = f"it is of {about['federation']!r}"

@@ -71,7 +71,7 @@ def test_a_federation_that_cannot_be_read(tmp_path: Path) -> None:
         (["--set", "seed"], "not of the form key=value"),
         (["none.toml"], "none.toml: the file cannot be read"),
         (["--set", "model=none"], "none"),
-        (["--resume", "none"], "there is no run to go on with"),
+        (["--resume", "none"], "there is no run to resume"),
         (["--resume", "none", "--output", "x"], "does not go with --resume"),
     ],
 )

@@ -42,7 +42,7 @@ def link(kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch) -> FakeSuperLink:
     for module in (registry, coordinator):
         monkeypatch.setattr(module, "flwr", link)
     monkeypatch.setattr(endpoints, "is_healthy", lambda address, ca: bool(address))
-    monkeypatch.setattr(endpoints, "ask_here", lambda url, ca: b'{"federation": "lungs"}')
+    monkeypatch.setattr(endpoints, "get_local", lambda url, ca: b'{"federation": "lungs"}')
     monkeypatch.setattr(coordinator, "guarded", lambda home: nullcontext())
     monkeypatch.setattr(coordinator, "check_address", lambda kit: None)
     return link
@@ -150,7 +150,7 @@ def test_a_superlink_without_the_door_is_not_left_open(
             raise answer
         return bytes(answer)
 
-    monkeypatch.setattr(endpoints, "ask_here", ask)
+    monkeypatch.setattr(endpoints, "get_local", ask)
     assert led(nothing, ended=f"does not keep its commands to this machine .*{reason}") == []
 
 
