@@ -12,8 +12,8 @@ from mdc_flower.deployment.coordinator.superlink import ABOUT
 from mdc_flower.deployment.kits.kits import CoordinatorKit, join_address
 from mdc_flower.engines.flower_processes import (
     LOOPBACK,
-    get_local,
     connect,
+    get_local,
     is_healthy,
     local_address,
 )
