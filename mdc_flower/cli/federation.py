@@ -233,11 +233,11 @@ def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
         from mdc_flower.console.checks import show
         from mdc_flower.deployment.kits.kits import read_site_kit
         from mdc_flower.deployment.site.check import check_site as checks
-        from mdc_flower.deployment.site.site import only_one, start, wait_until_forgotten
+        from mdc_flower.deployment.site.site import only_one, start, wait_until_offline
 
         read = read_site_kit(kit).with_data(data, data_root)
         with only_one(read):
-            wait_until_forgotten(read, _tell)
+            wait_until_offline(read, _tell)
             counts: list[int] = []
             counted = checks(read, lambda dataset: counts.append(len(dataset.train)))
             show(counted, console, f"mdc site start {kit}")

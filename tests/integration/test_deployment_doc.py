@@ -126,12 +126,12 @@ def test_every_command_of_the_page(machines: Machines) -> None:
     _check_run(center / "runs" / "first")
 
     machines.run(renew, center)
-    wait_for("berlin: its key counts no more", center / "log.txt")
+    wait_for("berlin: its key is no longer accepted", center / "log.txt")
     wait_for("does not accept this site's key any more", machines.site("berlin") / "log.txt")
     tables = text.split("[[site]]")
     federation.write_text("[[site]]".join(t for t in tables if 'name = "lisbon"' not in t))
     machines.run(revoke, center)
-    wait_for("lisbon: its key counts no more", center / "log.txt")
+    wait_for("lisbon: its key is no longer accepted", center / "log.txt")
     wait_for("does not accept this site's key any more", machines.site("lisbon") / "log.txt")
     machines.run(backup, center)
     with tarfile.open(center / "backup.tar.gz") as archive:
