@@ -98,7 +98,7 @@ def passed() -> list[str]:
 
 
 @pytest.fixture
-def door(passed: list[str]) -> SitesOnlyApp:
+def sites_app(passed: list[str]) -> SitesOnlyApp:
     """Return the middleware before an app that notes what comes through."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,9 +112,9 @@ def door(passed: list[str]) -> SitesOnlyApp:
 @pytest.mark.parametrize("path", CLOSED)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "CONNECT"])
 def test_callers_from_outside_are_kept_out(
-    door: SitesOnlyApp, passed: list[str], path: str, method: str
+    sites_app: SitesOnlyApp, passed: list[str], path: str, method: str
 ) -> None:
-    assert ask(door, scope_of(path, method=method))[0] == 403
+    assert ask(sites_app, scope_of(path, method=method))[0] == 403
     assert passed == []
 
 
@@ -122,23 +122,23 @@ def test_callers_from_outside_are_kept_out(
     "client", [None, ("not an address", 1), ("203.0.113.1", 1), ("127.0.0.1", 1), ("::1", 1)]
 )
 def test_it_does_not_matter_where_a_caller_seems_to_be(
-    door: SitesOnlyApp, passed: list[str], client: tuple[str, int] | None
+    sites_app: SitesOnlyApp, passed: list[str], client: tuple[str, int] | None
 ) -> None:
     """Behind a proxy of the same machine, every caller is at the loopback interface."""
     lie = [*PROTOBUF, (b"x-forwarded-for", b"127.0.0.1")]
     for path in CLOSED:
-        assert ask(door, scope_of(path, client, headers=lie))[0] == 403, path
+        assert ask(sites_app, scope_of(path, client, headers=lie))[0] == 403, path
     assert passed == []
 
 
-def test_sites_are_served_what_is_theirs(door: SitesOnlyApp, passed: list[str]) -> None:
+def test_sites_are_served_what_is_theirs(sites_app: SitesOnlyApp, passed: list[str]) -> None:
     paths = ["/v1/fleet/register-node", "/v1/fleet/", "/health"]
-    assert [ask(door, scope_of(path))[0] for path in paths] == [200] * 3
+    assert [ask(sites_app, scope_of(path))[0] for path in paths] == [200] * 3
     assert passed == paths
 
 
-def test_a_websocket_from_outside_is_kept_out(door: SitesOnlyApp, passed: list[str]) -> None:
-    assert ask(door, scope_of("/v1/control/start-run", kind="websocket"))[0] == 403
+def test_a_websocket_from_outside_is_kept_out(sites_app: SitesOnlyApp, passed: list[str]) -> None:
+    assert ask(sites_app, scope_of("/v1/control/start-run", kind="websocket"))[0] == 403
     assert passed == []
 
 
@@ -265,10 +265,10 @@ def test_whether_a_key_is_registered_and_its_node_online(flower: SitesOnlyApp) -
     assert told() == (False, False)
 
 
-def test_a_node_that_is_put_out_while_it_is_asked_about(door: SitesOnlyApp) -> None:
+def test_a_node_that_is_put_out_while_it_is_asked_about(sites_app: SitesOnlyApp) -> None:
     links = SimpleNamespace(
         get_node_id_by_public_key=lambda key: 7, get_node_info=lambda node_ids: []
     )
-    door._state.linkstate_factory = SimpleNamespace(state=lambda: links)
-    status, body = ask(door, scope_of(ABOUT, query_string=b"key=AAAA"))
+    sites_app._state.linkstate_factory = SimpleNamespace(state=lambda: links)
+    status, body = ask(sites_app, scope_of(ABOUT, query_string=b"key=AAAA"))
     assert (status, json.loads(body)["registered"]) == (200, False)
