@@ -123,7 +123,11 @@ def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict
 
 
 def _classes(classes: Sequence[str]) -> str:
-    return ", ".join(classes) if len(classes) <= 20 else f"the {len(classes)} classes listed in `kit.toml`"
+    return (
+        ", ".join(classes)
+        if len(classes) <= 20
+        else f"the {len(classes)} classes listed in `kit.toml`"
+    )
 
 
 def _mount(data: str, data_root: str) -> str:

@@ -213,7 +213,7 @@ def _tls(kit: SiteKit) -> str:
         raise RunError(
             f"the coordinator does not speak TLS ({error.reason})",
             where=kit.address,
-            hint="Another program or plain HTTP may listen there. Do not join",
+            hint="Another program may listen there, or the coordinator without TLS. Do not join",
         ) from None
     except OSError as error:
         raise RunError(

@@ -111,7 +111,7 @@ def test_a_bad_key_stops_neither_the_coordinator_nor_the_other_sites(
     path = kit.folder / "sites" / "aachen.pub"
     path.write_text("ecd")  # is being copied
     told = led(*[nothing] * 20, lambda: path.write_text("ecdsa-sha2-nistp384 AAAA x"), nothing)
-    refusals = [line for line in told if line.startswith("aachen: its key is not registered")]
+    refusals = [line for line in told if line.startswith("aachen: its key could not be registered")]
     assert len(refusals) == 1, "it is told once, however often it is tried"
     assert told[-2:] == [
         "aachen: registered", "3 sites may take part: aachen, berlin, lisbon",
@@ -189,7 +189,7 @@ def test_a_state_folder_that_cannot_be_made(kit: CoordinatorKit, tmp_path: Path)
     kit.state.rmdir()
     kit.state.write_text("a file")
     with (
-        pytest.raises(StorageError, match=f"^{kit.state}: nothing can be written there") as caught,
+        pytest.raises(StorageError, match=f"^{kit.state}: the folder is not writable") as caught,
         one_run(kit, tmp_path),
     ):
         raise AssertionError
