@@ -130,7 +130,7 @@ def test_a_revoked_key_is_put_out_though_its_site_is_online(sites: RealSites) ->
         lambda: "its key is no longer accepted" in sites.log("coordinator"), 30, "coordinator"
     )
     assert site.wait(90) == 1
-    assert "the coordinator does not accept this site's key any more" in sites.log("site-2")
+    assert "the coordinator no longer accepts this site's key" in sites.log("site-2")
     assert "it is unknown there or was revoked" in failures(key)["key"]
     # Taken in again, the site has another key; the old one stays out.
     sites.federation["site"].append(gone)
