@@ -1,4 +1,4 @@
-"""Checks of a machine before it is trusted with a run."""
+"""Checks of `mdc doctor`: whether this machine is ready for a run."""
 
 import importlib.metadata
 import os
@@ -26,7 +26,7 @@ MIN_FREE_BYTES = 2 * 1024**3
 
 
 def run_checks(dataset: str = "", data_root: str = "") -> Iterator[Check]:
-    """Yield the checks one by one; ``dataset`` must load if it is named."""
+    """Yield the checks one by one; with ``dataset``, check that this data set loads."""
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield from (_package(name) for name in PACKAGES)
     yield from (_optional(name) for name in SIMULATION)

@@ -23,7 +23,9 @@ from mdc_flower.common.config_model import Scalar
 from mdc_flower.data.readers.options import Columns, HubReading, Reading
 
 coordinator = typer.Typer(
-    help="Lead a federation of real sites.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Coordinate a federation of real sites.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 site = typer.Typer(
     help="Take part in a federation.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -31,20 +33,22 @@ site = typer.Typer(
 app.add_typer(coordinator, name="coordinator")
 app.add_typer(site, name="site")
 
-Kit = Annotated[Path, typer.Argument(help="Folder of the kit.")]
-Data = Annotated[str, typer.Option(help="Data set; that of the kit by default.")]
-DataRoot = Annotated[str, typer.Option(help="Where built-in data sets are.")]
+Kit = Annotated[Path, typer.Argument(help="Kit folder.")]
+Data = Annotated[str, typer.Option(help="Data set; by default, the one named in the kit.")]
+DataRoot = Annotated[str, typer.Option(help="Folder of the built-in data sets.")]
 READING = Reading()
 
 
 @app.command()
 def provision(
-    federation: Annotated[Path, typer.Argument(help="TOML file: who, where, and what data.")],
+    federation: Annotated[
+        Path, typer.Argument(help="TOML file that describes the sites, addresses and data.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the kits.")],
     renew: Annotated[
         list[str] | None, typer.Option(help="Site, or `coordinator`, that gets a new key.")
     ] = None,
-    revoke: Annotated[list[str] | None, typer.Option(help="Site whose key counts no more.")] = None,
+    revoke: Annotated[list[str] | None, typer.Option(help="Site whose key to revoke.")] = None,
 ) -> None:
     """Make certificates, keys and a kit for the coordinator and each site."""
 
@@ -63,7 +67,7 @@ def provision(
 def start_coordinator(
     kit: Kit,
     install_dependencies: Annotated[
-        bool, typer.Option(help="Let Flower install what an app depends on, for every run.")
+        bool, typer.Option(help="Let Flower install the dependencies of each run's app.")
     ] = False,
 ) -> None:
     """Run the federation's SuperLink in the foreground."""
@@ -79,7 +83,7 @@ def start_coordinator(
 
 @coordinator.command("status")
 def coordinator_status(kit: Kit) -> None:
-    """Show which site is online, since when, its version, and its last round."""
+    """Show each site's status, since when, its version and its last round."""
 
     def work() -> None:
         from rich.table import Table
@@ -156,16 +160,16 @@ def run_on_coordinator(
 
 @coordinator.command("merge-counts")
 def merge_counts(
-    counts: Annotated[list[Path], typer.Argument(help="What the sites have counted, CSV files.")],
-    output: Annotated[Path, typer.Option(help="Vocabulary to write.")],
+    counts: Annotated[list[Path], typer.Argument(help="CSV files with the sites' token counts.")],
+    output: Annotated[Path, typer.Option(help="Vocabulary file to write.")],
     size: Annotated[
-        int, typer.Option(min=0, help="Most tokens; 0 for all.")
+        int, typer.Option(min=0, help="Maximum number of tokens; 0 for all.")
     ] = READING.text.vocabulary_size,
     min_count: Annotated[
-        int, typer.Option(min=1, help="Tokens that are rarer in all are left out.")
+        int, typer.Option(min=1, help="Leave out tokens with a lower total count.")
     ] = READING.text.min_count,
 ) -> None:
-    """Make one vocabulary of the sites' token counts; print the contract's keys for it."""
+    """Merge the sites' token counts into one vocabulary; print its keys for the contract."""
 
     def work() -> None:
         from mdc_flower.data.readers.make_vocabulary import write_vocabulary
@@ -181,17 +185,19 @@ def merge_counts(
 @site.command("count-tokens")
 def count_tokens(
     data: Annotated[str, typer.Argument(help="Data set: text-folder:/abs/path or hf:NAME.")],
-    output: Annotated[Path, typer.Option(help="CSV file to write, and to read before it leaves.")],
-    data_root: Annotated[str, typer.Option(help="Where a relative path begins.")] = "",
+    output: Annotated[
+        Path, typer.Option(help="CSV file to write. Read it before you send it to the coordinator.")
+    ],
+    data_root: Annotated[str, typer.Option(help="Folder that relative paths start from.")] = "",
     min_count: Annotated[
-        int, typer.Option(min=1, help="Tokens that are rarer here do not leave the site.")
+        int, typer.Option(min=1, help="Leave out tokens with a lower count at this site.")
     ] = READING.text.min_count,
     input_column: Annotated[
-        str, typer.Option(help="Column of the texts.")
+        str, typer.Option(help="Column that holds the texts.")
     ] = READING.columns.inputs,
-    hf_subset: Annotated[str, typer.Option(help="Subset of a data set of the Hub.")] = "",
+    hf_subset: Annotated[str, typer.Option(help="Subset of a Hugging Face data set.")] = "",
 ) -> None:
-    """Count the tokens of the training texts here, for a vocabulary that all sites share."""
+    """Count the tokens of this site's training texts, for a vocabulary that all sites share."""
 
     def work() -> None:
         from mdc_flower.deployment.site.tokens import count_site_tokens
@@ -206,7 +212,7 @@ def count_tokens(
 
 @site.command("check")
 def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
-    """Check data, machine, network, certificate and key before joining."""
+    """Check data, machine, network, certificate and key before the site joins."""
 
     def work() -> None:
         from mdc_flower.console.checks import show
@@ -221,17 +227,17 @@ def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
 
 @site.command("start")
 def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
-    """Check, then take part until stopped; the log says what goes on."""
+    """Run the checks, then take part until stopped; print each event."""
 
     def work() -> None:
         from mdc_flower.console.checks import show
         from mdc_flower.deployment.kits.kits import read_site_kit
         from mdc_flower.deployment.site.check import check_site as checks
-        from mdc_flower.deployment.site.site import only_one, start, wait_until_forgotten
+        from mdc_flower.deployment.site.site import only_one, start, wait_until_offline
 
         read = read_site_kit(kit).with_data(data, data_root)
         with only_one(read):
-            wait_until_forgotten(read, _tell)
+            wait_until_offline(read, _tell)
             counts: list[int] = []
             counted = checks(read, lambda dataset: counts.append(len(dataset.train)))
             show(counted, console, f"mdc site start {kit}")
@@ -241,7 +247,7 @@ def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
 
 
 def _check_output(output: Path) -> None:
-    """Refuse a file that cannot be written before anything is read for it."""
+    """Refuse an output path that cannot be written, before the slow work starts."""
     from strategies.common.errors import ConfigError
 
     if not output.absolute().parent.is_dir() or output.is_dir():
@@ -249,7 +255,7 @@ def _check_output(output: Path) -> None:
             "there is no such folder" if not output.is_dir() else "this is a folder",
             where="--output",
             got=str(output),
-            expected="a file in a folder that is there",
+            expected="a file in an existing folder",
         )
 
 

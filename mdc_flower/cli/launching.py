@@ -1,4 +1,4 @@
-"""What every command that runs something shares: its config, its live view, its restarts."""
+"""The parts that all run commands share: config, live view and restarts."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def read_config(
     options: Mapping[str, Scalar | None],
     defaults: Mapping[str, Scalar],
 ) -> RunConfig:
-    """Return the run config from defaults, an arm file, then ``--set``, then other options.
+    """Return the run config from defaults, arm file, ``--set`` and other options; the last wins.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def read_config(
     values |= {key: value for key, value in options.items() if value is not None}
     _check_text(values)
     config = read_run_config(values)
-    # Flower's processes work elsewhere: a path means here, whichever way it was given.
+    # Flower's processes run in other folders, so a relative path must be resolved here.
     path = Path(config.output_dir).expanduser().absolute()
     return config.model_copy(update={"output_dir": str(path)})
 
@@ -47,12 +47,13 @@ def _default_output() -> str:
 def resumed_config(
     run_dir: Path, arm: Path | None, settings: list[str], options: Mapping[str, Scalar | None]
 ) -> RunConfig:
-    """Return the config of the run in a directory, with the keys that are set anew.
+    """Return the config of the run in a directory, with the changed keys.
 
     Raises
     ------
     ConfigError
-        If there is no run, an arm or another directory is named, or a key may not change.
+        If the directory holds no run, an arm or another directory is given, or a changed key may
+        not change.
     """
     from mdc_flower.coordinator.resume import changed_keys
     from strategies.storage.run_directory import CONFIG, holds_run
@@ -68,7 +69,7 @@ def resumed_config(
         if value is not None:
             raise ConfigError("does not go with --resume", where=name, got=str(value))
     if not (holds_run(path) or (path / CONFIG).is_file()):
-        raise ConfigError("there is no run to go on with", where="--resume", got=str(path))
+        raise ConfigError("there is no run to resume", where="--resume", got=str(path))
     values = read_arm(path / CONFIG)[0]
     _check_text({**changes, "output-dir": str(path)})
     config = read_run_config({**values, **changes, "output-dir": str(path), "resume": True})
@@ -77,13 +78,7 @@ def resumed_config(
 
 
 def _check_text(values: Mapping[str, Any]) -> None:
-    """Refuse a value, such as a path, that is not UTF-8: no file of a run could hold it.
-
-    Raises
-    ------
-    ConfigError
-        If there is one.
-    """
+    """Refuse a value, such as a path, that is not UTF-8: the run's files cannot store it."""
     for key, value in values.items():
         try:
             str(value).encode()
@@ -99,7 +94,7 @@ def run_supervised(
     console: Console,
     errors: Console,
 ) -> None:
-    """Run a config with a live view, and start it again from its checkpoint when it dies.
+    """Run a config with a live view, and restart the run from its checkpoint when it dies.
 
     Parameters
     ----------
@@ -108,15 +103,15 @@ def run_supervised(
     launch
         Runs a config to its end; raises if the run does not finish.
     resume_command
-        How a person goes on with the run, but for its directory.
+        Command that resumes the run, without ``--resume`` and the directory.
     console, errors
-        Where to show what happens, and what goes wrong.
+        Consoles for progress and for errors.
 
     Raises
     ------
     MdcError
-        If the run ended for a reason that a restart cannot mend, or died too often; with a note
-        how to go on.
+        If the run ended for a reason that a restart cannot fix, or died too often; with a note on
+        how to resume it.
     """
     from mdc_flower.console.live_view import LiveView
     from mdc_flower.engines import supervise
@@ -136,21 +131,21 @@ def run_supervised(
         raise
     picture = run_dir / "report.png"
     drawn = (
-        f"the picture is {picture}"
+        f"the plots are in {picture}"
         if picture.is_file()
-        else "no picture was drawn; the log says why"
+        else "no plots were drawn; the log tells why"
     )
     console.print(f"finished; {drawn}", highlight=False)
 
 
 def _close(run_dir: Path, error: BaseException, resume_command: str) -> None:
-    """Note on an error how to go on with its run; mark a run that was interrupted."""
+    """Add a note to the error on how to resume the run; mark an interrupted run."""
     from strategies.common.files import DamagedError
     from strategies.storage.lock import LockedError
     from strategies.storage.run_directory import CHECKPOINTS, mark_interrupted
 
     if isinstance(error, KeyboardInterrupt):
         mark_interrupted(run_dir)
-    hopeless = isinstance(error, ConfigError | DamagedError | LockedError)
-    if (run_dir / CHECKPOINTS).is_dir() and not hopeless:
-        error.add_note(f"to go on: {resume_command} --resume {quote(str(run_dir))}")
+    is_final = isinstance(error, ConfigError | DamagedError | LockedError)
+    if (run_dir / CHECKPOINTS).is_dir() and not is_final:
+        error.add_note(f"to resume: {resume_command} --resume {quote(str(run_dir))}")

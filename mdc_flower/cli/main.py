@@ -1,8 +1,8 @@
-"""The `mdc` command: the app with the commands of this package and of every plug-in.
+"""The `mdc` command: the app with the commands of this package and of all plug-ins.
 
-A distribution adds commands through the entry-point group ``mdc_flower.commands``: importing the
-module it names adds them to `app`. `simulations` adds ``compare`` and ``report`` this way, so
-nothing here imports it.
+A plug-in names a module in the entry-point group ``mdc_flower.commands``; importing that module
+adds its commands to `app`. `simulations` adds ``compare`` and ``report`` this way, so this package
+does not import it.
 """
 
 from importlib.metadata import entry_points

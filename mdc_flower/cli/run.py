@@ -1,4 +1,4 @@
-"""The commands on one machine: ``mdc run``, ``mdc evaluate``, ``mdc doctor``."""
+"""The commands for one machine: ``mdc run``, ``mdc evaluate``, ``mdc doctor``."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +31,7 @@ DEFAULT_SITES = 5
 
 
 class Engine(StrEnum):
-    """Where the sites are simulated."""
+    """Engine that simulates the sites."""
 
     RAY = "ray"
     IN_PROCESS = "in-process"
@@ -41,15 +41,15 @@ class Engine(StrEnum):
 def run(
     arm: Arm = None,
     set_: Settings = None,
-    sites: Annotated[int | None, typer.Option(min=1, help="Sites to simulate.")] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="Number of simulated sites.")] = None,
     seed: Seed = None,
-    engine: Annotated[Engine, typer.Option(help="Where the sites are simulated.")] = Engine.RAY,
+    engine: Annotated[Engine, typer.Option(help="Engine that simulates the sites.")] = Engine.RAY,
     output: Output = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores to use; all by default.")] = None,
     gpus_per_site: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Share of a GPU for each site; by default GPUs are shared evenly."
+            min=0, help="Share of a GPU for each site; by default, GPUs are shared evenly."
         ),
     ] = None,
     resume: Resume = None,
@@ -76,20 +76,20 @@ def run(
 
 @app.command()
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(help="Directory of a run, or a model file.")],
+    run_dir: Annotated[Path, typer.Argument(help="Run directory or model file.")],
     data: Annotated[
-        str, typer.Option(help="Data set to evaluate on; the run's own by default.")
+        str, typer.Option(help="Data set to evaluate on; by default, the run's data set.")
     ] = "",
-    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+    data_root: Annotated[str, typer.Option(help="Folder of the built-in data sets.")] = "",
     best: Annotated[
         bool, typer.Option(help="Evaluate the best model instead of the final one.")
     ] = False,
     recalibrate: Annotated[
         str,
-        typer.Option(help="Data set to take BatchNorm's statistics from first, as a site would."),
+        typer.Option(help="Data set to compute the BatchNorm statistics from first, as sites do."),
     ] = "",
 ) -> None:
-    """Evaluate the model of a run on a test set."""
+    """Evaluate a run's model on a test set."""
 
     def work() -> None:
         from mdc_flower.training.model_files import evaluate_run
@@ -102,10 +102,10 @@ def evaluate(
 
 @app.command()
 def doctor(
-    data: Annotated[str, typer.Option(help="A data set that must load.")] = "",
-    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+    data: Annotated[str, typer.Option(help="Data set to load as a check.")] = "",
+    data_root: Annotated[str, typer.Option(help="Folder of the built-in data sets.")] = "",
 ) -> None:
-    """Check versions, commands, ports, disk, device and data of this machine."""
+    """Check this machine: versions, commands, ports, disk, device and data."""
 
     def work() -> None:
         from mdc_flower.cli.doctor import run_checks
@@ -119,7 +119,7 @@ def doctor(
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
     if engine is Engine.RAY:
         require(("ray",), "simulation", "--engine ray")
-    # torch and Flower take seconds to import; a wrong key is reported before that.
+    # torch and Flower take seconds to import. Importing them here reports a wrong key first.
     from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
     from mdc_flower.training.task import load_task
     from strategies.storage.run_directory import refuse_used
@@ -130,7 +130,7 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
     task.partition(num_sites)
     run_dir = Path(config.output_dir)
     if not config.resume:
-        # Before an engine is started for it.
+        # Check this before an engine starts.
         refuse_used(run_dir, ConfigError, "--output")
 
     cores = cpus or usable_cores()
@@ -149,7 +149,7 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
 
 
 def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:
-    """Refuse here what the ServerApp would refuse, before an engine is started for it."""
+    """Refuse a run that the ServerApp would refuse, before an engine starts."""
     from mdc_flower.coordinator.resume import check_resumable
     from strategies.storage.run_directory import run_directory
 
@@ -159,7 +159,7 @@ def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:
 
 
 def _gpu_share(num_sites: int, cores: int) -> float:
-    """Return an even share of the GPUs for as many sites as train at a time."""
+    """Return an even share of the GPUs for the sites that train at the same time."""
     import torch
 
     at_a_time = min(num_sites, cores)
@@ -167,19 +167,19 @@ def _gpu_share(num_sites: int, cores: int) -> float:
 
 
 def _checked_gpus(share: float) -> float:
-    """Return the share of a GPU for each site, if Ray can ever give it.
+    """Return the share of a GPU for each site after checking that Ray can provide it.
 
     Raises
     ------
     ConfigError
-        If there are fewer GPUs, or it is more than one GPU and no whole number.
+        If the share exceeds the number of GPUs, or is above 1 and not a whole number.
     """
     import torch
 
     count = torch.cuda.device_count()
     if share > count:
         raise ConfigError(
-            "this machine does not have so many GPUs",
+            "this machine does not have enough GPUs",
             where="--gpus-per-site",
             got=share,
             expected=f"{count} or less",

@@ -1,4 +1,4 @@
-"""What the commands of `mdc` share: the app they belong to, consoles, options, exit statuses."""
+"""The parts that all `mdc` commands share: the app, consoles, options and exit statuses."""
 
 import signal
 from collections.abc import Callable
@@ -21,21 +21,21 @@ errors = Console(stderr=True, soft_wrap=True)
 
 INTERRUPTED = 130
 
-Arm = Annotated[Path | None, typer.Argument(help="TOML file with keys of the run config.")]
+Arm = Annotated[Path | None, typer.Argument(help="TOML file with run config keys.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One key=value of the run config; may be repeated."),
+    typer.Option("--set", help="One key=value pair of the run config; may be repeated."),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")]
-Output = Annotated[Path | None, typer.Option(help="Run directory; new, or without a run in it.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed.")]
+Output = Annotated[Path | None, typer.Option(help="Run directory; it must be new or hold no run.")]
 Resume = Annotated[
     Path | None,
-    typer.Option(help="Go on with the run in this directory, from its newest checkpoint."),
+    typer.Option(help="Resume the run in this directory from its newest checkpoint."),
 ]
 
 
 def with_exit_status(work: Callable[[], None]) -> None:
-    """Do the work of a command; turn what it raises into a message and an exit status."""
+    """Run a command's work; turn an error into a message and an exit status."""
     add_users_folder(str(Path.cwd()))
     _handle_signals()
     try:
@@ -55,11 +55,11 @@ def _print_error(text: str, error: BaseException) -> None:
 
 
 def _handle_signals() -> None:
-    """Let signals interrupt the work, but for those that were ignored when this process started.
+    """Let signals interrupt the work, except those that this process already ignored at its start.
 
-    ``nohup`` ignores SIGHUP, and a shell without job control ignores SIGINT for what it starts in
-    the background. A handler that does nothing takes their place, because children would inherit
-    that a signal is ignored, but start without a handler: Flower's processes end each other with
+    ``nohup`` ignores SIGHUP, and a shell without job control ignores SIGINT for its background
+    processes. Those signals get a handler that does nothing. Child processes would inherit an
+    ignored signal, but they do not inherit a handler; Flower's processes stop each other with
     SIGINT.
     """
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

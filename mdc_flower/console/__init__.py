@@ -1,1 +1,1 @@
-"""What a person sees in a terminal: the live view, checks, followed logs."""
+"""Terminal output: the live view of a run, checks, and log files that are followed."""

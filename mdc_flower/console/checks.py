@@ -1,4 +1,4 @@
-"""Checks that a person reads: one line each, passed or what to do."""
+"""Checks with one line of output each: passed, or what to do."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from strategies.common.errors import MdcError
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a report: ``ok`` is None for a fact that is neither good nor bad."""
+    """Result of one check; ``ok`` is None for a fact that neither passes nor fails."""
 
     name: str
     ok: bool | None
@@ -18,22 +18,22 @@ class Check:
 
 
 def guarded(name: str, work: Callable[[], str]) -> Check:
-    """Return the check that passes if the work does, with what it returns or raises."""
+    """Run the work as a check: it passes with the returned text, or fails with the error."""
     try:
         return Check(name, True, work())
     except (MdcError, OSError) as error:
         return Check(name, False, str(error))
-    except Exception as error:  # a user's loader raises what it likes
+    except Exception as error:  # a user's loader may raise anything
         return Check(name, False, f"{type(error).__name__}: {error}")
 
 
 def show(checks: Iterable[Check], console: Console, where: str) -> None:
-    """Print the checks as they come.
+    """Print each check as soon as it is done.
 
     Raises
     ------
     MdcError
-        If one failed.
+        If any check failed.
     """
     failed = 0
     for check in checks:

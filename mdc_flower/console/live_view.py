@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on, followed from its event log.
+"""The live view of a run, read from its event log.
 
-The log is a file of the run directory, so the view is the same for every engine, and a view
-that dies costs the run nothing.
+The log is a file in the run directory. So the view is the same for every engine, and a view that
+dies does not affect the run.
 """
 
 import threading
@@ -25,12 +25,12 @@ ACCURACIES = ("accuracy", "balanced-accuracy")
 
 
 class RunState:
-    """What the events so far add up to."""
+    """State of a run, built from its events."""
 
     def __init__(self) -> None:
         self.headline = "starting"
         self.sites: dict[str, str] = {}
-        # By round: the next one may begin before a round's model is evaluated.
+        # By round, because the next round may start before a round's model is evaluated.
         self.seen_by: dict[int, frozenset[str]] = {}
         self.seen: frozenset[str] = frozenset()
         self.lost: dict[str, int] = {}
@@ -44,7 +44,7 @@ class RunState:
         self.first_round_at: float | None = None
 
     def apply(self, event: Mapping[str, Any]) -> str | None:
-        """Take in one event; return the line it is worth where lines are printed."""
+        """Apply one event; return the line to print for it, if any."""
         match event["event"]:
             case "waiting-for-sites":
                 expected = event["expected"] or "?"
@@ -63,10 +63,11 @@ class RunState:
                 self.rounds_done, self.epochs_done = event["rounds_done"], event["epochs_used"]
                 self.epochs_at_start, self.rounds_at_start = self.epochs_done, self.rounds_done
                 self.first_round_at = None
-                return f"going on after round {self.rounds_done}" + _changes(event["changed"])
+                return f"resuming after round {self.rounds_done}" + _changes(event["changed"])
             case "round-retried":
                 count = len(event["participants"])
-                return f"round {event['round']}: {count} updates, {event['quorum']} needed: again"
+                needed = event["quorum"]
+                return f"round {event['round']}: {count} updates, {needed} needed; retrying"
             case "round-started":
                 self.headline = "running"
                 self.first_round_at = self.first_round_at or time.monotonic()
@@ -82,9 +83,9 @@ class RunState:
             case "round-finished":
                 return self._finish_round(event)
             case "recalibration-started":
-                self.headline = "taking BatchNorm's statistics of the final model"
+                self.headline = "recomputing the final model's BatchNorm statistics"
                 self.sites |= dict.fromkeys(event["kept"], "done")
-                self.sites |= dict.fromkeys(event["sites"], "taking statistics")
+                self.sites |= dict.fromkeys(event["sites"], "computing statistics")
             case "statistics-answered":
                 why = event["dropped"]
                 self.sites[event["site"]] = f"dropped: {why}" if why else "done"
@@ -92,7 +93,7 @@ class RunState:
             case "recalibrated":
                 scores = _accuracies(event)
                 return (
-                    f"statistics taken anew at {len(event['participants'])} sites, "
+                    f"statistics recomputed at {len(event['participants'])} sites, "
                     + (f"accuracy: {scores}" if scores else "not evaluated")
                     + f", {event['seconds']:.1f} s"
                 )
@@ -102,7 +103,7 @@ class RunState:
 
     def _finish_round(self, event: Mapping[str, Any]) -> str:
         plan = event["plan"]
-        # A run that goes on has counted a round whose model was still to be evaluated.
+        # A resumed run has already counted a round whose model was not yet evaluated.
         if event["round"] > self.rounds_done:
             self.epochs_done += plan["local_epochs"]
             self.rounds_done = event["round"]
@@ -118,7 +119,7 @@ class RunState:
         )
 
     def _took_part(self, event: Mapping[str, Any]) -> str:
-        """Return how many of all sites took part in a round, and when those that are gone left."""
+        """Return how many sites took part in a round, and since when missing sites are gone."""
         took_part, gone = event["participants"], event.get("missing", [])
         seen = self.seen_by.pop(event["round"], self.seen)
         for site in seen:
@@ -126,13 +127,13 @@ class RunState:
                 self.lost.pop(site, None)
             else:
                 self.lost.setdefault(site, event["round"])
-        # Of one that went before this view began it is not known when.
+        # If a site left before this view started, the round in which it left is not known.
         away = [f"lost in round {self.lost[s]}" if s in self.lost else "not online" for s in gone]
         text = f"{len(took_part)} of {len(seen | set(gone))} sites"
         return ", ".join([text, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
 
     def _time_left(self) -> str:
-        """Return the estimate from the epochs (or rounds) done and the time they took."""
+        """Return the estimated time left, from the epochs (or rounds) done and their time."""
         if self.first_round_at is None:
             return ""
         shares = [
@@ -166,10 +167,10 @@ class RunState:
 
 
 def _accuracies(event: Mapping[str, Any]) -> str:
-    """Return a round's accuracies in words: those of the coordinator, then those of the sites.
+    """Return a round's accuracies as text: first the coordinator's, then the sites'.
 
-    The sites evaluate the model that a round starts from, which is that of the round before; that
-    of the last round they evaluate after it.
+    The sites evaluate the model that a round starts from: the model of the round before. They
+    evaluate the last round's model after that round.
     """
     scores = event["evaluation"]
     texts = []
@@ -180,7 +181,7 @@ def _accuracies(event: Mapping[str, Any]) -> str:
             texts.append(text if balanced is None else f"{text} (balanced {balanced:.4f})")
     number = event["round"]
     for key, of in (("start_evaluation", number - 1), ("site_evaluation", number)):
-        # What an earlier version logged has not all of it.
+        # Logs of earlier versions lack some of these fields.
         score = event.get(key, {}).get(VALIDATION_ACCURACY)
         if score is not None:
             model = f"round {of}'s model" if of else "the initial model"
@@ -194,24 +195,24 @@ def _changes(changed: Mapping[str, Any]) -> str:
 
 
 def describe_work(plan: Mapping[str, Any]) -> str:
-    """Return a plan's local work in words."""
+    """Return a plan's local work as text."""
     if plan["local_steps"]:
         return f"{plan['local_steps']} steps"
     return f"{plan['local_epochs']} epoch" + ("s" if plan["local_epochs"] != 1 else "")
 
 
 def describe_lr(plan: Mapping[str, Any]) -> str:
-    """Return a plan's range of learning rates in words."""
+    """Return a plan's learning-rate range as text."""
     if plan["shape"] == "constant":
         return f"{plan['lr_max']:.3g}"
     return f"{plan['lr_max']:.3g} to {plan['lr_min']:.3g} {plan['shape']}"
 
 
 class LiveView:
-    """Follows a run directory in a thread, from entering the block to leaving it.
+    """Follows a run directory in a thread while the ``with`` block runs.
 
-    On a terminal a panel is redrawn; elsewhere, each round is a line. What an earlier process
-    logged is not shown again.
+    On a terminal it redraws a panel; elsewhere it prints one line per round. It does not repeat
+    events that an earlier process logged.
     """
 
     def __init__(self, run_dir: Path, console: Console) -> None:
@@ -221,7 +222,7 @@ class LiveView:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "LiveView":
-        """Start following."""
+        """Start to follow the run."""
         self._thread.start()
         return self
 
@@ -231,7 +232,7 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Show what is left of the log, and stop."""
+        """Show the rest of the log, then stop."""
         self._stop.set()
         self._thread.join()
 

@@ -1,7 +1,7 @@
-"""What a site's own people see of its work: events that never leave the site.
+"""The site's event log: what the site's operators see. Its events never leave the site.
 
-A message is worked on in a process of Flower's that ends with it; this file is what the command
-at the site follows.
+Flower handles each message in a process that ends with the message. That process writes this log,
+and the command at the site follows it.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 from strategies.common.log import log
 
 SITE_LOG = "MDC_SITE_LOG"
-"""Environment variable with the absolute path of the site's event log; unset for none."""
+"""Environment variable with the absolute path of the site's event log; unset for no log."""
 
 
 def site_event(kind: str, **fields: Any) -> None:
     """Append one line to the site's event log, if there is one.
 
-    A log that cannot be written costs the site its view, never a round; Flower's log says so.
+    If the log cannot be written, a warning goes to Flower's log and the round continues.
     """
     path = os.environ.get(SITE_LOG)
     if not path:

@@ -1,4 +1,4 @@
-"""Follow a file of lines that another process appends to, and keep it from growing for ever."""
+"""Follow a log file that another process appends to, and limit its size."""
 
 import shutil
 from pathlib import Path
@@ -7,10 +7,10 @@ MAX_LOG_BYTES = 10_000_000
 
 
 def shorten(path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Move what a log holds to ``NAME.1`` if it has become too long; it may be open elsewhere.
+    """Move a log's content to ``NAME.1`` if it is longer than ``max_bytes``.
 
-    A process that appends to it goes on at its new end. Lines that come in this very moment can
-    be lost. On failure the log stays as it is: no log is worth what it is the log of.
+    Another process may have the log open: it continues to append at the new end. Lines written
+    during the move can be lost. If the move fails, the log stays as it is and no error is raised.
     """
     try:
         if path.stat().st_size > max_bytes:
@@ -22,27 +22,27 @@ def shorten(path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
 
 
 class Tail:
-    """The lines that come to a file from now on; the file need not be there yet.
+    """Reads the lines that are appended to a file from now on; the file need not exist yet.
 
     Parameters
     ----------
     path : Path
-        The file. What it holds now is not returned.
+        The file. Its present content is not returned.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         content = path.read_bytes() if path.is_file() else b""
-        # A line that its writer has not finished counts as new.
+        # An unfinished line counts as new.
         self._position = content.rfind(b"\n") + 1
 
     def new_lines(self) -> list[bytes]:
-        """Return the whole lines since the last call."""
+        """Return the complete lines that were appended since the last call."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:
             if self._path.stat().st_size < self._position:
-                self._position = 0  # the file was shortened, or is another one
+                self._position = 0  # the file was truncated or replaced
             file.seek(self._position)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]

@@ -1,1 +1,1 @@
-"""A federation of real sites: who takes part, its certificates and keys, and each one's kit."""
+"""A federation of real sites: participants, certificates, keys and kits."""

@@ -1,6 +1,6 @@
-"""Where a run takes place: in this process, or on Ray through a SuperLink of its own.
+"""The engines that simulate a run: in this process, or on Ray through a private SuperLink.
 
-Both run the same ServerApp and ClientApp, and give the same bits for the same config.
+Both run the same ServerApp and ClientApp, and the same config gives the same bits on both.
 """
 
 from mdc_flower.engines.in_process import run_in_process

@@ -1,4 +1,4 @@
-"""Lay out the app's source as Flower expects it, from a checkout or from an installed wheel."""
+"""Copy the app's source into the layout that Flower expects, from a checkout or a wheel."""
 
 import shutil
 from pathlib import Path
@@ -14,14 +14,13 @@ SIDE_FILES = ("pyproject.toml", "LICENSE")
 def stage_app(target: Path) -> Path:
     """Copy the app's packages and project files into ``target`` and return it.
 
-    ``flwr run`` bundles a project folder. A copy of the code that is imported right now is
-    submitted, rather than a checkout, so that there need not be a checkout and nothing else
-    that lies in one can get into the bundle.
+    ``flwr run`` bundles a project folder. This folder is a copy of the imported code rather than
+    the checkout: a checkout need not exist, and none of its other files get into the bundle.
 
     Raises
     ------
     RunError
-        If the project files are not beside the packages.
+        If a project file is missing from the installation.
     """
     target.mkdir(parents=True)
     for package in PACKAGES:
@@ -41,15 +40,15 @@ def stage_app(target: Path) -> Path:
 
 
 def side_file(name: str) -> Path:
-    """Return one of the project files of the installed app.
+    """Return the path of one of the installed app's project files.
 
     Raises
     ------
     RunError
-        If it is not beside the packages.
+        If the file is missing from the installation.
     """
     package = Path(mdc_flower.__path__[0])
-    # A wheel carries the project files inside the package; a checkout has them beside it.
+    # A wheel holds the project files inside the package; a checkout holds them beside it.
     for path in (package / "_app" / name, package.parent / name):
         if path.is_file():
             return path
@@ -57,5 +56,5 @@ def side_file(name: str) -> Path:
         "a project file is missing from the installation",
         where=name,
         expected=f"{package.parent / name} or {package / '_app' / name}",
-        hint="Install mdc-flower again",
+        hint="Reinstall mdc-flower",
     )

@@ -1,8 +1,8 @@
-"""Start Flower's own processes with nothing shared, and stop them with nothing left behind.
+"""Start private Flower processes, and stop them together with their descendants.
 
-Flower's local SuperLink is shared by all that runs on a machine and stays when a run ends. A
-process started here has a port and a FLWR_HOME of its own, and is stopped together with all
-that came of it.
+Flower's local SuperLink is shared by all runs on a machine and continues after a run ends. A
+process started here has its own port and its own FLWR_HOME, and stops together with all its
+descendants.
 """
 
 import http.client
@@ -37,14 +37,14 @@ COMPLETED = "finished:completed"
 
 
 class SuperLink(NamedTuple):
-    """A SuperLink that runs: its port, and its process."""
+    """A running SuperLink: its port and its process."""
 
     port: int
     process: "subprocess.Popen[bytes]"
 
 
 class Tls(NamedTuple):
-    """The PEM files that a SuperLink speaks TLS with: its authority's, its own, and its key."""
+    """A SuperLink's PEM files for TLS: CA certificate, its own certificate, and its key."""
 
     ca: Path
     certificate: Path
@@ -65,31 +65,32 @@ def superlink(
 ) -> Iterator[SuperLink]:
     """Run a SuperLink; stop it and its descendants after the block.
 
-    The caller holds `mdc_flower.engines.guardian.guarded` for ``home``, for what loses its parent.
+    The caller must hold `mdc_flower.engines.guardian.guarded` for ``home``, which ends processes
+    that lose their parent.
 
     Parameters
     ----------
     home
-        Becomes its FLWR_HOME; the connection `CONNECTION` in it leads to this SuperLink.
+        Folder to use as FLWR_HOME. Its connection `CONNECTION` points to this SuperLink.
     log_path
-        File that its output is appended to.
+        File to append the output to.
     options
-        More options, such as ``--simulation``.
+        Further options, such as ``--simulation``.
     port
-        Its port; 0 for a free one.
+        Port to listen on; 0 for a free one.
     command
-        What to start in place of ``flower-superlink``.
+        Command to start instead of ``flower-superlink``.
     listen
-        Address that it binds; the loopback interface's by default.
+        Address to bind; by default, the loopback interface.
     tls
-        With what it speaks TLS; None for plain HTTP.
+        Files for TLS; None for plain HTTP.
     variables
-        More environment variables.
+        Further environment variables.
 
     Raises
     ------
     RunError
-        If it does not answer within `START_TIMEOUT_S` seconds.
+        If the SuperLink does not answer within `START_TIMEOUT_S` seconds.
     """
     port = port or free_port()
     address = local_address(listen, port)
@@ -107,7 +108,7 @@ def superlink(
 
 
 def connect(home: Path, address: str, ca: Path | None) -> None:
-    """Let the connection `CONNECTION` in a FLWR_HOME lead to a SuperLink; with TLS if ``ca``."""
+    """Point the connection `CONNECTION` in a FLWR_HOME to a SuperLink; use TLS if ``ca``."""
     security = {"root-certificates": str(ca)} if ca else {"insecure": True}
     connection = {"address": address, **security}
     config = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
@@ -115,7 +116,7 @@ def connect(home: Path, address: str, ca: Path | None) -> None:
 
 
 def local_address(listen: str, port: int) -> str:
-    """Return where a process of this machine reaches what listens on an address."""
+    """Return the address at which this machine reaches a server that listens on ``listen``."""
     host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(listen, listen)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -124,7 +125,7 @@ def local_address(listen: str, port: int) -> str:
 def running(
     command: Sequence[str], env: Mapping[str, str], cwd: Path, log_path: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command in a session of its own; stop it and its descendants after the block."""
+    """Run a command in a new session; stop it and its descendants after the block."""
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -142,10 +143,10 @@ def running(
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return this process's environment with what keeps Flower to itself.
+    """Return this process's environment with the settings that isolate Flower.
 
-    The user's own modules are importable in Flower's processes as in this one, and come last there
-    too: Python is not to put the folder that it is started in, or a script's, first.
+    The user's own modules can be imported in Flower's processes as in this one. They come last on
+    the path there too: Python must not put the working folder or a script's folder first.
     """
     return {
         **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
@@ -156,27 +157,27 @@ def environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
         USERS_FOLDER: users_folder(),
         "PYTHONSAFEPATH": "1",
-        # A SuperLink starts its helpers by name.
+        # A SuperLink starts its helper commands by name.
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
         **_no_proxy(),
     }
 
 
 def _no_proxy() -> dict[str, str]:
-    """Return the variables that keep what Flower's processes say to each other off a proxy."""
-    # Of the two spellings the small one is read first, and the other one only if it is not set.
+    """Return the variables that keep traffic between Flower's processes off a proxy."""
+    # Programs read the lower-case spelling first, and the upper-case one only if that is unset.
     named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = ",".join([*filter(None, [named]), "localhost", LOOPBACK, "::1"])
     return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def script(name: str) -> str:
-    """Return the path of a command of this Python environment.
+    """Return the path of a command in this Python environment.
 
     Raises
     ------
     RunError
-        If it is not installed.
+        If the command is not installed.
     """
     path = shutil.which(name, path=sysconfig.get_path("scripts"))
     if path is None:
@@ -189,16 +190,16 @@ def script(name: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that was free a moment ago."""
+    """Return a free port of the loopback interface; another process may take it meanwhile."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def last_run_status(home: Path) -> str:
-    """Return the status of the newest run of the SuperLink that ``home`` leads to.
+    """Return the status of the newest run on the SuperLink that ``home`` points to.
 
-    `flwr run --stream` exits with 0 also when the run failed; this is where the truth is.
+    `flwr run --stream` exits with 0 even if the run failed, so its exit status is not enough.
     """
     try:
         return str(flwr(home, "list")["runs"][0]["status"])
@@ -207,17 +208,17 @@ def last_run_status(home: Path) -> str:
 
 
 def run_command(app: Path, *options: str) -> list[str]:
-    """Return the command that runs a staged app through the connection `CONNECTION` to its end."""
+    """Return the command that runs a staged app to its end through the connection `CONNECTION`."""
     return [script("flwr"), "run", str(app), CONNECTION, "--stream", *options]
 
 
 def flwr(home: Path, *arguments: str) -> dict[str, Any]:
-    """Return what a command of Flower's says of the SuperLink that ``home`` leads to, in JSON.
+    """Run a ``flwr`` command on the SuperLink that ``home`` points to; return its JSON output.
 
     Raises
     ------
     RunError
-        If the SuperLink does not answer, or refuses.
+        If the SuperLink does not answer, or refuses the command.
     """
     command = [script("flwr"), *arguments, CONNECTION, "--format", "json"]
     where = f"flwr {arguments[0]}"
@@ -245,22 +246,22 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
 def is_healthy(address: str, ca: Path | None) -> bool:
     """Return whether a SuperLink answers at an address of this machine."""
     try:
-        ask_here(f"{address}/health", ca)
+        get_local(f"{address}/health", ca)
         return True
     except (OSError, http.client.HTTPException):  # URLError is an OSError
         return False
 
 
-def ask_here(url: str, ca: Path | None) -> bytes:
-    """Return what this machine's SuperLink answers; ``url`` is without its scheme.
+def get_local(url: str, ca: Path | None) -> bytes:
+    """Return the response of this machine's SuperLink; ``url`` has no scheme.
 
     Raises
     ------
     OSError, http.client.HTTPException
-        If it does not answer, or with an error.
+        If the SuperLink does not answer, or answers with an error.
     """
     context = ssl.create_default_context(cafile=ca) if ca else None
-    # No proxy, whatever the environment names: it would look on a machine of its own.
+    # Use no proxy, even if the environment names one: it would connect to its own machine.
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
     )
@@ -281,7 +282,7 @@ def _wait_until_healthy(
 
 
 def _stop_tree(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:
-    """Stop a process and all that came of it: first asked, then killed."""
+    """Stop a process and its descendants: terminate first, then kill."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

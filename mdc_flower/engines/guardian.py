@@ -1,11 +1,12 @@
-"""End what this process has started, even when this process is killed.
+"""End the processes that this process started, even if this process is killed.
 
-Flower and Ray start processes in sessions of their own, so nothing ends them when ``mdc`` is killed
-(SIGKILL, out of memory). `guarded` therefore starts a second, small process: this file, run as a
-script. It holds one end of a pipe, the other end closes when ``mdc`` is gone, and then it kills
-every process that has the guarded FLWR_HOME. This works on Linux and macOS alike.
+Flower and Ray start processes in new sessions, so nothing ends them when ``mdc`` is killed
+(SIGKILL, out of memory). `guarded` therefore starts a small second process, the guardian: this
+file, run as a script. The guardian reads from a pipe to ``mdc``. When ``mdc`` is gone, the pipe
+closes, and the guardian kills every process with the guarded FLWR_HOME. This works on Linux and
+macOS.
 
-The script imports the standard library, psutil and filelock only, so that it starts at once.
+The script imports only the standard library, psutil and filelock, so that it starts fast.
 """
 
 import os
@@ -23,30 +24,30 @@ import psutil
 from filelock import FileLock, Timeout
 
 ALIVE = ".alive.lock"
-"""File in a guarded FLWR_HOME; whoever started the processes holds its lock while it lives."""
+"""File in a guarded FLWR_HOME; the process that called `guarded` holds its lock while it runs."""
 
 KILL_S = 10.0
-"""Seconds that killed processes have to disappear."""
+"""Seconds to wait for killed processes to disappear."""
 
 SOCKET_PATH = 107 if sys.platform == "linux" else 103
-"""The longest path of a Unix socket, in bytes."""
+"""Maximum length of a Unix socket path, in bytes."""
 
 RAY_SOCKET = "/ray/session_2000-01-01_00-00-00_000000_0000000/sockets/plasma_store"
-"""What Ray appends to its folder; its longest socket path."""
+"""The longest socket path that Ray appends to its folder."""
 
 
 @contextmanager
 def guarded(home: Path, *, remove: bool = False) -> Iterator[None]:
-    """Let no process with this FLWR_HOME outlive the block, or this process.
+    """End all processes with this FLWR_HOME when the block or this process ends.
 
-    Those of an earlier process that was killed together with its guardian are ended first.
+    Processes left by an earlier process that was killed together with its guardian end first.
 
     Parameters
     ----------
     home
         The FLWR_HOME; the folder must exist.
     remove
-        Whether the folder is removed as well.
+        Whether to remove the folder as well.
     """
     with FileLock(home / ALIVE):
         stop_strays(home)
@@ -72,7 +73,7 @@ def temporary_home() -> Iterator[Path]:
     Raises
     ------
     OSError
-        If no folder for temporary files can be written to.
+        If no folder for temporary files is writable.
     """
     home = Path(tempfile.mkdtemp(prefix="mdc-", dir=_short_folder()))
     with guarded(home, remove=True):
@@ -80,24 +81,24 @@ def temporary_home() -> Iterator[Path]:
 
 
 def _short_folder() -> Path:
-    """Return the folder for temporary files, or ``/tmp`` where Ray's sockets do not fit into it."""
+    """Return the folder for temporary files, or ``/tmp`` if its path is too long for Ray."""
     chosen = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
     length = len(os.fsencode(chosen)) + len("/mdc-12345678" + RAY_SOCKET)
     return chosen if length <= SOCKET_PATH else Path("/tmp")
 
 
 def end_orphan(pid: int) -> bool:
-    """Kill a process and its kin if `guarded` started them and whoever did so is dead.
+    """Kill a guarded process and all others of its FLWR_HOME if the guarding process is dead.
 
     Parameters
     ----------
     pid
-        A process of this machine.
+        Process id on this machine.
 
     Returns
     -------
     bool
-        Whether it was such an orphan.
+        Whether the process was such an orphan.
     """
     try:
         home = home_of(psutil.Process(pid))
@@ -108,24 +109,24 @@ def end_orphan(pid: int) -> bool:
     try:
         with FileLock(lock, timeout=0):
             stop_strays(Path(home))
-    except (Timeout, OSError):  # guarded by somebody who lives, or just being removed
+    except (Timeout, OSError):  # the guarding process is alive, or is removing the folder
         return False
     return True
 
 
 def stop_strays(home: Path) -> None:
-    """Kill every process with this FLWR_HOME, and what such processes have started.
+    """Kill every process with this FLWR_HOME, and their descendants.
 
-    This process and those it comes from are spared: a person may have set FLWR_HOME himself.
+    This process and its ancestors are spared, because the user may have set FLWR_HOME.
     """
     spared = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     deadline = time.monotonic() + KILL_S
-    # Again until there are none: one may have started another while it was looked for.
+    # Repeat until none is left: a process may start another one during the search.
     while (strays := _strays(home, spared)) and time.monotonic() < deadline:
         for stray in strays:
             try:
                 stray.kill()
-            except psutil.Error:  # ended meanwhile, or may not be killed
+            except psutil.Error:  # it has ended, or we may not kill it
                 continue
         while any(map(is_alive, strays)) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -138,7 +139,7 @@ def _strays(home: Path, spared: set[int]) -> list[psutil.Process]:
             continue
         found[process.pid] = process
         try:
-            # Some rename themselves, and write over their environment: Ray's workers do.
+            # Ray's workers rename themselves and overwrite their environment, so look for children.
             found |= {child.pid: child for child in process.children(recursive=True)}
         except psutil.Error:
             continue
@@ -146,15 +147,15 @@ def _strays(home: Path, spared: set[int]) -> list[psutil.Process]:
 
 
 def home_of(process: psutil.Process) -> str | None:
-    """Return a process's FLWR_HOME; None where it has none, or cannot be looked into."""
+    """Return a process's FLWR_HOME; None if it is unset or cannot be read."""
     try:
         return process.environ().get("FLWR_HOME")
-    except (psutil.Error, OSError):  # ended meanwhile, or another user's
+    except (psutil.Error, OSError):  # it has ended, or belongs to another user
         return None
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process runs; one that was killed may stay as a zombie for long."""
+    """Return whether a process runs; a zombie does not count, and may remain for long."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -162,9 +163,9 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def _guard(home: Path, remove: bool) -> None:
-    # Where a whole machine or service is told to end, it has to outlive what it ends.
+    # When a whole machine or service stops, this process must outlive the ones it kills.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.stdin.buffer.read()  # until whoever started this is gone
+    sys.stdin.buffer.read()  # returns when the parent process is gone
     stop_strays(home)
     if remove:
         shutil.rmtree(home, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Run ServerApp and ClientApp in this process, without Ray or SuperLink: tests, notebooks.
+"""Run ServerApp and ClientApp in this process, without Ray or SuperLink, for tests and notebooks.
 
-A grid of our own, and messages without a SuperLink, need what only private modules of Flower
-have: `Run`, which `Grid` names, and the identity that `Message` stamps on what is sent.
+A custom grid and messages without a SuperLink need two objects from private modules of Flower:
+`Run`, which `Grid` refers to, and the task identity, which `Message` stamps on each message.
 """
 
 import logging
@@ -31,7 +31,7 @@ inline_server = ServerApp()
 
 @inline_server.main()
 def _main(grid: Grid, context: Context) -> None:
-    """Lead a run whose sites train in this thread: there is nothing to evaluate beside."""
+    """Coordinate a run whose sites train in this thread, so evaluation runs inline as well."""
     server_app.lead(grid, context, Inline())
 
 
@@ -41,25 +41,25 @@ def run_in_process(
     server: ServerApp = inline_server,
     client: ClientApp = client_app.app,
 ) -> None:
-    """Run a whole simulation, sites one after the other, and return when it has finished.
+    """Run a whole simulation, one site after the other, and return when it has finished.
 
     Parameters
     ----------
     config
         The run config; ``output-dir`` must be absolute.
     num_sites
-        Sites to simulate.
+        Number of simulated sites.
     server, client
-        The apps; tests pass others.
+        The apps; tests pass their own.
 
     Raises
     ------
     Exception
-        Whatever the ServerApp raises. What a ClientApp raises becomes an error reply.
+        Any error that the ServerApp raises. An error in a ClientApp becomes an error reply.
     """
     run_id = secrets.randbits(62)
     contexts = {
-        # Node ids are as arbitrary as Flower's, so that nothing can come to rely on them.
+        # Node ids are random, as in Flower, so that no code can rely on them.
         (node := secrets.randbits(62)): _context(
             run_id, node, config, {"partition-id": site, "num-partitions": num_sites}
         )
@@ -81,7 +81,7 @@ def _context(run_id: int, node_id: int, config: RunConfig, node_config: dict[str
 
 
 class InProcessGrid(Grid):
-    """Delivers each message when its reply is asked for, one at a time, in sending order.
+    """Delivers a message when its reply is pulled: one at a time, in sending order.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class InProcessGrid(Grid):
         self._run = Run.create_empty(run_id=TaskIdentity.run_id)
 
     def set_run(self, run: Run) -> None:
-        """Take over a run's information."""
+        """Set the run's information."""
         self._run = run
 
     @property
@@ -114,7 +114,7 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Return a new message; Flower prefers `Message` itself."""
+        """Return a new message; Flower recommends calling `Message` directly."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -122,11 +122,11 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Keep the messages and return their ids."""
+        """Store the messages and return their ids."""
         ids = []
         for message in messages:
             message_id = str(uuid4())
-            # Flower's own grids set the id so; Metadata has no setter for it.
+            # Flower's own grids set the id this way; Metadata has no setter for it.
             message.metadata.__dict__["_message_id"] = message_id
             self._waiting[message_id] = message
             ids.append(message_id)
@@ -151,10 +151,10 @@ class InProcessGrid(Grid):
         context = self._contexts[message.metadata.dst_node_id]
         try:
             if message.metadata.message_type in WITH_DEADLINE and _is_overdue(message):
-                # A site that would begin when nobody waits any more does not begin.
-                return Message(Error(NO_REPLY, "the deadline has come"), reply_to=message)
+                # A site does not start after the deadline.
+                return Message(Error(NO_REPLY, "the deadline has passed"), reply_to=message)
             return self._client(message, context)
-        except Exception as error:  # as on every engine: a ClientApp's error is a reply
+        except Exception as error:  # as on every engine, a ClientApp's error becomes a reply
             return client_app.raised_reply(message, error)
 
 
@@ -164,7 +164,7 @@ def _is_overdue(message: Message) -> bool:
 
 @contextmanager
 def _identity(run_id: int) -> Iterator[None]:
-    """Give this process the identity that Flower's `Message` stamps on what it sends."""
+    """Give this process the identity that Flower's `Message` stamps on each message."""
     before = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, SUPERLINK_NODE_ID
     try:
@@ -175,7 +175,7 @@ def _identity(run_id: int) -> Iterator[None]:
 
 @contextmanager
 def _warnings_only() -> Iterator[None]:
-    """Keep Flower's log to warnings: the run directory says all else, and better."""
+    """Limit Flower's log to warnings; the run directory records everything else."""
     logger = logging.getLogger("flwr")
     before = logger.level
     logger.setLevel(logging.WARNING)

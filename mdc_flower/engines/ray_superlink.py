@@ -1,4 +1,4 @@
-"""Run a simulation on Ray: a SuperLink of our own, `flwr run`, and nothing left behind."""
+"""Run a simulation on Ray: start a private SuperLink, call `flwr run`, and clean up."""
 
 from pathlib import Path
 
@@ -12,27 +12,27 @@ from mdc_flower.engines.submission import run_through
 def run_on_ray(
     config: RunConfig, num_sites: int, num_cpus: int, gpus_per_site: float = 0.0
 ) -> None:
-    """Run a whole simulation through Flower's simulation engine, and return when it finished.
+    """Run a whole simulation on Flower's simulation engine, and return when it has finished.
 
-    The output of SuperLink and app goes to ``engine.log`` in the run directory.
+    The output of the SuperLink and the app goes to ``engine.log`` in the run directory.
 
     Parameters
     ----------
     config
         The run config; ``output-dir`` must be absolute.
     num_sites
-        Sites to simulate.
+        Number of simulated sites.
     num_cpus
-        Cores that Ray may use; ``num_cpus // threads-per-site`` sites train at a time.
+        Number of cores for Ray; ``num_cpus // threads-per-site`` sites train at the same time.
     gpus_per_site
-        Share of a GPU that each site takes; 0 for none.
+        Share of a GPU for each site; 0 for none.
 
     Raises
     ------
     EngineError
-        If a process died, or the run failed in a way that another try may mend.
+        If a process died, or the run failed in a way that a restart may fix.
     QuorumError
-        If too few sites gave an update.
+        If too few sites returned an update.
     RunError
         If the SuperLink does not start, or the run failed for another reason.
     """
@@ -48,7 +48,7 @@ def run_on_ray(
     settings = " ".join(f"{key}={value}" for key, value in federation.items())
     with (
         temporary_home() as home,
-        # Ray's files go where they are removed with the run.
+        # Ray writes its files into this home, so they are removed with the run.
         superlink(home, log_path, ["--simulation"], variables={"RAY_TMPDIR": str(home)}) as link,
     ):
         run_through(

@@ -1,6 +1,6 @@
-"""Notice that the simulation engine has failed, and in which words it says so.
+"""Detect that the simulation engine has failed, and find the reason in its log.
 
-Flower's engine goes on for minutes without Ray: its ServerApp waits for sites that nobody
+Without Ray, Flower's engine continues for minutes: its ServerApp waits for sites that no process
 simulates.
 """
 
@@ -14,22 +14,22 @@ from mdc_flower.console.tail import Tail
 from mdc_flower.engines.guardian import is_alive
 
 REASON = re.compile(r"ERROR.*: +An exception occur+ed ?!! (?P<reason>.+)")
-"""The line in which Flower's engine says what ended it."""
+"""The line in which Flower's engine logs why it ended."""
 
 DAEMONS = frozenset({"gcs_server", "raylet"})
-"""The processes of Ray's without which nothing is simulated."""
+"""The Ray processes that a simulation needs."""
 
 GRACE_S = 5.0
-"""Seconds in which the engine may still say why, after such a process died: it ends Ray first."""
+"""Seconds to wait for the reason after such a process died: the engine ends Ray before it logs."""
 
 
 class RayWatch:
-    """Watches the log of a simulation, and Ray's own processes.
+    """Watches a simulation's log and Ray's processes.
 
     Parameters
     ----------
     log_path
-        The engine's log; what is in it already is another run's.
+        The engine's log; its present content belongs to another run.
     """
 
     def __init__(self, log_path: Path) -> None:
@@ -38,12 +38,12 @@ class RayWatch:
         self._died_at: float | None = None
 
     def failure(self, coordinator: int | None) -> str:
-        """Return why the engine has failed; empty while it has not.
+        """Return why the engine has failed; empty if it has not.
 
         Parameters
         ----------
         coordinator
-            The process that coordinates the run, which has started Ray; None before there is one.
+            Id of the process that coordinates the run and has started Ray; None before it exists.
         """
         for line in self._log.new_lines():
             if found := REASON.search(line.decode("utf-8", "replace")):
@@ -56,12 +56,12 @@ class RayWatch:
         self._died_at = self._died_at or time.monotonic()
         if time.monotonic() - self._died_at < GRACE_S:
             return ""
-        return f"Ray's process {dead[0]} died; it may have been killed for want of memory"
+        return f"Ray's process {dead[0]} died; the machine may have run out of memory"
 
 
 def _daemons_of(pid: int) -> dict[str, psutil.Process]:
     try:
         children = psutil.Process(pid).children()
         return {name: child for child in children if (name := child.name()) in DAEMONS}
-    except psutil.Error:  # ended meanwhile
+    except psutil.Error:  # the process has ended
         return {}

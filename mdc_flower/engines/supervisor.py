@@ -1,7 +1,7 @@
-"""Start a run again from its checkpoint when what carries it dies, a bounded number of times.
+"""Restart a run from its checkpoint when its engine dies, a limited number of times.
 
-What counts are the deaths since a round was last finished: a run of weeks may see many, and only
-one that gets no further is hopeless.
+The limit counts only the deaths since the last finished round: a run of weeks may die often, but
+only a run that makes no progress is given up.
 """
 
 import time
@@ -20,26 +20,26 @@ def supervise(
     on_restart: Callable[[Exception, int, float], None],
     rounds_done: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Launch a run; when it dies, wait and launch it again to go on where it was.
+    """Launch a run; when it dies, wait, then resume it.
 
     Parameters
     ----------
     config
-        The run config; ``max-restarts`` bounds the restarts in one round.
+        The run config; ``max-restarts`` limits the restarts within one round.
     launch
         Runs a config to its end; raises if the run does not finish.
     on_restart
-        Told before each restart: what happened, which restart in this round it is, the pause in
-        seconds.
+        Called before each restart with the error, the number of the restart in this round, and
+        the pause in seconds.
     rounds_done
         Returns how many rounds the run has finished.
 
     Raises
     ------
     EngineError
-        If the run died once more than it may be restarted, without finishing a round.
+        If the run died more than ``max-restarts`` times without finishing a round.
     MdcError
-        If the run ended for a reason that a restart cannot mend.
+        If the run ended for a reason that a restart cannot fix.
     """
     restarts, done = 0, rounds_done()
     while True:

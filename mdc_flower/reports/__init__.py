@@ -1,4 +1,4 @@
-"""What a run looks like afterwards, or so far: its picture, and a page to read and print.
+"""Reports on a finished or running run: a plot, and a page to read and print.
 
-Everything here reads plain files of a run directory; nothing imports PyTorch.
+This package reads only plain files of a run directory and does not import PyTorch.
 """

@@ -1,6 +1,6 @@
-"""A page to read and print: plain data, and the one function that makes HTML of it.
+"""A page to read and print: plain data, and one function that renders it as HTML.
 
-The page is one file that asks for nothing: it holds its pictures, and there is no script.
+The page is one self-contained file: the pictures are embedded, and it has no scripts.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from mdc_flower.reports.plotting import svg_uri
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its title, what it says in words, and a note below it.
+    """A figure with its title, a text alternative and a note.
 
     Attributes
     ----------
     name : str
-        Unique on the page, of letters and hyphens.
+        Id, unique on the page, of letters and hyphens.
     title : str
-        Stands above the figure.
+        Text above the figure.
     figure : Figure
-        A picture of matplotlib's.
+        A matplotlib figure.
     label : str
-        What someone who does not see it is told.
+        Text alternative for readers who cannot see the figure.
     note : str
-        How it is to be read.
+        Note below the figure on how to read it.
     wide : bool
-        Whether it takes the page's whole width.
+        Whether the figure takes the whole width of the page.
     """
 
     name: str
@@ -41,33 +41,33 @@ class Picture:
 
     @property
     def address(self) -> str:
-        """Return the address of an image that holds the figure."""
+        """Return the figure as a data URI."""
         return svg_uri(self.figure)
 
     @property
     def width(self) -> int:
-        """Return the width at which the figure's texts have the size of other texts, in pixels."""
+        """Return the width in pixels at which the figure's text has the page's text size."""
         return round(96 * float(self.figure.get_figwidth()))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the cells are texts.
+    """A table of text cells.
 
     Attributes
     ----------
     caption : str
-        Stands above it.
+        Text above the table.
     columns : sequence of str
-        The heads.
+        Column headings.
     rows : sequence of sequence of str
-        The first cell of a row names it.
+        Rows; the first cell is the row's heading.
     numeric : bool
-        Whether all columns but the first hold numbers.
+        Whether all columns except the first hold numbers.
     strong : frozenset of int
-        Rows to stress.
+        Indices of the rows to emphasize.
     note : str
-        How it is to be read.
+        Note below the table on how to read it.
     """
 
     caption: str
@@ -80,7 +80,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Listing:
-    """Names and values, many of them and each of little weight."""
+    """A compact list of many names and values."""
 
     caption: str
     entries: Sequence[tuple[str, str]]
@@ -88,7 +88,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, under a heading: text, pictures, tables and a listing, in this order."""
+    """A section of a page: heading, text, pictures, tables and a listing, in this order."""
 
     title: str
     pictures: Sequence[Picture] = ()
@@ -98,24 +98,24 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Return whether there is nothing in it."""
+        """Return whether the section has no content."""
         return not (self.text or self.pictures or self.tables or self.listing)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page.
+    """A whole page.
 
     Attributes
     ----------
     title, subtitle : str
-        The head.
+        The page's heading.
     highlights : sequence of (str, str)
-        What is looked for first: a name, and a short value.
+        The main results: names and short values.
     facts : sequence of (str, str)
-        All else that is said in a line.
+        Further names and values, one per line.
     sections : sequence of Section
-        The page's parts; those with nothing in them are left out.
+        The page's sections; empty ones are left out.
     """
 
     title: str

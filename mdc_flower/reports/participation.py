@@ -1,4 +1,4 @@
-"""Who took part in which round, and why not: as a grid, and as a list of all that went wrong."""
+"""Participation of the sites in each round, as a grid and as a list of incidents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,41 +12,41 @@ from mdc_flower.reports.plotting import DARK, GREEN, MIDDLE, shortened
 from mdc_flower.reports.series import History, completed
 
 ROW_HEIGHT = 0.24
-"""Inches a site."""
+"""Height of a site's row, in inches."""
 
 WIDTH = 12.0
 SMALLEST = 5.0
-"""Points of a marker of what went wrong: it is to be seen among hundreds of rounds."""
+"""Minimum marker size for incidents, in points: visible among hundreds of rounds."""
 
 
-class Part(Enum):
-    """What became of one site in one round: in words, as a marker, and whether it is filled."""
+class SiteOutcome(Enum):
+    """Outcome of one round for one site: description, marker, and whether the marker is filled."""
 
     TOOK_PART = ("took part", "s", True)
     ASKED_AGAIN = ("took part when asked again", "D", True)
     DROPPED = ("dropped", "X", True)
     LATE = ("answered too late", "^", False)
     MISSING = ("not online", "o", False)
-    UNKNOWN = ("nothing known", "", False)
+    UNKNOWN = ("unknown", "", False)
 
     @property
     def words(self) -> str:
-        """Return what happened, in words."""
+        """Return the description."""
         return self.value[0]
 
 
 COLORS = {
-    Part.TOOK_PART: DARK,
-    Part.ASKED_AGAIN: GREEN,
-    Part.DROPPED: "#b3261e",
-    Part.LATE: MIDDLE,
-    Part.MISSING: "#6a6a6a",
+    SiteOutcome.TOOK_PART: DARK,
+    SiteOutcome.ASKED_AGAIN: GREEN,
+    SiteOutcome.DROPPED: "#b3261e",
+    SiteOutcome.LATE: MIDDLE,
+    SiteOutcome.MISSING: "#6a6a6a",
 }
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One thing that did not go as it should; ``site`` is empty for the round as a whole."""
+    """One irregularity; ``site`` is empty if it concerns the whole round."""
 
     round: int
     site: str
@@ -54,58 +54,58 @@ class Incident:
     reason: str = ""
 
 
-def part_of(line: Mapping[str, Any], site: str, late: bool = False) -> Part:
-    """Return what became of a site in a round.
+def outcome_of(line: Mapping[str, Any], site: str, late: bool = False) -> SiteOutcome:
+    """Return the outcome of a round for a site.
 
     Parameters
     ----------
     line
-        The round's complete line of history.
+        The round's completed history line.
     late
-        Whether the site's reply of this round came after it had been given up.
+        Whether the site's reply to this round arrived after the coordinator had stopped waiting.
     """
     if site in line["participants"]:
-        return Part.ASKED_AGAIN if site in line["asked_again"] else Part.TOOK_PART
+        return SiteOutcome.ASKED_AGAIN if site in line["asked_again"] else SiteOutcome.TOOK_PART
     if late:
-        return Part.LATE
+        return SiteOutcome.LATE
     if site in line["dropped"]:
-        return Part.DROPPED
-    return Part.MISSING if site in line["missing"] else Part.UNKNOWN
+        return SiteOutcome.DROPPED
+    return SiteOutcome.MISSING if site in line["missing"] else SiteOutcome.UNKNOWN
 
 
-def parts(history: History, sites: Sequence[str]) -> dict[tuple[int, str], Part]:
-    """Return what became of each site in each round, by the round's number and the site's name."""
+def outcomes(history: History, sites: Sequence[str]) -> dict[tuple[int, str], SiteOutcome]:
+    """Return the outcome of each round for each site, by round number and site name."""
     lines = completed(history)
-    # A reply that is late is noticed in a later round, and names the one that it is of.
+    # A late reply is recorded in a later round, with the number of the round that it answers.
     late = {(number, site) for line in lines for site, number in line["late"].items()}
     return {
-        (line["round"], site): part_of(line, site, (line["round"], site) in late)
+        (line["round"], site): outcome_of(line, site, (line["round"], site) in late)
         for line in lines
         for site in sites
     }
 
 
 def draw_participation(history: History, sites: Sequence[str]) -> Figure:
-    """Return a grid of rounds and sites, with a marker for what became of each."""
-    grid = parts(history, sites)
-    shown = [part for part in COLORS if part in grid.values()]
+    """Return a grid of rounds and sites, with a marker for each outcome."""
+    grid = outcomes(history, sites)
+    shown = [outcome for outcome in COLORS if outcome in grid.values()]
     height = 1.1 + ROW_HEIGHT * len(sites)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     rows = {site: row for row, site in enumerate(sites)}
     size = min(7.0, 560 / max(len(history), 1))
-    for part in shown:
-        _, marker, filled = part.value
-        places = [place for place, what in grid.items() if what is part]
+    for outcome in shown:
+        _, marker, filled = outcome.value
+        places = [place for place, what in grid.items() if what is outcome]
         axes.plot(
             [number for number, _ in places],
             [rows[site] for _, site in places],
             linestyle="",
             marker=marker,
-            markersize=size if part is Part.TOOK_PART else max(size, SMALLEST),
-            color=COLORS[part],
-            markerfacecolor=COLORS[part] if filled else "none",
-            label=part.words,
+            markersize=size if outcome is SiteOutcome.TOOK_PART else max(size, SMALLEST),
+            color=COLORS[outcome],
+            markerfacecolor=COLORS[outcome] if filled else "none",
+            label=outcome.words,
         )
     numbers = [line["round"] for line in history]
     for line in completed(history):
@@ -135,7 +135,7 @@ def draw_participation(history: History, sites: Sequence[str]) -> Figure:
 
 
 def incidents(history: History) -> list[Incident]:
-    """Return all that did not go as it should, in the order of rounds and sites."""
+    """Return all irregularities, in order of rounds; within a round, by kind."""
     found: list[Incident] = []
     for line in completed(history):
         number = line["round"]
@@ -147,7 +147,7 @@ def incidents(history: History) -> list[Incident]:
         found += [Incident(number, site, "not online") for site in line["missing"]]
         found += [Incident(number, site, "asked again") for site in line["asked_again"]]
         found += [
-            Incident(number, site, "answered too late", f"a message of round {of}")
-            for site, of in line["late"].items()
+            Incident(number, site, "answered too late", f"reply to round {answered}")
+            for site, answered in line["late"].items()
         ]
     return found

@@ -1,6 +1,6 @@
-"""The pictures of one run: what it reached, how it trained, what it exchanged.
+"""Plots of one run: results, training and communication.
 
-Each ``plot_...`` draws into axes; rounds that failed, or of which a value is not known, are gaps.
+Each ``plot_...`` function draws into axes. Failed rounds and unknown values are gaps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "validation, recalibrated": {"color": MIDDLE, **STAR},
     "sites, validation, recalibrated": {"color": GREEN, **STAR},
 }
-"""How the curves are told apart, in grey as well."""
+"""Styles that distinguish the curves, in grayscale too."""
 
 MANY_POINTS = 60
 WIDTH = 6.4
@@ -65,7 +65,7 @@ def draw_run(history: History, recalibration: Mapping[str, Any] | None = None) -
     Parameters
     ----------
     recalibration
-        What the summary says of how the final model came by new statistics; None where it did not.
+        The summary's entry on the recalibration of the final model; None if there was none.
     """
     figure = Figure(figsize=(8, 7), layout="constrained")
     accuracy, rate, change = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
@@ -78,7 +78,7 @@ def draw_run(history: History, recalibration: Mapping[str, Any] | None = None) -
 
 
 def draw_metric(history: History, metric: str, recalibration: Mapping[str, Any]) -> Figure:
-    """Return the curves of ``accuracy`` or ``loss``, and the recalibrated model's points."""
+    """Return the curves of ``accuracy`` or ``loss``, with the points of the recalibrated model."""
     figure, axes = _single()
     plot_metric(axes, history, metric, recalibration)
     return figure
@@ -97,7 +97,7 @@ def draw_local_work(history: History) -> Figure:
     values, edges = [work(line) for line in history], _edges(history)
     axes.stairs(values, edges, fill=True, color=DARK, alpha=0.25)
     axes.stairs(values, edges, color=DARK)
-    axes.set(xlabel="round", ylabel=f"{unit(history)} a round", ylim=(0, None))
+    axes.set(xlabel="round", ylabel=f"{unit(history)} per round", ylim=(0, None))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _rounds(axes)
     return figure
@@ -109,7 +109,7 @@ def draw_relative_change(history: History, threshold: float | None = None) -> Fi
     Parameters
     ----------
     threshold
-        At or below which the local epochs double; None where they do not.
+        Value at or below which the local epochs double; None if they do not double.
     """
     figure, axes = _single()
     if threshold:
@@ -129,7 +129,7 @@ def draw_relative_change(history: History, threshold: float | None = None) -> Fi
 
 
 def draw_bytes(history: History) -> Figure:
-    """Return the model bytes of each round: sent above the axis, received below."""
+    """Return the model bytes of each round: sent bytes above the axis, received bytes below."""
     figure, axes = _single()
     lines = completed(history)
     largest = max(max(line["sent_bytes"], line["received_bytes"]) for line in lines)
@@ -151,7 +151,7 @@ def draw_bytes(history: History) -> Figure:
         )
     limit = 1.25 * max(largest / scale, 1e-9)
     axes.axhline(0, color="0.3", linewidth=0.8)
-    axes.set(xlabel="round", ylabel=f"model bytes a round ({name})", ylim=(-limit, limit))
+    axes.set(xlabel="round", ylabel=f"model bytes per round ({name})", ylim=(-limit, limit))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
     _rounds(axes)
     return figure
@@ -162,7 +162,7 @@ def plot_metric(
 ) -> None:
     """Plot the global model's ``accuracy`` or ``loss`` at the coordinator and at the sites.
 
-    What it has with its statistics taken anew after the last round is a star of its own.
+    A star marks the value after the BatchNorm statistics were recomputed (after the last round).
     """
     ends = []
     curves = metric_series(history, metric)
@@ -182,14 +182,14 @@ def plot_metric(
 
 
 def plot_learning_rate(axes: Axes, history: History) -> None:
-    """Plot the learning rate as the round plans have it, from round to round."""
+    """Plot the learning rate of the round plans."""
     plot_plans(axes, [plan_of(line) for line in history], [work(line) for line in history])
     _span(axes, history)
     axes.set(xlabel=unit(history), ylabel="learning rate")
 
 
 def plot_plans(axes: Axes, plans: Sequence[RoundPlan | None], lengths: Sequence[int]) -> None:
-    """Plot the learning rate of consecutive rounds over their local work; no plan is a gap."""
+    """Plot the learning rate of consecutive rounds over their local work; None is a gap."""
     ends = list(accumulate(lengths))
     progress = np.linspace(0, 1, POINTS_PER_CYCLE)
     for plan, length, end in zip(plans, lengths, ends, strict=True):
@@ -204,7 +204,7 @@ def plot_plans(axes: Axes, plans: Sequence[RoundPlan | None], lengths: Sequence[
 
 def plot_relative_change(axes: Axes, history: History) -> None:
     """Plot how far each round moved the global model, on a logarithmic axis."""
-    # There is no place for 0 on it: a round that changed nothing is a gap too.
+    # A logarithmic axis cannot show 0, so a round that changed nothing is a gap too.
     changes = [line.get("relative_change") or np.nan for line in history]
     marker = "o" if len(history) <= MANY_POINTS else ""
     axes.semilogy(work_done(history), changes, marker=marker, markersize=4, color=DARK)
@@ -214,7 +214,7 @@ def plot_relative_change(axes: Axes, history: History) -> None:
 
 
 def plan_of(line: Mapping[str, Any]) -> RoundPlan | None:
-    """Return a round's plan; None if another version wrote it in another way."""
+    """Return a round's plan; None if another version wrote it in another format."""
     fields = {key: value for key, value in line["plan"].items() if key != "plan_id"}
     try:
         return RoundPlan.model_validate(fields)
@@ -228,13 +228,13 @@ def _single() -> tuple[Figure, Axes]:
 
 
 def _span(axes: Axes, history: History) -> None:
-    """Let x go from the beginning to what is done, in all pictures alike."""
+    """Set the same x limits in all plots: from 0 to the work done."""
     end = sum(map(work, history)) or 1
     axes.set_xlim(-0.02 * end, 1.02 * end)
 
 
 def _edges(history: History) -> list[float]:
-    """Return the edges of one bar for each round."""
+    """Return the edges of the bars, one bar per round."""
     first = history[0]["round"] - 0.5
     return [first + index for index in range(len(history) + 1)]
 

@@ -1,4 +1,4 @@
-"""What a run directory says, while the run goes on as well as afterwards, and of any version."""
+"""Read the files of a run directory, of a running or finished run and of any version."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from strategies.storage.run_directory import (
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run directory says; what is not there is empty."""
+    """Contents of a run directory; missing files give empty values."""
 
     name: str
     history: History
@@ -31,19 +31,19 @@ class RunFiles:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run directory, however far the run came."""
+    """Return whether a folder is a run directory, even of a run with no finished round."""
     return any((folder / name).is_file() for name in (HISTORY, SUMMARY, EVENTS))
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Read a run directory, while the run goes on as well.
+    """Read a run directory; the run may still be in progress.
 
     Raises
     ------
     ConfigError
         If the config is not TOML.
     RunError
-        If the summary, or a finished line of the history, is not JSON.
+        If the summary or a complete line of the history is not usable JSON.
     """
     kinds = ("run-started", "run-resumed", "round-started")
     return RunFiles(
@@ -56,7 +56,7 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file to which somebody may be appending one right now."""
+    """Return the complete lines of a history that another process may be appending to."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     whole = text[: text.rfind("\n") + 1].splitlines()
     lines = [read_event(line) for line in whole]

@@ -1,4 +1,4 @@
-"""The page of one run, from what its run directory says, however far the run came."""
+"""The report page of one run, finished or not, from the files in its run directory."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ from mdc_flower.reports.units import (
     format_seconds,
 )
 
-STATUS_WORDS = {"running": "running, or died without a word"}
+STATUS_WORDS = {"running": "running, or died without writing a final status"}
 
 
 def run_page(run: RunFiles) -> Page:
-    """Return the page of a run."""
+    """Return a run's page."""
     sites = sites_of(run.history, _known_sites(run))
     return Page(
         title=f"Run {run.name}",
@@ -52,17 +52,17 @@ def run_page(run: RunFiles) -> Page:
         facts=_facts(run, sites),
         sections=[
             Section(
-                "What it reached",
+                "Results",
                 pictures=_metric_pictures(run),
                 tables=recall_tables(run.history, run.summary.get("class-names", ())),
                 text="" if run.history else "No round has finished yet.",
             ),
             Section(
-                "How it trained, and what it exchanged",
+                "Training and communication",
                 pictures=_training_pictures(run) + _bytes_picture(run.history),
             ),
             Section(
-                "Who took part",
+                "Participation",
                 pictures=_participation_picture(run.history, sites),
                 tables=incident_tables(run.history),
             ),
@@ -73,7 +73,7 @@ def run_page(run: RunFiles) -> Page:
 
 
 def _known_sites(run: RunFiles) -> set[str]:
-    """Return the sites of summary and events: while a run goes on, the summary has none."""
+    """Return the sites in summary and events; the summary has none while the run is in progress."""
     named = {site for event in run.events["run-started"] for site in event.get("sites", ())}
     named |= {site for event in run.events["round-started"] for site in event.get("sites", ())}
     return named | set(run.summary.get("sites", ()))
@@ -82,14 +82,14 @@ def _known_sites(run: RunFiles) -> set[str]:
 def _subtitle(run: RunFiles) -> str:
     keys = ("model", "dataset")
     model, data = (str(run.config.get(key, "")) for key in keys)
-    # A contract is a long text; its head says what it is.
+    # A contract is a long text, so show only its prefix.
     data = data.split(":", 1)[0] if data.startswith("contract:") else data
     return f"{model} on {data}" if model and data else ""
 
 
 def _highlights(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
     lines = completed(run.history)
-    # The summary of a finished run has what was exchanged after the last round, too.
+    # A finished run's summary also counts the bytes exchanged after the last round.
     exchanged = sum(
         run.summary.get(f"{way}-bytes", sum(line[f"{way}_bytes"] for line in lines))
         for way in ("sent", "received")
@@ -108,9 +108,9 @@ def _highlights(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _final_accuracy(run: RunFiles) -> list[tuple[str, str]]:
-    """Return the newest model's accuracy: the coordinator's on the test set, or what there is."""
+    """Return the newest model's accuracy, on the coordinator's test set if it is known."""
     for name in ("test", "validation"):
-        # What the summary says is of the model as it was left, after all rounds.
+        # The summary's value is that of the final model, after all rounds.
         if (value := run.summary.get("final", {}).get(f"{name}-accuracy")) is not None:
             return [(f"accuracy ({name})", format_percent(value))]
     curves = {curve.name: curve for curve in metric_series(run.history, "accuracy")}
@@ -131,21 +131,21 @@ def _facts(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
         ("error", str(summary.get("error") or "")),
         ("open round", _open_round(run)),
         ("started", _moment(summary.get("started"))),
-        ("went on", "\n".join(_resume(event) for event in run.events["run-resumed"])),
+        ("resumed", "\n".join(_resume(event) for event in run.events["run-resumed"])),
         ("seed", str(summary.get("seed", run.config.get("seed", "")))),
         ("sites", ", ".join(sites)),
         ("mean of the last models", _averaged(averaged)),
-        ("BatchNorm's statistics", _recalibrated(summary.get("recalibration", {}))),
+        ("BatchNorm statistics", _recalibrated(summary.get("recalibration", {}))),
         ("mdc-flower", str(summary.get("version", ""))),
         ("mdc-flower at the sites", _site_versions(summary.get("versions", {}))),
-        ("hardware of the sites", _machines(run)),
+        ("hardware at the sites", _machines(run)),
         ("partition", str(summary.get("partition", {}).get("sha256", ""))),
     ]
     return [(name, value) for name, value in rows if value]
 
 
 def _open_round(run: RunFiles) -> str:
-    """Return which round goes on, where one does."""
+    """Return the round in progress, if any."""
     started = run.events["round-started"]
     if run.summary.get("status") != "running" or not started:
         return ""
@@ -174,7 +174,7 @@ def _recalibrated(told: Mapping[str, Any]) -> str:
     if not told:
         return ""
     scores = {**told.get("site_evaluation", {}), **told.get("evaluation", {})}
-    return "; ".join(["taken anew after the last round", *_scores(scores)])
+    return "; ".join(["recomputed after the last round", *_scores(scores)])
 
 
 def _scores(metrics: Mapping[str, Any]) -> list[str]:
@@ -195,7 +195,7 @@ def _site_versions(versions: Mapping[str, str]) -> str:
 
 
 def _machines(run: RunFiles) -> str:
-    """Return what the sites computed with; one that changed is with each machine that it had."""
+    """Return the sites' hardware; a site that changed its machine appears with each of them."""
     told = [event.get("machines", {}) for event in run.events["run-started"]]
     told += [line.get("machines", {}) for line in run.history]
     by_machine: dict[str, set[str]] = {}
@@ -254,7 +254,7 @@ def _training_pictures(run: RunFiles) -> list[Picture]:
             draw_learning_rate(history),
             f"Round {history[0]['round']}: {describe_lr(history[0]['plan'])}; round "
             f"{history[-1]['round']}: {describe_lr(history[-1]['plan'])}.",
-            "Dotted lines: where rounds end." if len(history) <= MANY_POINTS else "",
+            "Dotted lines mark the ends of rounds." if len(history) <= MANY_POINTS else "",
         ),
         Picture(
             "local-work",
@@ -272,8 +272,8 @@ def _training_pictures(run: RunFiles) -> list[Picture]:
                 "Relative change of the global model",
                 draw_relative_change(history, threshold),
                 f"From {known[0]:.3g} in the first round to {known[-1]:.3g} in the last.",
-                "Norm of a round's change over the norm of the model it started from, of all "
-                "trainable parameters; logarithmic.",
+                "Norm of a round's change divided by the norm of the model it started from, over "
+                "all trainable parameters; logarithmic axis.",
             )
         )
     return pictures
@@ -289,8 +289,8 @@ def _participation_picture(history: History, sites: Sequence[str]) -> list[Pictu
             "participation",
             "Sites by round",
             draw_participation(history, sites),
-            f"All {len(sites)} sites took part in {full} of {len(lines)} rounds; what went wrong "
-            "in the others is listed below.",
+            f"All {len(sites)} sites took part in {full} of {len(lines)} rounds. The table below "
+            "lists what went wrong in the other rounds.",
             wide=True,
         )
     ]
@@ -307,9 +307,9 @@ def _bytes_picture(history: History) -> list[Picture]:
             "bytes",
             "Model bytes of each round",
             draw_bytes(history),
-            f"In all rounds {format_bytes(sent)} sent to the sites and {format_bytes(received)} "
-            "received from them.",
-            f"All rounds: {format_bytes(sent)} sent, {format_bytes(received)} received, dropped "
-            "replies included.",
+            f"Total: {format_bytes(sent)} sent to the sites and {format_bytes(received)} received "
+            "from them.",
+            f"Total: {format_bytes(sent)} sent, {format_bytes(received)} received, including "
+            "dropped replies.",
         )
     ]

@@ -1,4 +1,4 @@
-"""The tables of a run's page: what went wrong, each round, and the config."""
+"""The tables on a run's page: incidents, rounds, recall and config."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,11 @@ DEFAULTS = RunConfig().to_flower()
 
 
 def incident_tables(history: History) -> list[Table]:
-    """Return what went wrong, and what sites that failed have said of it."""
+    """Return tables of incidents and of error messages from sites."""
     found = incidents(history)
     tables = []
     if found:
-        rows = [
-            [str(one.round), one.site or "the round as a whole", one.what, one.reason]
-            for one in found
-        ]
+        rows = [[str(one.round), one.site or "whole round", one.what, one.reason] for one in found]
         tables.append(Table("What went wrong", ["round", "site", "what", "reason"], rows))
     errors = [
         [str(line["round"]), site, text]
@@ -31,12 +28,12 @@ def incident_tables(history: History) -> list[Table]:
         for site, text in line["errors"].items()
     ]
     if errors:
-        tables.append(Table("Errors of sites", ["round", "site", "error"], errors))
+        tables.append(Table("Errors at the sites", ["round", "site", "error"], errors))
     return tables
 
 
 def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
-    """Return a table with a row a round; a column in which nothing is known is left out."""
+    """Return a table with one row per round; columns without any value are left out."""
     lines = completed(history)
     if not lines:
         return []
@@ -62,7 +59,7 @@ def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
     known = {name: cells for name, cells in columns.items() if any(cells)}
     rows = list(zip(*known.values(), strict=True))
     notes = {
-        "balanced": "Balanced: the mean recall of the classes.",
+        "balanced": "Balanced: mean recall over the classes.",
         "at the sites": "At the sites: accuracy on their validation examples, before and after the "
         "round.",
     }
@@ -71,14 +68,14 @@ def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
 
 
 def recall_tables(history: History, class_names: Sequence[str]) -> list[Table]:
-    """Return the share of each class that the newest model recognizes, lowest first.
+    """Return the newest model's recall of each class, lowest first.
 
     Parameters
     ----------
     history
         The rounds.
     class_names
-        Of the classes, in order; without them a class has its number.
+        Class names, in order; without them, classes are shown by number.
     """
     evaluated = [line["evaluation"] for line in completed(history) if line["evaluation"]]
     newest = evaluated[-1] if evaluated else {}
@@ -98,12 +95,12 @@ def recall_tables(history: History, class_names: Sequence[str]) -> list[Table]:
     first = next(iter(recalls.values()))
     order = sorted(range(count), key=lambda label: (first[label] is None, first[label] or 0.0))
     rows = [[names[label], *(column[label] for column in cells.values())] for label in order]
-    note = "The share of a class's examples that the newest model recognizes, lowest first."
+    note = "Share of a class's examples that the newest model classifies correctly, lowest first."
     return [Table("Recall of each class", ["class", *cells], rows, numeric=True, note=note)]
 
 
 def _rates(line: Mapping[str, Any]) -> str:
-    """Return the learning rates with which a round's training began and ended."""
+    """Return the learning rates at the start and the end of a round."""
     plan = plan_of(line)
     if plan is None:
         return ""
@@ -117,7 +114,7 @@ def _percent(lines: History, place: str, metric: str) -> list[str]:
 
 
 def config_section(config: Mapping[str, Any]) -> Section:
-    """Return what was set, and then all that has its default."""
+    """Return the section on the config: first the changed keys, then the defaults."""
     changed = [key for key, value in config.items() if DEFAULTS.get(key) != value]
     rows = [[key, _value(config[key]), _value(DEFAULTS.get(key))] for key in changed]
     rest = [(key, _value(config[key])) for key in config if key not in changed]
@@ -130,5 +127,5 @@ def config_section(config: Mapping[str, Any]) -> Section:
 
 def _value(value: object) -> str:
     if value is None:
-        return "not known here"
+        return "unknown in this version"
     return json.dumps(value) if isinstance(value, str | bool) else str(value)

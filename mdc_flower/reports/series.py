@@ -1,4 +1,4 @@
-"""The lines of a history as series: what was reached, and after how much local work."""
+"""Series of metrics over local work, from the lines of a history."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +11,14 @@ import numpy as np
 from strategies.storage.round_record import RoundRecord
 
 History = Sequence[Mapping[str, Any]]
-"""Lines of ``history.jsonl``, one a round."""
+"""Lines of ``history.jsonl``, one per round."""
 
 UNKNOWN = asdict(RoundRecord(0, {}))
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named curve; ``done`` is the local work behind each value."""
+    """A named curve; ``done`` is the local work done at each value."""
 
     name: str
     done: Sequence[int]
@@ -26,7 +26,7 @@ class Series:
 
 
 def completed(history: History) -> list[dict[str, Any]]:
-    """Return the lines with every field; what an earlier version did not write is empty."""
+    """Return the lines with all fields; fields that an earlier version did not write are empty."""
     return [{**UNKNOWN, **line} for line in history]
 
 
@@ -37,7 +37,7 @@ def work(line: Mapping[str, Any]) -> int:
 
 
 def work_done(history: History) -> list[int]:
-    """Return the local epochs (or steps) behind the global model after each round."""
+    """Return the total local epochs (or steps) after each round."""
     return list(accumulate(map(work, history)))
 
 
@@ -54,7 +54,8 @@ def unit(history: History) -> str:
 def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
     """Return the global model's score on the sites' validation examples, by work done.
 
-    A round brings that of the model it started from, the last round also that of its own.
+    Each round has the score of the model it started from; the last round also has the score of
+    its own model.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
     ends = work_done(history)
     for start, end, line in zip([0, *ends], ends, history, strict=False):
         for done, key in ((start, "start_evaluation"), (end, "site_evaluation")):
-            # What an earlier version wrote has not all of it.
+            # Histories of earlier versions lack some of these fields.
             score = line.get(key, {}).get(f"validation-{metric}")
             if score is not None:
                 scores[done] = score
@@ -73,7 +74,7 @@ def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
 
 
 def metric_series(history: History, metric: str) -> list[Series]:
-    """Return the curves of a metric that the history has values of; rounds without are NaN.
+    """Return the curves of a metric that have any value; rounds without a value are NaN.
 
     Parameters
     ----------
@@ -98,14 +99,14 @@ def metric_series(history: History, metric: str) -> list[Series]:
 def recalibrated_series(
     history: History, recalibration: Mapping[str, Any], metric: str
 ) -> list[Series]:
-    """Return a point for each value that the final model has with its new statistics.
+    """Return one point for each metric value of the recalibrated final model.
 
-    It is the last round's model in all else, and has as much local work behind it.
+    Apart from the statistics it is the last round's model, so it has the same local work.
 
     Parameters
     ----------
     recalibration
-        What the summary says of it; empty where nothing was recalibrated.
+        The summary's entry on the recalibration; empty if there was none.
     metric
         ``accuracy`` or ``loss``.
     """
@@ -125,7 +126,7 @@ def recalibrated_series(
 
 
 def sites_of(history: History, more: Iterable[str] = ()) -> list[str]:
-    """Return every site that the history or ``more`` names; site-2 comes before site-10."""
+    """Return all sites named in the history or in ``more``; site-2 comes before site-10."""
     places = ("participants", "dropped", "errors", "missing", "asked_again", "late")
     named = {site for line in completed(history) for place in places for site in line[place]}
     return sorted(named | set(more), key=_natural)
@@ -137,13 +138,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _mean_trained(line: Mapping[str, Any], metric: str) -> float:
-    """Return the mean over the sites that share it."""
+    """Return the mean over the sites that report the metric."""
     key = f"train-{metric}"
     shared = [metrics[key] for metrics in line["participants"].values() if key in metrics]
     return float(np.mean(shared)) if shared else float("nan")
 
 
 def _number(metrics: Mapping[str, Any], key: str) -> float:
-    # What was no finite number stands as null in the file.
+    # The file stores numbers that are not finite as null.
     value = metrics.get(key)
     return float("nan") if value is None else float(value)

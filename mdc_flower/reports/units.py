@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes, seconds, shares."""
+"""Human-readable numbers: bytes, seconds, percentages."""
 
 import math
 
@@ -6,7 +6,7 @@ BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def byte_scale(largest: float) -> tuple[float, str]:
-    """Return the divisor and the unit, a power of 1000, that suit values up to ``largest``."""
+    """Return the divisor, a power of 1000, and the unit that suit values up to ``largest``."""
     power = 0
     while largest >= 1000 ** (power + 1) and power + 1 < len(BYTE_UNITS):
         power += 1
@@ -31,12 +31,12 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_percent(share: float | None, digits: int = 2) -> str:
-    """Return a share in percent, such as ``98.70 %``; empty for none, or what is no number."""
+    """Return a share in percent, such as ``98.70 %``; empty for None or NaN."""
     if share is None or math.isnan(share):
         return ""
     return f"{100 * share:.{digits}f} %"
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits; empty for none, or what is no number."""
+    """Return a number with ``digits`` significant digits; empty for None or NaN."""
     return "" if value is None or math.isnan(value) else f"{value:.{digits}g}"

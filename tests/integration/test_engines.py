@@ -80,12 +80,12 @@ def test_a_run_without_a_quorum_on_ray_exits_with_3_and_says_why(tmp_path: Path)
     )  # fmt: skip
     assert done.returncode == 3, done.stdout + done.stderr
     assert "round 1 has too few updates, after 3 attempts" in done.stderr
-    assert f"to go on: mdc run --resume {tmp_path / 'run'}" in done.stderr
+    assert f"to resume: mdc run --resume {tmp_path / 'run'}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_an_engine_that_does_not_come_up_is_named_in_its_own_words(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="engine did not come up: ActorPool is empty") as caught:
+    with pytest.raises(RunError, match="engine did not start: ActorPool is empty") as caught:
         run_on_ray(small_config(tmp_path / "run"), num_sites=3, num_cpus=2, gpus_per_site=1000.0)
     assert not isinstance(caught.value, EngineError), "another start would not help"
 

@@ -96,7 +96,7 @@ def test_every_check_passes_if_nothing_is_wrong(sites: RealSites) -> None:
         "data: 1442 training",
         "TLS: certificate",
         "key: registered",
-        "labels (stay here)",
+        "labels (not sent)",
     ):
         assert line in done.stdout
 
@@ -109,7 +109,7 @@ def test_an_unknown_key(sites: RealSites, tmp_path: Path) -> None:
         check=True,
     )
     shutil.move(kit / "site.key.pub", kit / "site.pub")
-    assert "it is unknown there, or revoked" in failures(kit)["key"]
+    assert "it is unknown there or was revoked" in failures(kit)["key"]
     node = supernode(sites, kit)
     assert node.wait(60) != 0
     assert "Failed to activate SuperNode" in (kit / "supernode.txt").read_text()
@@ -122,14 +122,16 @@ def test_a_revoked_key_is_disconnected_while_its_site_is_online(sites: RealSites
     key = sites.folder / "kept" / "site-2"
     shutil.copytree(sites.kit("site-2"), key, ignore=shutil.ignore_patterns("state"))
     site = sites.start("site-2", "site", "start", str(key))
-    sites.wait(lambda: "joins 'digits-trial'" in sites.log("site-2"), 60, "site-2")
+    sites.wait(lambda: "joins federation 'digits-trial'" in sites.log("site-2"), 60, "site-2")
     gone = sites.federation["site"].pop()
     lines = sites.provision(revoke=["site-2"])
     assert any("site-2" in line and "revoked" in line for line in lines), lines
-    sites.wait(lambda: "its key counts no more" in sites.log("coordinator"), 30, "coordinator")
+    sites.wait(
+        lambda: "its key is no longer accepted" in sites.log("coordinator"), 30, "coordinator"
+    )
     assert site.wait(90) == 1
-    assert "the coordinator does not accept this site's key any more" in sites.log("site-2")
-    assert "it is unknown there, or revoked" in failures(key)["key"]
+    assert "the coordinator no longer accepts this site's key" in sites.log("site-2")
+    assert "it is unknown there or was revoked" in failures(key)["key"]
     # When the site is added again, it gets a new key; the old key stays revoked.
     sites.federation["site"].append(gone)
     sites.provision()
@@ -150,7 +152,7 @@ def test_another_authority(sites: RealSites, tmp_path: Path) -> None:
     other = RealSites(tmp_path / "other")
     kit = changed_kit(sites, tmp_path)
     shutil.copy(other.kit("site-0") / "ca.pem", kit / "ca.pem")
-    assert "is not of the federation's authority" in failures(kit)["TLS"]
+    assert "is not from the federation's authority" in failures(kit)["TLS"]
     node = supernode(sites, kit)
     assert node.wait(60) != 0
     assert "CERTIFICATE_VERIFY_FAILED" in (kit / "supernode.txt").read_text()
@@ -286,7 +288,7 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
     code.write_text(code.read_text() + "\n# one line more\n")
     kit = read_coordinator_kit(sites.kit("coordinator"))
     joined = sites.start_site("site-1")
-    sites.wait(lambda: "joins 'digits-trial'" in sites.log("site-1"), 60, "site-1")
+    sites.wait(lambda: "joins federation 'digits-trial'" in sites.log("site-1"), 60, "site-1")
     keys = (
         f'output-dir="{tmp_path / "run"}" num-sites=1 epoch-budget=1 local-epochs=1 model="mlp" '
         "wait-for-sites-s=15.0"
@@ -297,9 +299,9 @@ def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:
             capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
     told = summary_of(tmp_path / "run")["error"]
-    assert "the site runs only the app that it has installed, and not this one" in told
+    assert "the site runs only its installed app and refuses this one" in told
     assert "mdc_flower/client_app.py" in told, done.stdout
-    assert "the coordinator's app is not run here: its code is not that" in sites.log("site-1")
+    assert "this site refuses to run the coordinator's app: its code differs" in sites.log("site-1")
     joined.terminate()
     joined.wait(60)
 

@@ -126,7 +126,7 @@ def test_the_page_names_every_site_and_fetches_nothing(run: Path) -> None:
     check_no_fetches(html)
     text = Elements(html).text
     assert all(f"site-{number}" in text for number in range(3))
-    for title in ("What it reached", "Who took part", "Round by round", "Config"):
+    for title in ("Results", "Participation", "Round by round", "Config"):
         assert title in text
 
 

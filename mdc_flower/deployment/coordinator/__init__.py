@@ -1,1 +1,1 @@
-"""The coordinator of real sites: its SuperLink and the sites' keys."""
+"""The coordinator of real sites: its SuperLink and its register of site keys."""

@@ -1,4 +1,4 @@
-"""The coordinator's side: a SuperLink for days, its sites by name, and runs through it."""
+"""The coordinator of real sites: a long-lived SuperLink, the status of its sites, and runs."""
 
 import math
 import sys
@@ -18,10 +18,10 @@ from mdc_flower.coordinator.card_claims import EXAMPLES
 from mdc_flower.deployment.coordinator.endpoints import (
     answers,
     check_address,
-    check_door,
+    check_sites_listener,
     client,
-    note_control,
     sites_address,
+    write_control_address,
 )
 from mdc_flower.deployment.coordinator.site_keys import Node, nodes, register_path, synchronize
 from mdc_flower.deployment.coordinator.superlink import FEDERATION, LISTEN
@@ -39,10 +39,10 @@ from strategies.common.files import StorageError, write_atomically
 from strategies.storage.run_directory import HISTORY, read_events, read_history
 
 LOOK_S = 2.0
-"""Seconds between two looks at the kit's sites, and at whether the SuperLink runs."""
+"""Seconds between two checks of the kit's ``sites/`` and of the SuperLink."""
 
 RETRY_S = 30.0
-"""Seconds after which a key that could not be registered is tried again."""
+"""Seconds before the coordinator tries again to register a key that failed."""
 
 DATABASE, LOG, LAST_RUN = "superlink.db", "superlink.log", "last-run"
 
@@ -51,16 +51,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SiteStatus:
-    """One site as the coordinator's people see it.
+    """Status of one site, as shown to the coordinator's operator.
 
     Attributes
     ----------
     node : Node
-        Whether it is online, and since when.
+        Whether the site is online, and since when.
     version : str
-        Version of mdc-flower it had in the last run; empty if it took no part.
+        Version of mdc-flower that the site had in the last run; empty if it did not take part.
     last_round : int
-        The last run's newest round that its update counted in; 0 for none.
+        Newest round of the last run that includes the site's update; 0 for none.
     """
 
     node: Node
@@ -69,25 +69,25 @@ class SiteStatus:
 
 
 def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
-    """Run the federation's SuperLink until it is stopped; sites may be added meanwhile.
+    """Run the federation's SuperLink until it is stopped; sites may be added while it runs.
 
     Parameters
     ----------
     kit
         The coordinator's kit. Database, log and register are in its ``state``.
     install_dependencies
-        Whether Flower may install what an app says it depends on.
+        Whether Flower may install the dependencies that an app declares.
     tell
-        Told what a person should see.
+        Called with each line to show to the operator.
 
     Raises
     ------
     RunError
-        If it runs already, does not start, or dies.
+        If the SuperLink already runs, does not start, or dies.
     """
     log_path = kit.state / LOG
     home = open_state(kit)
-    with only_one(kit, "coordinator", "the coordinator runs already"), guarded(home):
+    with only_one(kit, "coordinator", "the coordinator is already running"), guarded(home):
         check_address(kit)
         options = ["--enable-supernode-auth", "--database", str(kit.state / DATABASE)]
         variables = {
@@ -106,12 +106,12 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
             tls=Tls(kit.ca, kit.certificate, kit.key),
             variables=variables,
         ) as link:
-            note_control(kit, link.port)
-            check_door(kit)
+            write_control_address(kit, link.port)
+            check_sites_listener(kit)
             tell(f"coordinator of {kit.federation!r} for {kit.address}; log: {log_path}")
-            door = _Register(kit, home, tell)
+            register = _Register(kit, home, tell)
             while link.process.poll() is None:
-                door.look()
+                register.update()
                 shorten(log_path)
                 time.sleep(LOOK_S)
             raise RunError(
@@ -121,10 +121,10 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
 
 
 class _Register:
-    """Keeps the SuperLink's register as the kit's ``sites/`` says.
+    """Keeps the SuperLink's register in step with the kit's ``sites/``.
 
-    What cannot be registered is tried again after `RETRY_S` seconds: a key may be on its way here.
-    No trouble with a key ends the coordinator, and the run that may go on.
+    If a key cannot be registered, it tries again after `RETRY_S` seconds, because the file may
+    still be on its way. A problem with a key never ends the coordinator or a run in progress.
     """
 
     def __init__(self, kit: CoordinatorKit, home: Path, tell: Tell) -> None:
@@ -133,8 +133,8 @@ class _Register:
         self._retry_at = math.inf
         self._trouble: list[str] = []
 
-    def look(self) -> None:
-        """Synchronize if ``sites/`` has changed, or something went wrong a while ago."""
+    def update(self) -> None:
+        """Synchronize if ``sites/`` has changed, or if a retry is due."""
         sites = self._kit.sites
         if sites == self._sites and time.monotonic() < self._retry_at:
             return
@@ -153,7 +153,7 @@ class _Register:
 
 
 def status(kit: CoordinatorKit) -> list[SiteStatus]:
-    """Return what is known of each site, in site order.
+    """Return the status of each site, in site order.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def status(kit: CoordinatorKit) -> list[SiteStatus]:
         If the coordinator does not run.
     """
     with client(kit) as home:
-        told = nodes(kit, home)
+        registered = nodes(kit, home)
     run_dir = last_run(kit)
     versions: dict[str, str] = {}
     rounds: list[dict[str, Any]] = []
@@ -171,7 +171,7 @@ def status(kit: CoordinatorKit) -> list[SiteStatus]:
         rounds = read_history(run_dir) if (run_dir / HISTORY).is_file() else []
     return [
         SiteStatus(node, versions.get(node.name, ""), _last_round(rounds, node.name))
-        for node in told
+        for node in registered
     ]
 
 
@@ -182,10 +182,10 @@ def last_run(kit: CoordinatorKit) -> Path | None:
 
 
 def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
-    """Return the keys of the run config that a kit decides, where a run says nothing else.
+    """Return the kit's defaults for keys of the run config.
 
-    A coordinator without data of its own goes by the sites' validation data. The run directory is
-    where a coordinator in a container, or one that systemd locks in, can write.
+    A coordinator without data uses the sites' validation data. The default run directory is in
+    ``state``, which is writable for a coordinator in a container or under systemd's restrictions.
     """
     return {
         "output-dir": str(kit.state / "runs" / time.strftime("%Y-%m-%d-%H%M%S")),
@@ -199,14 +199,14 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
 
 @contextmanager
 def one_run(kit: CoordinatorKit, run_dir: Path) -> Iterator[None]:
-    """Let no other run through the same sites meanwhile, and take note of this one.
+    """Allow no other run on the same coordinator during the block; record this run as the last.
 
     Raises
     ------
     RunError
-        If one goes on.
+        If another run is in progress.
     """
-    with only_one(kit, "run", "another run goes on through this coordinator"):
+    with only_one(kit, "run", "another run is in progress on this coordinator"):
         write_atomically(kit.state / LAST_RUN, f"{run_dir}\n".encode())
         yield
 
@@ -214,7 +214,7 @@ def one_run(kit: CoordinatorKit, run_dir: Path) -> Iterator[None]:
 def run_on_sites(kit: CoordinatorKit, config: RunConfig, tell: Tell) -> None:
     """Run a config on the federation's sites; return when it has finished.
 
-    A coordinator that does not run, or is just started again, is waited for.
+    If the coordinator does not run yet or is restarting, wait for it.
 
     Raises
     ------
@@ -226,13 +226,13 @@ def run_on_sites(kit: CoordinatorKit, config: RunConfig, tell: Tell) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"the run directory cannot be made: {error.strerror}",
+            f"the run directory cannot be created: {error.strerror}",
             where=str(run_dir),
-            hint="Name another one with --output; the coordinator must be able to write there too",
+            hint="Choose another one with --output; the coordinator must be able to write there",
         ) from None
     _wait_for_coordinator(kit, config.wait_for_sites_s, tell)
     with client(kit) as home:
-        _stop_runs(home, run_dir)  # of a command that was killed: it holds the sites
+        _stop_runs(home, run_dir)  # a run left by a killed command would occupy the sites
         try:
             run_through(config, home, run_dir / "engine.log", lambda: answers(kit))
         finally:
@@ -254,8 +254,8 @@ def _wait_for_coordinator(kit: CoordinatorKit, wait_s: float, tell: Tell) -> Non
 
 
 def _stop_runs(home: Path, run_dir: Path) -> None:
-    """Stop what still runs, when the one who submitted it goes: nobody would judge its end."""
-    with suppress(RunError):  # the SuperLink may be what has died
+    """Stop all unfinished runs, because no command waits for them any more."""
+    with suppress(RunError):  # the SuperLink may have died
         for run in _running(flwr(home, "list")["runs"]):
             flwr(home, "stop", run)
             wait_for_coordinator_to_end(run_dir)

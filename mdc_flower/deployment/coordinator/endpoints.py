@@ -1,4 +1,4 @@
-"""Where a coordinator's SuperLink listens, and how the coordinator's own commands reach it."""
+"""The addresses of a coordinator's SuperLink: for the sites, and for the coordinator's commands."""
 
 import json
 import socket
@@ -12,8 +12,8 @@ from mdc_flower.deployment.coordinator.superlink import ABOUT
 from mdc_flower.deployment.kits.kits import CoordinatorKit, join_address
 from mdc_flower.engines.flower_processes import (
     LOOPBACK,
-    ask_here,
     connect,
+    get_local,
     is_healthy,
     local_address,
 )
@@ -22,11 +22,11 @@ from strategies.common.errors import RunError
 from strategies.common.files import write_atomically
 
 CONTROL = "control-address"
-"""File in ``state`` with the address of the SuperLink's own port, on the loopback interface."""
+"""File in ``state`` with the address of Flower's own port, on the loopback interface."""
 
 
 def check_address(kit: CoordinatorKit) -> None:
-    """Refuse an address that cannot be bound, before anything is started for it.
+    """Check, before anything starts, that the sites' address can be bound.
 
     Raises
     ------
@@ -41,42 +41,42 @@ def check_address(kit: CoordinatorKit) -> None:
         raise RunError(
             f"the coordinator cannot listen there: {error.strerror}",
             where=join_address(kit.listen, kit.port),
-            hint="Stop what listens there, or set another port or listen in federation.toml",
+            hint="Stop the program that uses the port, or change port or listen in federation.toml",
         ) from None
 
 
-def check_door(kit: CoordinatorKit) -> None:
-    """Refuse to go on with a SuperLink whose listener for sites is not ours.
+def check_sites_listener(kit: CoordinatorKit) -> None:
+    """Check that the sites' listener is that of `mdc_flower.deployment.coordinator.superlink`.
 
     Raises
     ------
     RunError
-        If it is not: it might let everybody start runs.
+        If it is not: another listener might let anyone start runs.
     """
     reason = ""
-    for _ in range(3):  # one look may fail when it is busy
+    for _ in range(3):  # one request may fail when the SuperLink is busy
         try:
-            about = json.loads(ask_here(f"{sites_address(kit)}{ABOUT}", kit.ca))
+            about = json.loads(get_local(f"{sites_address(kit)}{ABOUT}", kit.ca))
             if about["federation"] == kit.federation:
                 return
-            reason = f"it is of {about['federation']!r}"
+            reason = f"it belongs to federation {about['federation']!r}"
         except (OSError, ValueError, KeyError, TypeError, HTTPException) as error:
             reason = str(error)
     raise RunError(
-        f"the SuperLink does not keep its commands to this machine ({reason})",
+        f"the SuperLink does not restrict its commands to this machine ({reason})",
         where=sites_address(kit),
-        hint="If no other one runs here, this version of flwr does not go with mdc-flower",
+        hint="If no other SuperLink runs here, this version of flwr is incompatible",
     )
 
 
-def note_control(kit: CoordinatorKit, port: int) -> None:
-    """Write down at which port the coordinator's own commands reach the SuperLink."""
+def write_control_address(kit: CoordinatorKit, port: int) -> None:
+    """Record the address at which the coordinator's own commands reach the SuperLink."""
     write_atomically(kit.state / CONTROL, local_address(LOOPBACK, port).encode())
 
 
 @contextmanager
 def client(kit: CoordinatorKit) -> Iterator[Path]:
-    """Yield a FLWR_HOME of one's own that leads to the coordinator's SuperLink.
+    """Yield a temporary FLWR_HOME that points to the coordinator's SuperLink.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def client(kit: CoordinatorKit) -> Iterator[Path]:
     """
     if not answers(kit):
         raise RunError(
-            "the coordinator does not run",
+            "the coordinator is not running",
             where=sites_address(kit),
             hint=f"Start it: mdc coordinator start {quote(str(kit.folder))}",
         )
@@ -95,13 +95,13 @@ def client(kit: CoordinatorKit) -> Iterator[Path]:
 
 
 def answers(kit: CoordinatorKit) -> bool:
-    """Return whether the SuperLink answers; one look may fail when it is busy."""
+    """Return whether the SuperLink answers; retry, because it may be busy."""
     address = _control(kit)
     return bool(address) and any(is_healthy(address, kit.ca) for _ in range(3))
 
 
 def sites_address(kit: CoordinatorKit) -> str:
-    """Return where this machine reaches the listener for sites."""
+    """Return the address at which this machine reaches the listener for sites."""
     return local_address(kit.listen, kit.port)
 
 

@@ -1,7 +1,7 @@
-"""Which key speaks for which site: the kit's public keys, registered with the SuperLink.
+"""Register the public keys in the coordinator's kit with the SuperLink.
 
-Flower knows nodes by id. The id of a key is drawn when the key is registered, and stays; the
-register maps each site's name to it, and is what the run's coordinator judges nodes by.
+Flower identifies nodes by id. It draws a key's id when the key is registered; the id then stays.
+The register maps each site's name to its id. A run's coordinator admits nodes by this register.
 """
 
 import json
@@ -21,16 +21,16 @@ REGISTER, REGISTERED = "register.json", "registered"
 
 @dataclass(frozen=True)
 class Node:
-    """What the SuperLink says of one site.
+    """The SuperLink's information on one site.
 
     Attributes
     ----------
     name : str
         The site's name.
     status : str
-        ``online``, ``offline``, or ``registered`` for one that was never online.
+        ``online``, ``offline``, or ``registered`` if the site was never online.
     since : str
-        Time of the last change, ISO 8601 in UTC; empty for never.
+        Time of the last change, ISO 8601 in UTC; empty if there was none.
     """
 
     name: str
@@ -44,27 +44,27 @@ def register_path(kit: CoordinatorKit) -> Path:
 
 
 class Changes(NamedTuple):
-    """What `synchronize` did, in lines for people, and which sites' keys it could not register."""
+    """Result of `synchronize`: messages on what it did, and on keys it could not register."""
 
     done: list[str]
     refused: dict[str, str]
 
 
 def synchronize(kit: CoordinatorKit, sites: Mapping[str, str], home: Path) -> Changes:
-    """Register the keys of the kit's sites, and unregister all others; return what was done.
+    """Register the keys of the kit's sites, unregister all others, and return what was done.
 
-    A key that is refused, such as a file that was not yet copied whole, keeps no other site out.
-    Stopped at any point, the next call goes on: what is not noted as registered is unregistered
-    first, and then registered anew.
+    A refused key, such as an incompletely copied file, does not affect other sites. If the call
+    is stopped at any point, the next call completes it: keys that are not recorded as registered
+    are unregistered, then registered again.
 
     Parameters
     ----------
     kit
         The coordinator's kit.
     sites
-        Its ``sites``, which are what counts.
+        The sites to accept: public keys by site name.
     home
-        FLWR_HOME whose connection leads to the SuperLink.
+        FLWR_HOME whose connection points to the SuperLink.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def synchronize(kit: CoordinatorKit, sites: Mapping[str, str], home: Path) -> Ch
     for node in sorted(listed - set(current.values())):
         flwr(home, "supernode", "unregister", str(node))
         names = [name for name, known_node in known.items() if known_node == node]
-        done.append(f"{names[0] if names else f'node {node}'}: its key counts no more")
+        done.append(f"{names[0] if names else f'node {node}'}: its key is no longer accepted")
     for name in sorted(set(sites) - set(current)):
         path = kit.state / REGISTERED / f"{name}.pub"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def synchronize(kit: CoordinatorKit, sites: Mapping[str, str], home: Path) -> Ch
         try:
             answer = flwr(home, "supernode", "register", str(path))
         except RunError as error:
-            refused[name] = f"{name}: its key is not registered: {error}"
+            refused[name] = f"{name}: its key could not be registered: {error}"
             continue
         current[name] = int(answer["node-id"])
         done.append(f"{name}: registered")
@@ -112,15 +112,15 @@ def nodes(kit: CoordinatorKit, home: Path) -> list[Node]:
     ]
 
 
-def _node(name: str, told: dict[str, Any]) -> Node:
-    status = str(told["status"])
-    since = told["online-at"] if status == "online" else told["offline-at"]
+def _node(name: str, info: dict[str, Any]) -> Node:
+    status = str(info["status"])
+    since = info["online-at"] if status == "online" else info["offline-at"]
     return Node(name, status, "" if since in (None, "N/A") else str(since))
 
 
 def _listed(home: Path) -> list[dict[str, Any]]:
-    told = flwr(home, "supernode", "list")["nodes"]
-    return [node for node in told if node["status"] not in ("unregistered", "deleted")]
+    known = flwr(home, "supernode", "list")["nodes"]
+    return [node for node in known if node["status"] not in ("unregistered", "deleted")]
 
 
 def _known(kit: CoordinatorKit) -> dict[str, int]:

@@ -1,12 +1,14 @@
-"""Flower's SuperLink behind two listeners: one for the sites, one for the coordinator itself.
+"""Flower's SuperLink with two listeners: one for the sites, one for the coordinator's commands.
 
 Flower serves three APIs on one port: Fleet, for the SuperNodes; Control, which starts runs and
-registers keys; and Runtime, for the processes of a run. Only Fleet asks who is calling. Whoever
-reached the port could start a run, that is, run code of his own at the coordinator and at every
-site. So this process, started as ``python -m mdc_flower.deployment.coordinator.superlink`` with the
-options of ``flower-superlink``, binds Flower's own port to the loopback interface, and opens a
-second listener for the sites at the address in `LISTEN`. That one has no Control and no Runtime
-API, whoever calls, from whatever address and through whatever proxy.
+registers keys; and Runtime, for the processes of a run. Only Fleet authenticates its callers.
+Anyone who reaches the port could start a run, that is, run their own code at the coordinator and at
+every site. Therefore this process binds Flower's own port to the loopback interface and opens a
+second listener for the sites at the address in `LISTEN`. The second listener never serves the
+Control and Runtime APIs, whatever the caller's address and whatever proxy is in between.
+
+Start it as ``python -m mdc_flower.deployment.coordinator.superlink`` with the options of
+``flower-superlink``.
 """
 
 import asyncio
@@ -33,7 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mdc_flower import __version__
 
 ABOUT = "/mdc/about"
-"""What a site may ask before it joins: versions, the time, and whether a key is registered."""
+"""Path that a site requests before it joins: versions, time, and whether a key is registered."""
 
 FEDERATION = "MDC_FEDERATION"
 """Environment variable with the federation's name."""
@@ -44,18 +46,18 @@ LISTEN = "MDC_LISTEN"
 FLEET, HEALTH = "/v1/fleet/", "/health"
 
 MAX_BODY_BYTES = 64 * 1024**2
-"""The most that one call from outside may send; Flower cuts a model into chunks of 5 MiB.
+"""Maximum body size of one request from outside; Flower splits a model into chunks of 5 MiB.
 
-Flower reads a call into memory before it looks at who calls.
+Flower reads a request into memory before it authenticates the caller, so the size needs a limit.
 """
 
 
 GRACE_S = 3
-"""Seconds that calls of sites have to finish when the SuperLink stops."""
+"""Seconds for the sites' requests to finish when the SuperLink stops."""
 
 
-class OnlySites:
-    """Serves sites what is theirs, and nothing else to anybody.
+class SitesOnlyApp:
+    """Serves the sites' paths of Flower's app and `ABOUT`; refuses all other paths.
 
     Parameters
     ----------
@@ -69,10 +71,10 @@ class OnlySites:
         self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, pass on or refuse one connection."""
+        """Answer, forward or refuse one request."""
         if scope["path"] == ABOUT:
-            told = await run_in_threadpool(_about, self._state, scope["query_string"])
-            await JSONResponse(told)(scope, receive, send)
+            about = await run_in_threadpool(_about, self._state, scope["query_string"])
+            await JSONResponse(about)(scope, receive, send)
         elif scope["path"].startswith(FLEET) or scope["path"] == HEALTH:
             await self._app(scope, _bounded(receive), send)
         else:
@@ -80,7 +82,7 @@ class OnlySites:
 
 
 class _SecondServer(uvicorn.Server):
-    """A server in the event loop of another, which alone handles signals."""
+    """A server in the event loop of another server; only the other one handles signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -89,12 +91,12 @@ class _SecondServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serve_sites(app: FastAPI) -> AsyncIterator[None]:
-    """Serve sites at the address in `LISTEN`, with the SuperLink's own certificate, meanwhile."""
+    """Serve sites at the address in `LISTEN` during the block, with the SuperLink's certificate."""
     own = app.state.superlink_lifespan.config
     host, port, _ = parse_address(os.environ[LISTEN]) or ("", 0, None)
     server = _SecondServer(
         uvicorn.Config(
-            OnlySites(app, app.state),
+            SitesOnlyApp(app, app.state),
             host=host,
             port=port,
             lifespan="off",
@@ -109,8 +111,8 @@ async def serve_sites(app: FastAPI) -> AsyncIterator[None]:
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     if serving.done():
-        await serving  # raises what went wrong
-        raise RuntimeError(f"nothing can be served at {os.environ[LISTEN]}")
+        await serving  # raises the error, if there was one
+        raise RuntimeError(f"the listener for sites did not start at {os.environ[LISTEN]}")
     try:
         yield
     finally:
@@ -119,7 +121,7 @@ async def serve_sites(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Return a ``receive`` that hangs up on a caller who sends too much."""
+    """Return a ``receive`` that disconnects after `MAX_BODY_BYTES`."""
     received = 0
 
     async def bounded() -> Message:
@@ -145,7 +147,7 @@ def _about(state: State, query: bytes) -> dict[str, Any]:
 
 
 def _about_key(state: State, text: str) -> dict[str, bool]:
-    """Return whether a public key (base64, URL-safe) is registered, and its node online."""
+    """Return whether a public key (URL-safe base64) is registered, and its node online."""
     try:
         key = base64.urlsafe_b64decode(text)
     except (binascii.Error, ValueError):
@@ -154,7 +156,7 @@ def _about_key(state: State, text: str) -> dict[str, bool]:
     node = links.get_node_id_by_public_key(key)
     if node is None:
         return {"registered": False, "online": False}
-    infos = links.get_node_info(node_ids=[node])  # none if it was put out just now
+    infos = links.get_node_info(node_ids=[node])  # empty if the key was just unregistered
     return {"registered": bool(infos), "online": any(info.status == "online" for info in infos)}
 
 
@@ -167,7 +169,10 @@ def main() -> None:
         If this Flower does not have the hook that opens the sites' listener.
     """
     if not hasattr(extensions, "get_lifespan_contexts"):
-        raise RuntimeError(f"flwr {version('flwr')} does not ask extensions for lifespan contexts")
+        raise RuntimeError(
+            f"flwr {version('flwr')} has no extensions.get_lifespan_contexts; the listener for "
+            "sites needs this hook"
+        )
     extensions.get_lifespan_contexts = lambda: (serve_sites,)
     flower_superlink()
 

@@ -1,1 +1,1 @@
-"""Kits: everything that the operator of a site or of the coordinator receives."""
+"""Kits: the folders with everything that the operator of a site or of the coordinator needs."""

@@ -1,7 +1,7 @@
-"""The authority, the coordinator's certificate and the nodes' keys; bytes in, bytes out, no files.
+"""The authority, the coordinator's certificate and the nodes' keys, as bytes; no file access.
 
-All keys are elliptic-curve ones on P-384. Certificates and the keys that belong to them are PEM.
-A node's key is in OpenSSH's own format, the only one that Flower reads.
+All keys are elliptic-curve keys on P-384. Certificates and their keys are PEM. A node's key is in
+OpenSSH's format, the only one that Flower reads.
 """
 
 import base64
@@ -29,27 +29,27 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from strategies.common.errors import ConfigError
 
 CLOCK_SKEW = timedelta(minutes=5)
-"""A certificate is valid this much earlier, for sites whose clocks are behind."""
+"""Certificates are valid from this much before their creation, for sites with slow clocks."""
 
 
 class Credential(NamedTuple):
-    """A private key and the certificate that belongs to it, as PEM."""
+    """A private key and its certificate, as PEM."""
 
     key: bytes
     certificate: bytes
 
 
 def new_authority(federation: str, days: int, now: datetime) -> Credential:
-    """Return a new authority, which signs its own certificate.
+    """Return a new authority with a self-signed certificate.
 
     Parameters
     ----------
     federation
         Name of the federation.
     days
-        Days from ``now`` that the certificate is valid.
+        Validity of the certificate in days from ``now``.
     now
-        The time, with its time zone.
+        The current time, with time zone.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     subject = _name(f"mdc federation {federation}")
@@ -68,20 +68,20 @@ def new_authority(federation: str, days: int, now: datetime) -> Credential:
 def new_server_certificate(
     authority: Credential, federation: str, names: Iterable[str], days: int, now: datetime
 ) -> Credential:
-    """Return a new key for the coordinator, and a certificate of it that the authority signed.
+    """Return a new key for the coordinator, with a certificate signed by the authority.
 
     Parameters
     ----------
     authority
-        What `new_authority` returned.
+        The result of `new_authority`.
     federation
         Name of the federation.
     names
         Host names and IP addresses that the certificate is for.
     days
-        Days from ``now`` that it is valid; it never outlives the authority's own.
+        Validity in days from ``now``; the certificate never outlives the authority's.
     now
-        The time, with its time zone.
+        The current time, with time zone.
 
     Raises
     ------
@@ -110,18 +110,18 @@ def new_server_certificate(
 
 
 def new_node_key() -> bytes:
-    """Return a new private key for a node, in OpenSSH's format."""
+    """Return a new private key for a node in OpenSSH's format."""
     key = ec.generate_private_key(ec.SECP384R1())
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def public_key_of(node_key: bytes, comment: str) -> str:
-    """Return a node key's public half as OpenSSH writes it: type, key and comment on one line.
+    """Return a node key's public key in OpenSSH's format: type, key and comment on one line.
 
     Raises
     ------
     ConfigError
-        If it is not a private key in OpenSSH's format.
+        If ``node_key`` is not a private key in OpenSSH's format.
     """
     try:
         public = load_ssh_private_key(node_key, password=None).public_key()
@@ -148,22 +148,22 @@ def fingerprint(public_key_text: str) -> str:
 
 
 def short_id(public_key_text: str) -> str:
-    """Return 8 hex digits of a public key's fingerprint, for file names; errors as above."""
+    """Return the first 8 hex digits of a key's fingerprint; raise like `fingerprint`."""
     return hashlib.sha256(_blob(public_key_text)).hexdigest()[:8]
 
 
 def normal_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return host names and IP addresses as a certificate holds them: once each, and sorted."""
+    """Return host names and IP addresses as in a certificate: normalized, unique and sorted."""
     return tuple(sorted({_normal(name) for name in names}))
 
 
 def names_in(certificate: bytes) -> tuple[str, ...]:
-    """Return the host names and IP addresses that a PEM certificate is for, sorted.
+    """Return the host names and IP addresses in a PEM certificate, sorted.
 
     Raises
     ------
     ConfigError
-        If it is not a certificate.
+        If the bytes are not a certificate.
     """
     try:
         extension = _certificate(certificate).extensions.get_extension_for_class(
@@ -178,24 +178,24 @@ def names_in(certificate: bytes) -> tuple[str, ...]:
 
 
 def validity(certificate: bytes) -> tuple[datetime, datetime]:
-    """Return the first and the last moment at which a PEM certificate is valid, in UTC.
+    """Return the start and end of a PEM certificate's validity, in UTC.
 
     Raises
     ------
     ConfigError
-        If it is not a certificate.
+        If the bytes are not a certificate.
     """
     loaded = _certificate(certificate)
     return loaded.not_valid_before_utc, loaded.not_valid_after_utc
 
 
 def expiry(certificate: bytes) -> datetime:
-    """Return the last moment at which a PEM certificate is valid, in UTC; errors as above."""
+    """Return the end of a PEM certificate's validity, in UTC; raise like `validity`."""
     return validity(certificate)[1]
 
 
 def is_signed_by(certificate: bytes, authority: bytes) -> bool:
-    """Return whether the key of a PEM certificate ``authority`` signed a PEM certificate.
+    """Return whether the key of ``authority`` signed ``certificate``; both are PEM certificates.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def is_signed_by(certificate: bytes, authority: bytes) -> bool:
 
 
 def belong_together(credential: Credential) -> bool:
-    """Return whether a certificate is one of this key; not if one of them is damaged."""
+    """Return whether a certificate belongs to its key; False if either is damaged."""
     try:
         key = _elliptic(_load_pem(credential.key))
         return key.public_key() == _certificate(credential.certificate).public_key()
@@ -283,7 +283,7 @@ def _load_pem(key: bytes) -> object:
 def _elliptic(key: object) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(
-            "a private key is of another kind",
+            "a private key has the wrong type",
             got=type(key).__name__,
             expected="an elliptic-curve key",
         )

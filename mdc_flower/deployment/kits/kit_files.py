@@ -1,4 +1,4 @@
-"""What is in a kit: its ``kit.toml``, and the files for its operator, made from templates."""
+"""The contents of a kit: ``kit.toml``, and files for its operator, created from templates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from mdc_flower.deployment.kits.kits import (
 )
 from mdc_flower.deployment.kits.spec import FederationSpec, SiteSpec
 
-HEAD = "# Written by `mdc provision` from federation.toml; changes made here are lost.\n\n"
+HEAD = "# Written by `mdc provision` from federation.toml; changes in this file will be lost.\n\n"
 SOME_DATA = "image-folder:/path/to/images"
-"""Stands where the site's operator has to say what its data are."""
+"""Placeholder for the data set that the site's operator must name."""
 
 
 def coordinator_files(spec: FederationSpec, ca: bytes) -> dict[str, bytes]:
-    """Return the files of the coordinator's kit by name, but for its key, certificate and sites.
+    """Return the files of the coordinator's kit by name, without key, certificate and sites.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def coordinator_files(spec: FederationSpec, ca: bytes) -> dict[str, bytes]:
 def site_files(
     spec: FederationSpec, site: SiteSpec, ca: bytes, key: bytes, public_key: str
 ) -> dict[str, bytes]:
-    """Return every file of a site's kit by name.
+    """Return all files of a site's kit by name.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def site_files(
     values = {
         "name": site.name,
         "mount": _mount(site.data, site.data_root),
-        "data": f"`{site.data}`, as the kit says" if site.data else "given with `--data`",
+        "data": f"`{site.data}`, from `kit.toml`" if site.data else "given with `--data`",
         "data_option": "".join(f" {part}" for part in data_option),
         "command": ", ".join(map(json.dumps, ["site", "start", "/kit", *data_option])),
         "min_examples": str(site.min_examples),
@@ -123,15 +123,19 @@ def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict
 
 
 def _classes(classes: Sequence[str]) -> str:
-    return ", ".join(classes) if len(classes) <= 20 else f"the {len(classes)} of `kit.toml`"
+    return (
+        ", ".join(classes)
+        if len(classes) <= 20
+        else f"the {len(classes)} classes listed in `kit.toml`"
+    )
 
 
 def _mount(data: str, data_root: str) -> str:
-    """Return the source of the data's volume in ``compose.yaml``, or a comment in its place."""
+    """Return the data's volume for ``compose.yaml``, or a comment if the path is not known."""
     path = data_folder(data, data_root) or data_root
     if not path.startswith("/"):
-        return "      # The data, if they are files: - /path/to/data:/path/to/data:ro\n"
-    quoted = json.dumps(path).replace("$", "$$")  # compose would take $ for a variable
+        return "      # Add the data's folder, if any: - /path/to/data:/path/to/data:ro\n"
+    quoted = json.dumps(path).replace("$", "$$")  # compose would read $ as a variable
     return (
         "      - type: bind\n"
         f"        source: {quoted}\n"
@@ -142,7 +146,7 @@ def _mount(data: str, data_root: str) -> str:
 
 def _toml(kit: Kit) -> bytes:
     settings = kit.model_dump(mode="json", by_alias=True)
-    # What people look for comes first, and tables last: no key of the top can follow them.
+    # The main keys come first. Tables come last, because no top-level key can follow a table.
     tables = ["examples", "contract"]
     order = ["kind", "federation", "site", *sorted(settings.keys() - set(tables)), *tables]
     ordered = {key: settings[key] for key in order if key in settings}

@@ -1,16 +1,16 @@
-"""A kit: the folder that one operator gets, with everything its commands read.
+"""A kit: the folder for one operator, with all files that the operator's commands read.
 
 ::
 
     kits/
-      authority/         ca.key, ca.pem, federation.toml as it was provisioned
+      authority/         ca.key, ca.pem, federation.toml as provisioned
       coordinator/       kit.toml, ca.pem, coordinator.pem, coordinator.key, sites/NAME.pub,
-                         revoked/NAME.pub, state/, and the files for people and machines
-      NAME/              kit.toml, ca.pem, site.key, site.pub, state/, and the same
-      NAME.zip           the site's kit as it is handed out, and its checksum beside it
-      NAME.zip.sha256
+                         revoked/NAME.pub, state/, README and service files
+      NAME/              kit.toml, ca.pem, site.key, site.pub, state/, README and service files
+      NAME.zip           the site's kit as an archive to hand out
+      NAME.zip.sha256    the archive's checksum
 
-The authority's folder stays with the organizer; no command but ``mdc provision`` reads it.
+The authority's folder stays with the organizer; only ``mdc provision`` reads it.
 """
 
 import ipaddress
@@ -48,20 +48,20 @@ PRIVATE_FILES = frozenset({CA_KEY, COORDINATOR_KEY, SITE_KEY})
 
 
 class Kit(ConfigModel):
-    """What the kits of coordinator and sites have in common.
+    """Settings that the kits of coordinator and sites share.
 
     Attributes
     ----------
     federation : str
         Name of the federation.
     host, port : str, int
-        Where the sites reach the coordinator.
+        Address at which the sites reach the coordinator.
     version : str
         Version of mdc-flower that the federation agreed on.
     contract : Contract
-        What an example is.
+        Contract of the data.
     folder : Path
-        The kit's own folder, absolute; not in its file.
+        The kit's folder, absolute; not a key of ``kit.toml``.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (CA,)
@@ -75,23 +75,23 @@ class Kit(ConfigModel):
 
     @classmethod
     def keys(cls) -> list[str]:
-        """Return every key of ``kit.toml``."""
+        """Return all keys of ``kit.toml``."""
         keys = super().keys()
         return [key for key in keys if key != "folder"]
 
     @property
     def address(self) -> str:
-        """Return where the sites reach the coordinator, as ``host:port``."""
+        """Return the address at which the sites reach the coordinator, as ``host:port``."""
         return join_address(self.host, self.port)
 
     @property
     def ca(self) -> Path:
-        """Return the file of the authority's certificate, PEM."""
+        """Return the path of the authority's certificate, PEM."""
         return self.folder / CA
 
     @property
     def state(self) -> Path:
-        """Return the folder in which the running software keeps its own files."""
+        """Return the folder for the files of the running software."""
         return self.folder / STATE
 
     @classmethod
@@ -101,7 +101,7 @@ class Kit(ConfigModel):
             raise ConfigError(
                 "not a folder" if folder.exists() else "there is no such folder",
                 where=str(folder),
-                hint=f"Give the kit's folder, in which {KIT} is",
+                hint=f"Give the kit's folder, which contains {KIT}",
             )
         values = read_toml(folder / KIT)
         _check_kind(values, str(cls.model_fields["kind"].default), folder / KIT)
@@ -115,14 +115,14 @@ class Kit(ConfigModel):
 
 
 class CoordinatorKit(Kit):
-    """What the coordinator's commands read.
+    """The coordinator's kit, as its commands read it.
 
     Attributes
     ----------
     data, data_root, max_site_weight
         As in the run config.
     examples : dict
-        Fewest and most training examples of each site for which they were agreed on.
+        Agreed minimum and maximum number of training examples, for each site that has such limits.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (CA, COORDINATOR_CERTIFICATE, COORDINATOR_KEY)
@@ -136,35 +136,34 @@ class CoordinatorKit(Kit):
 
     @property
     def certificate(self) -> Path:
-        """Return the file of the coordinator's certificate, PEM."""
+        """Return the path of the coordinator's certificate, PEM."""
         return self.folder / COORDINATOR_CERTIFICATE
 
     @property
     def key(self) -> Path:
-        """Return the file of the coordinator's private key, PEM."""
+        """Return the path of the coordinator's private key, PEM."""
         return self.folder / COORDINATOR_KEY
 
     @property
     def sites(self) -> dict[str, str]:
-        """Return the public key of every site that may take part, by the site's name, sorted.
+        """Return the public keys of the sites that may take part, by site name, sorted.
 
-        It is read from the folder each time, so that a running coordinator sees who was added
-        and who was revoked.
+        Each access reads the folder, so a running coordinator notices added and revoked sites.
         """
         return _public_keys(self.folder / SITES)
 
     @property
     def revoked(self) -> dict[str, str]:
-        """Return every public key that was once accepted and is not any more, by its file's stem.
+        """Return the public keys that were revoked or replaced, by file stem.
 
-        The stem is the site's name, or, if that site has another key by now, ``NAME-`` and 8 hex
-        digits of the key's fingerprint.
+        The stem is the site's name, or ``NAME-`` and 8 hex digits of the key's fingerprint if the
+        site has had another key since.
         """
         return _public_keys(self.folder / REVOKED)
 
 
 class SiteKit(Kit, SiteSettings):
-    """What a site's commands read."""
+    """A site's kit, as its commands read it."""
 
     FILES: ClassVar[tuple[str, ...]] = (CA, SITE_KEY, SITE_PUBLIC_KEY)
 
@@ -173,21 +172,21 @@ class SiteKit(Kit, SiteSettings):
 
     @property
     def key(self) -> Path:
-        """Return the file of the site's private key, in OpenSSH's format."""
+        """Return the path of the site's private key, in OpenSSH's format."""
         return self.folder / SITE_KEY
 
     @property
     def public_key(self) -> Path:
-        """Return the file of the site's public key, in OpenSSH's format."""
+        """Return the path of the site's public key, in OpenSSH's format."""
         return self.folder / SITE_PUBLIC_KEY
 
     @property
     def vocabulary_path(self) -> str:
-        """Return the absolute path of the vocabulary's file, or "" if none is named."""
+        """Return the absolute path of the vocabulary file, or "" if none is named."""
         return str(self.folder / self.vocabulary) if self.vocabulary else ""
 
     def with_data(self, data: str, data_root: str) -> Self:
-        """Return the kit with another data set and root; the kit's own where they are empty."""
+        """Return the kit with another data set and root; empty values keep the kit's own."""
         named = {"data": data or self.data, "data_root": data_root or self.data_root}
         return self.model_copy(update=named)
 
@@ -198,8 +197,8 @@ def read_coordinator_kit(folder: Path) -> CoordinatorKit:
     Raises
     ------
     ConfigError
-        If the folder is missing or the kit of a site, a file is missing, a key or value of
-        ``kit.toml`` is not usable, or others than its owner may read the private key.
+        If the folder is missing or holds a site's kit, a file is missing, a key or value of
+        ``kit.toml`` is not usable, or other users than the owner may access the private key.
     """
     return CoordinatorKit._open(folder)
 
@@ -210,8 +209,8 @@ def read_site_kit(folder: Path) -> SiteKit:
     Raises
     ------
     ConfigError
-        If the folder is missing or the kit of a coordinator, a file is missing, a key or value
-        of ``kit.toml`` is not usable, or others than its owner may read the private key.
+        If the folder is missing or holds a coordinator's kit, a file is missing, a key or value
+        of ``kit.toml`` is not usable, or other users than the owner may access the private key.
     """
     return SiteKit._open(folder)
 
@@ -234,7 +233,7 @@ def _check_kind(values: Mapping[str, Any], kind: str, path: Path) -> None:
             where=str(path),
             got=got,
             expected=repr(kind),
-            hint=f"Its commands begin with {commands[got]!r}" if got in commands else "",
+            hint=f"Commands for this kit begin with {commands[got]!r}" if got in commands else "",
         )
 
 
@@ -248,7 +247,7 @@ def _check_file(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if path.name in PRIVATE_FILES and mode & 0o077:
         raise ConfigError(
-            "others than its owner may read or change the private key",
+            "other users than the owner may read or change the private key",
             where=str(path),
             got=f"mode {mode:04o}",
             expected="mode 0600",
@@ -259,8 +258,8 @@ def _check_file(path: Path) -> None:
 def _public_keys(folder: Path) -> dict[str, str]:
     keys = {}
     for path in sorted(folder.glob("*.pub")):
-        if path.name.startswith("."):  # is being written
+        if path.name.startswith("."):  # still being written
             continue
-        with suppress(FileNotFoundError):  # was revoked since the folder was listed
+        with suppress(FileNotFoundError):  # revoked after the folder was listed
             keys[path.name.removesuffix(".pub")] = path.read_text("utf-8", "replace")
     return dict(sorted(keys.items()))

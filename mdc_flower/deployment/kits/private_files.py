@@ -1,6 +1,7 @@
-"""Files of kits: private ones are private from the first byte, folders appear whole or not at all.
+"""Write and pack the files of kits.
 
-A zip archive of a kit depends on the kit alone.
+Private files have restricted permissions from the first byte. Folders appear completely or not at
+all. A kit's zip archive depends only on the kit.
 """
 
 import hashlib
@@ -19,16 +20,16 @@ from strategies.common.files import StorageError, sync_folder
 
 PRIVATE, PUBLIC, PRIVATE_FOLDER = 0o600, 0o644, 0o700
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-"""The time of every entry of an archive, so that the same kit gives the same bytes."""
+"""Time of all archive entries, so that the same kit gives the same bytes."""
 
 
 def mode_of(name: str) -> int:
-    """Return the permissions of a kit's file by its name."""
+    """Return the permissions of a kit's file, given its name."""
     return PRIVATE if Path(name).name in PRIVATE_FILES else PUBLIC
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder for its owner only, if it is not there.
+    """Create a folder for its owner only, if it does not exist.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def read_file(path: Path) -> bytes:
     Raises
     ------
     ConfigError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -56,12 +57,12 @@ def read_file(path: Path) -> bytes:
 
 
 def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Write a file under a temporary name that has its mode from the start, and rename it.
+    """Write a file under a temporary name, with its mode from the start, then rename it.
 
     Raises
     ------
     StorageError
-        If that fails; what stood under the name before is untouched.
+        If that fails; an existing file stays unchanged.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -78,7 +79,7 @@ def write_file(path: Path, content: bytes, mode: int) -> None:
 
 
 def differs(path: Path, content: bytes, mode: int) -> bool:
-    """Return whether a file is missing, has another content, or is open to more than it should."""
+    """Return whether a file is missing, has other content, or has too wide permissions."""
     if not path.is_file():
         return True
     is_open = mode == PRIVATE and path.stat().st_mode & 0o077 != 0
@@ -86,12 +87,12 @@ def differs(path: Path, content: bytes, mode: int) -> bool:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], subfolders: Iterable[str]) -> None:
-    """Write a new folder beside its place and rename it there.
+    """Write a new folder under a temporary name, then rename it.
 
     Raises
     ------
     StorageError
-        If that fails; there is no folder of that name then.
+        If that fails; then the folder does not exist.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove_folder(temporary)
@@ -107,7 +108,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], subfolders: Iterable[
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, so that it is gone at once or not at all under its own name.
+    """Remove a folder; under its own name it disappears completely or not at all.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file if it is there.
+    """Remove a file if it exists.
 
     Raises
     ------
@@ -140,9 +141,9 @@ def remove_file(path: Path) -> None:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove what a provisioning that was stopped left under temporary names.
+    """Remove the temporary files and folders of an interrupted provisioning.
 
-    The folders in which the running software keeps its own files are left alone.
+    The ``state`` folders of the kits are left alone.
 
     Raises
     ------
@@ -159,13 +160,13 @@ def remove_leftovers(output: Path) -> None:
 
 
 def pack(name: str, files: Mapping[str, bytes], subfolders: Iterable[str]) -> bytes:
-    """Return a kit as a zip archive: the same bytes for the same kit, on every machine.
+    """Return a kit as a zip archive: the same bytes for the same kit on every machine.
 
-    Everything lies under ``NAME/`` and carries its permissions, so that ``unzip`` gives a private
-    key back as private.
+    All entries are under ``NAME/`` and carry their permissions, so that ``unzip`` restores a
+    private key as private.
     """
     buffer = io.BytesIO()
-    # Stored, not compressed: another version of zlib would give other bytes.
+    # Do not compress: another version of zlib would give other bytes.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for folder in ("", *sorted(f"{subfolder}/" for subfolder in subfolders)):
             archive.writestr(_entry(f"{name}/{folder}", stat.S_IFDIR | PRIVATE_FOLDER), b"")
@@ -175,13 +176,13 @@ def pack(name: str, files: Mapping[str, bytes], subfolders: Iterable[str]) -> by
 
 
 def checksum_line(name: str, content: bytes) -> bytes:
-    """Return a line that ``sha256sum -c`` checks."""
+    """Return a checksum line for ``sha256sum -c``."""
     return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
 
 
 def _entry(path: str, mode: int) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(path, ZIP_TIME)
-    entry.create_system = 3  # Unix, whose permissions are in the upper half of external_attr
+    entry.create_system = 3  # Unix: the permissions are in the upper half of external_attr
     entry.external_attr = mode << 16 | (0x10 if stat.S_ISDIR(mode) else 0)
     return entry
 
@@ -190,5 +191,5 @@ def _cannot(verb: str, path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"cannot be {verb}: {error.strerror or error}",
         where=str(path),
-        hint="Make room or make it writable, then give the command again: it goes on from there",
+        hint="Free some space or make it writable, then repeat the command: it continues from here",
     )

@@ -1,9 +1,9 @@
-"""Provision a federation: make and keep the authority, the coordinator's kit and the sites' kits.
+"""Provision a federation: create and update the authority and the kits of coordinator and sites.
 
-The folder of kits is a function of ``federation.toml`` and of the keys that are already in it: what
-a kit should hold is derived, and only what differs is written. So running it twice changes nothing,
-and running it again after it was stopped goes on where it stopped. Every private key is made here
-once and stands in one kit only.
+The folder of kits is a function of ``federation.toml`` and of the keys that are already in the
+folder. Provisioning derives the files of each kit and writes only those that differ. So a second
+run changes nothing, and a run after an interruption continues where it stopped. Each private key is
+generated here once and is in one kit only.
 """
 
 from collections.abc import Collection, Mapping
@@ -70,38 +70,38 @@ def provision(
     revoke: Collection[str] = (),
     now: datetime | None = None,
 ) -> list[str]:
-    """Bring the folder of kits to what a federation's spec says, and return what was done.
+    """Update the folder of kits to match a federation's spec, and return what was done.
 
     Parameters
     ----------
     spec
         The federation.
     source
-        The file that it was read from, of which a copy is kept with the authority.
+        The file that the spec was read from; a copy is kept with the authority.
     output
         The folder of kits; created if it is missing.
     renew
         Sites that get a new key, and ``coordinator`` for a new certificate.
     revoke
-        Sites that are shut out: their public keys leave the coordinator's kit, a record of them
-        stays there, and their kits are removed.
+        Sites to exclude: their public keys move to the coordinator's record of revoked keys, and
+        their kits are removed.
     now
-        The time, with its time zone; the clock's if it is not given.
+        The current time, with time zone; read from the clock by default.
 
     Returns
     -------
     list of str
-        One line for each kit, and warnings before them.
+        Warnings, then one line for each kit.
 
     Raises
     ------
     ConfigError
-        If the folder holds another federation or something else, a site is left out of the file
-        without being revoked or is revoked without being left out, a name to renew or revoke is
-        unknown, a kit has a revoked key, the authority has expired, or its key is needed and not
-        here. Nothing is changed then.
+        If the folder holds another federation or other files, a site is missing in the file but not
+        revoked or is revoked but still in the file, a name to renew or revoke is unknown, a kit has
+        a revoked key, the authority has expired, or its key is needed but missing. Nothing is
+        changed then.
     StorageError
-        If a file cannot be written. Running it again goes on where it stopped.
+        If a file cannot be written. A repeated call continues where this one stopped.
     """
     kits = Provisioning(spec, output, frozenset(renew), frozenset(revoke), now or datetime.now(UTC))
     content = read_file(source)
@@ -130,7 +130,7 @@ def _make_coordinator(kits: Provisioning) -> str:
     files = coordinator_files(kits.spec, kits.ca)
     if reason:
         key, certificate = _issue(kits)
-        # The key first: a certificate without its key is seen, and made again, next time.
+        # Write the key first: a certificate that does not match its key is replaced next time.
         files = {COORDINATOR_KEY: key, COORDINATOR_CERTIFICATE: certificate, **files}
     if not kits.coordinator.exists():
         write_folder(kits.coordinator, files, (SITES, REVOKED, STATE))
@@ -144,7 +144,7 @@ def _make_coordinator(kits: Provisioning) -> str:
 
 
 def _why_new_certificate(kits: Provisioning) -> str:
-    """Return why the coordinator needs another certificate; empty if it does not."""
+    """Return why the coordinator needs a new certificate; empty if it does not."""
     key = kits.coordinator / COORDINATOR_KEY
     path = kits.coordinator / COORDINATOR_CERTIFICATE
     if not (key.is_file() and path.is_file()):
@@ -152,23 +152,23 @@ def _why_new_certificate(kits: Provisioning) -> str:
     credential = Credential(read_file(key), read_file(path))
     certificate = credential.certificate
     if not (belong_together(credential) and is_signed_by(certificate, kits.ca)):
-        return "the old one did not fit its key or the authority"
+        return "the old one did not match its key or the authority"
     if COORDINATOR in kits.renew:
-        return "as asked for"
+        return "as requested"
     names = normal_names(kits.spec.certificate_names)
     if names_in(certificate) != names:
         return f"for {', '.join(names)}"
     end = expiry(certificate)
-    # Without the authority's key this can wait for as long as the old one lasts.
+    # Without the authority's key, keep the old certificate until it expires.
     if _ends_soon(kits, certificate) and (_can_sign(kits) or end <= kits.now):
-        return f"the old one ends on {day(end)}"
+        return f"the old one expires on {day(end)}"
     return ""
 
 
 def _ends_soon(kits: Provisioning, certificate: bytes) -> bool:
     start, end = validity(certificate)
-    # A certificate of a few weeks, or one cut short by the authority's end, is not made again at
-    # every provisioning.
+    # Do not renew a certificate at every provisioning if it is valid for a few weeks only, or if
+    # the authority's end limits it.
     soon = end - kits.now < min(RENEW_WITHIN, (end - start) / 3)
     new_end = min(kits.now + timedelta(days=kits.spec.certificate_days), expiry(kits.ca))
     return soon and new_end > end
@@ -180,20 +180,20 @@ def _can_sign(kits: Provisioning) -> bool:
 
 
 def _check_signing(kits: Provisioning) -> list[str]:
-    """Refuse to begin what needs the authority's key if that is not here; return warnings."""
+    """Raise if the authority's key is needed but missing; return warnings."""
     if not kits.authority.exists() or _can_sign(kits):
         return []
     path, reason = kits.authority / CA_KEY, _why_new_certificate(kits)
     if reason:
         raise ConfigError(
-            "the authority's key is not here to sign the coordinator's new certificate",
+            "the authority's key is missing; it must sign a new certificate for the coordinator",
             where=str(path),
-            hint=f"Put it back for as long as this takes. Why a new one: {reason}",
+            hint=f"Put it back for this command. Reason for the new certificate: {reason}",
         )
     certificate = read_file(kits.coordinator / COORDINATOR_CERTIFICATE)
     if _ends_soon(kits, certificate):
         return [
-            f"warning: the coordinator's certificate ends on {day(expiry(certificate))}; put "
+            f"warning: the coordinator's certificate expires on {day(expiry(certificate))}; put "
             f"{path} back and provision again"
         ]
     return []
@@ -212,8 +212,8 @@ def _make_site(kits: Provisioning, site: SiteSpec) -> str:
     key = None if site.name in kits.renew else kits.key_of(name)
     was_accepted = kits.public_key_file(name).is_file()
     if key is None and was_accepted and name not in kits.renew:
-        # It was handed out and removed here, which is good; a new key would shut the site out.
-        return f"{name}: its key is not here any more; --renew {name} would make a new one"
+        # The kit was handed out and removed here, which is fine. A new key would exclude the site.
+        return f"{name}: its private key is no longer here; --renew {name} creates a new one"
     key = key or new_node_key()
     public_key = public_key_of(key, name)
     files = site_files(kits.spec, site, kits.ca, key, public_key)
@@ -223,18 +223,18 @@ def _make_site(kits: Provisioning, site: SiteSpec) -> str:
     if not was_accepted:
         return f"{name}: new kit"
     if is_new_key:
-        return f"{name}: new key, hand its kit out again"
+        return f"{name}: new key, hand out its kit again"
     if is_changed:
-        return f"{name}: settings changed, hand its kit out again"
-    return f"{name}: unchanged" + (", its archive written again" if is_packed else "")
+        return f"{name}: settings changed, hand out its kit again"
+    return f"{name}: unchanged" + (", archive rewritten" if is_packed else "")
 
 
 def _write_site(kits: Provisioning, folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Write a site's kit where it differs, and return whether it did."""
+    """Write the files of a site's kit that differ; return whether any did."""
     if not _changes(folder, files):
         make_folder(folder / STATE)
         return False
-    # If this is stopped half-way, there must be no archive of the old kit to hand out.
+    # Remove the archive first: after an interruption, the old kit must not be handed out.
     _remove_archive(kits, folder.name)
     if not folder.exists():
         write_folder(folder, files, (STATE,))
@@ -244,7 +244,7 @@ def _write_site(kits: Provisioning, folder: Path, files: Mapping[str, bytes]) ->
 
 
 def _write_archive(kits: Provisioning, name: str, files: Mapping[str, bytes]) -> bool:
-    """Write a kit's archive and its checksum where they differ, and return whether they did."""
+    """Write a kit's archive and checksum if they differ; return whether the archive did."""
     content = pack(name, files, (STATE,))
     checksum = checksum_line(f"{name}.zip", content)
     is_changed = differs(kits.archive(name), content, PRIVATE)
@@ -261,7 +261,7 @@ def _remove_archive(kits: Provisioning, name: str) -> None:
 
 
 def _accept(kits: Provisioning, name: str, public_key: str) -> bool:
-    """Let the coordinator accept this key of a site and no other; return whether it is another."""
+    """Make this the only accepted key of a site; return whether it is a new one."""
     path = kits.public_key_file(name)
     content = public_key.encode("ascii")
     if not differs(path, content, PUBLIC):
@@ -281,12 +281,12 @@ def _revoke(kits: Provisioning, name: str) -> str:
     remove_file(public)
     _remove_archive(kits, name)
     existed = bool(keys) or (kits.output / name).exists()
-    remove_folder(kits.output / name)  # last: as long as it is there, this can be repeated
-    return f"{name}: revoked" if existed else f"{name}: was revoked already"
+    remove_folder(kits.output / name)  # last, so that an interrupted call can be repeated
+    return f"{name}: revoked" if existed else f"{name}: already revoked"
 
 
 def _record(kits: Provisioning, name: str, public_key: bytes) -> None:
-    """Keep a key that is not accepted any more, as ``revoked/NAME.pub``."""
+    """Record a key that is no longer accepted, as ``revoked/NAME.pub``."""
     path = kits.coordinator / REVOKED / f"{name}.pub"
     if differs(path, public_key, PUBLIC):
         _move_record(kits, name)
@@ -295,7 +295,7 @@ def _record(kits: Provisioning, name: str, public_key: bytes) -> None:
 
 
 def _move_record(kits: Provisioning, name: str) -> None:
-    """Give a site's last revoked key the name ``NAME-<8 hex digits>.pub``, if it has one."""
+    """Rename a site's last revoked key, if any, to ``NAME-<8 hex digits>.pub``."""
     path = kits.coordinator / REVOKED / f"{name}.pub"
     if path.is_file():
         content = read_file(path)
@@ -314,7 +314,7 @@ def _changes(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _update(folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Write the files that differ, and return whether there were any."""
+    """Write the files that differ; return whether any did."""
     changes = _changes(folder, files)
     for name, content in changes.items():
         write_file(folder / name, content, mode_of(name))

@@ -1,4 +1,4 @@
-"""`Provisioning`: a folder of kits as it is found, and what must not be done to it."""
+"""`Provisioning`: the present state of a folder of kits, and the checks before it changes."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from strategies.common.errors import ConfigError
 
 SOURCE = "federation.toml"
 RENEW_WITHIN = timedelta(days=30)
-"""A certificate that ends sooner is renewed, and an authority's is warned of."""
+"""Remaining validity below which a certificate is renewed, or the authority's causes a warning."""
 
 
 @dataclass(frozen=True)
 class Provisioning:
-    """A folder of kits as it is found, and what it is to become.
+    """A folder of kits in its present state, and the changes to make.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class Provisioning:
     output : Path
         The folder of kits.
     renew, revoke : frozenset of str
-        Names of sites, and ``coordinator`` among those to renew.
+        Names of sites; ``renew`` may also contain ``coordinator``.
     now : datetime
-        The time, with its time zone.
+        The current time, with time zone.
     """
 
     spec: FederationSpec
@@ -56,24 +56,24 @@ class Provisioning:
         return read_file(self.authority / CA)
 
     def public_key_file(self, name: str) -> Path:
-        """Return the file that lets a site in."""
+        """Return the path of the public key that admits a site."""
         return self.coordinator / SITES / f"{name}.pub"
 
     def archive(self, name: str) -> Path:
-        """Return the archive of a site's kit."""
+        """Return the path of the archive of a site's kit."""
         return self.output / f"{name}.zip"
 
     def checksum(self, name: str) -> Path:
-        """Return the file of the archive's checksum."""
+        """Return the path of the archive's checksum."""
         return self.output / f"{name}.zip.sha256"
 
     def key_of(self, name: str) -> bytes | None:
-        """Return a site's private key; None if it is not here."""
+        """Return a site's private key; None if it is not in the folder."""
         path = self.output / name / SITE_KEY
         return read_file(path) if path.is_file() else None
 
     def existing_sites(self) -> set[str]:
-        """Return the sites that have a kit, or a public key at the coordinator."""
+        """Return the sites that have a kit or an accepted public key."""
         folders = {
             path.parent.name
             for path in self.output.glob(f"*/{KIT}")
@@ -82,11 +82,11 @@ class Provisioning:
         return folders | set(self._public_keys(SITES))
 
     def revoked_sites(self) -> set[str]:
-        """Return the sites that were revoked and have no other key."""
+        """Return the file stems in ``revoked/``: sites without another key, and older keys."""
         return set(self._public_keys(REVOKED))
 
     def revoked_keys(self) -> set[str]:
-        """Return the fingerprints of the keys that were revoked."""
+        """Return the fingerprints of the revoked keys."""
         paths = self._public_keys(REVOKED).values()
         return {fingerprint(read_file(path).decode("utf-8", "replace")) for path in paths}
 
@@ -99,7 +99,7 @@ class Provisioning:
 
 
 def check(kits: Provisioning) -> None:
-    """Refuse what must not be done, before anything is.
+    """Check that the changes are allowed, before any is made.
 
     Raises
     ------
@@ -111,10 +111,10 @@ def check(kits: Provisioning) -> None:
     _check_keys(kits)
     if kits.authority.exists() and expiry(kits.ca) <= kits.now:
         raise ConfigError(
-            f"the authority's certificate ended on {day(expiry(kits.ca))}",
+            f"the authority's certificate expired on {day(expiry(kits.ca))}",
             where=str(kits.authority / CA),
             hint="It cannot be renewed in place: provision the federation into a new folder, "
-            "and hand out new kits to everyone",
+            "and hand out new kits to all operators",
         )
 
 
@@ -126,7 +126,7 @@ def _check_folder(kits: Provisioning) -> None:
     visible = sorted(path.name for path in kits.output.iterdir() if not path.name.startswith("."))
     if visible and AUTHORITY not in visible:
         raise ConfigError(
-            "the folder holds something else, and no authority",
+            "the folder holds other files, and no authority",
             where=str(kits.output),
             got=visible[:5],
             expected=f"a new or empty folder, or one with {AUTHORITY}/",
@@ -135,9 +135,9 @@ def _check_folder(kits: Provisioning) -> None:
         _check_federation(kits)
     if kits.existing_sites() and not kits.coordinator.is_dir():
         raise ConfigError(
-            "the coordinator's kit is missing, with the public keys and what was revoked",
+            "the coordinator's kit is missing, with the public and the revoked keys",
             where=str(kits.coordinator),
-            hint="Put it back from where it was moved or backed up",
+            hint="Move it back, or restore it from a backup",
         )
 
 
@@ -146,10 +146,10 @@ def _check_federation(kits: Provisioning) -> None:
     name = read_toml(path).get("name")
     if name != kits.spec.name:
         raise ConfigError(
-            f"the folder holds another federation than {kits.spec.name!r}",
+            f"the folder belongs to another federation than {kits.spec.name!r}",
             where=str(kits.output),
             got=name,
-            hint="Give another --output; a federation keeps its name",
+            hint="Give another --output; a federation cannot change its name",
         )
 
 
@@ -158,7 +158,7 @@ def _check_names(kits: Provisioning) -> None:
     for name in sorted(kits.revoke):
         if name in listed:
             raise ConfigError(
-                "a site to revoke is still in the file and would get a new key next time",
+                "the site to revoke is still in the file, so it would get a new key next time",
                 where="--revoke",
                 got=name,
                 hint="Remove its [[site]] first",
@@ -179,9 +179,9 @@ def _check_names(kits: Provisioning) -> None:
         )
     for name in sorted(kits.existing_sites() - listed - kits.revoke):
         raise ConfigError(
-            f"site {name!r} has a kit, but is not in the file any more",
+            f"site {name!r} has a kit, but is no longer in the file",
             where=str(kits.output),
-            hint=f"Shut it out with --revoke {name}, or put its [[site]] back",
+            hint=f"Exclude it with --revoke {name}, or put its [[site]] back",
         )
 
 
@@ -193,12 +193,12 @@ def _check_keys(kits: Provisioning) -> None:
             raise ConfigError(
                 f"the key of site {site.name!r} was revoked",
                 where=str(kits.output / site.name / SITE_KEY),
-                hint=f"Give it a new one with --renew {site.name}",
+                hint=f"Create a new key with --renew {site.name}",
             )
 
 
 def warnings(kits: Provisioning) -> Iterator[str]:
-    """Yield what the organizer should know, although it hinders nothing."""
+    """Yield warnings for the organizer that do not prevent provisioning."""
     here = kits.output.resolve()
     for folder in (here, *here.parents):
         if (folder / ".git").exists():
@@ -206,15 +206,15 @@ def warnings(kits: Provisioning) -> Iterator[str]:
             break
     if kits.authority.exists() and expiry(kits.ca) - kits.now < RENEW_WITHIN:
         yield (
-            f"warning: the authority's certificate ends on {day(expiry(kits.ca))} and cannot be "
-            "renewed in place; provision into a new folder and hand out new kits before that"
+            f"warning: the authority's certificate expires on {day(expiry(kits.ca))} and cannot be "
+            "renewed in place; provision into a new folder and hand out new kits before that date"
         )
 
 
 def day(moment: datetime) -> str:
-    """Return a day as people are told it."""
+    """Return a date as YYYY-MM-DD."""
     return moment.strftime("%Y-%m-%d")
 
 
 def _one_of(names: Collection[str]) -> str:
-    return "one of: " + ", ".join(sorted(names)) if names else "nothing: no site can be"
+    return "one of: " + ", ".join(sorted(names)) if names else "no name: no site qualifies"

@@ -1,6 +1,6 @@
-"""``federation.toml``: who takes part, what an example is, and where the coordinator is.
+"""``federation.toml``: the sites, the contract of the data, and the coordinator's address.
 
-The organizer writes it and `mdc_flower.deployment.kits.provision` turns it into kits.
+The organizer writes it; `mdc_flower.deployment.kits.provision` creates kits from it.
 """
 
 import difflib
@@ -25,13 +25,13 @@ from strategies.exchange.messages import (
 
 COORDINATOR, AUTHORITY = "coordinator", "authority"
 RESERVED_NAMES = frozenset({COORDINATOR, AUTHORITY})
-"""Folders beside the sites' kits, so no site can be called that."""
+"""Names of folders beside the sites' kits, which no site can have."""
 
 ALL_METRICS = tuple(sorted(TRAIN_METRICS))
-"""The metrics that a site shares if its table says nothing else."""
+"""The metrics that a site shares by default."""
 
 _FEDERATION_NAME = re.compile(r"[A-Za-z0-9-]{1,32}")
-# The first character keeps names from being hidden files, options, "." or "..".
+# The rule for the first character excludes hidden files, options, "." and "..".
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DNS_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 
@@ -48,8 +48,8 @@ def _site_name(name: str) -> str:
             "must be 1 to 64 letters, digits, '-', '_' and '.', and begin with a letter or digit"
         )
     if name.lower() in RESERVED_NAMES:
-        raise ValueError("is the name of a folder beside the sites' kits; take another")
-    if name.lower().endswith((".zip", ".sha256")):  # would be the file beside another site's kit
+        raise ValueError("is reserved for a folder beside the sites' kits; choose another name")
+    if name.lower().endswith((".zip", ".sha256")):  # could be a file beside another site's kit
         raise ValueError("must not end in .zip or .sha256")
     return name
 
@@ -60,12 +60,12 @@ def _host(host: str) -> str:
     except ValueError:
         labels = host.split(".")
         is_name = all(_DNS_LABEL.fullmatch(label) for label in labels) and len(host) <= 253
-        # A name never ends in a number: 10.0.0.256 is a mistyped address.
+        # A host name never ends in a number: 10.0.0.256 is a mistyped address.
         if not is_name or labels[-1].isdigit():
             raise ValueError("must be a host name or an IP address, without a port") from None
     else:
         if "%" in host:
-            raise ValueError("an address with a zone means something on one machine only")
+            raise ValueError("must not contain a zone, which is valid on one machine only")
     return host
 
 
@@ -80,15 +80,17 @@ def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in TRAIN_METRICS:
             near = difflib.get_close_matches(name, ALL_METRICS, n=1)
             raise ValueError(
-                f"{name!r} is no metric of a site, "
-                + (f"did you mean {near[0]!r}?" if near else f"which are {', '.join(ALL_METRICS)}")
+                f"{name!r} is not a metric of a site. "
+                + (f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(ALL_METRICS)}")
             )
     if len(set(names)) != len(names):
-        raise ValueError("a metric is named twice")
+        raise ValueError("must not contain a metric twice")
     if NUM_EXAMPLES not in names:
-        raise ValueError(f"must contain {NUM_EXAMPLES!r}: the updates are weighted by it")
+        raise ValueError(f"must contain {NUM_EXAMPLES!r}, the weight of an update")
     if VALIDATION_METRICS & set(names) and NUM_VALIDATION not in names:
-        raise ValueError(f"without {NUM_VALIDATION!r} the other validation metrics do not count")
+        raise ValueError(
+            f"must contain {NUM_VALIDATION!r}; otherwise the other validation metrics are ignored"
+        )
     return names
 
 
@@ -104,28 +106,27 @@ Days = Annotated[int, Field(ge=1, le=36500)]
 
 
 class SiteSettings(ConfigModel):
-    """What the organizer and one site have settled about that site; part of its kit as well.
+    """Settings that the organizer and one site have agreed on; they are also in the site's kit.
 
     Attributes
     ----------
     contact : str
-        Whom to call when the site is missing; for people.
+        Person to contact when the site is missing; not used by the software.
     data, data_root, vocabulary, device : str
-        As in `mdc_flower.config.SiteConfig`; empty where the site says so when it starts. A
-        vocabulary may be named relative to the kit's folder as well.
+        As in `mdc_flower.config.SiteConfig`; empty if the site sets them when it starts. The path
+        of the vocabulary may be relative to the kit's folder.
     threads : int
         CPU threads of the site; 0 for all cores of its machine.
     min_examples : int
-        Training examples that the site has promised.
+        Minimum number of training examples that the site has promised.
     max_examples : int
-        Most training examples that the site may have; 0 for no limit.
+        Maximum number of training examples that the site may have; 0 for no limit.
     metrics : tuple of str
         Metrics that leave the site together with its model.
     modules : tuple of str
         Modules at the site that a run may name as ``module:function``; none by default.
     partition_id, num_partitions : int
-        One part of a public data set, for trying a federation out on one machine; -1 and 0
-        at a real site.
+        Part of a public data set, to try out a federation on one machine; -1 and 0 at a real site.
     """
 
     contact: Line = ""
@@ -162,13 +163,13 @@ class SiteSettings(ConfigModel):
 
 
 class SiteSpec(SiteSettings):
-    """One ``[[site]]``: its name, by which everything calls it, and its settings."""
+    """One ``[[site]]``: its name and its settings."""
 
     name: SiteName
 
 
 class CoordinatorSpec(ConfigModel):
-    """``[coordinator]``: the data that the coordinator tests the global model on, if it has any."""
+    """``[coordinator]``: the data on which the coordinator tests the global model, if any."""
 
     data: Line = ""
     data_root: Line = ""
@@ -180,21 +181,21 @@ class FederationSpec(ConfigModel):
     Attributes
     ----------
     name : str
-        The federation's name; goes into its certificates.
+        The federation's name; part of its certificates.
     host, port : str, int
-        Where the sites reach the coordinator.
+        Address at which the sites reach the coordinator.
     hosts : tuple of str
-        More names and addresses of the coordinator, for its certificate.
+        Further names and addresses of the coordinator, for its certificate.
     listen : str
-        Address of its own that the coordinator binds.
+        Local address that the coordinator binds.
     ca_days, certificate_days : int
-        Days that the authority's and the coordinator's certificate are valid.
+        Validity of the authority's and of the coordinator's certificate, in days.
     max_site_weight : float
-        Largest share of one site in the sum of the weights of a run; 1 for no cap.
+        Maximum share of one site in the sum of the weights of a run; 1 for no limit.
     contract : Contract
-        What an example is.
+        Contract of the data.
     coordinator : CoordinatorSpec
-        What only the coordinator has.
+        Settings of the coordinator only.
     site : tuple of SiteSpec
         The sites, in the order of the file.
     """
@@ -215,7 +216,7 @@ class FederationSpec(ConfigModel):
     def _site_names_differ(self) -> Self:
         seen: dict[str, str] = {}
         for site in self.site:
-            # Kits are folders, and some file systems take Berlin and berlin for the same.
+            # Kits are folders, and some file systems do not distinguish Berlin from berlin.
             other = seen.setdefault(site.name.lower(), site.name)
             if other is not site.name:
                 raise ValueError(f"two sites have the same name: {other!r} and {site.name!r}")
@@ -223,8 +224,8 @@ class FederationSpec(ConfigModel):
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
-        """Return every name and address that the coordinator's certificate is for."""
-        # Its own machine reaches it at the address it binds, if it is a certain one.
+        """Return all names and addresses for the coordinator's certificate."""
+        # The coordinator's machine uses the bound address, unless it is a wildcard.
         bound = () if self.listen in ("0.0.0.0", "::") else (self.listen,)
         return (self.host, *self.hosts, *bound, "localhost", "127.0.0.1", "::1")
 
@@ -241,7 +242,7 @@ def read_federation(path: Path) -> FederationSpec:
     values = read_toml(path)
     home = str(path)
     name = values.get("name")
-    # Without a name the contract has none either, and it is the first that is to be reported.
+    # The contract takes the federation's name by default. If that is missing, report it first.
     if isinstance(values.get("contract"), dict) and isinstance(name, str) and name:
         named = {"name": name, **values["contract"]}
         values["contract"] = Contract.read(named, f"{home}, [contract]")

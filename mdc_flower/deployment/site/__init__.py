@@ -1,1 +1,1 @@
-"""A real site: its SuperNode, its checks, its state."""
+"""A real site: its SuperNode, its checks and its state folder."""

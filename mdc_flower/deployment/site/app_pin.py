@@ -1,10 +1,11 @@
-"""Whether an app bundle is the app that is installed here, file by file.
+"""Check, file by file, that an app bundle is the app that is installed at this site.
 
-A coordinator's app is code that runs at the sites, with the sites' data. What a site lets leave is
-up to that code; so a site runs the code it has installed, and no other.
+A coordinator's app is code that runs at the sites on the sites' data. It decides what leaves a
+site. Therefore a site runs only the code that is installed there.
 
-A bundle is unpacked and put first on Python's path, so a file too many is as bad as another one: a
-compiled module goes before the source beside it, and a top-level one before what is installed.
+Flower unpacks a bundle and puts it first on Python's path. So an additional file is as dangerous as
+a changed one: a compiled module takes precedence over the source beside it, and a top-level module
+over an installed one.
 """
 
 import io
@@ -20,15 +21,15 @@ from mdc_flower.engines.app_bundle import PACKAGES, side_file
 
 PROJECT, LICENSE = "pyproject.toml", "LICENSE"
 MANIFEST = ".info/CONTENT"
-"""Flower's own list of a bundle's files, which it removes when it unpacks the bundle."""
+"""Flower's own list of a bundle's files; Flower removes it when it unpacks the bundle."""
 
 MAX_PROJECT_BYTES = 1_000_000
-MAX_TOLD = 120
-"""Characters that are told of what a coordinator has written."""
+MAX_SHOWN = 120
+"""Maximum number of characters to show of a text that comes from the coordinator."""
 
 
 def difference(bundle: bytes) -> str | None:
-    """Return how a Flower app bundle differs from the app installed here; None if it does not.
+    """Return how a Flower app bundle differs from the installed app; None if it does not.
 
     Parameters
     ----------
@@ -38,8 +39,8 @@ def difference(bundle: bytes) -> str | None:
     try:
         with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
             return _difference(archive)
-    except Exception as error:  # whatever an archive made for it lets Python's reader raise
-        return f"it cannot be read: {_told(error)}"
+    except Exception as error:  # a malicious archive can make Python's reader raise any error
+        return f"it cannot be read: {_printable(error)}"
 
 
 def _difference(archive: zipfile.ZipFile) -> str | None:
@@ -52,7 +53,7 @@ def _difference(archive: zipfile.ZipFile) -> str | None:
     own = _installed()
 
     def is_own(name: str) -> bool:
-        # The size comes first, so that nothing is unpacked that cannot be it.
+        # Compare the size first, so that only files of the right size are unpacked.
         entry = entries.get(name)
         is_size = entry is not None and entry.file_size == len(own[name])
         return is_size and archive.read(name) == own[name]
@@ -62,22 +63,23 @@ def _difference(archive: zipfile.ZipFile) -> str | None:
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         return (
-            f"its code is not that of mdc-flower {__version__} as installed: "
-            f"{_told(other[0])}{more}"
+            f"its code differs from the installed mdc-flower {__version__}: "
+            f"{_printable(other[0])}{more}"
         )
     counts = Counter(entry.filename for entry in archive.infolist())
     if twice := [name for name, count in counts.items() if count > 1]:
-        return f"it holds {_told(twice[0])} more than once"
+        return f"it contains {_printable(twice[0])} more than once"
     mine = tomllib.loads(side_file(PROJECT).read_text("utf-8"))
     if project != mine:
-        return f"its {PROJECT} is not the installed one: {_told(_differing_key(project, mine))}"
+        key = _printable(_differing_key(project, mine))
+        return f"its {PROJECT} differs from the installed one: {key}"
     return None
 
 
 def is_own_name(fab_id: str, fab_version: str) -> bool:
-    """Return whether a run names its app as the installed app is named.
+    """Return whether a run gives its app the id and version of the installed app.
 
-    Flower makes the folder that it loads an app from out of what the run says of it.
+    Flower derives the folder that it loads an app from out of this id and version.
     """
     project = tomllib.loads(side_file(PROJECT).read_text("utf-8"))
     publisher, name = project["tool"]["flwr"]["app"]["publisher"], project["project"]["name"]
@@ -85,15 +87,16 @@ def is_own_name(fab_id: str, fab_version: str) -> bool:
 
 
 def _other_version(project: Mapping[str, Any]) -> str | None:
-    told = project.get("project", {})
-    name, version = told.get("name"), told.get("version")
+    table = project.get("project", {})
+    name, version = table.get("name"), table.get("version")
     if (name, version) == ("mdc-flower", __version__):
         return None
-    return f"it is {_told(name)} {_told(version)}, installed is mdc-flower {__version__}"
+    got = f"{_printable(name)} {_printable(version)}"
+    return f"it is {got}, but mdc-flower {__version__} is installed"
 
 
 def _differing_key(got: Any, expected: Any) -> str:
-    """Return the first key in which two tables differ, with dots."""
+    """Return the first key in which two tables differ, as a dotted path."""
     for key in sorted(got.keys() | expected.keys()):
         one, other = got.get(key), expected.get(key)
         if one != other:
@@ -102,15 +105,15 @@ def _differing_key(got: Any, expected: Any) -> str:
     return ""
 
 
-def _told(value: object) -> str:
-    """Return what a coordinator has written as one short line without control characters."""
+def _printable(value: object) -> str:
+    """Return text from the coordinator as one short line without control characters."""
     text = str(value)
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _installed() -> dict[str, bytes]:
-    """Return the installed app's files as they stand in a bundle, but for `PROJECT`."""
+    """Return the installed app's files by their names in a bundle, except `PROJECT`."""
     files = {LICENSE: side_file(LICENSE).read_bytes()}
     for package in PACKAGES:
         root = Path(package.__path__[0])

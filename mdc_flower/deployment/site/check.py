@@ -1,4 +1,4 @@
-"""What can be wrong before a site joins, one check a line, in the order of the causes."""
+"""Checks before a site joins, one line each, ordered so that causes come before their effects."""
 
 import base64
 import http.client
@@ -39,7 +39,7 @@ from strategies.common.errors import ConfigError, DataError, RunError
 MIN_FREE_BYTES = 2 * 1024**3
 TIMEOUT_S = 10.0
 AHEAD_S, BEHIND_S = 5.0, 300.0
-"""How far a site's clock may be from the coordinator's: Flower signs its calls with the time."""
+"""Maximum clock skew to the coordinator, in seconds; Flower signs its calls with the time."""
 
 EXPIRES_SOON_DAYS = 30
 
@@ -47,10 +47,10 @@ EXPIRES_SOON_DAYS = 30
 def check_site(
     kit: SiteKit, on_data: Callable[[DataSet], object] = lambda dataset: None
 ) -> Iterator[Check]:
-    """Yield the checks of a site's kit and machine; those that need another to pass are left out.
+    """Yield the checks of a site's kit and machine; a check whose precondition failed is left out.
 
-    The label histogram among them stays at the site. ``on_data`` is given the data set, if that
-    is what was agreed on.
+    The label histogram is shown only at the site. ``on_data`` is called with the data set if it
+    matches the contract.
     """
     yield Check("site", None, f"{kit.site}, of the federation {kit.federation!r}")
     yield guarded("version", lambda: _version(kit))
@@ -65,7 +65,7 @@ def check_site(
 def _version(kit: SiteKit) -> str:
     if kit.version != __version__:
         raise ConfigError(
-            "the installed mdc-flower is not the one that the federation agreed on",
+            "the installed mdc-flower is not the version that the federation agreed on",
             got=__version__,
             expected=kit.version,
             hint=f"pip install mdc-flower=={kit.version}",
@@ -80,11 +80,11 @@ def _keys(kit: SiteKit) -> str:
     )
     if own.split()[:2] != kit.public_key.read_bytes().split()[:2]:
         raise ConfigError(
-            "private and public key do not belong together",
+            "the private key and the public key do not match",
             where=str(kit.key),
-            hint="Unpack the kit anew",
+            hint="Unpack the kit again",
         )
-    return "private and public key belong together"
+    return "the private key and the public key match"
 
 
 def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator[Check]:
@@ -93,7 +93,9 @@ def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator
     def work() -> str:
         if not kit.data:
             raise ConfigError(
-                "no data set is named", where="data", hint="Give --data, or set it in kit.toml"
+                "no data set is named",
+                where="data",
+                hint="Give --data, or set data in kit.toml",
             )
         contract = kit.contract
         reading = contract.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
@@ -113,18 +115,18 @@ def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator
         yield guarded("classes", lambda dataset=dataset: _classes(dataset))  # type: ignore[misc]
         counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
         texts = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True)]
-        yield Check("labels (stay here)", None, ", ".join(texts))
+        yield Check("labels (not sent)", None, ", ".join(texts))
 
 
 def _classes(dataset: DataSet) -> str:
     present = len(np.unique(dataset.train.labels))
     if present < 2:
         raise DataError(
-            "all training examples are of one class",
+            "all training examples belong to one class",
             got=present,
             hint="Check how the labels are read",
         )
-    return f"examples of {present} of the {dataset.num_classes} classes"
+    return f"{present} of the {dataset.num_classes} classes have examples"
 
 
 def _disk(kit: SiteKit) -> str:
@@ -134,7 +136,7 @@ def _disk(kit: SiteKit) -> str:
         if free < MIN_FREE_BYTES:
             raise OSError(
                 f"{folder}: only {_gib(free)} free, {_gib(MIN_FREE_BYTES)} are needed. "
-                "Free some, or set MDC_CACHE_DIR"
+                "Free some space, or set MDC_CACHE_DIR"
             )
         parts.append(f"{_gib(free)} free for the {name}")
     return ", ".join(parts)
@@ -178,7 +180,10 @@ def _resolve(kit: SiteKit) -> str:
     try:
         found = socket.getaddrinfo(kit.host, kit.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise OSError(f"{kit.host} is not known here ({error}). Ask for its DNS entry") from None
+        raise OSError(
+            f"the name {kit.host} cannot be resolved ({error}). Ask the coordinator for its DNS "
+            "entry"
+        ) from None
     return f"{kit.host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}"
 
 
@@ -189,8 +194,8 @@ def _connect(kit: SiteKit) -> str:
             return f"{kit.address} answers after {1000 * (time.monotonic() - started):.0f} ms"
     except OSError as error:
         raise OSError(
-            f"{kit.address} cannot be reached ({error}). Is the coordinator up, and does the "
-            f"firewall let TCP out to port {kit.port}?"
+            f"{kit.address} cannot be reached ({error}). Check that the coordinator runs and that "
+            f"the firewall allows outgoing TCP to port {kit.port}"
         ) from None
 
 
@@ -201,41 +206,41 @@ def _tls(kit: SiteKit) -> str:
             socket.create_connection((kit.host, kit.port), TIMEOUT_S) as raw,
             context.wrap_socket(raw, server_hostname=kit.host) as secure,
         ):
-            told: dict[str, Any] = dict(secure.getpeercert() or {})
+            certificate: dict[str, Any] = dict(secure.getpeercert() or {})
     except ssl.SSLCertVerificationError as error:
         raise RunError(_certificate_reason(error), where=kit.address) from None
     except ssl.SSLError as error:
         raise RunError(
             f"the coordinator does not speak TLS ({error.reason})",
             where=kit.address,
-            hint="Something else may listen there, or plain HTTP; do not join",
+            hint="Another program may listen there, or the coordinator without TLS. Do not join",
         ) from None
     except OSError as error:
         raise RunError(
-            f"the connection ended before TLS was agreed on ({error})",
+            f"the connection ended during the TLS handshake ({error})",
             where=kit.address,
-            hint="Something else may listen there, or a firewall looks into connections",
+            hint="Another program may listen there, or a firewall may inspect connections",
         ) from None
-    expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(told["notAfter"]), UTC)
+    expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     days = (expires - datetime.now(UTC)).days
-    soon = ", soon: remind the coordinator" if days < EXPIRES_SOON_DAYS else ""
+    soon = "; it expires soon: remind the coordinator" if days < EXPIRES_SOON_DAYS else ""
     return f"certificate of the federation's authority, valid for {days} more days{soon}"
 
 
 def _trust(kit: SiteKit) -> ssl.SSLContext:
-    """Return what trusts the federation's authority alone."""
+    """Return a TLS context that trusts only the federation's authority."""
     try:
         return ssl.create_default_context(cafile=kit.ca)
     except OSError as error:  # ssl.SSLError is one
         raise RunError(
             f"the authority's certificate cannot be read ({error})",
             where=str(kit.ca),
-            hint="Unpack the kit anew",
+            hint="Unpack the kit again",
         ) from None
 
 
 def _certificate_reason(error: ssl.SSLCertVerificationError) -> str:
-    """Return what is wrong with a certificate and what to do, in words."""
+    """Return what is wrong with a certificate, and what to do."""
     text = error.verify_message.rstrip(".")
     if "expired" in text:
         return "the coordinator's certificate has expired. The coordinator must renew it"
@@ -244,20 +249,20 @@ def _certificate_reason(error: ssl.SSLCertVerificationError) -> str:
     if "ostname" in text or "IP address" in text:
         return f"the coordinator's certificate is for another name ({text})"
     return (
-        f"the coordinator's certificate is not of the federation's authority ({text}). "
-        "Do not join: ask the coordinator, or unpack the kit anew"
+        f"the coordinator's certificate is not from the federation's authority ({text}). "
+        "Do not join: ask the coordinator, or unpack the kit again"
     )
 
 
 def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
-    """Return what the coordinator says of itself and this site's key, and the clocks' difference.
+    """Return the coordinator's information on itself and on this site's key, and the clock skew.
 
-    The difference, in seconds, is above 0 where this machine's clock is ahead.
+    The clock skew, in seconds, is positive if this machine's clock is ahead.
 
     Raises
     ------
     RunError
-        If it does not answer as a coordinator of mdc-flower does, or a file of the kit is damaged.
+        If it does not answer like an mdc-flower coordinator, or a file of the kit is damaged.
     """
     try:
         public = serialization.load_ssh_public_key(kit.public_key.read_bytes())
@@ -265,7 +270,7 @@ def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
         raise RunError(
             f"this site's public key cannot be read ({error})",
             where=str(kit.public_key),
-            hint="Unpack the kit anew",
+            hint="Unpack the kit again",
         ) from None
     sent = public.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -280,7 +285,7 @@ def ask_coordinator(kit: SiteKit) -> tuple[dict[str, Any], float]:
             skew_s = (before + time.time()) / 2 - float(about["time"])
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         raise RunError(
-            f"it does not answer as a coordinator of mdc-flower does ({error})",
+            f"it does not answer like an mdc-flower coordinator ({error})",
             where=kit.address,
             hint="It must be started with `mdc coordinator start`",
         ) from None
@@ -299,7 +304,7 @@ def _coordinator(kit: SiteKit, about: dict[str, Any]) -> str:
             "it runs another version of mdc-flower",
             got=about.get("mdc-flower"),
             expected=f"{__version__}, as here",
-            hint="Install the same version at both",
+            hint="Install the same version at both ends",
         )
     return f"mdc-flower {about['mdc-flower']}, flwr {about.get('flwr')}"
 
@@ -318,12 +323,12 @@ def _clock(skew_s: float) -> str:
 def _registered(about: dict[str, Any]) -> str:
     if not about.get("registered"):
         raise RunError(
-            "the coordinator does not accept this site's key: it is unknown there, or revoked",
+            "the coordinator does not accept this site's key: it is unknown there or was revoked",
             hint="Ask the coordinator; after a renewal, unpack the new kit",
         )
     if about.get("online"):
         raise RunError(
-            "a SuperNode with this site's key is online already",
-            hint="Stop it first; one that was killed counts as online for a minute",
+            "a SuperNode with this site's key is already online",
+            hint="Stop it first; a killed SuperNode counts as online for a minute",
         )
     return "registered with the coordinator"

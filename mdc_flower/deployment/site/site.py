@@ -1,4 +1,4 @@
-"""The site's side: a SuperNode in the foreground, and what a person at the site sees of it."""
+"""A real site: run its SuperNode in the foreground, and show its events to the operator."""
 
 import sys
 import time
@@ -25,15 +25,16 @@ EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
 LOOK_S = 0.5
 
 STILL_ONLINE_S = 120.0
-"""How long the coordinator may take a SuperNode that was killed for one that is online."""
+"""Maximum time in seconds for which the coordinator may consider a killed SuperNode online."""
 
 Tell = Callable[[str], None]
 
 
 def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
-    """Return the node config with which a kit's SuperNode is started.
+    """Return the node config for a kit's SuperNode.
 
-    ``num_examples`` are the training examples in its data set, if they were counted.
+    ``num_examples`` is the number of training examples in its data set; 0 if they were not
+    counted.
     """
     config = {
         "site": kit.site,
@@ -56,48 +57,49 @@ def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
 
 @contextmanager
 def only_one(kit: SiteKit) -> Iterator[None]:
-    """Let no other SuperNode run from this kit meanwhile.
+    """Allow no other SuperNode of this kit during the block.
 
     Raises
     ------
     RunError
         If one runs, or the kit's ``state`` cannot be written to.
     """
-    with state_folder.only_one(kit, "site", "this site runs already"):
+    with state_folder.only_one(kit, "site", "this site is already running"):
         yield
 
 
-def wait_until_forgotten(kit: SiteKit, tell: Tell) -> None:
-    """Wait while the coordinator takes a SuperNode of this site that was killed for online.
+def wait_until_offline(kit: SiteKit, tell: Tell) -> None:
+    """Wait while the coordinator considers a killed SuperNode of this site online.
 
-    Flower lets a key in once. Whoever holds the kit's lock knows that none runs here.
+    Flower accepts only one SuperNode per key. The caller holds `only_one`, so no SuperNode runs
+    from this kit.
     """
     deadline = time.monotonic() + STILL_ONLINE_S
-    told = False
+    is_waiting = False
     while time.monotonic() < deadline:
         try:
             about, _ = ask_coordinator(kit)
         except RunError:
-            return  # the checks say it better
+            return  # the checks give a better message
         if not about.get("online"):
             return
-        if not told:
-            tell("waiting until the coordinator has noticed that the last SuperNode has ended")
-            told = True
+        if not is_waiting:
+            tell("waiting until the coordinator notices that the last SuperNode has ended")
+            is_waiting = True
         time.sleep(2.0)
 
 
 def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
-    """Run a site's SuperNode until it is stopped; the caller holds `only_one`.
+    """Run a site's SuperNode until it is stopped; the caller must hold `only_one`.
 
     Parameters
     ----------
     kit
         The site's kit, with the data set to use. Logs are in its ``state``.
     tell
-        Told each line that a person should see.
+        Called with each line to show to the operator.
     num_examples
-        Training examples in the data set; 0 where they were not counted.
+        Number of training examples in the data set; 0 if they were not counted.
 
     Raises
     ------
@@ -105,7 +107,8 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
         If the SuperNode ends by itself, or a file cannot be written.
     """
     home, log_path, event_path = state_folder.open_state(kit), kit.state / LOG, kit.state / EVENTS
-    # In a file: on the command line every user of the machine could read where the data are.
+    # Pass the config in a file: all users of the machine can read the command line, and so the
+    # path of the data.
     config_path = kit.state / NODE_CONFIG
     write_file(config_path, tomli_w.dumps(node_config(kit, num_examples)).encode(), PRIVATE)
     command = [sys.executable, "-m", "mdc_flower.deployment.site.supernode"]
@@ -114,7 +117,7 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
     command += ["--node-config", str(config_path), "--port", str(free_port())]
     events, trouble = Tail(event_path), Tail(log_path)
     env = {**environment(home), SITE_LOG: str(event_path)}
-    tell(f"{kit.site} joins {kit.federation!r} at {kit.address}; log: {log_path}")
+    tell(f"{kit.site} joins federation {kit.federation!r} at {kit.address}; log: {log_path}")
     with guarded(home), running(command, env, Path.cwd(), log_path) as process:
         view = SiteView()
         while process.poll() is None:
@@ -133,14 +136,14 @@ def _ended(kit: SiteKit, status: int, log_path: Path) -> RunError:
         about = {"registered": True}
     if not about.get("registered"):
         return RunError(
-            "the coordinator does not accept this site's key any more",
+            "the coordinator no longer accepts this site's key",
             where=kit.site,
-            hint="It was revoked or renewed: ask the coordinator",
+            hint="The key was revoked or renewed: ask the coordinator",
         )
     return RunError(
         f"the SuperNode ended with exit status {status}",
         where=kit.site,
-        hint=f"The log is {log_path}; start it again",
+        hint=f"The log is {log_path}. Start the site again",
     )
 
 
@@ -154,7 +157,7 @@ def _show(events: Tail, trouble: Tail, view: "SiteView", tell: Tell) -> None:
 
 
 def _trouble(line: bytes) -> str:
-    """Return a line of Flower's log if it is a warning or an error, without its colours."""
+    """Return a line of Flower's log without its colors if it is a warning or an error, else ""."""
     text = line.decode("utf-8", "replace")
     for code in ("\x1b[93m", "\x1b[91m", "\x1b[92m", "\x1b[0m"):
         text = text.replace(code, "")
@@ -162,16 +165,16 @@ def _trouble(line: bytes) -> str:
 
 
 class SiteView:
-    """Turns the events of a site into the lines that a person reads."""
+    """Turns the events of a site into lines for its operator."""
 
     def __init__(self) -> None:
         self._plan: Mapping[str, Any] = {}
 
     def line(self, event: Mapping[str, Any]) -> str:
-        """Return the line an event is worth; empty for none."""
+        """Return the line for an event; empty for an event that is not shown."""
         match event.get("event"):
             case "hello":
-                return "a run begins, or goes on: the coordinator knows that we are here"
+                return "a run starts or resumes: the coordinator knows that this site is online"
             case "training":
                 self._plan = event
                 return (
@@ -184,17 +187,17 @@ class SiteView:
                 return (
                     f"round {event['round']}: trained in {event['train-seconds']:.1f} s, loss "
                     f"{event['train-loss']:.4f}, accuracy {event['train-accuracy']:.4f}; "
-                    "the update goes out"
+                    "sending the update"
                 )
             case "evaluated" if "validation-accuracy" not in event:
-                return "last model: not evaluated, there are no validation examples of ours"
+                return "last model: not evaluated, because this site has no validation examples"
             case "evaluated":
                 return (
                     f"last model: accuracy {event['validation-accuracy']:.4f} on "
-                    f"{event['num-validation-examples']} validation examples of ours"
+                    f"{event['num-validation-examples']} validation examples of this site"
                 )
             case "app-refused":
-                return f"the coordinator's app is not run here: {event['reason']}"
+                return f"this site refuses to run the coordinator's app: {event['reason']}"
             case "failed":
                 return f"{event['message']} failed: {event['error']}"
         return ""

@@ -1,4 +1,4 @@
-"""``state/``, the folder of a kit in which the running software keeps its own files."""
+"""``state/``, the kit's folder for the files of the running software."""
 
 import os
 import stat
@@ -16,12 +16,12 @@ PRIVATE_FOLDER = 0o700
 
 
 def open_state(kit: Kit) -> Path:
-    """Make a kit's state folder and FLWR_HOME in it, for their owner only; return the latter.
+    """Create a kit's state folder and FLWR_HOME, for their owner only; return the latter.
 
     Raises
     ------
     StorageError
-        If they cannot be made, or files cannot be written there.
+        If a folder cannot be created, or is not writable.
     """
     home = kit.state / "flwr"
     try:
@@ -33,21 +33,21 @@ def open_state(kit: Kit) -> Path:
             raise PermissionError(0, "no permission")
     except OSError as error:
         raise StorageError(
-            f"nothing can be written there: {error.strerror}",
+            f"the folder is not writable: {error.strerror}",
             where=str(kit.state),
-            hint="It must belong to the user who runs this, on a disk that is not read-only",
+            hint="It must belong to the user who runs this command, on a writable disk",
         ) from None
     return home
 
 
 @contextmanager
 def only_one(kit: Kit, name: str, refusal: str) -> Iterator[None]:
-    """Let no other process do the same with this kit meanwhile.
+    """Hold the kit's lock ``name`` during the block, so that no other process can.
 
     Raises
     ------
     RunError
-        With the text ``refusal``, if one does.
+        With the text ``refusal``, if another process holds the lock.
     StorageError
         See `open_state`.
     """
@@ -59,7 +59,9 @@ def only_one(kit: Kit, name: str, refusal: str) -> Iterator[None]:
     except Timeout:
         raise RunError(refusal, where=str(path)) from None
     except OSError as error:
-        raise StorageError(f"cannot be written: {error.strerror}", where=str(path)) from None
+        raise StorageError(
+            f"the file cannot be written: {error.strerror}", where=str(path)
+        ) from None
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
-"""Flower's SuperNode, which runs the installed app and refuses any other.
+"""Flower's SuperNode, restricted to the installed app.
 
-Started as ``python -m mdc_flower.deployment.site.supernode`` with ``flower-supernode``'s options.
-Flower verifies app bundles by signatures of its Hub; what is compared here are the files. The
-check takes the place of Flower's own, so that the coordinator is answered as Flower answers. There
-is no public hook for that, so this file imports private modules of Flower.
+Start it as ``python -m mdc_flower.deployment.site.supernode`` with the options of
+``flower-supernode``. Flower verifies app bundles by signatures of its Hub. This module replaces
+that check by a comparison of files, so the coordinator gets Flower's usual reply. There is no
+public hook for this, so this file imports private modules of Flower.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from mdc_flower.deployment.site.app_pin import difference, is_own_name
 from strategies.exchange.causes import FlowerError
 
 LICENSED = "valid_license"
-"""What Flower wants to see in a bundle before it asks whether the bundle is verified."""
+"""Key that Flower requires among a bundle's verifications before it verifies the bundle."""
 
 REFUSED = "refused"
 
 
 def pin_app() -> None:
-    """Let Flower check every bundle, and check it by `difference`.
+    """Make Flower check every bundle with `difference`.
 
     Raises
     ------
     AttributeError
-        If this Flower checks bundles elsewhere.
+        If this version of Flower checks bundles elsewhere.
     """
     pull: Callable[..., Any] = flower._pull_and_store_message
     for replaced in ("_verify_fab", "FAB_VERIFICATION_ERROR"):
@@ -51,9 +51,9 @@ def pin_app() -> None:
             fab.verifications = {LICENSED: "compared with the installed app"}
             reason = difference(fab.content)
             if reason is None and not is_own_name(runs[run_id].fab_id, runs[run_id].fab_version):
-                reason = "the run calls it by another name"
+                reason = "the run gives it another name or version"
             if reason is not None:
-                # Nothing is left that could run, even if a Flower did not ask `is_installed`.
+                # Empty the bundle, so that it cannot run even if Flower skips `is_installed`.
                 fab.content = b""
                 fab.verifications[REFUSED] = reason
             return fab
@@ -63,7 +63,7 @@ def pin_app() -> None:
 
     def is_installed(fab: Fab, trusted_entities: dict[str, str]) -> bool:
         reason = fab.verifications.get(REFUSED)
-        text = f"the site runs only the app that it has installed, and not this one: {reason}"
+        text = f"the site runs only its installed app and refuses this one: {reason}"
         flower.FAB_VERIFICATION_ERROR = Error(FlowerError.INVALID_APP, text)
         if reason is not None:
             site_event("app-refused", reason=reason)

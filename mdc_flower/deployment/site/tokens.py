@@ -1,6 +1,6 @@
-"""What a site gives to the vocabulary of its federation: how often each token occurs there.
+"""A site's token counts, its contribution to the federation's vocabulary.
 
-It is counted before there is a contract, and so before there is a kit.
+The counting takes place before the contract exists, so it needs no kit.
 """
 
 from pathlib import Path
@@ -16,21 +16,21 @@ from strategies.common.errors import DataError
 def count_site_tokens(
     data: str, data_root: str, reading: Reading, min_count: int, output: Path
 ) -> list[str]:
-    """Write the counts of the tokens in a site's training texts, and return what to tell about it.
+    """Write the token counts of a site's training texts; return lines to print about them.
 
     Parameters
     ----------
     data, data_root, reading
         See `training_texts`.
     min_count
-        Tokens that occur less often do not leave the site.
+        Minimum count; rarer tokens are not written.
     output
-        File to write, for its owner only; what is there is replaced.
+        File to write, readable by its owner only; an existing file is replaced.
 
     Raises
     ------
     ConfigError, DataError
-        If the texts cannot be had, or no token is left.
+        If the texts cannot be read, or no token is left.
     StorageError
         If the file cannot be written.
     """
@@ -41,11 +41,11 @@ def count_site_tokens(
         raise DataError(
             f"no token occurs {min_count} times",
             where=data,
-            hint="Give a smaller --min-count, or take part without counts",
+            hint="Lower --min-count, or take part without counts",
         )
     write_file(output, counts_csv(given).encode(), PRIVATE)
     return [
-        f"{output}: {len(given)} tokens of {len(texts)} training texts",
+        f"{output}: {len(given)} tokens from {len(texts)} training texts",
         f"withheld: {len(found) - len(given)} tokens that occur fewer than {min_count} times",
-        "read the file before you send it: the rarest tokens come last, and may be names",
+        "Read the file before you send it. The rarest tokens come last and may be names",
     ]

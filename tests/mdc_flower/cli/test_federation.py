@@ -52,7 +52,7 @@ def test_a_folder_that_is_no_kit_of_this_kind(command: list[str], federation: Fe
     other = "berlin" if command[0] == "coordinator" else "coordinator"
     text = told(mdc(*command, federation.kits / other), 2)
     assert "this is another kind of kit" in text
-    assert "Its commands begin with 'mdc " in text
+    assert "Commands for this kit begin with 'mdc " in text
     key = {"coordinator": "coordinator/coordinator.key", "site": "berlin/site.key"}[command[0]]
     (federation.kits / key).chmod(0o640)
     assert "chmod 600" in told(mdc(*command, (federation.kits / key).parent), 2)
@@ -71,7 +71,7 @@ def test_a_federation_that_cannot_be_read(tmp_path: Path) -> None:
         (["--set", "seed"], "not of the form key=value"),
         (["none.toml"], "none.toml: the file cannot be read"),
         (["--set", "model=none"], "none"),
-        (["--resume", "none"], "there is no run to go on with"),
+        (["--resume", "none"], "there is no run to resume"),
         (["--resume", "none", "--output", "x"], "does not go with --resume"),
     ],
 )

@@ -76,7 +76,7 @@ def test_what_does_not_go_with_resume(
 
 
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no run to go on with"):
+    with pytest.raises(ConfigError, match="there is no run to resume"):
         resumed_config(tmp_path / "none", None, [], {})
 
 
@@ -132,5 +132,5 @@ def test_how_to_go_on_is_told_where_that_can_help(
     config = read_run_config({"output-dir": str(run_dir)})
     with pytest.raises(type(error)) as caught:
         run_supervised(config, launch, "mdc coordinator run kit", *consoles)
-    notes = [f"to go on: mdc coordinator run kit --resume '{run_dir}'"] if is_told else []
+    notes = [f"to resume: mdc coordinator run kit --resume '{run_dir}'"] if is_told else []
     assert getattr(caught.value, "__notes__", []) == notes

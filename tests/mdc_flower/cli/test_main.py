@@ -82,7 +82,7 @@ def written(path: Path, text: str) -> Path:
         (["--set", "max-train-examples=4"], "there are more sites than training examples"),
         (["--set", "dataset=cli_lab:no_such"], "has no function 'no_such'"),
         (["--output", "used"], "--output: the directory holds a run already"),
-        (["--gpus-per-site", "1000"], "--gpus-per-site: this machine does not have so many GPUs"),
+        (["--gpus-per-site", "1000"], "--gpus-per-site: this machine does not have enough GPUs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -143,12 +143,12 @@ def test_what_a_command_raises_becomes_a_message_and_a_status(
     def work() -> None:
         raise raised
 
-    raised.add_note("to go on: [do] this")
+    raised.add_note("to resume: [do] this")
     with pytest.raises(typer.Exit) as caught:
         with_exit_status(work)
     assert caught.value.exit_code == status
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", f"{message}\nto go on: [do] this\n")
+    assert (printed.out, printed.err) == ("", f"{message}\nto resume: [do] this\n")
 
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -274,7 +274,7 @@ def test_a_run_ends_with_status_0_and_says_where_everything_is(
     assert lines[0] == f"run directory: {run_dir}"
     assert lines[1] == "2 sites: site-0, site-1"
     assert [line.split(":")[0] for line in lines[2:4]] == ["round 1", "round 2"]
-    assert lines[-1] == f"finished; the picture is {run_dir / 'report.png'}"
+    assert lines[-1] == f"finished; the plots are in {run_dir / 'report.png'}"
     assert len(lines) == 5
 
 
@@ -377,7 +377,7 @@ def test_a_run_with_too_few_updates_has_status_3_and_says_why_and_how_to_go_on(
     result = run_small("--output", "out", *options)
     assert result.exit_code == 3
     reason, advice = result.stderr.splitlines()
-    assert advice == f"to go on: mdc run --resume {tmp_path / 'out'}"
+    assert advice == f"to resume: mdc run --resume {tmp_path / 'out'}"
     assert reason.startswith("error: min-sites: round 1 has too few updates, after 2 attempts ")
     assert "got 0, expected 2 or more" in reason
     assert "site-0: " in reason
@@ -386,7 +386,7 @@ def test_a_run_with_too_few_updates_has_status_3_and_says_why_and_how_to_go_on(
     assert (summary["status"], summary["exit-status"]) == ("stopped", 3)
     assert f"error: {summary['error']}" == reason
     assert len(read_events(tmp_path / "out", "round-retried")) == 1
-    assert "round 1: 0 updates, 2 needed: again" in result.stdout
+    assert "round 1: 0 updates, 2 needed; retrying" in result.stdout
     (line,) = read_history(tmp_path / "out")
     assert (line["failed"], line["attempts"]) == (True, 2)
     assert line["asked_again"] == ["site-0", "site-1"]
@@ -403,7 +403,7 @@ def test_a_run_in_use_is_refused_with_status_1_and_not_tried_again(
         assert files_below(tmp_path / "out") == held
     assert result.exit_code == 1
     assert "another coordinator uses this run directory" in result.stderr
-    assert "to go on" not in result.stderr
+    assert "to resume" not in result.stderr
     assert no_pause == []
     assert files_below(tmp_path / "out") == before
 
@@ -417,7 +417,7 @@ def test_a_run_without_an_intact_checkpoint_has_status_1_and_no_advice_to_go_on(
     result = mdc("run", "--resume", "out", "--engine", "in-process")
     assert result.exit_code == 1
     assert "no checkpoint is intact" in result.stderr
-    assert "to go on" not in result.stderr
+    assert "to resume" not in result.stderr
     assert no_pause == []
 
 
@@ -432,7 +432,7 @@ def test_a_run_that_is_interrupted_has_status_130_and_says_how_to_go_on(
     assert result.exit_code == 130
     assert result.stderr.splitlines() == [
         "interrupted",
-        f"to go on: mdc run --resume {tmp_path / 'out'}",
+        f"to resume: mdc run --resume {tmp_path / 'out'}",
     ]
     assert json.loads((tmp_path / "out" / SUMMARY).read_text())["status"] == "interrupted"
 
@@ -476,7 +476,7 @@ def test_an_engine_that_dies_too_often_has_status_1(
     result = mdc("run", "--set", "model=mlp", "--set", "max-restarts=1")
     assert result.exit_code == 1
     assert "the run died 2 times without finishing a round: no (got 1)" in result.stderr
-    assert "to go on" not in result.stderr  # it never began
+    assert "to resume" not in result.stderr  # it never began
     assert len(started) == 2
 
 

@@ -49,9 +49,9 @@ def test_a_site_counts_its_training_texts_and_withholds_rare_tokens(
     text = count(sites[0], "berlin.csv")
     assert (tmp_path / "berlin.csv").read_text() == "token,count\na,3\n"
     assert stat.S_IMODE((tmp_path / "berlin.csv").stat().st_mode) == 0o600
-    assert "berlin.csv: 1 tokens of 2 training texts" in text
+    assert "berlin.csv: 1 tokens from 2 training texts" in text
     assert "withheld: 3 tokens that occur fewer than 2 times" in text
-    assert "read the file before you send it" in text
+    assert "Read the file before you send it" in text
     assert "eva" not in text
     count(sites[0], "berlin.csv", "--min-count", "1")
     assert (tmp_path / "berlin.csv").read_text() == 'token,count\na,3\n",",1\nb,1\neva,1\n'

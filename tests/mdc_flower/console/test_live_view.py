@@ -172,16 +172,16 @@ def test_who_is_waited_for_is_a_line_and_the_headline_until_the_round_begins() -
 
 def test_a_repeated_round_is_a_line_with_what_came_and_what_it_needs() -> None:
     event = finished(event="round-retried", participants={"north": {}}, quorum=2)
-    assert lines_of(STARTED, ROUND, event)[1:] == ["round 1: 1 updates, 2 needed: again"]
+    assert lines_of(STARTED, ROUND, event)[1:] == ["round 1: 1 updates, 2 needed; retrying"]
 
 
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({}, "going on after round 3"),
+        ({}, "resuming after round 3"),
         (
             {"epoch-budget": [8, 12], "min-sites": [0, 1]},
-            "going on after round 3 with epoch-budget 8 -> 12, min-sites 0 -> 1",
+            "resuming after round 3 with epoch-budget 8 -> 12, min-sites 0 -> 1",
         ),
     ],
 )
@@ -396,7 +396,7 @@ def test_what_an_earlier_process_logged_is_not_shown_again(tmp_path: Path) -> No
     write(tmp_path / EVENTS, STARTED, ROUND, finished())
     with LiveView(tmp_path, console):
         write(tmp_path / EVENTS, STARTED, RESUMED)
-    assert text.getvalue().splitlines() == ["2 sites: north, south", "going on after round 3"]
+    assert text.getvalue().splitlines() == ["2 sites: north, south", "resuming after round 3"]
 
 
 def test_a_half_written_line_is_read_when_it_is_whole(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_never_stopped(
     starts = [line for line in result.stdout.splitlines() if not line.startswith("round")]
     assert starts[1:-1] == [
         "2 sites: site-0, site-1",
-        "going on after round 1 with num-rounds 1 -> 3",
+        "resuming after round 1 with num-rounds 1 -> 3",
     ]
 
     config = tomllib.loads((cut / CONFIG).read_text())
@@ -233,7 +233,7 @@ def test_a_finished_run_that_goes_on_unchanged_trains_nothing(
     shutil.copytree(stopped_run, tmp_path / "cut")
     result = mdc("run", "--resume", "cut", "--engine", "in-process")
     assert result.exit_code == 0, result.output
-    assert "going on after round 1\n" in result.stdout
+    assert "resuming after round 1\n" in result.stdout
     assert model_sha256(tmp_path / "cut") == model_sha256(stopped_run)
     assert read_history(tmp_path / "cut") == read_history(stopped_run)
     assert len(read_events(tmp_path / "cut", "round-started")) == 1
@@ -243,8 +243,8 @@ def test_a_finished_run_that_goes_on_unchanged_trains_nothing(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--resume", "nowhere"], "--resume: there is no run to go on with (got '"),
-        (["--resume", "."], "--resume: there is no run to go on with (got '"),
+        (["--resume", "nowhere"], "--resume: there is no run to resume (got '"),
+        (["--resume", "."], "--resume: there is no run to resume (got '"),
         (["arm.toml", "--resume", "cut"], "ARM: does not go with --resume (got 'arm.toml')"),
         (
             ["--resume", "cut", "--output", "other"],
@@ -281,7 +281,7 @@ def test_what_would_be_another_run_is_refused_with_status_2_before_anything_runs
     result = mdc("run", "--engine", "in-process", *arguments)
     assert result.exit_code == 2
     assert named in result.stderr
-    assert "to go on:" not in result.stderr
+    assert "to resume:" not in result.stderr
     assert files_below(tmp_path) == before
 
 

@@ -41,7 +41,7 @@ def test_a_process_of_rays_that_is_gone_is_the_reason_if_the_engine_says_none(
     assert watch.failure(os.getpid()) == other.failure(os.getpid()) == ""
     monkeypatch.setattr("mdc_flower.engines.ray_watch.GRACE_S", 0.0)
     assert watch.failure(os.getpid()) == (
-        "Ray's process raylet died; it may have been killed for want of memory"
+        "Ray's process raylet died; the machine may have run out of memory"
     )
     assert watch.failure(process.pid).startswith("Ray's process raylet died")
     log.write_text(WORDS.format(verb="occurred"))

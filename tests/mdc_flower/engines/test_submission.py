@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mdc_flower.engines.submission import _ended
+from mdc_flower.engines.submission import _run_error
 from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError, SiteInputError
 
 
@@ -20,10 +20,10 @@ from strategies.common.errors import ConfigError, EngineError, QuorumError, RunE
         ({}, EngineError),
     ],
 )
-def test_the_error_is_of_the_kind_that_the_run_ended_with(
+def test_the_error_is_of_the_kind_that_the_run_run_error_with(
     summary: dict[str, Any], kind: type[Exception]
 ) -> None:
-    error = _ended(summary, "finished:failed", Path("engine.log"))
+    error = _run_error(summary, "finished:failed", Path("engine.log"))
     assert type(error) is kind
-    assert summary.get("error", "the run ended as 'finished:failed'") in str(error)
+    assert summary.get("error", "the run ended with status 'finished:failed'") in str(error)
     assert error.exit_code == summary.get("exit-status", 1)

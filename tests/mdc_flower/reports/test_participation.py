@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from mdc_flower.reports.participation import Incident, Part, draw_participation, incidents, parts
+from mdc_flower.reports.participation import (
+    Incident,
+    SiteOutcome,
+    draw_participation,
+    incidents,
+    outcomes,
+)
 from tests.mdc_flower.reports.lines import line
 
 SITES = ["a", "b", "c", "d"]
@@ -17,18 +23,18 @@ def round_of(number: int, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"participants": {"a": {}}}, Part.TOOK_PART),
-        ({"participants": {"a": {}}, "asked_again": ["a"]}, Part.ASKED_AGAIN),
-        ({"dropped": {"a": "odd"}}, Part.DROPPED),
-        ({"dropped": {"a": "odd"}, "asked_again": ["a"]}, Part.DROPPED),
+        ({"participants": {"a": {}}}, SiteOutcome.TOOK_PART),
+        ({"participants": {"a": {}}, "asked_again": ["a"]}, SiteOutcome.ASKED_AGAIN),
+        ({"dropped": {"a": "odd"}}, SiteOutcome.DROPPED),
+        ({"dropped": {"a": "odd"}, "asked_again": ["a"]}, SiteOutcome.DROPPED),
         # Its update counts, though its evaluation does not.
-        ({"participants": {"a": {}}, "dropped": {"a": "evaluation: odd"}}, Part.TOOK_PART),
-        ({"missing": ["a"]}, Part.MISSING),
-        ({}, Part.UNKNOWN),
+        ({"participants": {"a": {}}, "dropped": {"a": "evaluation: odd"}}, SiteOutcome.TOOK_PART),
+        ({"missing": ["a"]}, SiteOutcome.MISSING),
+        ({}, SiteOutcome.UNKNOWN),
     ],
 )
-def test_what_became_of_a_site(fields: dict[str, Any], expected: Part) -> None:
-    assert parts([round_of(1, **fields)], ["a"]) == {(1, "a"): expected}
+def test_what_became_of_a_site(fields: dict[str, Any], expected: SiteOutcome) -> None:
+    assert outcomes([round_of(1, **fields)], ["a"]) == {(1, "a"): expected}
 
 
 def test_a_late_reply_stands_at_the_round_that_it_is_of() -> None:
@@ -36,7 +42,7 @@ def test_a_late_reply_stands_at_the_round_that_it_is_of() -> None:
         round_of(1, dropped={"a": "no reply"}),
         round_of(2, participants={"a": {}}, late={"a": 1}),
     ]
-    assert parts(history, ["a"]) == {(1, "a"): Part.LATE, (2, "a"): Part.TOOK_PART}
+    assert outcomes(history, ["a"]) == {(1, "a"): SiteOutcome.LATE, (2, "a"): SiteOutcome.TOOK_PART}
 
 
 def test_the_grid_has_a_place_for_each_site_and_names_only_what_happened() -> None:
@@ -80,5 +86,5 @@ def test_all_that_went_wrong_is_listed_in_its_order() -> None:
         Incident(2, "b", "dropped", "odd"),
         Incident(2, "c", "not online"),
         Incident(2, "d", "asked again"),
-        Incident(2, "a", "answered too late", "a message of round 1"),
+        Incident(2, "a", "answered too late", "reply to round 1"),
     ]

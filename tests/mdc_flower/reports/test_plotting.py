@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from matplotlib.figure import Figure
 
-from mdc_flower.reports.plotting import pushed_apart, shortened, svg_uri
+from mdc_flower.reports.plotting import shortened, spread_heights, svg_uri
 
 
 def figure(text: str = "text") -> Figure:
@@ -42,7 +42,7 @@ def test_equal_figures_have_equal_addresses_that_hold_their_texts() -> None:
 def test_labels_are_pushed_apart_around_their_middle_and_below_the_top(
     heights: list[float], apart: list[float]
 ) -> None:
-    assert pushed_apart(heights, gap=2.0, top=10.0) == pytest.approx(apart)
+    assert spread_heights(heights, gap=2.0, top=10.0) == pytest.approx(apart)
 
 
 def test_a_long_name_is_shortened() -> None:

@@ -123,7 +123,7 @@ def test_a_round_is_as_high_as_its_local_work_and_its_bytes() -> None:
     heights = [list(patch.get_data().values) for patch in axes.patches]  # type: ignore[attr-defined]
     # In megabytes; what is received goes down, and of round 2 an old version did not say it.
     assert heights == [[3, 6], [3, 6], [-1.5, 0], [-1.5, 0]]
-    assert axes.get_ylabel() == "model bytes a round (MB)"
+    assert axes.get_ylabel() == "model bytes per round (MB)"
 
 
 def test_the_relative_change_has_its_threshold_where_there_is_one() -> None:

@@ -135,7 +135,7 @@ def test_the_head_says_how_a_finished_run_ended(tmp_path: Path) -> None:
     assert dict(page.facts) == {
         "exit status": "0",
         "started": "1970-01-01 00:00:00 UTC",
-        "went on": "1970-01-01 00:00:00 UTC, after round 1, with num-rounds 1 → 2",
+        "resumed": "1970-01-01 00:00:00 UTC, after round 1, with num-rounds 1 → 2",
         "seed": "7",
         "sites": "site-0, site-1",
         "mean of the last models": "of rounds 1, 2; test accuracy 75.00 %",
@@ -167,7 +167,7 @@ def test_the_recall_of_each_class_stands_in_a_table_lowest_first(tmp_path: Path)
         (rounds,) = [t for s in page.sections for t in s.tables if t.caption == "Rounds"]
         column = list(rounds.columns).index("test, balanced, %")
         assert [row[column] for row in rounds.rows] == ["", "47.50"]
-        assert rounds.note == "Balanced: the mean recall of the classes."
+        assert rounds.note == "Balanced: mean recall over the classes."
 
 
 def test_the_head_says_what_each_site_computed_with(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_head_says_what_each_site_computed_with(tmp_path: Path) -> None:
         line(2) | {"machines": {"site-0": old, "site-10": new}},
     ]
     page = run_page(read_run(run_dir(tmp_path, history, FINISHED, {}, [started])))
-    told = dict(page.facts)["hardware of the sites"]
+    told = dict(page.facts)["hardware at the sites"]
     assert told == f"{old}: site-0, site-10\n{new}: site-10"
 
 
@@ -193,8 +193,8 @@ def test_what_was_done_after_the_last_round_counts(tmp_path: Path) -> None:
     page = run_page(read_run(run_dir(tmp_path, history, summary)))
     highlights, facts = dict(page.highlights), dict(page.facts)
     assert (highlights["accuracy (test)"], highlights["exchanged"]) == ("90.00 %", "2.5 kB")
-    told = "taken anew after the last round; test accuracy 90.00 %"
-    assert facts["BatchNorm's statistics"] == told
+    told = "recomputed after the last round; test accuracy 90.00 %"
+    assert facts["BatchNorm statistics"] == told
     # The picture has it, in words as well.
     accuracy = page.sections[0].pictures[0]
     assert "test, recalibrated: 0.9 after 1 local epochs." in accuracy.label
@@ -211,7 +211,7 @@ def test_of_a_running_run_the_open_round_and_its_sites_are_known_from_the_events
     running = {"status": "running", "seed": 1}
     page = run_page(read_run(run_dir(tmp_path, [line(1)], running, events=events)))
     facts = dict(page.facts)
-    assert facts["status"] == "running, or died without a word"
+    assert facts["status"] == "running, or died without writing a final status"
     assert facts["open round"] == "2, sent to a"
     assert facts["sites"] == "a, b, c, site-0"
     # When the round is over, none is open.
@@ -274,7 +274,7 @@ def test_the_config_names_what_was_set_and_lists_the_rest(tmp_path: Path) -> Non
     assert list(map(list, table.rows)) == [
         ["seed", "7", "1"],
         ["model", '"mlp"', '"small-cnn"'],
-        ["of-old", "1", "not known here"],
+        ["of-old", "1", "unknown in this version"],
     ]
     assert section.listing is not None
     assert list(section.listing.entries) == [("lr-max", "0.05")]

@@ -38,11 +38,11 @@ def kit(federation: Federation) -> CoordinatorKit:
 @pytest.fixture
 def link(kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch) -> FakeSuperLink:
     link = FakeSuperLink()
-    endpoints.note_control(kit, 4711)
+    endpoints.write_control_address(kit, 4711)
     for module in (registry, coordinator):
         monkeypatch.setattr(module, "flwr", link)
     monkeypatch.setattr(endpoints, "is_healthy", lambda address, ca: bool(address))
-    monkeypatch.setattr(endpoints, "ask_here", lambda url, ca: b'{"federation": "lungs"}')
+    monkeypatch.setattr(endpoints, "get_local", lambda url, ca: b'{"federation": "lungs"}')
     monkeypatch.setattr(coordinator, "guarded", lambda home: nullcontext())
     monkeypatch.setattr(coordinator, "check_address", lambda kit: None)
     return link
@@ -92,7 +92,7 @@ def test_sites_are_let_in_and_the_folder_is_watched(
         "berlin: registered",
         "lisbon: registered",
         "2 sites may take part: berlin, lisbon",
-        "lisbon: its key counts no more",
+        "lisbon: its key is no longer accepted",
         "1 sites may take part: berlin",
     ]
     # Nothing is asked of Flower where nothing has changed.
@@ -111,7 +111,7 @@ def test_a_bad_key_stops_neither_the_coordinator_nor_the_other_sites(
     path = kit.folder / "sites" / "aachen.pub"
     path.write_text("ecd")  # is being copied
     told = led(*[nothing] * 20, lambda: path.write_text("ecdsa-sha2-nistp384 AAAA x"), nothing)
-    refusals = [line for line in told if line.startswith("aachen: its key is not registered")]
+    refusals = [line for line in told if line.startswith("aachen: its key could not be registered")]
     assert len(refusals) == 1, "it is told once, however often it is tried"
     assert told[-2:] == [
         "aachen: registered", "3 sites may take part: aachen, berlin, lisbon",
@@ -130,7 +130,7 @@ def test_a_superlink_that_is_busy_is_asked_again(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b'{"federation": "other"}', "it is of 'other'"),
+        (b'{"federation": "other"}', "it belongs to federation 'other'"),
         (b"[]", "list indices"),
         (b"<html>", "Expecting value"),
         (OSError("HTTP Error 404: Not Found"), "404"),
@@ -150,8 +150,8 @@ def test_a_superlink_without_the_door_is_not_left_open(
             raise answer
         return bytes(answer)
 
-    monkeypatch.setattr(endpoints, "ask_here", ask)
-    assert led(nothing, ended=f"does not keep its commands to this machine .*{reason}") == []
+    monkeypatch.setattr(endpoints, "get_local", ask)
+    assert led(nothing, ended=f"does not restrict its commands to this machine .*{reason}") == []
 
 
 def test_an_address_that_is_in_use_is_named_before_anything_is_started(
@@ -170,7 +170,7 @@ def test_an_address_that_is_in_use_is_named_before_anything_is_started(
 def test_two_at_once(kit: CoordinatorKit, link: FakeSuperLink, tmp_path: Path) -> None:
     with one_run(kit, tmp_path / "a"):
         with (
-            pytest.raises(RunError, match="another run goes on through this coordinator"),
+            pytest.raises(RunError, match="another run is in progress on this coordinator"),
             one_run(kit, tmp_path / "b"),
         ):
             raise AssertionError
@@ -189,7 +189,7 @@ def test_a_state_folder_that_cannot_be_made(kit: CoordinatorKit, tmp_path: Path)
     kit.state.rmdir()
     kit.state.write_text("a file")
     with (
-        pytest.raises(StorageError, match=f"^{kit.state}: nothing can be written there") as caught,
+        pytest.raises(StorageError, match=f"^{kit.state}: the folder is not writable") as caught,
         one_run(kit, tmp_path),
     ):
         raise AssertionError
@@ -200,7 +200,7 @@ def test_a_run_without_a_coordinator_is_told_where_it_was_looked_for(
     kit: CoordinatorKit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(endpoints, "is_healthy", lambda address, ca: False)
-    with pytest.raises(RunError, match="the coordinator does not run") as caught:
+    with pytest.raises(RunError, match="the coordinator is not running") as caught:
         status(kit)
     assert str(caught.value).endswith(f"Start it: mdc coordinator start {kit.folder}")
     lines: list[str] = []
@@ -238,7 +238,7 @@ def test_a_run_directory_that_cannot_be_made(
     kit: CoordinatorKit, link: FakeSuperLink, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="the run directory cannot be made"):
+    with pytest.raises(StorageError, match="the run directory cannot be created"):
         run_on_sites(kit, read_run_config({"output-dir": str(tmp_path / "file" / "run")}), print)
 
 

@@ -67,7 +67,7 @@ def test_a_site_that_leaves_and_a_node_that_nobody_knows_count_no_more(
     synchronized(kit)
     (kit.folder / "sites" / "lisbon.pub").unlink()
     link.nodes[7] = {"status": "online", "online-at": "", "offline-at": "", "key": "ecdsa-foreign"}
-    done = ["node 7: its key counts no more", "lisbon: its key counts no more"]
+    done = ["node 7: its key is no longer accepted", "lisbon: its key is no longer accepted"]
     assert synchronized(kit).done == done
     assert_sound(kit, link)
 
@@ -77,7 +77,7 @@ def test_a_new_key_takes_the_place_of_the_old_one(
 ) -> None:
     synchronized(kit)
     federation.provision(renew=["berlin"])
-    assert synchronized(kit).done == ["berlin: its key counts no more", "berlin: registered"]
+    assert synchronized(kit).done == ["berlin: its key is no longer accepted", "berlin: registered"]
     assert_sound(kit, link)
 
 
@@ -108,7 +108,7 @@ def test_a_key_that_is_refused_keeps_nobody_else_out(
     told = synchronized(kit)
     assert told.done == ["berlin: registered", "lisbon: registered"]
     assert told.refused.keys() == {"aachen"}
-    assert told.refused["aachen"].startswith("aachen: its key is not registered: ")
+    assert told.refused["aachen"].startswith("aachen: its key could not be registered: ")
     assert sorted(read_register(register_path(kit))) == ["berlin", "lisbon"]
     path.write_text("ecdsa-sha2-nistp384 AAAA aachen\n")
     assert synchronized(kit) == Changes(["aachen: registered"], {})

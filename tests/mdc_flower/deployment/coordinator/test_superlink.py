@@ -19,7 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from mdc_flower import __version__
 from mdc_flower.deployment.coordinator import superlink
-from mdc_flower.deployment.coordinator.superlink import ABOUT, FEDERATION, MAX_BODY_BYTES, OnlySites
+from mdc_flower.deployment.coordinator.superlink import (
+    ABOUT,
+    FEDERATION,
+    MAX_BODY_BYTES,
+    SitesOnlyApp,
+)
 
 OUTSIDE = ("203.0.113.9", 4711)
 PROTOBUF = [(b"content-type", PROTOBUF_MEDIA_TYPE.encode()), (b"host", b"localhost")]
@@ -93,7 +98,7 @@ def passed() -> list[str]:
 
 
 @pytest.fixture
-def door(passed: list[str]) -> OnlySites:
+def sites_app(passed: list[str]) -> SitesOnlyApp:
     """Return the middleware before an app that notes what comes through."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,15 +106,15 @@ def door(passed: list[str]) -> OnlySites:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return OnlySites(app, State())
+    return SitesOnlyApp(app, State())
 
 
 @pytest.mark.parametrize("path", CLOSED)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "CONNECT"])
 def test_callers_from_outside_are_kept_out(
-    door: OnlySites, passed: list[str], path: str, method: str
+    sites_app: SitesOnlyApp, passed: list[str], path: str, method: str
 ) -> None:
-    assert ask(door, scope_of(path, method=method))[0] == 403
+    assert ask(sites_app, scope_of(path, method=method))[0] == 403
     assert passed == []
 
 
@@ -117,23 +122,23 @@ def test_callers_from_outside_are_kept_out(
     "client", [None, ("not an address", 1), ("203.0.113.1", 1), ("127.0.0.1", 1), ("::1", 1)]
 )
 def test_it_does_not_matter_where_a_caller_seems_to_be(
-    door: OnlySites, passed: list[str], client: tuple[str, int] | None
+    sites_app: SitesOnlyApp, passed: list[str], client: tuple[str, int] | None
 ) -> None:
     """Behind a proxy of the same machine, every caller is at the loopback interface."""
     lie = [*PROTOBUF, (b"x-forwarded-for", b"127.0.0.1")]
     for path in CLOSED:
-        assert ask(door, scope_of(path, client, headers=lie))[0] == 403, path
+        assert ask(sites_app, scope_of(path, client, headers=lie))[0] == 403, path
     assert passed == []
 
 
-def test_sites_are_served_what_is_theirs(door: OnlySites, passed: list[str]) -> None:
+def test_sites_are_served_what_is_theirs(sites_app: SitesOnlyApp, passed: list[str]) -> None:
     paths = ["/v1/fleet/register-node", "/v1/fleet/", "/health"]
-    assert [ask(door, scope_of(path))[0] for path in paths] == [200] * 3
+    assert [ask(sites_app, scope_of(path))[0] for path in paths] == [200] * 3
     assert passed == paths
 
 
-def test_a_websocket_from_outside_is_kept_out(door: OnlySites, passed: list[str]) -> None:
-    assert ask(door, scope_of("/v1/control/start-run", kind="websocket"))[0] == 403
+def test_a_websocket_from_outside_is_kept_out(sites_app: SitesOnlyApp, passed: list[str]) -> None:
+    assert ask(sites_app, scope_of("/v1/control/start-run", kind="websocket"))[0] == 403
     assert passed == []
 
 
@@ -154,7 +159,7 @@ def test_a_caller_from_outside_cannot_fill_the_memory() -> None:
     async def send(message: Any) -> None:
         pass
 
-    asyncio.run(OnlySites(app, State())(scope_of("/v1/fleet/push-object"), endless, send))
+    asyncio.run(SitesOnlyApp(app, State())(scope_of("/v1/fleet/push-object"), endless, send))
     assert taken == MAX_BODY_BYTES
 
 
@@ -162,22 +167,22 @@ def test_a_flower_without_the_hook_does_not_start(monkeypatch: pytest.MonkeyPatc
     started: list[int] = []
     monkeypatch.setattr(superlink, "flower_superlink", lambda: started.append(1))
     monkeypatch.delattr(extensions, "get_lifespan_contexts")
-    with pytest.raises(RuntimeError, match="does not ask extensions"):
+    with pytest.raises(RuntimeError, match=r"has no extensions\.get_lifespan_contexts"):
         superlink.main()
     assert started == []
 
 
 @pytest.fixture
-def flower(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnlySites]:
+def flower(monkeypatch: pytest.MonkeyPatch) -> Iterator[SitesOnlyApp]:
     """Return Flower's own app, made as the SuperLink makes it, behind the sites' listener."""
     monkeypatch.setenv(FEDERATION, "lungs")
     app = create_app()
     app.state.enable_supernode_auth = True
-    yield OnlySites(app, app.state)
+    yield SitesOnlyApp(app, app.state)
     app.state.linkstate_factory = None
 
 
-def test_no_route_of_flowers_is_served_but_the_sites_own(flower: OnlySites) -> None:
+def test_no_route_of_flowers_is_served_but_the_sites_own(flower: SitesOnlyApp) -> None:
     app: FastAPI = flower._app  # type: ignore[assignment]
     routes = [path for route in app.routes if (path := getattr(route, "path", None))]
     closed = [path for path in routes if not path.startswith("/v1/fleet/") and path != "/health"]
@@ -199,7 +204,7 @@ def test_no_route_of_flowers_is_served_but_the_sites_own(flower: OnlySites) -> N
         "/v1/fleet/unregister-node",
     ],
 )
-def test_no_fleet_call_goes_without_a_key(flower: OnlySites, host: bytes, path: str) -> None:
+def test_no_fleet_call_goes_without_a_key(flower: SitesOnlyApp, host: bytes, path: str) -> None:
     headers = [PROTOBUF[0], (b"host", host)]
     assert ask(flower, scope_of(path, headers=headers))[0] == 401
 
@@ -215,7 +220,7 @@ def test_no_fleet_call_goes_without_a_key(flower: OnlySites, host: bytes, path: 
         "/v1/fleet/register-node\n",
     ],
 )
-def test_no_path_below_fleet_leads_elsewhere(flower: OnlySites, path: str) -> None:
+def test_no_path_below_fleet_leads_elsewhere(flower: SitesOnlyApp, path: str) -> None:
     assert ask(flower, scope_of(path))[0] in (401, 404)
     rooted = scope_of(
         path, root_path="/v1/fleet", headers=[*PROTOBUF, (b"x-forwarded-prefix", b"/v1")]
@@ -223,26 +228,26 @@ def test_no_path_below_fleet_leads_elsewhere(flower: OnlySites, path: str) -> No
     assert ask(flower, rooted)[0] in (401, 404)
 
 
-def about(app: OnlySites, **query: str) -> dict[str, Any]:
+def about(app: SitesOnlyApp, **query: str) -> dict[str, Any]:
     text = "&".join(f"{name}={value}" for name, value in query.items())
     status, body = ask(app, scope_of(ABOUT, method="GET", query_string=text.encode()))
     assert status == 200
     return dict(json.loads(body))
 
 
-def test_what_everybody_may_know(flower: OnlySites) -> None:
+def test_what_everybody_may_know(flower: SitesOnlyApp) -> None:
     told = about(flower)
     assert set(told) == {"federation", "mdc-flower", "flwr", "time"}
     assert (told["federation"], told["mdc-flower"]) == ("lungs", __version__)
 
 
 @pytest.mark.parametrize("key", ["", "x", "%F0%9F%98%80", "AAAA", "A" * 60000, "%00"])
-def test_a_key_that_is_none_is_not_registered(flower: OnlySites, key: str) -> None:
+def test_a_key_that_is_none_is_not_registered(flower: SitesOnlyApp, key: str) -> None:
     told = about(flower, key=key)
     assert (told.get("registered", False), told.get("online", False)) == (False, False)
 
 
-def test_whether_a_key_is_registered_and_its_node_online(flower: OnlySites) -> None:
+def test_whether_a_key_is_registered_and_its_node_online(flower: SitesOnlyApp) -> None:
     state = flower._state.linkstate_factory.state()
     public = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
     key = base64.urlsafe_b64encode(public).decode().replace("=", "%3D")
@@ -260,10 +265,10 @@ def test_whether_a_key_is_registered_and_its_node_online(flower: OnlySites) -> N
     assert told() == (False, False)
 
 
-def test_a_node_that_is_put_out_while_it_is_asked_about(door: OnlySites) -> None:
+def test_a_node_that_is_put_out_while_it_is_asked_about(sites_app: SitesOnlyApp) -> None:
     links = SimpleNamespace(
         get_node_id_by_public_key=lambda key: 7, get_node_info=lambda node_ids: []
     )
-    door._state.linkstate_factory = SimpleNamespace(state=lambda: links)
-    status, body = ask(door, scope_of(ABOUT, query_string=b"key=AAAA"))
+    sites_app._state.linkstate_factory = SimpleNamespace(state=lambda: links)
+    status, body = ask(sites_app, scope_of(ABOUT, query_string=b"key=AAAA"))
     assert (status, json.loads(body)["registered"]) == (200, False)

@@ -162,14 +162,14 @@ def test_a_key_that_others_may_read_is_refused_with_the_remedy(
 ) -> None:
     key = federation.kits / "berlin" / "site.key"
     key.chmod(mode)
-    with pytest.raises(ConfigError, match="others than its owner") as caught:
+    with pytest.raises(ConfigError, match="other users than the owner") as caught:
         read_site_kit(federation.kits / "berlin")
     assert caught.value.hint == f"chmod 600 {key}"
     key.chmod(0o400)
     read_site_kit(federation.kits / "berlin")
     lead = federation.kits / "coordinator" / "coordinator.key"
     lead.chmod(mode)
-    with pytest.raises(ConfigError, match="others than its owner"):
+    with pytest.raises(ConfigError, match="other users than the owner"):
         read_coordinator_kit(federation.kits / "coordinator")
 
 
@@ -310,7 +310,7 @@ def test_the_operators_are_told_what_leaves_and_what_must_be_open(federation: Fe
     assert "Outgoing TCP to `coordinator.example.org:8443`" in site
     assert "No incoming port" in site
     coordinator = federation.read("coordinator/README.md")
-    assert "A machine whose users are all trusted" in coordinator
+    assert "A machine on which you trust all users" in coordinator
     assert "docker compose exec" in coordinator
 
 
@@ -325,7 +325,7 @@ def test_a_readme_of_a_thousand_classes_stays_short(federation: Federation) -> N
     classes = ", ".join(f'"class-{number}"' for number in range(1000))
     federation.provision(TWO_SITES.replace('"ill", "well"', classes))
     readme = federation.read("berlin/README.md")
-    assert "the 1000 of `kit.toml`" in readme
+    assert "the 1000 classes listed in `kit.toml`" in readme
     assert "class-999" not in readme
     kit = tomllib.loads(federation.read("berlin/kit.toml"))
     assert kit["contract"]["classes"][999] == "class-999"

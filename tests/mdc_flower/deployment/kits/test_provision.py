@@ -169,7 +169,7 @@ def test_an_archive_holds_neither_times_nor_what_the_site_has_left_there(
     before = federation.files()["berlin.zip"]
     (federation.kits / "berlin" / "state" / "log").write_text("a run")
     (federation.kits / "berlin.zip").unlink()
-    assert "berlin: unchanged, its archive written again" in federation.provision()
+    assert "berlin: unchanged, archive rewritten" in federation.provision()
     assert federation.files()["berlin.zip"] == before
     assert (federation.kits / "berlin" / "state" / "log").read_text() == "a run"
     with zipfile.ZipFile(federation.kits / "berlin.zip") as archive:
@@ -204,7 +204,7 @@ def test_a_new_site_is_added_beside_the_others(federation: Federation) -> None:
 def test_a_setting_of_one_site_changes_that_kit_and_keeps_its_key(federation: Federation) -> None:
     before = federation.files()
     lines = federation.provision(TWO_SITES.replace("/srv/images", "/srv/more"))
-    assert "berlin: settings changed, hand its kit out again" in lines
+    assert "berlin: settings changed, hand out its kit again" in lines
     assert changed(before, federation.files()) == {
         *("berlin/kit.toml", "berlin/README.md", "berlin/compose.yaml"),
         *("berlin.zip", "berlin.zip.sha256", "authority/federation.toml"),

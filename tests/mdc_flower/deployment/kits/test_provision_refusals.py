@@ -29,7 +29,7 @@ def test_a_site_to_revoke_must_have_left_the_file(federation: Federation) -> Non
 def test_a_site_that_left_the_file_must_be_revoked(federation: Federation) -> None:
     one_site = HEAD + CONTRACT + BERLIN
     error = refusal(lambda: federation.provision(one_site), federation)
-    assert "site 'lisbon' has a kit, but is not in the file any more" in str(error)
+    assert "site 'lisbon' has a kit, but is no longer in the file" in str(error)
     assert "--revoke lisbon" in error.hint
     shutil.rmtree(federation.kits / "lisbon")  # its public key would still let it in
     assert "--revoke lisbon" in refusal(lambda: federation.provision(), federation).hint
@@ -60,7 +60,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     federation.kits.mkdir()
     (federation.kits / "thesis.tex").write_text("years of work")
     error = refusal(lambda: federation.provision(TWO_SITES), federation)
-    assert "holds something else" in str(error)
+    assert "holds other files" in str(error)
     assert error.got == ["thesis.tex"]
 
 
@@ -94,9 +94,9 @@ def test_an_authority_is_warned_of_before_it_ends_and_refused_after(
 ) -> None:
     assert not any("warning" in line for line in federation.provision(days_later=3619))
     lines = federation.provision(days_later=3625)
-    assert "the authority's certificate ends on 2040-04-28 and cannot be renewed" in lines[0]
+    assert "the authority's certificate expires on 2040-04-28 and cannot be renewed" in lines[0]
     error = refusal(lambda: federation.provision(days_later=3651), federation)
-    assert "ended on 2040-04-28" in str(error)
+    assert "expired on 2040-04-28" in str(error)
     assert "new folder" in error.hint
 
 

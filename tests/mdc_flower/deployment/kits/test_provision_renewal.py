@@ -62,7 +62,7 @@ def test_a_certificate_is_renewed_in_its_last_30_days(federation: Federation) ->
     assert "coordinator: unchanged" in federation.provision(days_later=335)
     assert certificate(federation) == before
     lines = federation.provision(days_later=336)
-    assert "coordinator: new certificate, the old one ends on 2031-05-01" in lines
+    assert "coordinator: new certificate, the old one expires on 2031-05-01" in lines
     assert expiry(certificate(federation)) > expiry(before)
     assert_certificate_is_sound(federation)
     assert "coordinator: unchanged" in federation.provision(days_later=336)
@@ -71,7 +71,7 @@ def test_a_certificate_is_renewed_in_its_last_30_days(federation: Federation) ->
 def test_a_certificate_is_renewed_when_asked_for(federation: Federation) -> None:
     before = federation.files()
     lines = federation.provision(renew=["coordinator"])
-    assert "coordinator: new certificate, as asked for" in lines
+    assert "coordinator: new certificate, as requested" in lines
     assert changed(before, federation.files()) == {
         "coordinator/coordinator.pem",
         "coordinator/coordinator.key",
@@ -93,7 +93,7 @@ def test_a_certificate_that_ends_with_its_authority_is_not_renewed_each_time(
     federation.provision("ca-days = 100\n" + TWO_SITES)
     lines = federation.provision(days_later=90)
     assert "coordinator: unchanged" in lines
-    assert lines[0].startswith("warning: the authority's certificate ends on 2030-08-09")
+    assert lines[0].startswith("warning: the authority's certificate expires on 2030-08-09")
 
 
 @pytest.mark.parametrize("name", ["coordinator.key", "coordinator.pem"])
@@ -126,7 +126,7 @@ def test_a_new_certificate_needs_the_authoritys_key(federation: Federation) -> N
     key.unlink()
     lead = TWO_SITES.replace("coordinator.example", "lead.example").replace(LISBON, "")
     error = refusal(lambda: federation.provision(lead, revoke=["lisbon"]), federation)
-    assert "the authority's key is not here" in str(error)
+    assert "the authority's key is missing" in str(error)
     assert error.where == str(key)
     key.write_bytes(content[::-1])
     refusal(lambda: federation.provision(renew=["coordinator"], revoke=["lisbon"]), federation)
@@ -135,10 +135,10 @@ def test_a_new_certificate_needs_the_authoritys_key(federation: Federation) -> N
 def test_a_certificate_that_ends_soon_waits_for_the_authoritys_key(federation: Federation) -> None:
     (federation.kits / "authority" / "ca.key").unlink()
     lines = federation.provision(days_later=350)
-    assert lines[0].startswith("warning: the coordinator's certificate ends on 2031-05-01")
+    assert lines[0].startswith("warning: the coordinator's certificate expires on 2031-05-01")
     assert "coordinator: unchanged" in lines
     error = refusal(lambda: federation.provision(days_later=370), federation)
-    assert "the authority's key is not here" in str(error)
+    assert "the authority's key is missing" in str(error)
 
 
 def test_a_renewed_site_has_another_key_and_the_old_one_is_recorded(
@@ -146,7 +146,7 @@ def test_a_renewed_site_has_another_key_and_the_old_one_is_recorded(
 ) -> None:
     old, other = public_key(federation, "berlin"), federation.files("lisbon")
     lines = federation.provision(renew=["berlin"])
-    assert "berlin: new key, hand its kit out again" in lines
+    assert "berlin: new key, hand out its kit again" in lines
     new = public_key(federation, "berlin")
     assert fingerprint(new) != fingerprint(old)
     kit = read_coordinator_kit(federation.kits / "coordinator")
@@ -171,7 +171,7 @@ def test_a_revoked_site_is_shut_out_and_its_key_is_gone(federation: Federation) 
     everything = contents(federation).values()
     assert not any(form in content for content in everything for form in key)
     before = federation.files()
-    assert "lisbon: was revoked already" in federation.provision(revoke=["lisbon"])
+    assert "lisbon: already revoked" in federation.provision(revoke=["lisbon"])
     assert federation.files() == before
 
 
@@ -217,10 +217,10 @@ def test_a_kit_that_was_handed_out_and_removed_keeps_its_place(
         path.unlink()
     before = federation.files()
     lines = federation.provision()
-    assert "berlin: its key is not here any more; --renew berlin would make a new one" in lines
+    assert "berlin: its private key is no longer here; --renew berlin creates a new one" in lines
     assert federation.files() == before
     old = read_coordinator_kit(federation.kits / "coordinator").sites["berlin"]
-    assert "berlin: new key, hand its kit out again" in federation.provision(renew=["berlin"])
+    assert "berlin: new key, hand out its kit again" in federation.provision(renew=["berlin"])
     kit = read_coordinator_kit(federation.kits / "coordinator")
     assert kit.sites["berlin"] == public_key(federation, "berlin") != old
     assert read_site_kit(federation.kits / "berlin").site == "berlin"

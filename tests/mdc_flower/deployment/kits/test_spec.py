@@ -219,12 +219,12 @@ def test_what_is_no_module_is_refused(tmp_path: Path, module: str) -> None:
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ('["num-examples", "train-los"]', "'train-los' is no metric of a site, did you mean"),
-        ('["num-examples", "zzz"]', "'zzz' is no metric of a site, which are num-examples"),
+        ('["num-examples", "train-los"]', "'train-los' is not a metric of a site. Did you mean"),
+        ('["num-examples", "zzz"]', "'zzz' is not a metric of a site. Known: num-examples"),
         ('["train-loss"]', "must contain 'num-examples'"),
         ("[]", "must contain 'num-examples'"),
-        ('["num-examples", "validation-loss"]', "without 'num-validation-examples'"),
-        ('["num-examples", "num-examples"]', "named twice"),
+        ('["num-examples", "validation-loss"]', "must contain 'num-validation-examples'"),
+        ('["num-examples", "num-examples"]', "must not contain a metric twice"),
     ],
 )
 def test_metrics_that_no_site_can_share_are_refused(

@@ -78,7 +78,7 @@ def test_the_installed_app_is_accepted(bundle: bytes) -> None:
 def test_a_file_too_many_is_refused(bundle: bytes, name: str) -> None:
     told = difference(packed([*files_of(bundle), (name, b"print('hello')\n")]))
     assert told is not None
-    assert told.startswith(f"its code is not that of mdc-flower {__version__} as installed: ")
+    assert told.startswith(f"its code differs from the installed mdc-flower {__version__}: ")
 
 
 def test_a_changed_or_missing_file_is_named(bundle: bytes) -> None:
@@ -131,7 +131,7 @@ def test_a_project_file_whose_tables_are_none_is_refused(bundle: bytes) -> None:
 
 def test_another_version_is_told_before_its_code(bundle: bytes) -> None:
     other = with_project(bundle, lambda project: project["project"].update(version="9.9"))
-    expected = f"it is mdc-flower 9.9, installed is mdc-flower {__version__}"
+    expected = f"it is mdc-flower 9.9, but mdc-flower {__version__} is installed"
     assert difference(other) == expected
     renamed = with_project(bundle, lambda project: project["project"].update(name="other"))
     assert str(difference(renamed)).startswith("it is other ")
@@ -162,7 +162,7 @@ def test_another_project_file_is_refused_with_its_key(
     bundle: bytes, change: Callable[[dict[str, Any]], object], key: str
 ) -> None:
     told = difference(with_project(bundle, change))
-    assert told == f"its pyproject.toml is not the installed one: {key}"
+    assert told == f"its pyproject.toml differs from the installed one: {key}"
 
 
 def test_what_a_coordinator_wrote_is_told_short_and_without_control_characters(

@@ -115,10 +115,10 @@ def test_a_site_in_order(federation: Federation, kit: SiteKit, tmp_path: Path) -
     ]  # fmt: skip
     facts = {check.name: check.detail for check in checks if check.ok is None}
     assert facts["site"] == "berlin, of the federation 'lungs'"
-    counts = [int(text.split()[1]) for text in facts["labels (stay here)"].split(", ")]
+    counts = [int(text.split()[1]) for text in facts["labels (not sent)"].split(", ")]
     assert (len(counts), sum(counts) > 1000) == (10, True)
     told = {check.name: check.detail for check in checks}
-    assert told["TLS"].endswith("for 10 more days, soon: remind the coordinator")
+    assert told["TLS"].endswith("for 10 more days; it expires soon: remind the coordinator")
     assert told["key"] == "registered with the coordinator"
 
 
@@ -127,12 +127,12 @@ def test_a_site_in_order(federation: Federation, kit: SiteKit, tmp_path: Path) -
     [
         ({"federation": "other"}, "coordinator", "another federation (got 'other'"),
         ({"mdc-flower": "9"}, "coordinator", f"(got '9', expected {__version__}, as here). Ins"),
-        ({"registered": False}, "key", "unknown there, or revoked. Ask the coordinator"),
-        ({"online": True}, "key", "is online already. Stop it first"),
+        ({"registered": False}, "key", "unknown there or was revoked. Ask the coordinator"),
+        ({"online": True}, "key", "is already online. Stop it first"),
         ({"time": time.time() + 3600}, "clock", "s behind the coordinator's (expected at most 5 s"),
         ({"time": time.time() - 3600}, "clock", "s ahead of the coordinator's"),
-        ({"time": None}, "coordinator", "does not answer as a coordinator of mdc-flower does"),
-        ({"time": []}, "coordinator", "does not answer as a coordinator of mdc-flower does"),
+        ({"time": None}, "coordinator", "does not answer like an mdc-flower coordinator"),
+        ({"time": []}, "coordinator", "does not answer like an mdc-flower coordinator"),
     ],
 )
 def test_what_the_coordinator_says(
@@ -166,7 +166,7 @@ def test_who_is_no_coordinator(
 ) -> None:
     with coordinator(tmp_path, credential(federation), raw) as port:
         told = network(kit, port)["coordinator"].detail
-    assert told.startswith(f"localhost:{port}: it does not answer as a coordinator of mdc-flower")
+    assert told.startswith(f"localhost:{port}: it does not answer like an mdc-flower coordinator")
     assert told.endswith("It must be started with `mdc coordinator start`")
 
 
@@ -194,7 +194,7 @@ def test_another_authority(federation: Federation, kit: SiteKit, tmp_path: Path)
     other.provision(HEAD + DIGITS + SITE, days_later=TODAY)
     with coordinator(tmp_path, credential(other)) as port:
         told = network(kit, port)["TLS"].detail
-    assert "is not of the federation's authority" in told
+    assert "is not from the federation's authority" in told
     assert "Do not join" in told
 
 
@@ -214,7 +214,7 @@ def test_what_does_not_speak_tls(kit: SiteKit, tmp_path: Path) -> None:
         told = network(kit, deaf.getsockname()[1])["TLS"].detail
         thread.join()
     assert "TLS" in told
-    assert "Something else may listen there" in told
+    assert "Another program may listen there" in told
 
 
 def test_nobody_there(kit: SiteKit) -> None:
@@ -222,17 +222,17 @@ def test_nobody_there(kit: SiteKit) -> None:
         held.bind(("127.0.0.1", 0))
         found = network(kit, held.getsockname()[1])
     assert "cannot be reached" in found["connection"].detail
-    assert "let TCP out to port" in found["connection"].detail
+    assert "allows outgoing TCP to port" in found["connection"].detail
     found = network(kit.model_copy(update={"host": "no-such-host.invalid"}), 1)
     assert [*found] == ["name resolution"]
-    assert found["name resolution"].detail.endswith("Ask for its DNS entry")
+    assert found["name resolution"].detail.endswith("Ask the coordinator for its DNS entry")
 
 
 def test_a_damaged_authority_is_told_and_raises_nothing_else(kit: SiteKit) -> None:
     kit.ca.write_text("damaged")
     with pytest.raises(RunError, match="the authority's certificate cannot be read") as caught:
         ask_coordinator(kit)
-    assert str(caught.value).endswith("Unpack the kit anew")
+    assert str(caught.value).endswith("Unpack the kit again")
 
 
 def test_a_damaged_public_key_is_told(kit: SiteKit) -> None:
@@ -260,7 +260,7 @@ def test_keys_of_two_sites(
     old = kit.public_key.read_bytes()
     federation.provision(renew=["berlin"], days_later=TODAY)
     kit.public_key.write_bytes(old)
-    assert "do not belong together" in local(kit, "keys", monkeypatch)
+    assert "do not match" in local(kit, "keys", monkeypatch)
     kit.key.write_text("damaged")
     assert "ValueError" in local(kit, "keys", monkeypatch)
 
@@ -268,7 +268,7 @@ def test_keys_of_two_sites(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"data": ""}, "no data set is named. Give --data, or set it in kit.toml"),
+        ({"data": ""}, "no data set is named. Give --data, or set data in kit.toml"),
         ({"data": "image-folder:/no/such/folder"}, "/no/such/folder"),
         ({"data": "no-such-data"}, "no-such-data"),
         ({"min_examples": 99999}, "fewer training examples than the site has promised"),

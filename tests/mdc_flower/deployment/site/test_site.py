@@ -20,7 +20,7 @@ from mdc_flower.deployment.site.site import (
     node_config,
     only_one,
     start,
-    wait_until_forgotten,
+    wait_until_offline,
 )
 from strategies.common.errors import RunError
 from tests.mdc_flower.deployment.federations import Federation
@@ -59,7 +59,7 @@ def test_the_node_config_is_one_that_a_site_reads(kit: SiteKit) -> None:
 
 def test_one_site_a_kit(kit: SiteKit) -> None:
     with only_one(kit):
-        with pytest.raises(RunError, match="this site runs already"), only_one(kit):
+        with pytest.raises(RunError, match="this site is already running"), only_one(kit):
             raise AssertionError
         assert stat.S_IMODE(kit.state.stat().st_mode) == 0o700
     with only_one(kit):
@@ -120,10 +120,10 @@ def test_a_node_is_started_and_its_words_are_shown(
     error = start_it(kit, told, monkeypatch, {"registered": True})
     assert str(error) == (
         "berlin: the SuperNode ended with exit status 7. "
-        f"The log is {kit.state / 'supernode.log'}; start it again"
+        f"The log is {kit.state / 'supernode.log'}. Start the site again"
     )
     assert told[1:] == [
-        "a run begins, or goes on: the coordinator knows that we are here",
+        "a run starts or resumes: the coordinator knows that this site is online",
         "ERROR :   no such thing",
     ]
     assert seen["command"][:3] == [sys.executable, "-m", "mdc_flower.deployment.site.supernode"]
@@ -141,7 +141,7 @@ def test_a_site_whose_key_is_revoked_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     error = start_it(kit, started[0], monkeypatch, {"registered": False})
-    assert "does not accept this site's key any more" in str(error)
+    assert "no longer accepts this site's key" in str(error)
     error = start_it(kit, started[0], monkeypatch, RunError("no answer"))
     assert "ended with exit status 7" in str(error)
 
@@ -157,11 +157,11 @@ def test_a_node_that_was_killed_is_waited_for(
     )
     monkeypatch.setattr(site, "time", clock)
     told: list[str] = []
-    wait_until_forgotten(kit, told.append)
-    assert told == ["waiting until the coordinator has noticed that the last SuperNode has ended"]
+    wait_until_offline(kit, told.append)
+    assert told == ["waiting until the coordinator notices that the last SuperNode has ended"]
     assert now == [4.0]
     monkeypatch.setattr(site, "ask_coordinator", lambda kit: ({"online": True}, 0.0))
-    wait_until_forgotten(kit, told.append)
+    wait_until_offline(kit, told.append)
     assert now[0] >= site.STILL_ONLINE_S
 
 
@@ -177,7 +177,7 @@ def test_the_lines_of_a_round() -> None:
     )
     trained = {"event": "trained", "round": 3, "train-seconds": 8.04, "train-loss": 0.25}
     assert view.line({**trained, "train-accuracy": 0.9}) == (
-        "round 3: trained in 8.0 s, loss 0.2500, accuracy 0.9000; the update goes out"
+        "round 3: trained in 8.0 s, loss 0.2500, accuracy 0.9000; sending the update"
     )
 
 
@@ -190,12 +190,14 @@ def test_progress_without_its_plan_and_in_no_time() -> None:
 def test_the_other_lines() -> None:
     view = SiteView()
     evaluated = {"event": "evaluated", "validation-accuracy": 0.5, "num-validation-examples": 8}
-    assert view.line(evaluated) == "last model: accuracy 0.5000 on 8 validation examples of ours"
+    assert (
+        view.line(evaluated) == "last model: accuracy 0.5000 on 8 validation examples of this site"
+    )
     # A site with few examples may have none to validate on.
     assert view.line({"event": "evaluated"}) == (
-        "last model: not evaluated, there are no validation examples of ours"
+        "last model: not evaluated, because this site has no validation examples"
     )
-    assert view.line({"event": "app-refused", "reason": "x"}).endswith("is not run here: x")
+    assert view.line({"event": "app-refused", "reason": "x"}).endswith("the coordinator's app: x")
     assert view.line({"event": "failed", "message": "train", "error": "E: x"}) == (
         "train failed: E: x"
     )

@@ -124,7 +124,7 @@ def test_any_other_bundle_is_answered_with_the_reason_and_never_stored(
     monkeypatch.setenv(SITE_LOG, str(log))
     told = refusal(pull(b"no bundle"))
     assert told.startswith(
-        "the site runs only the app that it has installed, and not this one: it cannot be read"
+        "the site runs only its installed app and refuses this one: it cannot be read"
     )
     (event,) = [json.loads(line) for line in log.read_text().splitlines()]
     assert (event["event"], event["reason"][:17]) == ("app-refused", "it cannot be read")
@@ -138,7 +138,7 @@ def test_the_installed_app_under_another_name_is_refused(
     pull: Callable[..., State], bundle: bytes
 ) -> None:
     told = refusal(pull(bundle, f"{__version__}.x/../../../../tmp/evil"))
-    assert told.endswith("the run calls it by another name")
+    assert told.endswith("the run gives it another name or version")
 
 
 def test_a_refusal_does_not_stick(pull: Callable[..., State], bundle: bytes) -> None:
