@@ -272,7 +272,8 @@ def tuning_table(results: Results) -> str:
     if at_edge:
         lines += [
             "",
-            f"Chosen value is the lowest or highest of three or more: {'; '.join(at_edge)}.",
+            "The chosen value is the lowest or highest of three or more for: "
+            f"{'; '.join(at_edge)}.",
         ]
     return "\n".join(lines) + "\n"
 

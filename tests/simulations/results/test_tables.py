@@ -73,7 +73,9 @@ def test_the_tuning_table_shows_every_candidate_and_the_chosen_one_in_bold() -> 
 def test_below_the_tuning_table_stands_whose_choice_is_at_an_end() -> None:
     tuning = {"base": tuned(0.5, 0.6, 0.7, chosen=2), "other": tuned(0.5, 0.7, 0.6, chosen=1)}
     text = tuning_table(results(OUTCOMES, tuning=tuning))
-    assert text.endswith("\n\nChosen value is the lowest or highest of three or more: base.\n")
+    assert text.endswith(
+        "\n\nThe chosen value is the lowest or highest of three or more for: base.\n"
+    )
     both = {**tuning, "other": tuned(0.7, 0.6, 0.5, chosen=0)}
     assert tuning_table(results(OUTCOMES, tuning=both)).endswith(" base; other.\n")
 
