@@ -1,4 +1,4 @@
-"""Experiments on one machine: arms, the comparison runner, benchmarks, reports.
+"""Experiments on one machine: arms, the comparison runner, benchmarks and reports.
 
-This package may import ``mdc_flower`` and ``strategies``, and neither of them imports it.
+This package may import ``mdc_flower`` and ``strategies``. Neither of them imports it.
 """

@@ -1,4 +1,4 @@
-"""``mdc compare`` and ``mdc report``: the commands for experiments, a plug-in of `mdc`."""
+"""The ``mdc compare`` and ``mdc report`` commands, added to `mdc` as a plug-in."""
 
 import sys
 import time
@@ -17,13 +17,13 @@ COMPARISONS_DIR = Path(__file__).parent / "comparisons"
 @app.command()
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Directory of a run, or of a comparison.")
+        Path, typer.Argument(metavar="DIR", help="Run directory, or folder of a comparison.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="The page; report.html in DIR by default.")
+        Path | None, typer.Option(help="HTML file to write; report.html in DIR by default.")
     ] = None,
 ) -> None:
-    """Write a page to read and print: one HTML file that needs neither network nor script."""
+    """Write a report: one HTML file that works offline, without scripts, and can be printed."""
 
     def work() -> None:
         require(DRAWING, "simulation", "mdc report")
@@ -32,7 +32,7 @@ def report(
         path = write_report(
             folder.expanduser().absolute(), output.expanduser().absolute() if output else None
         )
-        console.print(f"the page is {path}", highlight=False)
+        console.print(f"report written to {path}", highlight=False)
 
     with_exit_status(work)
 
@@ -40,31 +40,32 @@ def report(
 @app.command()
 def compare(
     comparison: Annotated[
-        Path | None, typer.Argument(help="Comparison file; digits by default.")
+        Path | None, typer.Argument(help="Comparison file; digits.toml by default.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds per arm.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One key=value of the run config, for every arm."),
+        typer.Option("--set", help="key=value of the run config, for every arm; may be repeated."),
     ] = None,
     arms: Annotated[
         list[str] | None,
-        typer.Option("--arm", help="One arm to run, by its file's name; may be repeated."),
+        typer.Option("--arm", help="Arm to run, by its file name; may be repeated."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Whose accuracy the table shows: test, or validation to tune.")
+        str, typer.Option(help="Split whose accuracy the tables show: test or validation.")
     ] = "test",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one a core by default.")
+        int | None, typer.Option(min=1, help="Worker processes; one per core by default.")
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="Of tables and pictures; the file's by default.")
+        str | None,
+        typer.Option(help="Title of tables and pictures; that of the file by default."),
     ] = None,
 ) -> None:
     """Compare arms at equal budgets; write results, tables and pictures.
 
-    Interrupted, it goes on where it stopped when it is given the same --output again.
+    To continue an interrupted comparison, run the same command with the same --output.
     """
 
     def work() -> None:

@@ -1,1 +1,1 @@
-"""What training, the coordinator and a deployment cost."""
+"""Benchmarks of training, the coordinator and deployments."""

@@ -1,6 +1,6 @@
-"""What the coordinator costs: memory by the number of sites, and the price of safety.
+"""Benchmarks of the coordinator: its memory, and the cost of journal and checkpoints.
 
-Measured with sites that send the model back as it came, see `simulations.benchmarks.echo_app`.
+The sites send the model back unchanged; see `simulations.benchmarks.echo_app`.
 """
 
 import shutil
@@ -35,16 +35,16 @@ from strategies.common.errors import EngineError
 from strategies.storage.lock import read_owner
 
 TRAINING_S = 20.0
-"""Local training of a round, in seconds, that the price of safety is compared with."""
+"""Seconds of local training per round, to which the cost of journal and checkpoints is compared."""
 
 SITE_S = 2.0
-"""Seconds that a site takes in the measurement of memory."""
+"""Seconds that a site waits before its reply in the memory benchmark."""
 
-LOOK_S = 0.02
+POLL_S = 0.02
 
 
 def bench_safety(megabytes: float, num_sites: int, rounds: int, repeats: int) -> str:
-    """Return a sentence with what journal and checkpoints add to a round."""
+    """Return a sentence with the time that journal and checkpoints add to a round."""
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(repeats):
         for stored in (False, True):
@@ -52,9 +52,9 @@ def bench_safety(megabytes: float, num_sites: int, rounds: int, repeats: int) ->
     added = [safe - bare for bare, safe in zip(times[False], times[True], strict=True)]
     bare_s, added_s = statistics.median(times[False]), statistics.median(added)
     return (
-        f"price of safety, {num_sites} sites, {megabytes:g} MB, {repeats} interleaved repeats of "
-        f"{rounds} rounds without training: {bare_s:.2f} s a round without journal and "
-        f"checkpoints, they add {added_s:.2f} s (from {min(added):.2f} to {max(added):.2f}): "
+        f"journal and checkpoints, {num_sites} sites, {megabytes:g} MB model, {repeats} "
+        f"interleaved repeats of {rounds} rounds without training: {bare_s:.2f} s per round "
+        f"without them; they add {added_s:.2f} s (from {min(added):.2f} to {max(added):.2f}), or "
         f"{100 * added_s / (TRAINING_S + bare_s):.1f}% of a round with {TRAINING_S:g} s of training"
     )
 
@@ -79,24 +79,25 @@ def _round_seconds(megabytes: float, num_sites: int, rounds: int, stored: bool) 
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak resident memory of a process, in MB: its own, and shared with Ray's store."""
+    """Peak resident memory of a process in MB: its own, and the part shared with Ray's store."""
 
     own: float = 0.0
     shared: float = 0.0
 
-    def with_look(self, own: float, shared: float) -> "Peak":
-        """Return the peaks after another look."""
+    def updated(self, own: float, shared: float) -> "Peak":
+        """Return the peaks after another measurement."""
         return Peak(max(self.own, own), max(self.shared, shared))
 
 
 def bench_memory(
     megabytes: float, num_sites: tuple[int, int], num_replies: int, repeats: int, cores: int
 ) -> list[str]:
-    """Return sentences with the coordinator's peak memory on Ray, ours and stock FedAvg's.
+    """Return sentences with the coordinator's peak memory on Ray, for ours and for Flower's FedAvg.
 
-    The sites take `SITE_S` seconds, as training takes some: replies that come faster than
-    they are taken wait in Flower's state, in the same process. Runs have equally many replies,
-    whatever the sites: a peak is a coincidence of copies, and more of them find a higher one.
+    The sites wait `SITE_S` seconds to simulate training: replies that arrive faster than they are
+    processed wait in Flower's state, in the same process. All runs have the same number of replies,
+    whatever the number of sites: a peak occurs when copies coincide, and more replies make a
+    higher peak more likely.
     """
     kinds = ("co-learning", "fedavg")
     peaks: dict[tuple[str, int], list[Peak]] = {}
@@ -155,7 +156,7 @@ def _peak(kind: str, megabytes: float, num_sites: int, rounds: int, cores: int) 
 
 
 def stage_echo(target: Path, keys: dict[str, Any]) -> Path:
-    """Lay out an app of the echoing sites with these keys in its run config."""
+    """Stage the echo app in a folder, with these keys in its run config."""
     stage_app(target)
     shutil.copy(Path(echo_app.__file__), target / "echo_app.py")
     project = tomllib.loads((target / "pyproject.toml").read_text())
@@ -168,21 +169,21 @@ def stage_echo(target: Path, keys: dict[str, Any]) -> Path:
 
 
 def _watch(submitted: "subprocess.Popen[bytes]", run_dir: Path) -> Peak:
-    """Look at the coordinator's memory until the run has ended."""
+    """Poll the coordinator's memory until the run has ended."""
     peak = Peak()
     while submitted.poll() is None:
         pid = read_owner(run_dir).get("pid")
         if pid is not None:
-            peak = peak.with_look(*_megabytes_of(pid))
-        time.sleep(LOOK_S)
+            peak = peak.updated(*_megabytes_of(pid))
+        time.sleep(POLL_S)
     return peak
 
 
 def _megabytes_of(pid: int) -> tuple[float, float]:
-    """Return a process's own and shared resident memory, in MB."""
+    """Return the own and the shared resident memory of a process, in MB."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # ended meanwhile
+    except OSError:  # the process has ended
         return 0.0, 0.0
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if "Rss" in line}
     own, shared = kilobytes["RssAnon"] + kilobytes["RssFile"], kilobytes["RssShmem"]

@@ -1,6 +1,6 @@
-"""What a round costs between real processes, before anything is trained.
+"""Benchmark of a round between real processes, without training.
 
-The SuperNodes send the model back unchanged (`simulations.benchmarks.echo_app`). Run as
+The SuperNodes send the model back unchanged; see `simulations.benchmarks.echo_app`. Run it with
 ``python -m simulations.benchmarks.deployment_cost``.
 """
 
@@ -43,13 +43,13 @@ def supernode(
     Parameters
     ----------
     home
-        Its FLWR_HOME; what it prints is appended to ``log.txt`` there.
+        FLWR_HOME of the SuperNode; its output is appended to ``log.txt`` in this folder.
     number
-        Which of the `NUM_SITES` sites it is.
+        Index of the site, from 0 to `NUM_SITES` - 1.
     address
-        Where it reaches the SuperLink.
+        Address of the SuperLink.
     prefix
-        What its command begins with.
+        Words to put before the command.
     """
     command = [*prefix, script("flower-supernode"), "--insecure", "--superlink", address]
     node = f"partition-id={number} num-partitions={NUM_SITES}"
@@ -58,10 +58,10 @@ def supernode(
 
 
 def round_seconds(home: Path, kind: str, megabytes: float, rounds: int, number: int) -> list[float]:
-    """Run rounds through the federation that FLWR_HOME leads to; return each one's seconds.
+    """Run rounds in the federation configured in FLWR_HOME; return the seconds of each.
 
-    The first round is left out: in it the app is installed at the sites. So is the last: the
-    sites evaluate its model once more.
+    The first round is left out because the app is installed at the sites in it, and the last
+    because the sites evaluate its model once more.
     """
     run_dir = home / f"run-{number}"
     keys = {
@@ -86,7 +86,7 @@ def round_seconds(home: Path, kind: str, megabytes: float, rounds: int, number: 
 
 
 def bench_fixed(rounds: int, repeats: int) -> str:
-    """Return a sentence with the seconds of a round without training, ours and stock FedAvg's."""
+    """Return a sentence with the seconds per round without training, ours and Flower's FedAvg's."""
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory(prefix="mdc-bench-") as name, ExitStack() as stack:
         home = Path(name)
@@ -103,13 +103,13 @@ def bench_fixed(rounds: int, repeats: int) -> str:
         for kind, times in seconds.items()
     ]
     return (
-        f"a round of training and evaluation without any work, {NUM_SITES} SuperNodes, 1 MB model, "
-        f"{repeats} interleaved runs of {rounds} counted rounds: {', '.join(parts)}"
+        f"rounds of training and evaluation without any work, {NUM_SITES} SuperNodes, 1 MB model, "
+        f"{repeats} interleaved runs of {rounds} counted rounds, per round: {', '.join(parts)}"
     )
 
 
 def main(rounds: int = 5, repeats: int = 2) -> None:
-    """Print what a round costs between real processes."""
+    """Print the seconds of a round between real processes."""
     typer.echo(bench_fixed(rounds, repeats))
 
 

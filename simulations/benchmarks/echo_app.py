@@ -1,7 +1,7 @@
-"""An app whose sites send the model back as it came: what the coordinator costs, and nothing else.
+"""A Flower app whose sites send the model back unchanged, to measure only the coordinator.
 
-Two coordinators for the same sites: ours, with journal and checkpoints or without, and Flower's
-own FedAvg. No torch, so that a process is no larger than it must be.
+The same sites work with two coordinators: ours, with or without journal and checkpoints, and
+Flower's FedAvg. The app does not import PyTorch, to keep processes small.
 """
 
 import time
@@ -41,7 +41,7 @@ from strategies.storage.run_directory import run_directory
 NUM_ARRAYS = 10
 
 ROUND_STARTS = "round-starts.txt"
-"""File in which FedAvg's rounds are timed: seconds since 1970, a line a round."""
+"""File with the start time of each FedAvg round: Unix time in seconds, one line per round."""
 
 VALIDATION = {NUM_VALIDATION: 1, VALIDATION_LOSS: 0.0, VALIDATION_ACCURACY: 0.0}
 
@@ -50,7 +50,7 @@ site = ClientApp()
 
 
 def arrays_of(megabytes: float) -> dict[str, NDArray[np.generic]]:
-    """Return float32 arrays of so many megabytes (10**6 bytes) in all."""
+    """Return float32 arrays with this total size, in megabytes of 10**6 bytes."""
     size = int(megabytes * 1e6 / 4 / NUM_ARRAYS)
     random = np.random.default_rng(1)
     return {f"w{i}": random.random(size, dtype=np.float32) for i in range(NUM_ARRAYS)}
@@ -58,7 +58,7 @@ def arrays_of(megabytes: float) -> dict[str, NDArray[np.generic]]:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run rounds with the coordinator that ``coordinator`` names, in ``output-dir``."""
+    """Run rounds in ``output-dir`` with the coordinator given by the key ``coordinator``."""
     config = context.run_config
     kind, rounds = str(config["coordinator"]), int(config["num-rounds"])
     folder = Path(str(config["output-dir"]))
@@ -74,21 +74,21 @@ def main(grid: Grid, context: Context) -> None:
             min_evaluate_nodes=sites,
             min_available_nodes=sites,
         )
-        with coordinator_lock(folder):  # tells whose memory to look at
+        with coordinator_lock(folder):  # records the pid whose memory is measured
             strategy.start(grid, ArrayRecord(list(arrays.values())), rounds)
     else:
         co_learning(grid, folder, arrays, rounds, kind == "co-learning", evaluate)
 
 
 class _TimedFedAvg(FedAvg):
-    """Flower's FedAvg, which notes when each round begins."""
+    """Flower's FedAvg; records when each round begins."""
 
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(**options)
         self._path = path
 
     def configure_train(self, server_round: int, *others: Any, **named: Any) -> Iterable[Message]:
-        """Note the time, and do as always."""
+        """Record the time, and configure the round as usual."""
         with self._path.open("a") as file:
             file.write(f"{time.time()}\n")
         return super().configure_train(server_round, *others, **named)
@@ -102,7 +102,7 @@ def co_learning(
     stored: bool,
     evaluate: bool = False,
 ) -> None:
-    """Run rounds of our own loop, with journal and checkpoints or with neither."""
+    """Run rounds of our own round loop, with or without journal and checkpoints."""
     recipe = fedavg(rounds, 1, 0.1)
     membership = wait_for_sites(grid, None, 120.0)
     with run_directory(folder, {}) as record:
@@ -124,7 +124,7 @@ def co_learning(
 
 @site.query()
 def hello(message: Message, context: Context) -> Message:
-    """Say which site this is."""
+    """Reply with the card of this site."""
     number, count = context.node_config["partition-id"], context.node_config["num-partitions"]
     card = SiteCard(f"site-{int(number):03d}", int(count), "echo")
     return Message(card.to_content(), reply_to=message)
@@ -132,7 +132,7 @@ def hello(message: Message, context: Context) -> Message:
 
 @site.train()
 def train(message: Message, context: Context) -> Message:
-    """Send the model back, after as many seconds as the config says training takes."""
+    """Send the model back unchanged, after ``training-seconds`` of the run config."""
     time.sleep(float(context.run_config.get("training-seconds", 0.0)))
     content = message.content
     arrays = next(iter(content.array_records.values()))
@@ -153,8 +153,8 @@ def train(message: Message, context: Context) -> Message:
 
 @site.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Say that the model is worth nothing."""
-    # Flower's FedAvg weighs by the one, our own loop knows only the others.
+    """Reply with an accuracy of 0."""
+    # Flower's FedAvg needs NUM_EXAMPLES as weight; our own loop accepts only VALIDATION.
     ours = any(name.startswith("w") for name in next(iter(message.content.array_records.values())))
     content = evaluate_reply_content(VALIDATION if ours else {NUM_EXAMPLES: 1, "accuracy": 0.0})
     return Message(content, reply_to=message)

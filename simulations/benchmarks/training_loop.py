@@ -1,6 +1,6 @@
-"""Benchmarks: ratios between two things run interleaved in one session, medians over repeats.
+"""Benchmarks with interleaved repeats; results are medians over the repeats.
 
-Run with ``make bench``. Nothing here is a test: these are figures to read, not to gate on.
+Run them with ``make bench``. They are not tests: nothing checks the numbers.
 """
 
 import statistics
@@ -36,14 +36,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Loop:
-    """One way to train: examples per second, and the accuracy it reached."""
+    """Result of a training loop: examples per second, and test accuracy in [0, 1]."""
 
     examples_per_s: float
     accuracy: float
 
 
 class _ImageRows(Dataset[tuple[Tensor, Tensor]]):
-    """Images one by one as the quickstart's transform gives them: to float, normalized."""
+    """Single images, transformed as in the quickstart: converted to float and normalized."""
 
     def __init__(self, data: DataSet) -> None:
         self.examples = data.train
@@ -59,10 +59,10 @@ class _ImageRows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def quickstart_loop(model: nn.Module, data: DataSet, epochs: int, seed: int) -> float:
-    """Train with the plain float32 loop of Flower's PyTorch quickstart; return seconds.
+    """Train with the plain float32 loop of Flower's PyTorch quickstart; return the seconds.
 
-    The pattern of its ``train`` function: a shuffling DataLoader over transformed images,
-    cross entropy, SGD with momentum 0.9, one zero_grad, backward and step a batch.
+    Like its ``train`` function, this uses a shuffling DataLoader over transformed images, cross
+    entropy, and SGD with momentum 0.9, with one zero_grad, backward and step per batch.
     """
     started = time.perf_counter()
     loader = DataLoader(
@@ -83,7 +83,7 @@ def quickstart_loop(model: nn.Module, data: DataSet, epochs: int, seed: int) -> 
 
 
 def our_loop(model: nn.Module, data: DataSet, epochs: int, seed: int) -> float:
-    """Train with this project's loop at its default precision; return seconds."""
+    """Train with our loop at its default precision; return the seconds."""
     plan = RoundPlan(
         round=1,
         local_epochs=epochs,
@@ -107,7 +107,7 @@ def time_loop(
     epochs: int,
     seed: int,
 ) -> Loop:
-    """Train a new model with a loop on one thread, and evaluate it in float32."""
+    """Train a new model with the loop on one thread, and evaluate it in float32."""
     model = build_model(name, data.input_shape, data.num_classes, seed, data.num_tokens)
     with repeatable(1):
         seconds = loop(model, data, epochs, seed)
@@ -116,7 +116,7 @@ def time_loop(
 
 
 def bench_training(name: str, data: DataSet, epochs: int, repeats: int) -> str:
-    """Compare both loops, interleaved, and return a sentence with the figures."""
+    """Compare both loops in interleaved repeats; return a sentence with the results."""
     ours, theirs = [], []
     for seed in range(1, repeats + 1):
         theirs.append(time_loop(quickstart_loop, name, data, epochs, seed))
@@ -125,18 +125,18 @@ def bench_training(name: str, data: DataSet, epochs: int, repeats: int) -> str:
     return (
         f"training loop, {data.name}, {len(data.train)} images, {name}, batch {BATCH_SIZE}, "
         f"1 thread, {epochs} epochs, {repeats} interleaved repeats: "
-        f"{_median(o.examples_per_s for o in ours):.0f} examples/s against "
-        f"{_median(t.examples_per_s for t in theirs):.0f} of the quickstart's float32 loop, "
+        f"{_median(o.examples_per_s for o in ours):.0f} examples/s, compared with "
+        f"{_median(t.examples_per_s for t in theirs):.0f} for the quickstart's float32 loop; "
         f"median ratio {statistics.median(ratios):.2f}; test accuracy "
-        f"{_mean(o.accuracy for o in ours):.4f} against {_mean(t.accuracy for t in theirs):.4f}"
+        f"{_mean(o.accuracy for o in ours):.4f} and {_mean(t.accuracy for t in theirs):.4f}"
     )
 
 
 def bench_simulation(num_sites: int, cores: int, epochs: int, repeats: int) -> str:
     """Return a sentence with the steady-state efficiency of the simulation on Ray.
 
-    The sum of the sites' training seconds over (cores x wall seconds) of each round but the
-    first, which includes the workers' start.
+    Efficiency is the sum of the sites' training seconds, divided by cores times wall seconds, for
+    each round except the first, which includes the start of the workers.
     """
     efficiencies: list[float] = []
     for seed in range(1, repeats + 1):
@@ -148,7 +148,7 @@ def bench_simulation(num_sites: int, cores: int, epochs: int, repeats: int) -> s
                 efficiencies.append(trained / (cores * line["seconds"]))
     return (
         f"simulation efficiency, digits, {num_sites} sites on {cores} cores, {epochs} local epochs "
-        f"a round, {len(efficiencies)} rounds in {repeats} runs: median "
+        f"per round, {len(efficiencies)} rounds in {repeats} runs: median "
         f"{statistics.median(efficiencies):.3f}, lowest {min(efficiencies):.3f}"
     )
 
@@ -177,14 +177,14 @@ def _mean(values: Iterable[float]) -> float:
 
 def main(
     dataset: Annotated[str, typer.Option(help="Data set of the training benchmark.")] = "digits",
-    data_root: Annotated[str, typer.Option(help="Where built-in data sets are.")] = "",
+    data_root: Annotated[str, typer.Option(help="Folder of the built-in data sets.")] = "",
     model: Annotated[str, typer.Option(help="Model of the training benchmark.")] = "small-cnn",
     max_train: Annotated[int, typer.Option(help="Training images to use; 0 for all.")] = 0,
     epochs: Annotated[int, typer.Option(help="Epochs of the training benchmark.")] = 20,
-    repeats: Annotated[int, typer.Option(help="Interleaved repeats.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Number of interleaved repeats.")] = 5,
     cores: Annotated[int, typer.Option(help="Cores of the simulation benchmark.")] = 2,
 ) -> None:
-    """Print the benchmarks' figures, a sentence each."""
+    """Print the results, one sentence per benchmark."""
     try:
         data = load_dataset(dataset, data_root, max_train=max_train, max_test=2000)
         typer.echo(bench_training(model, data, epochs, repeats))

@@ -1,1 +1,1 @@
-"""Run arms on the same data with equal budgets."""
+"""Run several arms on the same data with equal budgets."""

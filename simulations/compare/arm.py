@@ -1,4 +1,4 @@
-"""An arm: one way to train, described by keys of the run config and an ``[arm]`` table."""
+"""Arms: one arm is one way to train, given by run-config keys and an ``[arm]`` table."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +20,13 @@ class ArmTable(BaseModel):
     Attributes
     ----------
     name : str
-        What tables and plots call it; the file's name if empty.
+        Name in tables and plots; the file name if empty.
     kind : str
-        ``federated``; ``centralized``: one model on the pooled data; ``one-site``: site-0
-        on its own data alone; ``ensemble``: every site on its own data alone, and the mean of what
-        their models say.
+        ``federated``; ``centralized``: one model on the pooled data; ``one-site``: site-0 alone on
+        its own data; ``ensemble``: every site alone on its own data, with the models'
+        predicted probabilities averaged.
     rounds_of : str
-        File name of an arm whose number of rounds this one takes, seed by seed.
+        File name of another arm; this arm runs as many rounds as that one did with the same seed.
     """
 
     model_config = ConfigDict(
@@ -39,7 +39,7 @@ class ArmTable(BaseModel):
 
 
 class Arm(BaseModel):
-    """One arm: its file's name, its table, and the keys it sets."""
+    """One arm: its file name, its ``[arm]`` table and the run-config keys it sets."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,22 +49,22 @@ class Arm(BaseModel):
 
     @property
     def name(self) -> str:
-        """Return the name for tables and plots."""
+        """Return the name used in tables and plots."""
         return self.table.name or self.key
 
     def config(self, shared: Mapping[str, Scalar], **more: Scalar) -> RunConfig:
-        """Return the run config: the comparison's keys, then the arm's, then ``more``."""
+        """Return the run config: ``shared``, overridden by the arm's keys, then by ``more``."""
         extra = {key.replace("_", "-"): value for key, value in more.items()}
         return read_run_config({**shared, **self.values, **extra})
 
 
 def load_arm(reference: str, folder: Path, overrides: Mapping[str, Any]) -> Arm:
-    """Return an arm by the name of a file in `ARMS_DIR`, or by a path from ``folder``.
+    """Load an arm, given the name of a file in `ARMS_DIR` or a path relative to ``folder``.
 
     Raises
     ------
     ConfigError
-        If there is no such arm, its table is not understood, or it has a key that there is not.
+        If the arm does not exist, its table is invalid, or it sets an unknown key.
     """
     path = _arm_path(reference, folder)
     values, table = read_arm(path)

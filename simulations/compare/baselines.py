@@ -1,4 +1,4 @@
-"""The yardsticks: training without averaging, with the same model, data, plan and loop."""
+"""Baselines that train without averaging, with the same model, data, plan and training loop."""
 
 import math
 import time
@@ -18,19 +18,20 @@ from strategies.common.errors import ConfigError
 from strategies.method.round_plan import RoundPlan
 
 CURVE_POINTS = 20
-"""The most points of a curve; each costs an evaluation on two splits."""
+"""Maximum number of points on a curve; each costs an evaluation on two splits."""
 
 
 def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
-    """Train one model for the whole epoch budget, in one piece.
+    """Train one model for the whole epoch budget without interruption.
 
     Parameters
     ----------
     config
-        ``epoch-budget``, ``lr-max``, ``lr-min-fraction`` and ``lr-shape`` make one cycle over
-        all of training; ``num-sites`` and the partition say whose data there are.
+        ``epoch-budget``, ``lr-max``, ``lr-min-fraction`` and ``lr-shape`` define one
+        learning-rate cycle over the whole training; ``num-sites`` and the partition keys define
+        the sites' data.
     kind
-        ``centralized``: the union of what all sites train on; ``one-site``: site-0's part.
+        ``centralized``: train on the training examples of all sites; ``one-site``: of site-0 only.
     """
     started = time.monotonic()
     plan = _one_cycle(config)
@@ -66,22 +67,22 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
 
 
 def train_ensemble(config: RunConfig) -> Outcome:
-    """Train a model at every site alone, for the whole epoch budget, and average what they say.
+    """Train one model per site for the whole epoch budget, and average their predictions.
 
-    An example's class is the one with the highest mean over the sites of the models' softmax. The
-    sites' models travel once, to whoever asks them: one exchange, one way.
+    The predicted class is the one with the highest softmax probability, averaged over the sites'
+    models. Every site sends its model once, which counts as one exchange in one direction.
 
     Parameters
     ----------
     config
-        As for `train_without_exchange`.
+        See `train_without_exchange`.
     """
     started = time.monotonic()
     plan = _one_cycle(config)
     task = load_task(config)
     held = task.coordinator_data(config.num_sites)
     splits = [Tensors.of(held.validation), Tensors.of(held.test)]
-    # Of every split the summed probabilities, by the epochs behind them.
+    # For each split: probabilities summed over the sites, by number of epochs trained.
     sums: list[dict[int, Tensor]] = [{}, {}]
     model_bytes = 0
     for site in range(config.num_sites):
@@ -92,10 +93,11 @@ def train_ensemble(config: RunConfig) -> Outcome:
             if not _on_curve(epoch, config.epoch_budget):
                 return
             for split, by_epoch in zip(splits, sums, strict=True):
-                said = class_probabilities(
+                probabilities = class_probabilities(
                     model, split.inputs, task.pipeline, task.device, task.settings.autocast_dtype
                 )
-                by_epoch[epoch] = by_epoch[epoch] + said if epoch in by_epoch else said
+                previous = by_epoch.get(epoch)
+                by_epoch[epoch] = probabilities if previous is None else previous + probabilities
 
         with repeatable(config.threads_per_site, task.device):
             train(
@@ -115,12 +117,12 @@ def train_ensemble(config: RunConfig) -> Outcome:
                 config,
                 epoch,
                 *(
-                    _said(by_epoch[epoch] / config.num_sites, split)
+                    _eval_result(by_epoch[epoch] / config.num_sites, split)
                     for by_epoch, split in zip(sums, splits, strict=True)
                 ),
                 exchanges=1,
                 received_bytes=model_bytes,
-                # The sites' models are trained one after the other, and evaluated together.
+                # The models are trained one after the other: scale the total time by epochs.
                 seconds=seconds * epoch / config.epoch_budget,
             )
             for epoch in sums[0]
@@ -156,10 +158,10 @@ def _point(
 
 
 def _one_cycle(config: RunConfig) -> RoundPlan:
-    """Return the plan of the whole budget in one piece."""
+    """Return a plan that spends the whole budget in one round."""
     if not config.epoch_budget:
         raise ConfigError(
-            "training without exchange needs a budget",
+            "training without exchanges needs an epoch budget",
             where="epoch-budget",
             got=0,
             expected="1 or more",
@@ -178,8 +180,8 @@ def _on_curve(epoch: int, budget: int) -> bool:
     return epoch % math.ceil(budget / CURVE_POINTS) == 0 or epoch == budget
 
 
-def _said(probabilities: Tensor, split: Tensors) -> EvalResult:
-    """Return loss and accuracy of what was said of a split: examples x classes, in [0, 1]."""
+def _eval_result(probabilities: Tensor, split: Tensors) -> EvalResult:
+    """Return loss and accuracy, given probabilities of shape (examples, classes)."""
     right = probabilities.argmax(1) == split.labels
     loss = functional.nll_loss(probabilities.log(), split.labels)
     return EvalResult(len(split), float(loss), float(right.double().mean()))

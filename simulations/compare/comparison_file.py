@@ -1,4 +1,4 @@
-"""A comparison file: which arms, with which seeds, on what data, and how they are tuned."""
+"""Comparison files: the arms, their seeds, their data and how they are tuned."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -14,14 +14,14 @@ from simulations.compare.arm import Arm, load_arm
 from strategies.common.errors import ConfigError
 
 Grid = dict[str, Annotated[list[Scalar], Field(min_length=1)]]
-"""Keys of the run config, each with the values to try; every combination is a candidate."""
+"""Run-config keys with the values to try; every combination is a candidate."""
 
-OF_THE_JOB = ("seed", "output-dir", "resume")
-"""Keys of the run config that differ from job to job."""
+PER_JOB_KEYS = ("seed", "output-dir", "resume")
+"""Run-config keys that the comparison sets for each job."""
 
 
 def candidates_of(grid: Grid) -> list[dict[str, Scalar]]:
-    """Return the combinations of a grid's values, the first key's values changing slowest."""
+    """Return all combinations of a grid's values; the first key's value changes slowest."""
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
@@ -35,16 +35,17 @@ class _Table(BaseModel):
 
 
 class Tuning(_Table):
-    """The ``[tuning]`` table: how every arm's own keys are chosen, on the validation split.
+    """The ``[tuning]`` table: how the keys of each arm are chosen on the validation split.
 
     Attributes
     ----------
     num_seeds, first_seed : int
-        Seeds on which candidates are compared; none of those that are reported.
+        Seeds used to compare candidates; they must differ from the reported seeds.
     grid : dict
-        Candidates of every arm.
+        Candidates for every arm.
     arm_grid : dict
-        Candidates of single arms instead, by the arm's file name; as many as the others have.
+        Candidates for individual arms, by arm file name, in place of ``grid``; every arm must have
+        the same number of candidates.
     """
 
     num_seeds: int = Field(default=1, ge=1)
@@ -54,33 +55,33 @@ class Tuning(_Table):
 
     @property
     def seeds(self) -> list[int]:
-        """Return the seeds."""
+        """Return the tuning seeds."""
         return list(range(self.first_seed, self.first_seed + self.num_seeds))
 
     def candidates(self, arm: str) -> list[dict[str, Scalar]]:
-        """Return an arm's candidates, the first key's values changing slowest."""
+        """Return the candidates of an arm; the first key's value changes slowest."""
         return candidates_of(self.arm_grid.get(arm, self.grid))
 
 
 class Comparison(_Table):
-    """A comparison file.
+    """Content of a comparison file.
 
     Attributes
     ----------
     name : str
         Title of tables and pictures.
     arms : sequence of str
-        Arms, by name or path; the first is what differences refer to.
+        Arms, by name or path; the first is the reference for differences.
     highlight : sequence of str
-        File names of the arms that pictures name; all if empty.
+        File names of the arms that pictures highlight; all arms if empty.
     num_seeds, first_seed : int
-        Seeds ``first_seed`` to ``first_seed + num_seeds - 1``, each for every arm.
+        Every arm runs with the seeds ``first_seed`` to ``first_seed + num_seeds - 1``.
     config : dict
-        Keys of the run config that all arms share.
+        Run-config keys that all arms share.
     arm_config : dict
-        Keys of the run config for single arms, by the arm's file name.
+        Run-config keys for individual arms, by arm file name.
     tuning : Tuning or None
-        How the arms are tuned before; None where they are taken as they are.
+        How the arms are tuned first; None for no tuning.
     """
 
     name: str
@@ -94,33 +95,33 @@ class Comparison(_Table):
 
     @property
     def seeds(self) -> list[int]:
-        """Return the seeds."""
+        """Return the reported seeds."""
         return list(range(self.first_seed, self.first_seed + self.num_seeds))
 
     def candidates(self, arm: str) -> list[dict[str, Scalar]]:
-        """Return an arm's candidates; where nothing is tuned, the one that sets nothing."""
+        """Return the candidates of an arm; without tuning, a single one that sets no keys."""
         return self.tuning.candidates(arm) if self.tuning else [{}]
 
 
 def read_comparison(
     path: Path, only: Sequence[str] = (), num_seeds: int | None = None
 ) -> tuple[Comparison, list[Arm]]:
-    """Return a comparison file and its arms.
+    """Read a comparison file and load its arms.
 
     Parameters
     ----------
     path
         The file.
     only
-        File names of the arms to take, in the order of the file; all if empty.
+        File names of the arms to keep, in the order of the file; all if empty.
     num_seeds
-        Seeds, from ``first-seed``; as many as the file says by default.
+        Number of seeds, from ``first-seed``; the file's number by default.
 
     Raises
     ------
     ConfigError
-        If the file or an arm is not understood, two arms have the same file name, the arms are
-        not tuned alike, or one that is to be taken is not there.
+        If the file or an arm is invalid, two arms have the same file name, arms have different
+        numbers of candidates, or ``only`` names an arm that is not in the file.
     """
     values, _ = read_arm(path)
     try:
@@ -164,7 +165,7 @@ def _with_only(comparison: Comparison, only: Sequence[str]) -> Comparison:
 
 
 def _check_names(comparison: Comparison, path: Path) -> None:
-    """Refuse what is said of an arm that is not in the comparison."""
+    """Raise ConfigError if a table names an arm that is not in the comparison."""
     named: Mapping[str, Sequence[str]] = {
         "highlight": comparison.highlight,
         "arm-config": list(comparison.arm_config),
@@ -181,7 +182,7 @@ def _check_names(comparison: Comparison, path: Path) -> None:
 
 
 def _check_keys(comparison: Comparison, path: Path) -> None:
-    """Refuse keys of the run config that there are not."""
+    """Raise ConfigError for unknown run-config keys."""
     tables: dict[str, Mapping[str, Any]] = {"config": comparison.config}
     tables |= {f"arm-config.{arm}": keys for arm, keys in comparison.arm_config.items()}
     if tuning := comparison.tuning:
@@ -194,28 +195,30 @@ def _check_keys(comparison: Comparison, path: Path) -> None:
 def with_settings(
     comparison: Comparison, arms: Sequence[Arm], settings: Mapping[str, Any]
 ) -> Comparison:
-    """Return the comparison with keys of the run config that are set for every arm.
+    """Return the comparison with these run-config keys set for every arm.
 
     Raises
     ------
     ConfigError
-        If there is no such key, the comparison sets it for each job, or an arm or one of its
-        candidates has another value, which would go before.
+        If a key is unknown, the comparison sets it for each job, or an arm or one of its
+        candidates sets a different value, which would take precedence.
     """
     RunConfig.check_keys(settings, "--set")
     for key, value in settings.items():
-        if key in OF_THE_JOB:
-            raise ConfigError("every job has its own", where=f"--set, {key}", got=value)
+        if key in PER_JOB_KEYS:
+            raise ConfigError(
+                "the comparison sets this key for each job", where=f"--set, {key}", got=value
+            )
         for arm in arms:
             for candidate in comparison.candidates(arm.key):
                 own = {**arm.values, **candidate}
                 if own.get(key, value) != value:
                     raise ConfigError(
-                        "an arm has a value of its own, which goes before",
+                        "an arm sets this key itself, which takes precedence",
                         where=f"--set, {key}",
                         got=value,
-                        expected=f"{own[key]!r}, as {arm.key} has it",
-                        hint="Change it in the comparison's file, or in the arm's",
+                        expected=f"{own[key]!r}, the value of the arm {arm.key}",
+                        hint="Change it in the comparison file or in the arm file",
                     )
     return comparison.model_copy(update={"config": {**comparison.config, **settings}})
 
@@ -230,7 +233,7 @@ def _check_arms(arms: Sequence[Arm], path: Path) -> None:
             raise ConfigError("two arms have the same file name", where=str(path), got=arm.key)
         if arm.table.rounds_of and arm.table.rounds_of not in with_rounds:
             raise ConfigError(
-                "the arm whose rounds it takes is not in the comparison, or has none of its own",
+                "the arm named by rounds-of is not in the comparison, or has no rounds of its own",
                 where=f"{path}, {arm.key}, rounds-of",
                 got=arm.table.rounds_of,
                 expected="one of: " + ", ".join(with_rounds),
@@ -238,17 +241,17 @@ def _check_arms(arms: Sequence[Arm], path: Path) -> None:
 
 
 def check_seeds(comparison: Comparison, where: str = "") -> None:
-    """Refuse seeds that arms are tuned on and that are reported, too.
+    """Raise ConfigError if a seed is used both for tuning and for reported results.
 
     Parameters
     ----------
     where
-        Beginning of the place that the error names.
+        Prefix of the location in the error message.
     """
     tuned = comparison.tuning.seeds if comparison.tuning else []
     if shared := sorted(set(tuned) & set(comparison.seeds)):
         raise ConfigError(
-            "seeds that arms are tuned on are not reported",
+            "tuning seeds must not be reported seeds",
             where=f"{where}tuning, first-seed",
             got=shared[0],
             expected=f"none of {comparison.seeds[0]} to {comparison.seeds[-1]}",
@@ -260,7 +263,7 @@ def _check_tuning(tuning: Tuning, arms: Sequence[Arm], path: Path) -> None:
     for arm in arms:
         if (count := _num_distinct(tuning.candidates(arm.key))) != expected:
             raise ConfigError(
-                "every arm gets the same tuning: as many candidates as the others, all different",
+                "every arm must have the same number of different candidates",
                 where=f"{path}, tuning.arm-grid.{arm.key}",
                 got=count,
                 expected=str(expected),

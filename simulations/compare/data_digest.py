@@ -1,4 +1,4 @@
-"""Which data a result is of: a digest that any change of them changes."""
+"""A digest of a data set, to tell which data a result belongs to."""
 
 import hashlib
 
@@ -9,9 +9,9 @@ from mdc_flower.data import Examples, load_dataset
 
 
 def data_digest(config: RunConfig) -> str:
-    """Return the SHA-256, in hex, of a config's examples as they are before the cut into sites.
+    """Return the SHA-256, in hex, of a config's examples before they are partitioned into sites.
 
-    The cut follows from them, and from the config. Where files are does not matter.
+    The partition follows from the examples and the config. File locations do not matter.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the arms of a comparison have in common: their data, their model, and their work."""
+"""Check that the arms of a comparison have the same data, model and budget."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,24 +9,24 @@ from simulations.compare.comparison_file import Comparison
 from strategies.common.errors import ConfigError, MdcError
 
 _KEYS = RunConfig.keys()
-EQUAL = (*_KEYS[: _KEYS.index("model")], "model", "batch-size", "epoch-budget")
-"""Keys of the run config whose values all arms, and all their candidates, share.
+SHARED_KEYS = (*_KEYS[: _KEYS.index("model")], "model", "batch-size", "epoch-budget")
+"""Run-config keys whose values must be the same for all arms and all candidates.
 
-What says which data these are stands in the run config before the model.
+The run config lists the keys of the data before ``model``.
 """
 
 Configs = Mapping[str, Sequence[RunConfig]]
-"""Of each arm, by its key, the config with each of its candidates."""
+"""One config per candidate, by arm key."""
 
 
 def configs_of(comparison: Comparison, arms: Sequence[Arm]) -> Configs:
-    """Return the config of each arm with each candidate and the first seed.
+    """Return the configs of each arm, one per candidate, with the first seed.
 
     Raises
     ------
     ConfigError
-        If one is not allowed, or the arms' budgets are not equal: a key of `EQUAL` differs, or
-        rounds or steps, and not passes over the data, say when an arm ends.
+        If a config is invalid or the budgets are not equal: a key of `SHARED_KEYS` differs, or an
+        arm ends after a number of rounds or steps instead of passes over the data.
     """
     configs = {arm.key: _configs(comparison, arm) for arm in arms}
     first = arms[0].key
@@ -37,8 +37,8 @@ def configs_of(comparison: Comparison, arms: Sequence[Arm]) -> Configs:
     return configs
 
 
-def stand_in(arm: Arm) -> dict[str, Scalar]:
-    """Return a number of rounds that fits any budget, for an arm that takes another's: to check."""
+def placeholder_rounds(arm: Arm) -> dict[str, Scalar]:
+    """Return a number of rounds that fits any budget, to check an arm with ``rounds-of``."""
     return {"num-rounds": 1} if arm.table.rounds_of else {}
 
 
@@ -46,7 +46,7 @@ def _configs(comparison: Comparison, arm: Arm) -> list[RunConfig]:
     configs = []
     for values in comparison.candidates(arm.key):
         _check_unit(arm, {**comparison.config, **arm.values, **values})
-        more = {**values, **stand_in(arm), "seed": comparison.first_seed}
+        more = {**values, **placeholder_rounds(arm), "seed": comparison.first_seed}
         try:
             configs.append(arm.config(comparison.config, **more))
         except MdcError as error:
@@ -56,11 +56,11 @@ def _configs(comparison: Comparison, arm: Arm) -> list[RunConfig]:
 
 
 def _check_unit(arm: Arm, values: Mapping[str, Scalar]) -> None:
-    """Refuse what ends an arm by another count than that of its passes over the data."""
+    """Raise ConfigError if the arm would not end after a number of passes over the data."""
     for key in ("local-steps", "num-rounds"):
         if values.get(key):
             raise ConfigError(
-                "arms are compared at equal numbers of passes over the data: epoch-budget",
+                "all arms must make equal numbers of passes over the data, as set by epoch-budget",
                 where=f"{arm.key}, {key}",
                 got=values[key],
                 expected="0" if key == "local-steps" else "0, or an arm with rounds-of",
@@ -68,18 +68,18 @@ def _check_unit(arm: Arm, values: Mapping[str, Scalar]) -> None:
 
 
 def _check_counts(key: str, config: RunConfig) -> None:
-    """Refuse what would leave an arm without sites, without some of them, or without a budget."""
+    """Raise ConfigError if the arm has no sites, no budget, or may skip sites."""
     for name, value in (("num-sites", config.num_sites), ("epoch-budget", config.epoch_budget)):
         if value == 0:
             raise ConfigError(
-                "a comparison needs a number",
+                "a comparison needs this number",
                 where=f"{key}, {name}",
                 got=0,
                 expected="1 or more",
             )
     if config.min_sites not in (0, config.num_sites):
         raise ConfigError(
-            "every site takes part in every round of a comparison",
+            "every site must take part in every round of a comparison",
             where=f"{key}, min-sites",
             got=config.min_sites,
             expected=f"0 or {config.num_sites}, all sites",
@@ -88,12 +88,12 @@ def _check_counts(key: str, config: RunConfig) -> None:
 
 def _check_equal(key: str, config: RunConfig, first: str, expected: RunConfig) -> None:
     values, others = config.to_flower(), expected.to_flower()
-    for name in EQUAL:
+    for name in SHARED_KEYS:
         if values[name] != others[name]:
             raise ConfigError(
-                "all arms, and all candidates, have the same data, model and budget",
+                "all arms and candidates must have the same data, model and budget",
                 where=f"{key}, {name}",
                 got=values[name],
-                expected=f"{others[name]!r}, as {first} has it",
+                expected=f"{others[name]!r}, the value of the arm {first}",
                 hint="Set it in [config]",
             )

@@ -1,7 +1,8 @@
-"""The folder of one job: what it is of, written before it starts, and its result.
+"""Files of one job: its description, written before it starts, and its result.
 
-A result is taken again only for the very same job: the kind of the arm, every key of the config
-that says what is computed, and the data themselves. So it is with a run that was interrupted.
+A stored result is reused only for the same job: the same kind of arm, the same values of all
+run-config keys except file locations, and the same data. The same holds for continuing an
+interrupted run.
 """
 
 import json
@@ -20,70 +21,70 @@ from strategies.storage.run_directory import holds_run
 
 JOB, RESULT = "job.json", "result.json"
 
-PLACES = ("output-dir", "data-root")
-"""Keys of the run config that say where things are: another place is not another config."""
+LOCATION_KEYS = ("output-dir", "data-root")
+"""Run-config keys for file locations; configs that differ only in these count as equal."""
 
-REMOVE = "Name another --output, or remove the old results"
+REMOVE = "Choose another --output, or remove the old results"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a job gave, and what it was computed with."""
+    """The outcome of a job, and the hardware and versions it was computed with."""
 
     outcome: Outcome
     hardware: str
     versions: Mapping[str, str]
-    was_there: bool = False
-    """Whether it was computed before, and only read."""
+    reused: bool = False
+    """Whether the result was read from disk instead of computed."""
 
 
-def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without the keys that differ from machine to machine."""
-    return {key: value for key, value in config.items() if key not in PLACES}
+def without_locations(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config without the `LOCATION_KEYS`."""
+    return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
 
 
 def description(kind: str, config: RunConfig) -> dict[str, Any]:
-    """Return what a job is of: two jobs with equal descriptions give equal outcomes."""
+    """Return the description of a job; jobs with equal descriptions have equal outcomes."""
     return {"kind": kind, "config": config.to_flower(), "data": data_digest(config)}
 
 
 def claim(folder: Path, job: Mapping[str, Any]) -> None:
-    """Take a folder for the job of this description.
+    """Reserve a folder for the job with this description.
 
     Raises
     ------
     ConfigError
-        If the folder holds another job; it is left as it is.
+        If the folder holds another job. The folder is not changed.
     """
     for name in (RESULT, JOB):
         if (stored := _read(folder / name)) is not None:
             _check_same(stored, job, folder)
             return
     if holds_run(folder):
-        raise _of_unknown_data(folder)
+        raise _unknown_data_error(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / JOB, json.dumps(job).encode())
 
 
 def read_result(folder: Path) -> Finished | None:
-    """Return the result in a folder that was claimed; None if there is none, or it is cut off."""
+    """Return the result in a claimed folder; None if it is missing or truncated."""
     stored = _read(folder / RESULT)
     if stored is None:
         return None
     points = [Point(**point) for point in stored["outcome"]["points"]]
-    return Finished(Outcome(points), stored["hardware"], stored["versions"], was_there=True)
+    return Finished(Outcome(points), stored["hardware"], stored["versions"], reused=True)
 
 
 def write_result(folder: Path, job: Mapping[str, Any], outcome: Outcome) -> Finished:
-    """Write what this process has computed, and return it."""
+    """Write an outcome that this process computed, and return the finished job."""
     finished = Finished(outcome, hardware(), versions())
-    stored = {key: value for key, value in asdict(finished).items() if key != "was_there"}
+    stored = {key: value for key, value in asdict(finished).items() if key != "reused"}
     write_atomically(folder / RESULT, json.dumps({**job, **stored}).encode())
     return finished
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what is in a file; None if there is none, or a disk that was full cut it off."""
+    """Return the JSON in a file; None if it is missing, or truncated by a full disk."""
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -92,20 +93,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _check_same(stored: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> None:
-    now = without_places(job["config"])
-    before = spelled_as(without_places(stored["config"]), now)
+    now = without_locations(job["config"])
+    before = spelled_as(without_locations(stored["config"]), now)
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             raise ConfigError(
-                "the folder holds a result of another config",
+                "the folder holds a result of a different config",
                 where=f"{folder}, {key}",
                 got=before.get(key),
                 expected=repr(now.get(key)),
                 hint=REMOVE,
             )
     if not {"kind", "data"} <= set(stored):
-        raise _of_unknown_data(folder)
-    for key, what in (("kind", "another kind of arm"), ("data", "other data")):
+        raise _unknown_data_error(folder)
+    for key, what in (("kind", "a different kind of arm"), ("data", "different data")):
         if stored[key] != job[key]:
             raise ConfigError(
                 f"the folder holds a result of {what}",
@@ -116,9 +117,9 @@ def _check_same(stored: Mapping[str, Any], job: Mapping[str, Any], folder: Path)
             )
 
 
-def _of_unknown_data(folder: Path) -> ConfigError:
+def _unknown_data_error(folder: Path) -> ConfigError:
     return ConfigError(
-        "the folder holds a result of an earlier version, which does not say of which data it is",
+        "the folder holds a result of an earlier version, which does not record its data",
         where=str(folder),
         hint=REMOVE,
     )

@@ -1,4 +1,4 @@
-"""One arm with one seed: run it, or read what it gave before; many of them, on all cores."""
+"""Jobs: one job runs one arm with one seed, or reads its stored result."""
 
 import json
 import logging
@@ -34,15 +34,15 @@ without_picture = ServerApp()
 
 @without_picture.main()
 def _main(grid: Grid, context: Context) -> None:
-    """Run a job; its comparison is drawn, and a picture of each job would take seconds."""
+    """Run a job without its own picture, which would take seconds; the comparison is drawn."""
     server_app.lead(grid, context, Inline(), with_picture=False)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One arm with one seed, in a folder of its own.
+    """One arm with one seed, in its own folder.
 
-    ``trying`` says of a job that tunes which values it tries; such a job may diverge.
+    For a tuning job, ``trying`` lists the values it tries; its divergence is not an error.
     """
 
     arm: Arm
@@ -53,22 +53,23 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Return what people call it."""
+        """Return the name of the job for messages."""
         return f"{self.arm.name}, seed {self.seed}{self.trying and f', trying {self.trying}'}"
 
 
 def finished_jobs(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Finished]]:
-    """Run jobs in the pool's processes; yield each as it is done.
+    """Run jobs in the pool's processes, and yield each when it finishes.
 
-    A job that fails stops no other: its error is logged at once, and raised after all others.
+    A failed job does not stop the others. Its error is logged at once, and raised when all jobs
+    have ended.
 
     Raises
     ------
     Exception
-        Whatever the first job that failed has raised, with its label, and with the others that
-        failed, as notes.
+        The error of the first job that failed. Notes give its label, and the labels and errors of
+        the other failed jobs.
     EngineError
-        If a process of the pool died; it names the jobs that are not finished.
+        If a process of the pool died. The message names the unfinished jobs.
     """
     left = {job.folder: job for job in jobs}
     running: dict[Future[Finished], Job] = {}
@@ -90,9 +91,9 @@ def finished_jobs(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Fi
             yield job, finished
     except BrokenProcessPool:
         raise EngineError(
-            "a process that runs jobs has died; not finished are "
+            "a worker process died; unfinished jobs: "
             + "; ".join(job.label for job in left.values()),
-            hint="Was it killed, or out of memory? Fewer --workers need less",
+            hint="It may have been killed for lack of memory; fewer --workers need less",
         ) from None
     finally:
         for future in running:
@@ -101,25 +102,24 @@ def finished_jobs(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Fi
         (job, first), *others = failed
         first.add_note(f"in the job {job.label}")
         for job, other in others:
-            first.add_note(f"failed too, the job {job.label}: {other}")
+            first.add_note(f"the job {job.label} failed, too: {other}")
         raise first
 
 
 def run_job(job: Job) -> Finished:
-    """Return what a job gives, from its folder if it was computed before.
+    """Run a job, or read its result if it was computed before.
 
     Returns
     -------
     Finished
-        With an outcome without points for a job that tunes whose values cannot be used: its
-        updates, or its loss, are not finite.
+        The outcome has no points if a tuning job diverged: its updates or its loss are not finite.
 
     Raises
     ------
     ConfigError
-        If the folder holds a result, or a run, of another config, kind of arm, or data.
+        If the folder holds a result or a run with a different config, kind of arm or data.
     QuorumError
-        If a site did not take part in a round: all of them count in a comparison.
+        If a site did not take part in a round; a comparison needs all sites in every round.
     """
     about = description(job.arm.table.kind, job.config)
     claim(job.folder, about)
@@ -139,7 +139,7 @@ def _outcome(job: Job) -> Outcome:
 
 
 def _diverged(error: QuorumError | DivergedError) -> bool:
-    """Return whether values that are not finite are all that kept sites from taking part."""
+    """Return whether non-finite values are the only reason why sites are missing."""
     return isinstance(error, DivergedError) or set(error.causes.values()) == {Cause.NOT_FINITE}
 
 
@@ -154,8 +154,8 @@ def _run(job: Job) -> Outcome:
 
 
 def _run_federated(job: Job) -> Outcome:
-    # A run that an interrupted comparison left goes on from its checkpoint. One that lacks a site
-    # in a round would be beside arms that have its data.
+    # Resume a run that an interrupted comparison left. Require all sites in every round: the arms
+    # are compared on equal data.
     more = {"resume": True, "min_sites": job.config.num_sites}
     run_in_process(job.config.model_copy(update=more), job.config.num_sites, without_picture)
     history = read_history(job.folder)
@@ -165,7 +165,7 @@ def _run_federated(job: Job) -> Outcome:
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Return the curve of a run's rounds."""
+    """Return one point per round of a run."""
     sums = {
         key: list(accumulate(line[key] for line in history))
         for key in ("sent_bytes", "received_bytes", "seconds")
@@ -195,10 +195,10 @@ def _metrics(evaluation: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _at_the_end(last: Point, summary: Mapping[str, Any]) -> Point:
-    """Return the last point as it is when the run is over.
+    """Return the last point, evaluated with the final model of the run.
 
-    The model that the run is there to give is another than that of the last round, where models
-    of several rounds are averaged, or BatchNorm's statistics are taken anew by an exchange more.
+    The final model differs from that of the last round if models of several rounds are averaged,
+    or if BatchNorm statistics are recalibrated in an additional exchange.
     """
     averaged = summary.get("averaged", {})
     recalibrated = [part for part in (summary, averaged) if "recalibration" in part]

@@ -1,4 +1,4 @@
-"""What the simplest way to train one model at many sites would exchange: an average a step."""
+"""Bytes that averaging after every optimizer step would exchange, as a reference."""
 
 from mdc_flower.config import RunConfig
 from mdc_flower.models.tensors import tensors_of
@@ -7,10 +7,11 @@ from mdc_flower.training.task import load_task
 
 
 def per_step_bytes(config: RunConfig) -> int:
-    """Return the model bytes, both ways, of all sites that average after each optimizer step.
+    """Return the model bytes exchanged in both directions if sites average after every step.
 
-    The sites share the examples of a pass evenly, a batch each a step, and every average moves the
-    whole model to and from each of them, for the passes of ``epoch-budget``.
+    Assumes that the sites share the examples of a pass evenly, with one batch per site and step,
+    that every average transfers the whole model to and from each site, and that training makes
+    ``epoch-budget`` passes.
     """
     task = load_task(config)
     num_examples = len(task.coordinator_data(config.num_sites).pooled)

@@ -1,4 +1,4 @@
-"""How far a comparison is: a bar with the time left on a terminal, a line for each job anywhere."""
+"""Progress of a comparison: one line per job, and on a terminal a progress bar."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from simulations.compare.runner import OnDone
 
 @contextmanager
 def job_progress(console: Console) -> Iterator[OnDone]:
-    """Show jobs as they are done, on a console; yield what is to be told of them."""
+    """Show finished jobs on a console; yield the callback to call for each."""
     started = time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -34,18 +34,18 @@ def job_progress(console: Console) -> Iterator[OnDone]:
 
 
 def seconds_left(spent: float, finished: Sequence[Finished], total: int) -> float | None:
-    """Return about how long a comparison still takes, in seconds; None if that is not known.
+    """Estimate the remaining time of a comparison in seconds; None if unknown.
 
     Parameters
     ----------
     spent
-        Seconds since it was started, or went on.
+        Seconds since the comparison was started or continued.
     finished
-        Its jobs that are done; reading what was there before takes no time to speak of.
+        Finished jobs; reading a stored result is assumed to take no time.
     total
-        All of its jobs.
+        Number of jobs.
     """
-    computed = sum(not one.was_there for one in finished)
+    computed = sum(not one.reused for one in finished)
     if not computed or len(finished) == total:
         return None
     return spent / computed * (total - len(finished))

@@ -1,4 +1,4 @@
-"""Where a result comes from: command, date, hardware, versions."""
+"""Provenance of a result: command, date, hardware and versions."""
 
 import platform
 import shlex
@@ -15,11 +15,11 @@ from mdc_flower.common.cores import usable_cores
 from mdc_flower.training.numerics import CPU, number_format, pick_autocast_dtype, processor
 
 PACKAGES = ("mdc-flower", "flwr", "torch", "torchvision", "torchaudio", "timm", "numpy")
-"""Distributions whose versions may change a result; those that are installed are named."""
+"""Distributions whose versions may change a result; only installed ones are recorded."""
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return the command as one would type it; where the data are is the machine's own affair."""
+    """Return the command as typed, with the value of ``data-root`` replaced by ``DATA``."""
     words = [Path(arguments[0]).name, *arguments[1:]]
     return " ".join(
         "data-root=DATA" if word.startswith("data-root=") else shlex.quote(word) for word in words
@@ -27,7 +27,7 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Return date, command, hardware and versions of this process."""
+    """Return the command, date, hardware and versions of this process."""
     return {
         "command": command_line(sys.argv),
         "date": time.strftime("%Y-%m-%d"),
@@ -37,10 +37,10 @@ def provenance() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """Return what computes here: cores that may be used, processor, and GPUs.
+    """Return the usable cores, the processor and the GPUs of this machine.
 
-    With the processor stand its vector instructions and the dtype that ``precision = "auto"`` is on
-    it: one name is sold with and without bfloat16, which are other bits and other seconds.
+    The processor's vector instructions and the dtype chosen by ``precision = "auto"`` are included:
+    processors of one name exist with and without bfloat16, which changes results and times.
     """
     cores = usable_cores()
     dtype = number_format(pick_autocast_dtype("auto", CPU))
@@ -62,12 +62,12 @@ def versions() -> dict[str, str]:
 
 
 def joined(values: Iterable[str]) -> str:
-    """Return the different values in one line, where a result comes from several processes."""
+    """Join the distinct values of several processes in one line."""
     return "; ".join(sorted(set(values)))
 
 
 def joined_versions(all_versions: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return of each package all versions that occur."""
+    """Return all distinct versions of each package."""
     by_package: dict[str, list[str]] = {}
     for one in all_versions:
         for package, number in one.items():

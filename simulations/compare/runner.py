@@ -1,4 +1,4 @@
-"""Run arms at equal budgets: the same passes over the data, partition, initial model, seeds."""
+"""Run arms with the same number of passes, partition, initial model and seeds."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from mdc_flower.config import RunConfig
 from mdc_flower.training.task import load_task
 from simulations.compare.arm import Arm
 from simulations.compare.comparison_file import Comparison, check_seeds
-from simulations.compare.equal_budgets import configs_of, stand_in
-from simulations.compare.job_files import Finished, without_places
+from simulations.compare.equal_budgets import configs_of, placeholder_rounds
+from simulations.compare.job_files import Finished, without_locations
 from simulations.compare.jobs import Job, finished_jobs
 from simulations.compare.per_step import per_step_bytes
 from simulations.compare.provenance import joined, joined_versions, provenance
-from simulations.compare.tuning import UNSEEN, ArmTuning
+from simulations.compare.tuning import TUNING_KEYS, ArmTuning
 from simulations.compare.workers import VISIBLE_GPUS, worker_pool
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
@@ -27,26 +27,26 @@ from simulations.results.result_files import ArmFacts, Candidate, Facts, Results
 TUNING = "tuning"
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
-"""Outcomes by arm, its key, and seed."""
+"""Outcomes by arm key and seed."""
 
 OnDone = Callable[[Job, Sequence[Finished], int], None]
-"""Told of each finished job: the job, all that is finished so far, and the number of all."""
+"""Callback for each finished job, with the job, all finished jobs and the number of jobs."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What a comparison gave.
+    """Outcomes of a comparison.
 
     Attributes
     ----------
     outcomes : dict
-        Outcomes by arm and seed.
+        Outcomes by arm key and seed.
     tuning : dict
-        How each arm was tuned, if it was.
+        Tuning of each arm by arm key; empty without tuning.
     seconds : float
-        Of all jobs together, tuning included: what one core needs.
+        Total time of all jobs including tuning, as if run on one core.
     hardware, versions
-        What the jobs were computed with, in this process or an earlier one; all that occur.
+        All distinct hardware and versions that jobs were computed with, in this call or earlier.
     """
 
     outcomes: Outcomes
@@ -65,49 +65,51 @@ def run_comparison(
 ) -> Compared:
     """Tune every arm, and run it with every seed, in parallel processes.
 
-    A result that is there already, of the very same config, is not computed again.
+    Stored results of the same jobs are reused.
 
     Parameters
     ----------
     output
-        Absolute folder; each job gets ``ARM/seed-N`` below it, and one of tuning
+        Absolute path of the output folder. A job writes to ``ARM/seed-N`` in it, a tuning job to
         ``tuning/ARM/candidate-N/seed-N``.
     workers
-        Processes; one per core by default. On a machine with several GPUs they take them in turn.
+        Number of processes; one per core by default. Several GPUs are assigned to them in turn.
     on_done
-        Told of every job that has finished.
+        Called after every finished job.
 
     Raises
     ------
     Exception
-        See `simulations.compare.jobs.finished_jobs`. What has finished is kept.
+        See `simulations.compare.jobs.finished_jobs`. Finished results are kept.
     """
     check(comparison, arms)
     try:
         with worker_pool(workers, shared_gpus(configs_of(comparison, arms))) as pool:
             return _Runner(comparison, arms, output, pool, on_done).run()
     except BaseException as error:
-        error.add_note(f"Finished jobs are kept: with --output {output} the same command goes on")
+        error.add_note(
+            f"Finished jobs are kept. To continue, run the same command with --output {output}"
+        )
         raise
 
 
 def shared_gpus(configs: Mapping[str, Sequence[RunConfig]]) -> list[str]:
-    """Return the GPUs that the jobs share; none where a config names its device."""
+    """Return the GPUs that the jobs share; none if a config names another device."""
     named = {config.device for some in configs.values() for config in some}
     return visible_gpus() if named <= {"auto", "cuda"} else []
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs visible to this process, in the notation of ``CUDA_VISIBLE_DEVICES``."""
     count = torch.cuda.device_count()
     named = os.environ.get(VISIBLE_GPUS)
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
-    """Read the data sets and build the models once: before anything is trained.
+    """Check that all data sets load and all models build, before any training.
 
-    The workers then find decoded data in the cache.
+    This also fills the cache of decoded data for the workers.
     """
     check_seeds(comparison)
     configs = configs_of(comparison, arms)
@@ -118,7 +120,7 @@ def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
 def results_of(
     comparison: Comparison, arms: Sequence[Arm], compared: Compared, split: str
 ) -> Results:
-    """Return a comparison's outcomes with all that is to be known of them."""
+    """Return the outcomes of a comparison with the facts about it."""
     facts = Facts(
         name=comparison.name,
         split=split,
@@ -136,17 +138,17 @@ def results_of(
 def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts:
     values = compared.tuning[arm.key].values if arm.key in compared.tuning else {}
     config = arm.config(
-        comparison.config, **{**values, **stand_in(arm), "seed": comparison.first_seed}
+        comparison.config, **{**values, **placeholder_rounds(arm), "seed": comparison.first_seed}
     )
-    # Seeds and, for some arms, rounds differ from run to run.
-    left_out = {"seed", "resume", *stand_in(arm)}
+    # Seeds, and the rounds of arms with rounds-of, differ between runs.
+    left_out = {"seed", "resume", *placeholder_rounds(arm)}
     return ArmFacts(
         key=arm.key,
         name=arm.name,
         kind=arm.table.kind,
         config={
             key: value
-            for key, value in without_places(config.to_flower()).items()
+            for key, value in without_locations(config.to_flower()).items()
             if key not in left_out
         },
         per_step_bytes=per_step_bytes(config),
@@ -162,10 +164,10 @@ def _tuned(tuning: ArmTuning) -> Tuned:
 
 
 class _Runner:
-    """The jobs of one comparison, in an order in which each has what it needs.
+    """Runs the jobs of one comparison in the order of their dependencies.
 
-    Arms that take their rounds from another come after it, in tuning as in what is reported; what
-    they do not need runs beside them, so that no core waits.
+    Arms with ``rounds-of`` run after the arm they depend on, in tuning and in reported runs.
+    Independent jobs run in parallel with them, so that no core is idle.
     """
 
     def __init__(
@@ -188,7 +190,7 @@ class _Runner:
             for arm in arms
             if comparison.tuning
         }
-        # Of the arms whose rounds others take, those of each candidate, by seed.
+        # Number of rounds of tuning jobs, by arm key, candidate and seed.
         self.rounds: dict[tuple[str, int, int], int] = {}
         num_tuning = sum(len(one.candidates) for one in self.tuning.values())
         tuning_seeds = len(comparison.tuning.seeds) if comparison.tuning else 0
@@ -209,34 +211,34 @@ class _Runner:
             joined_versions([one.versions for one in self.finished]),
         )
 
-    def _run(self, jobs: Iterable["_Placed"]) -> None:
-        placed = {one.job.folder: one for one in jobs}
-        for job, finished in finished_jobs(self.pool, [one.job for one in placed.values()]):
+    def _run(self, jobs: Iterable["_PlannedJob"]) -> None:
+        planned = {one.job.folder: one for one in jobs}
+        for job, finished in finished_jobs(self.pool, [one.job for one in planned.values()]):
             outcome = finished.outcome
-            candidate = placed[job.folder].candidate
+            candidate = planned[job.folder].candidate
             if candidate is None:
                 self.outcomes[job.arm.key][job.seed] = outcome
             else:
-                self._tried(job, candidate, outcome)
+                self._record_candidate(job, candidate, outcome)
             self.finished.append(finished)
             self.seconds += outcome.final.seconds if outcome.points else 0.0
             self.on_done(job, self.finished, self.total)
 
-    def _tried(self, job: Job, candidate: int, outcome: Outcome) -> None:
-        reached = self.tuning[job.arm.key].validation[candidate]
-        reached[job.seed] = outcome.final.validation if outcome.points else None
+    def _record_candidate(self, job: Job, candidate: int, outcome: Outcome) -> None:
+        by_seed = self.tuning[job.arm.key].validation[candidate]
+        by_seed[job.seed] = outcome.final.validation if outcome.points else None
         if outcome.points:
             self.rounds[job.arm.key, candidate, job.seed] = outcome.final.round
 
-    def _tuning_jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
+    def _tuning_jobs(self, arms: Iterable[Arm]) -> Iterator["_PlannedJob"]:
         for arm in arms if self.comparison.tuning else ():
             for index, values in enumerate(self.tuning[arm.key].candidates):
                 for seed in self.comparison.tuning.seeds if self.comparison.tuning else ():
                     folder = self.output / TUNING / arm.key / f"candidate-{index}" / f"seed-{seed}"
                     rounds = self._tuning_rounds(arm, seed)
-                    yield self._job(arm, seed, folder, {**values, **UNSEEN, **rounds}, index)
+                    yield self._job(arm, seed, folder, {**values, **TUNING_KEYS, **rounds}, index)
 
-    def _jobs(self, arms: Iterable[Arm]) -> Iterator["_Placed"]:
+    def _jobs(self, arms: Iterable[Arm]) -> Iterator["_PlannedJob"]:
         for arm in arms:
             values = self.tuning[arm.key].values if arm.key in self.tuning else {}
             for seed in self.comparison.seeds:
@@ -258,7 +260,7 @@ class _Runner:
         folder: Path,
         values: Mapping[str, Any],
         candidate: int | None,
-    ) -> "_Placed":
+    ) -> "_PlannedJob":
         config = arm.config(
             self.comparison.config, **{**values, "seed": seed, "output-dir": str(folder)}
         )
@@ -266,12 +268,12 @@ class _Runner:
         if candidate is not None:
             tried = self.tuning[arm.key].candidates[candidate]
             trying = ", ".join(f"{key} {value}" for key, value in tried.items())
-        return _Placed(Job(arm, seed, config, folder, trying), candidate)
+        return _PlannedJob(Job(arm, seed, config, folder, trying), candidate)
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """A job, and which candidate it tries; None for one that is reported."""
+class _PlannedJob:
+    """A job and the index of the candidate that it tries; None for a reported run."""
 
     job: Job
     candidate: int | None

@@ -1,4 +1,4 @@
-"""How every arm's own keys are chosen: the same number of candidates, on the validation split."""
+"""Choose the keys of each arm from its candidates by accuracy on the validation split."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,15 @@ from mdc_flower.common.config_model import Scalar
 from simulations.results.result_files import mean_validation
 from strategies.common.errors import RunError
 
-UNSEEN: Mapping[str, Scalar] = {"max-test-examples": 1}
-"""Keys of a run that tunes: the test set stays out of it, but for the one example it must have."""
+TUNING_KEYS: Mapping[str, Scalar] = {"max-test-examples": 1}
+"""Run-config keys of a tuning job: it uses only one test example, the minimum."""
 
 
 @dataclass
 class ArmTuning:
-    """One arm's candidates, and the validation accuracy of each after the last round, by seed.
+    """The candidates of one arm, with their validation accuracy after the last round, by seed.
 
-    It is None where a run did not come to its last round, because the updates were not finite.
+    The accuracy is None if the run diverged.
     """
 
     candidates: Sequence[Mapping[str, Scalar]]
@@ -28,19 +28,19 @@ class ArmTuning:
 
     @property
     def chosen(self) -> int:
-        """Return the candidate with the highest mean; of equal ones, the first.
+        """Return the index of the candidate with the highest mean; the first of equal ones.
 
-        One that did not finish with every seed is not chosen.
+        Candidates that diverged with any seed are not chosen.
 
         Raises
         ------
         RunError
-            If none did.
+            If all candidates diverged.
         """
         means = [mean_validation(by_seed) for by_seed in self.validation]
         if max(means) == -math.inf:
             raise RunError(
-                "no candidate of an arm finished",
+                "all candidates of an arm diverged",
                 where="tuning",
                 got=[dict(one) for one in self.candidates],
                 hint="Try lower learning rates",
@@ -49,5 +49,5 @@ class ArmTuning:
 
     @property
     def values(self) -> Mapping[str, Scalar]:
-        """Return the keys of the chosen candidate."""
+        """Return the keys and values of the chosen candidate."""
         return self.candidates[self.chosen]

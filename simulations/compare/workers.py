@@ -1,7 +1,6 @@
-"""The processes that jobs run in, and how they end.
+"""Worker processes for jobs, and how they are stopped.
 
-Imports nothing that is slow to import: a new process must ignore interrupts before it loads what it
-computes with.
+This module imports nothing slow: a new process must ignore interrupts before it imports PyTorch.
 """
 
 import os
@@ -15,24 +14,25 @@ from typing import Any
 from mdc_flower.common.cores import usable_cores
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-"""Environment variable with the GPUs that a process sees; it numbers them anew, from 0."""
+"""Environment variable with the GPUs visible to a process, which numbers them from 0."""
 
 
 @contextmanager
 def worker_pool(
     count: int | None = None, gpus: Sequence[str] = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield processes, one per core by default; an error or an interrupt in the block ends them.
+    """Yield a pool of processes; terminate them if the block raises or is interrupted.
 
-    They end at once, whatever they are doing: what they write is written whole or not at all.
+    Terminating them at once is safe because they write files atomically.
 
     Parameters
     ----------
     count
-        Processes; None for one per core.
+        Number of processes; None for one per core.
     gpus
-        As in ``CUDA_VISIBLE_DEVICES``. The processes take them in turn: each sees one, which is
-        its device ``cuda``. Empty to let every process see what this one sees.
+        GPUs in the notation of ``CUDA_VISIBLE_DEVICES``, assigned to the processes in turn: each
+        process sees one GPU as its device ``cuda``. If empty, every process sees the same GPUs as
+        this one.
     """
     others = set(active_children())
     context = get_context("spawn")
@@ -44,15 +44,15 @@ def worker_pool(
     except BaseException:
         for process in set(active_children()) - others:
             process.terminate()
-        # Only the pool's thread waits for them: of two that do, one may not see that they ended.
+        # Only the pool's thread waits for them: with two waiters, one may miss that they ended.
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
 
 def _begin(started: Any, gpus: Sequence[str]) -> None:
-    """Prepare a process of the pool, before it loads what it computes with."""
-    # A terminal sends Ctrl-C to all processes: the parent ends this one.
+    """Prepare a process of the pool before it imports PyTorch."""
+    # A terminal sends Ctrl-C to all processes; the parent terminates this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if gpus:
         with started.get_lock():

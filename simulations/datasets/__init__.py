@@ -1,1 +1,1 @@
-"""Scripts that fetch data sets for comparisons."""
+"""Scripts that prepare data sets for comparisons."""

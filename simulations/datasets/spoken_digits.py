@@ -1,11 +1,12 @@
-"""List the Free Spoken Digit Dataset for ``audio-manifest:``, with its own split and speakers.
+"""Write an ``audio-manifest:`` file for the Free Spoken Digit Dataset.
 
 ``python -m simulations.datasets.spoken_digits RECORDINGS MANIFEST.csv``, then
 ``mdc run --set dataset=audio-manifest:/abs/MANIFEST.csv --set audio-sample-rate=8000
---set audio-mels=40 --set model=audio-cnn --set partition=natural-id --sites 6``: a site a speaker.
+--set audio-mels=40 --set model=audio-cnn --set partition=natural-id --sites 6``: one site per
+speaker.
 
 Source: Z. Jackson et al., Free Spoken Digit Dataset, v1.0.10 (2020): 6 speakers, 10 digits, 50
-recordings each at 8 kHz, named ``digit_speaker_index.wav``; those of index 0 to 4 are for testing.
+recordings of each at 8 kHz, named ``digit_speaker_index.wav``; indices 0 to 4 are the test split.
 """
 
 import csv
@@ -22,40 +23,44 @@ LAST_TEST_INDEX = 4
 
 
 def write_manifest(recordings: Path, manifest: Path) -> int:
-    """Write the list of a folder's recordings, with absolute paths; return how many there are.
+    """Write the manifest of a folder's recordings, with absolute paths; return their number.
 
     Raises
     ------
     DataError
-        If there are none, or a WAV file's name is not one of the data set's.
+        If the folder has no WAV files, or a name does not follow the pattern of the data set.
     """
     rows = []
     for file in sorted(recordings.absolute().glob("*.wav")):
         name = _NAME.fullmatch(file.name)
         if name is None:
             raise DataError(
-                "not a name of the data set", where=str(file), expected="digit_speaker_index.wav"
+                "the file name does not match the data set's pattern",
+                where=str(file),
+                expected="digit_speaker_index.wav",
             )
         split = "test" if int(name["index"]) <= LAST_TEST_INDEX else "train"
         rows.append([str(file), name["digit"], split, name["speaker"]])
     if not rows:
-        raise DataError("there are no recordings", where=str(recordings))
+        raise DataError("the folder has no WAV files", where=str(recordings))
     with manifest.open("w", newline="", encoding="utf-8") as lines:
         csv.writer(lines).writerows([["path", "label", "split", "speaker"], *rows])
     return len(rows)
 
 
 def main(
-    recordings: Annotated[Path, typer.Argument(help="Folder of the WAV files.")],
+    recordings: Annotated[Path, typer.Argument(help="Folder with the WAV files.")],
     manifest: Annotated[Path, typer.Argument(help="CSV file to write.")],
 ) -> None:
-    """Write the manifest of the spoken digits."""
+    """Write the manifest of the Free Spoken Digit Dataset."""
     try:
         count = write_manifest(recordings, manifest)
     except MdcError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
-    typer.echo(f"{count} recordings in {manifest}: dataset = audio-manifest:{manifest.absolute()}")
+    typer.echo(
+        f"{manifest} lists {count} recordings; use dataset=audio-manifest:{manifest.absolute()}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Draw results with Matplotlib."""
+"""Figures of results, drawn with Matplotlib."""

@@ -1,6 +1,6 @@
-"""The pictures of a comparison: accuracy over passes, and accuracy against bytes.
+"""Pictures of a comparison: accuracy over passes, and accuracy against bytes.
 
-Arms that are named differ in dash and marker, not only in colour; the others are thin and grey.
+Highlighted arms differ in line style and marker as well as in colour. Other arms are thin and grey.
 """
 
 from collections.abc import Mapping
@@ -17,28 +17,28 @@ from simulations.results.tables import Interval
 
 STYLES = ("-", "-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("", "o", "s", "^", "v", "D")
-OTHERS = "0.75"
+OTHER_COLOR = "0.75"
 
 NAMED, UNNAMED = 3.0, 1.0
-"""How far in front an arm is drawn."""
+"""Z-orders of highlighted and other arms."""
 
-STEP_ASIDE = 0.055
-"""Inches between points with the same place."""
+OFFSET = 0.055
+"""Inches between points that have the same position."""
 
 
 def plot_curves(axes: Axes, results: Results) -> None:
-    """Plot accuracy over passes: means of the seeds, with bands from lowest to highest."""
+    """Plot accuracy over passes: the mean over seeds, with a band from lowest to highest."""
     split = results.facts.split
     ends = []
     finals, tops = [], []
-    for arm, look in _looks(results):
+    for arm, style in _styles(results):
         x, curves = _curves(results.outcomes[arm.key], split)
         mean = curves.mean(axis=0)
         finals.append(float(mean[-1]))
         tops.append(float(mean.max()))
-        axes.plot(x, mean, **look)
-        if look["zorder"] == NAMED:
-            color = look["color"]
+        axes.plot(x, mean, **style)
+        if style["zorder"] == NAMED:
+            color = style["color"]
             axes.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.15)
             ends.append(LineEnd(float(x[-1]), float(mean[-1]), arm.name, color))
     low = max(0.0, min(finals) - max(0.05, 1.5 * (max(finals) - min(finals))))
@@ -50,39 +50,40 @@ def plot_curves(axes: Axes, results: Results) -> None:
 
 
 def plot_frontier(axes: Axes, results: Results) -> None:
-    """Plot final accuracy against exchanged megabytes: what an arm costs, and what it reaches.
+    """Plot final accuracy against exchanged megabytes.
 
-    Points are means with 95% intervals, side by side where arms exchange as much. What exchanges
-    nothing is a line across, and what averaging after each step would exchange a line down.
+    Points are means with 95% intervals, side by side if arms exchange the same number of bytes. An
+    arm that exchanges nothing is a horizontal line. A vertical line marks the bytes that averaging
+    after each step would exchange.
     """
     split = results.facts.split
     exchanged = {arm.key: _megabytes(results.outcomes[arm.key]) for arm in results.facts.arms}
     named: list[tuple[float, Any]] = []
     reached: list[float] = []
-    for arm, look in _looks(results):
+    for arm, style in _styles(results):
         finals = [outcome.final for outcome in results.outcomes[arm.key].values()]
         accuracy = Interval.of([getattr(point, split) for point in finals])
         half_width = float(np.nan_to_num(accuracy.half_width))
         reached += [accuracy.mean - half_width, accuracy.mean + half_width]
         drawn: Any
         if exchanged[arm.key] == 0:
-            color, dash = look["color"], look.get("linestyle", "-")
+            color, dash = style["color"], style.get("linestyle", "-")
             drawn = axes.axhline(accuracy.mean, color=color, linestyle=dash, linewidth=1)
         else:
             drawn = axes.errorbar(
                 exchanged[arm.key],
                 accuracy.mean,
                 yerr=half_width,
-                color=look["color"],
+                color=style["color"],
                 linestyle="",
-                marker=look["marker"] or "P",
+                marker=style["marker"] or "P",
                 markersize=5,
                 capsize=2,
                 elinewidth=1.2,
-                zorder=look["zorder"],
-                transform=axes.transData + _aside(axes, arm.key, exchanged),
+                zorder=style["zorder"],
+                transform=axes.transData + _offset(axes, arm.key, exchanged),
             )
-        if look["zorder"] == NAMED:
+        if style["zorder"] == NAMED:
             drawn.set_label(arm.name)
             named.append((accuracy.mean, drawn))
     per_step = results.facts.arms[0].per_step_bytes / 1e6
@@ -105,10 +106,10 @@ def _megabytes(by_seed: Mapping[int, Outcome]) -> float:
     return float(np.mean([point.sent_bytes + point.received_bytes for point in finals])) / 1e6
 
 
-def _aside(axes: Axes, key: str, exchanged: Mapping[str, float]) -> ScaledTranslation:
-    """Return how far to draw an arm beside its place, for others have the same."""
+def _offset(axes: Axes, key: str, exchanged: Mapping[str, float]) -> ScaledTranslation:
+    """Return the horizontal offset of an arm, to separate arms with equal bytes."""
     same = [other for other, value in exchanged.items() if np.isclose(value, exchanged[key])]
-    inches = STEP_ASIDE * (same.index(key) - (len(same) - 1) / 2)
+    inches = OFFSET * (same.index(key) - (len(same) - 1) / 2)
     return ScaledTranslation(inches, 0, axes.figure.dpi_scale_trans)
 
 
@@ -128,25 +129,25 @@ def _mark_per_step(axes: Axes, megabytes: float) -> None:
     )
 
 
-def _looks(results: Results) -> list[tuple[ArmFacts, dict[str, Any]]]:
-    """Return how each arm is drawn; those in front last."""
+def _styles(results: Results) -> list[tuple[ArmFacts, dict[str, Any]]]:
+    """Return the line style of each arm; arms drawn in front come last."""
     facts = results.facts
     named = [arm for arm in facts.arms if not facts.highlight or arm.key in facts.highlight]
-    grey = {"color": OTHERS, "linewidth": 1, "marker": ".", "markersize": 3, "zorder": UNNAMED}
-    looks: list[tuple[ArmFacts, dict[str, Any]]] = [
+    grey = {"color": OTHER_COLOR, "linewidth": 1, "marker": ".", "markersize": 3, "zorder": UNNAMED}
+    styles: list[tuple[ArmFacts, dict[str, Any]]] = [
         (arm, grey) for arm in facts.arms if arm not in named
     ]
     for index, arm in enumerate(named):
         line, marker = STYLES[index % len(STYLES)], MARKERS[index % len(MARKERS)]
-        look = {"color": f"C{index}", "linestyle": line, "marker": marker, "markersize": 4}
-        looks.append((arm, {**look, "zorder": NAMED}))
-    return looks
+        style = {"color": f"C{index}", "linestyle": line, "marker": marker, "markersize": 4}
+        styles.append((arm, {**style, "zorder": NAMED}))
+    return styles
 
 
 def _curves(by_seed: Mapping[int, Outcome], split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return epochs, and accuracy by seed (rows), at the points that the seeds share.
+    """Return the epochs that all seeds have, and the accuracies, with one row per seed.
 
-    Seeds that share none are drawn by where they ended.
+    If the seeds have no epochs in common, return only their final points.
     """
     series = [
         {point.epochs: getattr(point, split) for point in outcome.points}

@@ -1,6 +1,6 @@
-"""What the way of training costs: differences to the yardstick, paired by seed, with intervals.
+"""Figures of accuracy differences from a reference arm, paired by seed, with intervals.
 
-The yardstick is a comparison's first arm. Differences are in points, hundredths of accuracy.
+The reference is the first arm of a comparison. Differences are in percentage points.
 """
 
 from collections.abc import Sequence
@@ -17,37 +17,37 @@ from simulations.results.result_files import ArmFacts, Results
 from simulations.results.tables import Interval, Row, table_rows
 
 LIGHT = "#7a7a7a"
-ARM_LOOKS = (
+ARM_STYLES = (
     ("o", DARK, DARK),
     ("s", MIDDLE, "white"),
     ("^", LIGHT, LIGHT),
     ("D", DARK, "white"),
 )
-"""Marker, colour and filling of arms, told apart in grey as well."""
+"""Marker, edge colour and fill colour of arms, distinguishable in greyscale."""
 
 ROW_HEIGHT = 0.3
-"""Inches a row."""
+"""Inches per row."""
 
-FURTHEST = 4.0
-"""How many times the median distance to the yardstick still is on the axis."""
+MAX_DISTANCE = 4.0
+"""Differences up to this multiple of the median difference are inside the axis limits."""
 
-LEAST_MARGIN = 0.05
-"""Points left and right of all intervals, where there is no difference at all, too."""
+MIN_MARGIN = 0.05
+"""Minimum margin left and right of all intervals, in percentage points."""
 
 
 def draw_differences(
     comparisons: Sequence[Results], arms: Sequence[str] = (), bold: str = "co-learning"
 ) -> Figure:
-    """Return a row for each arm and a panel for each comparison.
+    """Draw the differences with one row per arm and one panel per comparison.
 
     Parameters
     ----------
     comparisons
-        With the same arms.
+        Results with the same arms.
     arms
-        Keys of the arms to show; all but the yardstick if empty.
+        Keys of the arms to show; all but the reference if empty.
     bold
-        Key of the arm to be found at once.
+        Key of the arm to emphasize.
     """
     facts = comparisons[0].facts
     keys = list(arms) or [arm.key for arm in facts.arms[1:]]
@@ -64,13 +64,14 @@ def draw_differences(
         label.set_fontweight("bold" if key == bold else "normal")
     panels[0].set_ylim(len(keys) - 0.5, -0.5)
     figure.supxlabel(
-        f"{facts.split} accuracy less {facts.arms[0].name} (points), with 95% interval", fontsize=10
+        f"{facts.split} accuracy minus {facts.arms[0].name} (points), with 95% interval",
+        fontsize=10,
     )
     return figure
 
 
 def draw_split_costs(splits: Sequence[Results]) -> Figure:
-    """Return a row for each split, and in it the difference of each arm to the yardstick."""
+    """Draw one row per split, with the difference between each arm and the reference."""
     facts = splits[0].facts
     arms = facts.arms[1:]
     groups = [(name, list(of)) for name, of in groupby(splits, lambda one: split_name(one)[0])]
@@ -84,7 +85,7 @@ def draw_split_costs(splits: Sequence[Results]) -> Figure:
         rows = _rows(results)
         for index, arm in enumerate(arms):
             y = _dodged(place, index, len(arms))
-            _plot_interval(axes, rows[arm.key].difference, y, ARM_LOOKS[index])
+            _plot_interval(axes, rows[arm.key].difference, y, ARM_STYLES[index])
         _note(axes, place, f"{rows[facts.arms[0].key].accuracy.percent()} %")
     roomiest, place = min(places[: len(groups[0][1])], key=lambda one: _right_end(one[0]))
     _name_arms(axes, arms, _rows(roomiest), place)
@@ -93,7 +94,9 @@ def draw_split_costs(splits: Sequence[Results]) -> Figure:
     for tick, (_, _, weight) in zip(axes.get_yticklabels(), labels, strict=True):
         tick.set_fontweight(weight)
     axes.set_ylim(places[-1][1] + 0.7, -0.7)
-    axes.set_xlabel(f"{facts.split} accuracy less {facts.arms[0].name} (points), with 95% interval")
+    axes.set_xlabel(
+        f"{facts.split} accuracy minus {facts.arms[0].name} (points), with 95% interval"
+    )
     _finish(axes)
     return figure
 
@@ -101,7 +104,7 @@ def draw_split_costs(splits: Sequence[Results]) -> Figure:
 def _split_rows(
     groups: Sequence[tuple[str, Sequence[Results]]],
 ) -> tuple[list[tuple[float, str, str]], list[tuple[Results, float]]]:
-    """Return labels, as height, text and weight, and the height of each split."""
+    """Return labels as (height, text, font weight), and the height of each split."""
     labels: list[tuple[float, str, str]] = []
     places: list[tuple[Results, float]] = []
     for name, splits in groups:
@@ -113,33 +116,33 @@ def _split_rows(
 
 
 def _right_end(results: Results) -> float:
-    """Return where the last interval of a row ends; beside it there is room to the right."""
+    """Return the right end of the rightmost interval in a row."""
     differences = [row.difference for row in table_rows(results)[1:]]
     return max(one.mean + float(np.nan_to_num(one.half_width)) for one in differences)
 
 
 def _rows(results: Results) -> dict[str, Row]:
-    """Return the rows of a comparison's table by the arms' keys."""
+    """Return the rows of a comparison's table by arm key."""
     return dict(zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True))
 
 
 def _plot_column(axes: Axes, rows: dict[str, Row], keys: Sequence[str], bold: str) -> None:
-    """Plot one comparison's differences; what is too far away is an arrow and its number."""
+    """Plot the differences of one comparison; those too far away are an arrow with a number."""
     _zero(axes)
     distances = np.array([abs(rows[key].difference.mean) for key in keys])
     widths = np.nan_to_num([rows[key].difference.half_width for key in keys])
-    reach = max(FURTHEST * float(np.median(distances)), 8 * float(np.median(widths)), 0.01)
+    reach = max(MAX_DISTANCE * float(np.median(distances)), 8 * float(np.median(widths)), 0.01)
     means = np.array([rows[key].difference.mean for key in keys])
     shown = distances <= reach
     low = float(min((means - widths)[shown], default=0)) * 100
     high = float(max((means + widths)[shown], default=0)) * 100
-    margin = max(0.08 * (max(high, 0) - min(low, 0)), LEAST_MARGIN)
+    margin = max(0.08 * (max(high, 0) - min(low, 0)), MIN_MARGIN)
     left = min(low, 0) - margin
     for place, key in enumerate(keys):
-        look = ("o", DARK, DARK) if key == bold else ("o", "0.45", "white")
+        style = ("o", DARK, DARK) if key == bold else ("o", "0.45", "white")
         difference = rows[key].difference
         if shown[place]:
-            _plot_interval(axes, difference, place, look)
+            _plot_interval(axes, difference, place, style)
         else:
             axes.annotate(
                 f"{difference.percent(sign=True)}",
@@ -156,9 +159,9 @@ def _plot_column(axes: Axes, rows: dict[str, Row], keys: Sequence[str], bold: st
 
 
 def _plot_interval(
-    axes: Axes, interval: Interval, y: float, look: tuple[str, str, str], size: float = 6
+    axes: Axes, interval: Interval, y: float, style: tuple[str, str, str], size: float = 6
 ) -> None:
-    marker, color, fill = look
+    marker, color, fill = style
     axes.errorbar(
         100 * interval.mean,
         y,
@@ -177,14 +180,14 @@ def _zero(axes: Axes) -> None:
 
 
 def _note(axes: Axes, y: float, text: str) -> None:
-    """Write what belongs to a row at its end."""
+    """Write a note to the right of a row."""
     axes.annotate(
         text, (1.01, y), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=9
     )
 
 
 def _name_arms(axes: Axes, arms: Sequence[ArmFacts], rows: dict[str, Row], place: float) -> None:
-    """Write each arm's name to the right of its interval in one row."""
+    """Write the name of each arm to the right of its interval."""
     for index, arm in enumerate(arms):
         difference = rows[arm.key].difference
         axes.annotate(
@@ -196,13 +199,13 @@ def _name_arms(axes: Axes, arms: Sequence[ArmFacts], rows: dict[str, Row], place
             (7, 0),
             textcoords="offset points",
             va="center",
-            color=ARM_LOOKS[index][1],
+            color=ARM_STYLES[index][1],
             fontsize=9,
         )
 
 
 def _dodged(place: float, index: int, count: int) -> float:
-    """Return the height of one of several intervals in a row."""
+    """Return the height of one of several intervals in the same row."""
     return place + 0.36 * (index - (count - 1) / 2)
 
 

@@ -1,4 +1,4 @@
-"""Panels in a grid; several comparisons side by side, each drawn the same way."""
+"""Grids of panels, and several comparisons side by side."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ def panel_grid(
     Parameters
     ----------
     count
-        Of panels.
+        Number of panels.
     columns
-        Most panels in a row.
+        Maximum number of panels in a row.
     panel, margin
-        Width and height of a panel, and of what stands beside all of them, in inches.
+        Width and height of a panel, and of the margin around the grid, in inches.
     sharex, sharey
         See `matplotlib.figure.Figure.subplots`.
     """
@@ -50,16 +50,17 @@ def draw_panels(
     width: float = 5.8,
     height: float = 3.8,
 ) -> Figure:
-    """Return a figure with axes for each comparison.
+    """Return a figure with one panel per comparison.
 
     Parameters
     ----------
     plot
-        Draws a comparison into axes, as `simulations.figures.curves.plot_curves` does.
+        Function that draws a comparison into axes, such as
+        `simulations.figures.curves.plot_curves`.
     columns
-        Most panels in a row.
+        Maximum number of panels in a row.
     width, height
-        Of a panel, in inches.
+        Size of a panel in inches.
     """
     figure, panels = panel_grid(len(comparisons), columns, (width, height))
     for axes, results in zip(panels, comparisons, strict=True):

@@ -1,4 +1,4 @@
-"""How examples are cut into sites, drawn: the number of examples of each class at each site."""
+"""Figures of partitions: the number of examples of each class at each site."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from simulations.figures.panels import panel_grid
 
 COMPARISONS = Path(__file__).parents[1] / "comparisons"
 UNUSED = "/unused"
-"""A config names a run directory; nothing is written."""
+"""Placeholder for the run directory in a config; nothing is written there."""
 
-MOST_TOTALS = 10
-"""Sites up to which each one's number of examples is written above it."""
+MAX_SITES_WITH_TOTALS = 10
+"""Maximum number of sites for which totals are written above the sites."""
 
-NARROWEST = 5.2
-"""Inches that the words below a picture need."""
+MIN_WIDTH = 5.2
+"""Width of the axis label below a figure, in inches."""
 
 MARGIN = 1.2
-"""Inches that the names of the classes need."""
+"""Width of the class names, in inches."""
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """A cut.
+    """Training examples per site and class under a partition.
 
     Attributes
     ----------
     name : str
-        Title.
+        Title of the panel.
     counts : ndarray of int64, shape (sites, classes)
-        Training examples.
+        Number of training examples.
     class_names : sequence of str
         Names of the classes.
     """
@@ -50,7 +50,7 @@ class ClassCounts:
 
 
 def cut(name: str, settings: Mapping[str, Any]) -> ClassCounts:
-    """Return how a run with these keys of the run config cuts its data set into sites."""
+    """Return the partition that a run with these run-config keys uses."""
     config = read_run_config({**settings, "output-dir": UNUSED})
     task = load_task(config)
     histogram = task.partition(config.num_sites).histogram(
@@ -60,16 +60,16 @@ def cut(name: str, settings: Mapping[str, Any]) -> ClassCounts:
 
 
 def comparison_cut(name: str, seed: int = 1, **changes: Any) -> ClassCounts:
-    """Return how a comparison of ``simulations/comparisons`` cuts its data set.
+    """Return the partition that a comparison in ``simulations/comparisons`` uses.
 
     Parameters
     ----------
     name
-        Of its file.
+        File name without the suffix.
     seed
-        Another seed, another cut.
+        Seed of the partition.
     changes
-        Keys of the run config to change, with underscores.
+        Run-config keys to change, written with underscores.
     """
     comparison, _ = read_comparison(COMPARISONS / f"{name}.toml")
     more = {key.replace("_", "-"): value for key, value in changes.items()}
@@ -78,33 +78,33 @@ def comparison_cut(name: str, seed: int = 1, **changes: Any) -> ClassCounts:
 
 
 def draw_partitions(cuts: Sequence[ClassCounts], columns: int = 4) -> Figure:
-    """Return a panel for each cut: the area of a disc is the number of examples.
+    """Draw one panel per partition; the area of a disc is proportional to the examples.
 
-    Areas are to a scale of each panel's own.
+    Each panel has its own scale.
     """
     columns = min(columns, len(cuts))
-    width = max(2.7, (NARROWEST - MARGIN) / columns)
+    width = max(2.7, (MIN_WIDTH - MARGIN) / columns)
     height = 0.24 * len(cuts[0].class_names) + 1.0
     figure, panels = panel_grid(len(cuts), columns, (width, height), (MARGIN, 0), sharey=True)
     for axes, one in zip(panels, cuts, strict=True):
         plot_partition(axes, one)
     figure.supxlabel(
-        "site; area of a disc: training examples of a class; above: of all classes", fontsize=10
+        "site; disc area: training examples of a class; number above: total", fontsize=10
     )
     return figure
 
 
 def plot_partition(axes: Axes, one: ClassCounts) -> None:
-    """Plot a cut into axes: sites to the right, classes downwards."""
+    """Plot a partition: sites on the x axis, classes downwards on the y axis."""
     num_sites, num_classes = one.counts.shape
     site, label = np.nonzero(one.counts)
     counts = one.counts[site, label]
-    # Points: discs of neighbours must not touch, however many sites there are.
+    # In points: neighbouring discs must not touch, whatever the number of sites.
     diameter = min(15.0, 150.0 / num_sites)
     area = diameter**2 * counts / one.counts.max()
     axes.scatter(site, label, s=area, color=DARK, linewidths=0)
     totals = one.counts.sum(axis=1)
-    if num_sites <= MOST_TOTALS:
+    if num_sites <= MAX_SITES_WITH_TOTALS:
         size = 8 if num_sites <= 6 else 6
         for place, total in enumerate(totals):
             axes.annotate(
@@ -114,7 +114,9 @@ def plot_partition(axes: Axes, one: ClassCounts) -> None:
     axes.set_xlim(-0.6, num_sites - 0.4)
     axes.set_ylim(num_classes - 0.4, -0.8)
     axes.set_yticks(range(num_classes), one.class_names)
-    axes.set_xticks(range(num_sites) if num_sites <= MOST_TOTALS else range(0, num_sites, 5))
+    axes.set_xticks(
+        range(num_sites) if num_sites <= MAX_SITES_WITH_TOTALS else range(0, num_sites, 5)
+    )
     finish(axes)
     axes.tick_params(length=0)
     axes.grid(alpha=0.15)

@@ -1,4 +1,4 @@
-"""A trained model at work: what it says of examples, and pictures of that."""
+"""Predictions of a trained model, and figures of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from mdc_flower.training.batches import InputPipeline
 from mdc_flower.training.loop import class_probabilities
 
 Probabilities = NDArray[np.float64]
-"""Examples x classes, in [0, 1], each row summing to 1."""
+"""Array of shape (examples, classes), values in [0, 1]; each row sums to 1."""
 
 
 def predict(model: nn.Module, about: Mapping[str, Any], examples: Examples) -> Probabilities:
@@ -24,7 +24,7 @@ def predict(model: nn.Module, about: Mapping[str, Any], examples: Examples) -> P
     Parameters
     ----------
     model, about
-        What `mdc_flower.training.model_files.load_model` returns.
+        Return values of `mdc_flower.training.model_files.load_model`.
     """
     pipeline = InputPipeline(tuple(about["mean"]), tuple(about["std"]))
     inputs = torch.from_numpy(np.array(examples.inputs))
@@ -32,7 +32,7 @@ def predict(model: nn.Module, about: Mapping[str, Any], examples: Examples) -> P
 
 
 def least_sure(probabilities: Probabilities, count: int) -> NDArray[np.int64]:
-    """Return the rows of the examples whose class is least clear, the least clear first."""
+    """Return the indices of the least certain predictions, the least certain first."""
     return np.argsort(probabilities.max(axis=1), kind="stable")[:count]
 
 
@@ -42,14 +42,14 @@ def draw_predictions(
     class_names: Sequence[str],
     rows: Mapping[str, Sequence[int]],
 ) -> Figure:
-    """Return images with what the model says of them; where it is wrong, with a frame.
+    """Draw images with their predicted classes; a frame marks wrong predictions.
 
     Parameters
     ----------
     examples
-        Images, ``(N, 1, H, W)`` or ``(N, 3, H, W)``.
+        Images of shape ``(N, 1, H, W)`` or ``(N, 3, H, W)``.
     rows
-        Of each row of the picture the title, and which examples.
+        Indices of the examples in each row of the figure, by row title.
     """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(1.15 * columns, 1.75 * len(rows)), layout="constrained")
@@ -59,10 +59,10 @@ def draw_predictions(
         for axes, row in zip(part.subplots(1, columns), which, strict=True):
             image = np.moveaxis(examples.inputs[row], 0, -1)
             axes.imshow(image.squeeze(), cmap="gray_r")
-            said, true = int(probabilities[row].argmax()), int(examples.labels[row])
-            wrong = said != true
+            predicted, true = int(probabilities[row].argmax()), int(examples.labels[row])
+            wrong = predicted != true
             axes.set_title(
-                f"{class_names[said]}: {100 * probabilities[row, said]:.0f} %",
+                f"{class_names[predicted]}: {100 * probabilities[row, predicted]:.0f} %",
                 fontsize=9,
                 color=MIDDLE if wrong else "black",
                 fontweight="bold" if wrong else "normal",
@@ -80,12 +80,12 @@ def draw_probabilities(
     class_names: Sequence[str],
     of: int,
 ) -> Figure:
-    """Return, by true class, how many examples got which probability of one class.
+    """Draw a histogram of the predicted probability of one class, for each true class.
 
     Parameters
     ----------
     of
-        The class whose probability is drawn.
+        Index of the class whose probability is drawn.
     """
     figure = Figure(figsize=(7, 1.5 * len(class_names) + 0.6), layout="constrained")
     panels = figure.subplots(len(class_names), 1, sharex=True, sharey=True, squeeze=False)[:, 0]

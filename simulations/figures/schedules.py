@@ -1,6 +1,6 @@
-"""How a run is scheduled: the learning rate over the passes, and when the local epochs grow.
+"""Figures of schedules: the learning rate over the passes, and the growth of the local epochs.
 
-Learning rates are drawn from round plans by `RoundPlan.lr_at`, as sites follow them.
+Learning rates are computed by `RoundPlan.lr_at`, as at the sites.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,20 +20,20 @@ from strategies.method.local_epochs import EpochState, Fixed, Horizon, count_rou
 from strategies.method.recipes import LrSchedule, Recipe
 from strategies.method.round_plan import CycleShape, RoundPlan
 
-SEED_LOOKS = (
+SEED_STYLES = (
     ("-", DARK),
     ("--", MIDDLE),
     (":", "0.3"),
     ("-.", GREEN),
     ((0, (5, 1, 1, 1)), "0.6"),
 )
-"""Line and colour of seeds."""
+"""Line style and colour of each seed."""
 
 PASSES = "passes over the data (local epochs)"
 
 
 def cycle_plans(shape: CycleShape, lr_max: float, num_rounds: int, epochs: int) -> list[RoundPlan]:
-    """Return the plans of a run with this shape of cycle, rounds of equal length."""
+    """Return the plans of a run with this cycle shape and rounds of equal length."""
     recipe = Recipe(LrSchedule(lr_max, shape=shape), Fixed(epochs), Horizon(num_rounds, None))
     state, plans = EpochState(epochs), []
     while not recipe.horizon.finished(state):
@@ -43,15 +43,15 @@ def cycle_plans(shape: CycleShape, lr_max: float, num_rounds: int, epochs: int) 
 
 
 def outcome_plans(arm: ArmFacts, outcome: Outcome) -> list[RoundPlan]:
-    """Return the plans that a run of a comparison followed; one for all of it without exchange.
+    """Return the round plans of a run in a comparison; a single plan if nothing is exchanged.
 
     Raises
     ------
     ConfigError
-        If the arm counts its rounds in optimizer steps: results say only the epochs.
+        If the arm counts its rounds in optimizer steps: results contain only epochs.
     """
     if arm.config["local-steps"]:
-        raise ConfigError("rounds are counted in steps", where=arm.key, got="local-steps")
+        raise ConfigError("the rounds are counted in steps", where=arm.key, got="local-steps")
     budget, plans = outcome.final.epochs, []
     rounds = outcome.points if arm.kind == "federated" else [outcome.final]
     for number, point in enumerate(rounds, 1):
@@ -73,19 +73,19 @@ def outcome_plans(arm: ArmFacts, outcome: Outcome) -> list[RoundPlan]:
 def draw_cycles(
     shapes: Sequence[CycleShape], lr_max: float, num_rounds: int, epochs: int
 ) -> Figure:
-    """Return the learning rate of a short run, a panel for each shape of its cycle."""
+    """Draw the learning rate of a short run, with one panel per cycle shape."""
     figure, panels = panel_grid(len(shapes), 3, (10 / 3, 2.3), (0, 0.5), sharex=True, sharey=True)
     for axes, shape in zip(panels, shapes, strict=True):
         _plot_plans(axes, cycle_plans(shape, lr_max, num_rounds, epochs))
         axes.set_title(shape, loc="left", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.supxlabel(f"{PASSES}; dotted: an exchange", fontsize=10)
+    figure.supxlabel(f"{PASSES}; dotted lines: exchanges", fontsize=10)
     figure.supylabel("learning rate", fontsize=10)
     return figure
 
 
 def draw_learning_rates(results: Results, arms: Sequence[str], seed: int) -> Figure:
-    """Return the learning rate that arms followed with one seed, a row for each arm."""
+    """Draw the learning rate of arms with one seed, with one row per arm."""
     facts = {arm.key: arm for arm in results.facts.arms}
     figure = Figure(figsize=(9, 1.25 * len(arms) + 0.9), layout="constrained")
     panels = figure.subplots(len(arms), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -93,7 +93,7 @@ def draw_learning_rates(results: Results, arms: Sequence[str], seed: int) -> Fig
         plans = outcome_plans(facts[key], results.outcomes[key][seed])
         _plot_plans(axes, plans)
         axes.set_title(_cycles_in_words(facts[key].name, plans), loc="left", fontsize=10)
-    panels[-1].set_xlabel(f"{PASSES}; dotted: an exchange")
+    panels[-1].set_xlabel(f"{PASSES}; dotted lines: exchanges")
     figure.supylabel("learning rate", fontsize=10)
     return figure
 
@@ -115,9 +115,9 @@ def _cycles_in_words(name: str, plans: Sequence[RoundPlan]) -> str:
 
 
 def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> Figure:
-    """Return, for each comparison, each round's relative change, and its local epochs below.
+    """Draw the relative change and the local epochs of each round, one column per comparison.
 
-    A line is a seed. A filled marker is a round after which the global model counted as settled.
+    There is one line per seed. A filled marker is a round after which the global model had settled.
     """
     figure = Figure(figsize=(3.1 * len(comparisons) + 0.4, 4.8), layout="constrained")
     grid = figure.subplots(2, len(comparisons), sharex="col", squeeze=False, height_ratios=(2, 1))
@@ -126,7 +126,7 @@ def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> F
         threshold = float(facts.config["ile-epsilon"])
         change, epochs = grid[:, column]
         for index, (_, outcome) in enumerate(sorted(results.outcomes[arm].items())):
-            line, color = SEED_LOOKS[index % len(SEED_LOOKS)]
+            line, color = SEED_STYLES[index % len(SEED_STYLES)]
             _plot_changes(change, outcome, threshold, line, color)
             _plot_epochs(epochs, outcome, line, color, lift=0.02 * index)
         _mark_threshold(change, threshold)
@@ -135,7 +135,7 @@ def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> F
         epochs.set_yticks(sorted(_lengths(results.outcomes[arm].values())))
         finish(epochs)
     grid[0, 0].set_ylabel("relative change of the global model\n(log scale)")
-    grid[1, 0].set_ylabel("epochs in a round")
+    grid[1, 0].set_ylabel("local epochs per round")
     figure.supxlabel(PASSES, fontsize=10)
     figure.align_ylabels(grid[:, 0])
     return figure
@@ -157,7 +157,7 @@ def _plot_changes(axes: Axes, outcome: Outcome, threshold: float, line: object, 
 
 
 def _plot_epochs(axes: Axes, outcome: Outcome, line: object, color: str, lift: float) -> None:
-    """Plot the local epochs of each round; seeds that are alike are lifted apart a little."""
+    """Plot the local epochs of each round, shifted by ``lift`` to separate equal seeds."""
     points = outcome.points
     edges = [points[0].epochs - points[0].local_epochs, *(p.epochs for p in points)]
     values = np.array([p.local_epochs for p in points]) * (1 + lift)
@@ -165,7 +165,7 @@ def _plot_epochs(axes: Axes, outcome: Outcome, line: object, color: str, lift: f
 
 
 def _mark_threshold(axes: Axes, threshold: float) -> None:
-    """Shade where a model counts as settled."""
+    """Shade the range in which a model has settled."""
     low, high = axes.get_ylim()
     low = min(low, threshold / 1.5)
     axes.set_ylim(low, high)

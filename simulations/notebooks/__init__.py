@@ -1,1 +1,1 @@
-"""What the notebooks share, and how they are executed."""
+"""Helpers for the notebooks, and their execution."""

@@ -1,4 +1,4 @@
-"""What every notebook begins with: its budget, where results are, and a folder of its own."""
+"""Setup of every notebook: its budget, the folder of results and a temporary working folder."""
 
 import atexit
 import os
@@ -18,10 +18,10 @@ from simulations.pages.published import ROOT
 from strategies.common.errors import ConfigError, RunError
 
 BUDGET, RESULTS = "MDC_NOTEBOOK_BUDGET", "MDC_NOTEBOOK_RESULTS"
-"""Environment variables that a notebook is executed under: ``full`` or ``small``, and a folder."""
+"""Environment variables: the budget (``full`` or ``small``), and the folder of results."""
 
 FORCE_COLOR = ("FORCE_COLOR", "CLICOLOR_FORCE")
-"""Environment variables by which programs take any output for a terminal."""
+"""Environment variables that make programs treat any output as a terminal."""
 
 BUDGETS = ("full", "small")
 
@@ -30,33 +30,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Notebook:
-    """How a notebook is executed.
+    """Settings of a notebook execution.
 
     Attributes
     ----------
     budget : str
-        ``full``: as it is published; ``small``: as little as shows that it works.
+        ``full``: as published; ``small``: the minimum that shows that the notebook works.
     results : Path
-        Folder with the results of comparisons; those of the repository by default.
+        Folder with results of comparisons; ``docs/results`` by default.
     """
 
     budget: str
     results: Path
 
     def choose(self, full: T, small: T) -> T:
-        """Return the value that goes with the budget."""
+        """Return the value for the current budget."""
         return full if self.budget == "full" else small
 
 
 def begin() -> Notebook:
-    """Move into a new temporary folder, and return how the notebook is to be executed.
+    """Change to a new temporary folder, and return the settings of the execution.
 
-    What the notebook writes by relative paths lies there, and is gone when its process ends.
+    The folder is removed when the process ends.
 
     Raises
     ------
     ConfigError
-        If there is no such budget.
+        If the budget is unknown.
     """
     budget = os.environ.get(BUDGET, "full")
     if budget not in BUDGETS:
@@ -64,7 +64,7 @@ def begin() -> Notebook:
             "no such budget", where=BUDGET, got=budget, expected=f"one of: {', '.join(BUDGETS)}"
         )
     results = Path(os.environ.get(RESULTS) or ROOT / "docs" / "results").absolute()
-    # Progress bars are text as well as widgets, which need another package.
+    # Progress bars fall back to text without the package for widgets.
     warnings.filterwarnings("ignore", message="IProgress not found")
     folder = Path(tempfile.mkdtemp(prefix="mdc-notebook-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -73,26 +73,28 @@ def begin() -> Notebook:
 
 
 def flags(settings: Mapping[str, Scalar]) -> str:
-    """Return keys of the run config as they are given to `mdc`."""
+    """Return run-config keys as command-line options of `mdc`."""
     return " ".join(f"--set {key}={shlex.quote(str(value))}" for key, value in settings.items())
 
 
 def mdc(arguments: str) -> None:
-    """Run the `mdc` command here, and print what it prints as it comes.
+    """Run the `mdc` command in the current folder, and print its output as it arrives.
+
+    In the output, the path of the current folder is replaced by a dot.
 
     Parameters
     ----------
     arguments
-        As in a shell, without ``mdc``. The folder in which it runs is shown as a dot.
+        Command line without ``mdc``.
 
     Raises
     ------
     RunError
-        If it fails; what it printed says why.
+        If the command fails; its output gives the reason.
     """
     print(f"$ mdc {arguments}".rstrip())
     command = [script("mdc"), *shlex.split(arguments)]
-    # Kernels say that their output is a terminal's; it is a file, where each round is a line.
+    # Kernels claim that their output is a terminal; without that, mdc prints a line per round.
     env = {key: value for key, value in os.environ.items() if key not in FORCE_COLOR}
     with subprocess.Popen(
         command,
@@ -102,10 +104,12 @@ def mdc(arguments: str) -> None:
         text=True,
         encoding="utf-8",
     ) as process:
-        assert process.stdout is not None  # it is a pipe
+        assert process.stdout is not None
         for line in process.stdout:
             print(line.replace(str(Path.cwd()), "."), end="", flush=True)
     if process.returncode:
         raise RunError(
-            f"ended with exit status {process.returncode}", where=f"mdc {arguments}", got=None
+            f"the command ended with exit status {process.returncode}",
+            where=f"mdc {arguments}",
+            got=None,
         )

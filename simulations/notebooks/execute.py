@@ -1,9 +1,9 @@
-"""Execute notebooks in place, each in a kernel of its own: ``make notebooks``.
+"""Execute notebooks in place, each in its own kernel: ``make notebooks``.
 
     python -m simulations.notebooks.execute [NOTEBOOK ...]
 
-All of ``notebooks/`` by default. What differs from one execution to the next without a reason,
-times and ids, is left out of the files. A notebook that fails is left as it was.
+Executes all of ``notebooks/`` by default. Times and ids, which differ between executions, are not
+written. A notebook that fails is not changed.
 """
 
 import os
@@ -24,16 +24,16 @@ NOTEBOOKS = ROOT / "notebooks"
 CELL_TIMEOUT_S = 600
 
 Node = Any
-"""A notebook, or a part of one: a dictionary whose keys are attributes as well."""
+"""A notebook or a part of one: a dictionary whose keys are also attributes."""
 
 
 def read_notebook(path: Path) -> Node:
-    """Return a notebook, in the format of today."""
+    """Read a notebook, converted to format version 4."""
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
 def execute(notebook: Node) -> Node:
-    """Return the notebook with the outputs of a clean kernel.
+    """Execute the notebook in a new kernel, and return it with its outputs.
 
     Raises
     ------
@@ -43,18 +43,18 @@ def execute(notebook: Node) -> Node:
     client = NotebookClient(
         notebook,
         kernel_name="python3",
-        # Sockets that are files: nobody else on this machine can speak to the kernel.
+        # Use file sockets, so that other users of the machine cannot connect to the kernel.
         config=Config({"KernelManager": {"transport": "ipc"}}),
         timeout=CELL_TIMEOUT_S,
         record_timing=False,
         coalesce_streams=True,
     )
-    # Bars of downloads and partitioners are nothing to publish; tqdm reads this on import.
+    # Hide progress bars of downloads and partitioners; tqdm reads this on import.
     return plain(client.execute(env={**os.environ, "TQDM_DISABLE": "1"}))
 
 
 def plain(notebook: Node) -> Node:
-    """Return the notebook without what differs from machine to machine and from time to time."""
+    """Remove metadata that differs between machines or executions."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -66,14 +66,14 @@ def plain(notebook: Node) -> Node:
 
 
 def write_notebook(path: Path, notebook: Node) -> None:
-    """Write a notebook; whoever reads at the same time sees the old one or the new one."""
+    """Write a notebook atomically."""
     nbformat.validate(notebook)
     text: str = nbformat.writes(notebook)  # type: ignore[no-untyped-call]
     write_atomically(path, (text.rstrip("\n") + "\n").encode())
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Execute the named notebooks, or all."""
+    """Execute the given notebooks, or all of them."""
     for path in [Path(name) for name in arguments] or sorted(NOTEBOOKS.glob("*.ipynb")):
         started = time.monotonic()
         write_notebook(path, execute(read_notebook(path)))

@@ -1,1 +1,1 @@
-"""Tables, pictures and pages of comparisons, drawn from their files."""
+"""Tables, pictures and HTML pages of comparisons, made from their result files."""

@@ -1,4 +1,4 @@
-"""The page of a comparison, from its two files and nothing else."""
+"""The HTML page of a comparison, made from its two result files only."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,11 +15,11 @@ from simulations.results.tables import table_cells, table_note, table_rows, tuni
 
 DEFAULTS = RunConfig().to_flower()
 SIZE = (6.8, 4.4)
-"""Inches."""
+"""Width and height of a picture, in inches."""
 
 
 def comparison_page(results: Results) -> Page:
-    """Return the page of a comparison."""
+    """Build the page of a comparison."""
     facts = results.facts
     arms, seeds = len(facts.arms), len(facts.seeds)
     return Page(
@@ -40,7 +40,7 @@ def comparison_page(results: Results) -> Page:
             ("seeds", ", ".join(map(str, facts.seeds))),
         ],
         sections=[
-            Section("What was reached", pictures=_pictures(results), tables=[_table(results)]),
+            Section("Results", pictures=_pictures(results), tables=[_table(results)]),
             _tuning(results),
             _arms(results),
         ],
@@ -59,17 +59,17 @@ def _pictures(results: Results) -> list[Picture]:
             "curves",
             "Accuracy over passes",
             _drawn(plot_curves, results),
-            f"At the end: {finals}.",
-            "Lines: means of the seeds; bands: lowest to highest seed."
-            + (" Grey: arms that are only in the table." if _has_others(results) else ""),
+            f"Final accuracy: {finals}.",
+            "Lines: means over the seeds; bands: lowest to highest seed."
+            + (" Grey: arms named only in the table." if _has_others(results) else ""),
         ),
         Picture(
             "frontier",
             "Accuracy against exchanged bytes",
             _drawn(plot_frontier, results),
             f"Exchanged: {costs}.",
-            "Points: means with 95% intervals. Across: arms that exchange nothing. Down: what "
-            "averaging after each optimizer step would exchange.",
+            "Points: means with 95% intervals. Horizontal lines: arms that exchange nothing. "
+            "Vertical line: bytes that averaging after each optimizer step would exchange.",
         ),
     ]
 
@@ -91,7 +91,7 @@ def _table(results: Results) -> Table:
 
 
 def _tuning(results: Results) -> Section:
-    """Return every candidate of every arm, the chosen ones stressed."""
+    """Return a section with every candidate of every arm, the chosen ones emphasized."""
     tuning = results.facts.tuning or {}
     rows: list[list[str]] = []
     chosen: list[int] = []
@@ -100,7 +100,7 @@ def _tuning(results: Results) -> Section:
             continue
         chosen.append(len(rows) + tuning[arm.key].chosen)
         rows += [[arm.name, *cells] for cells in tuning_cells(tuning[arm.key])]
-    # Said in a word as well as by weight, so that it can be heard.
+    # Mark the choice by a word as well as by font weight, for screen readers.
     rows = [[*row, "chosen" if index in chosen else ""] for index, row in enumerate(rows)]
     heads = ["arm", "candidate", "validation accuracy, %", ""]
     seeds = sorted(
@@ -108,16 +108,14 @@ def _tuning(results: Results) -> Section:
     )
     text = (
         "The keys of each arm were chosen by the mean validation accuracy after the last round, "
-        f"over the seeds {', '.join(map(str, seeds))}; the test set had no part in it."
+        f"over the seeds {', '.join(map(str, seeds))}; the test set was not used."
     )
     table = Table("Candidates", heads, rows, strong=frozenset(chosen))
-    return Section(
-        "How the arms were tuned", text=text if rows else "", tables=[table] if rows else []
-    )
+    return Section("Tuning", text=text if rows else "", tables=[table] if rows else [])
 
 
 def _arms(results: Results) -> Section:
-    """Return what each arm has of its own, and what all share."""
+    """Return a section with the keys of each arm, and those that all arms share."""
     arms = results.facts.arms
     shared = {
         key: value
@@ -127,16 +125,16 @@ def _arms(results: Results) -> Section:
     rows = [[arm.name, arm.kind, _own_keys(arm, shared)] for arm in arms]
     set_for_all = [(key, str(value)) for key, value in shared.items() if DEFAULTS.get(key) != value]
     return Section(
-        "The arms as they were run",
+        "Configuration of the arms",
         tables=[
             Table(
-                "What each arm has of its own",
+                "Keys of each arm",
                 ["arm", "kind", "keys"],
                 rows,
-                note="Keys in which the arms differ, where they are not at their defaults.",
+                note="Keys in which the arms differ, except those at their defaults.",
             )
         ],
-        listing=Listing("What all arms share, beside the defaults", set_for_all)
+        listing=Listing("Keys that all arms share, except those at their defaults", set_for_all)
         if set_for_all
         else None,
     )
@@ -148,4 +146,4 @@ def _own_keys(arm: ArmFacts, shared: Mapping[str, Scalar]) -> str:
         for key, value in arm.config.items()
         if key not in shared and DEFAULTS.get(key) != value
     ]
-    return ", ".join(own) or "the defaults"
+    return ", ".join(own) or "defaults only"

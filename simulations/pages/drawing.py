@@ -1,6 +1,6 @@
-"""Draw a comparison's tables and pictures from its two files, and from nothing else.
+"""Draw the tables and pictures of a comparison from its two result files only.
 
-A picture says in its metadata of which results it is, so that one of others can be told.
+The metadata of a picture contains a digest of its results, to detect outdated pictures.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ TABLE, TUNING_TABLE, CSV_TABLE = "table.md", "tuning.md", "table.csv"
 CURVES, FRONTIER = "curves.png", "frontier.png"
 
 DRAWN_FROM = "Results-SHA256"
-"""Key of a picture's metadata: the `results_digest` of what it was drawn from."""
+"""Metadata key of a picture: the `results_digest` of the results it was drawn from."""
 
 
 def draw_comparison(folder: Path, into: Path | None = None) -> str:
@@ -29,9 +29,9 @@ def draw_comparison(folder: Path, into: Path | None = None) -> str:
     Parameters
     ----------
     folder
-        Where its two files are.
+        Folder with its two result files.
     into
-        Folder to write into; the same by default.
+        Folder to write to; ``folder`` by default.
     """
     results, into = read_results(folder), into or folder
     table = markdown_table(results)
@@ -44,13 +44,13 @@ def draw_comparison(folder: Path, into: Path | None = None) -> str:
 
 
 def draw_pictures(folder: Path, results: Results, into: Path) -> None:
-    """Draw the pictures of the results in a folder; see `draw_comparison`."""
+    """Draw the pictures of a comparison; see `draw_comparison`."""
     for name, plot in ((CURVES, plot_curves), (FRONTIER, plot_frontier)):
         write_picture(into / name, draw_panels(plot, [results], width=8, height=4.8), [folder])
 
 
 def write_picture(path: Path, figure: Figure, folders: Iterable[Path]) -> None:
-    """Write a picture that was drawn from the results in these folders."""
+    """Write a picture, with the digest of the results in these folders."""
     metadata = {DRAWN_FROM: results_digest(folders)}
     write_atomically(path, png(figure, dpi=130, metadata=metadata))
 

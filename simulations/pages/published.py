@@ -1,12 +1,12 @@
-"""Tables and pictures in the documentation that are made of committed results.
+"""Generate the tables and pictures in the documentation from the committed results.
 
-A block in a Markdown file says what belongs into it, with folders relative to the file::
+A block in a Markdown file names its content, with folders relative to the file::
 
     <!-- results: table results/digits -->
     <!-- /results -->
 
-``python -m simulations.pages.published`` writes what is between the two lines, and a test holds
-it. It also draws the pictures beside the results, and the README's picture.
+``python -m simulations.pages.published`` writes the text between the two lines; a test checks that
+it is up to date. It also draws the pictures next to the results, and the README's picture.
 """
 
 import re
@@ -39,7 +39,7 @@ KINDS: dict[str, Callable[[Sequence[Results]], str]] = {
     "tuning": lambda results: tuning_table(results[0]),
     "summary": summary_table,
 }
-"""What can be in a block, made of the results in its folders."""
+"""Kinds of block, each with the function that makes its text from results."""
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -48,19 +48,19 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 
 def refreshed(text: str, folder: Path) -> str:
-    """Return a document with its blocks as the results have it.
+    """Return a document with its blocks generated from the results.
 
     Parameters
     ----------
     text
-        Markdown.
+        Markdown text of the document.
     folder
-        Where the document is.
+        Folder of the document.
 
     Raises
     ------
     DataError
-        If a block asks for what is not there.
+        If the kind of a block is unknown or its results cannot be read.
     """
 
     def block(match: re.Match[str]) -> str:
@@ -79,14 +79,14 @@ def refreshed(text: str, folder: Path) -> str:
 
 
 def overview() -> list[Path]:
-    """Return the folders of the comparisons that the README's summary is of."""
+    """Return the folders of the comparisons in the README's summary."""
     blocks = BLOCK.finditer(README.read_text(encoding="utf-8"))
     folders = next(block["folders"] for block in blocks if block["kind"] == "summary").split()
     return [ROOT / folder for folder in folders]
 
 
 def draw_overview() -> None:
-    """Draw the comparisons of the README's summary beside each other."""
+    """Draw the comparisons of the README's summary side by side."""
     folders = overview()
     comparisons = only(map(read_results, folders), SUMMARY_ARMS)
     figure = draw_panels(plot_curves, comparisons, columns=3, width=5.0, height=3.6)
@@ -94,7 +94,7 @@ def draw_overview() -> None:
 
 
 def main() -> None:
-    """Write all blocks of all documents, and draw all pictures."""
+    """Update all blocks of all documents, and draw all pictures."""
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = refreshed(before, path.parent)

@@ -1,6 +1,6 @@
-"""`mdc report`: the page of whatever a folder holds, a run or a comparison.
+"""`mdc report`: the HTML page of a run or a comparison.
 
-Of a comparison, its tables and pictures are drawn anew, too.
+For a comparison, this also redraws its tables and pictures.
 """
 
 from pathlib import Path
@@ -19,20 +19,20 @@ PAGE = "report.html"
 
 
 def write_report(folder: Path, output: Path | None = None) -> Path:
-    """Write the page of a run directory, or of a comparison's folder; return its path.
+    """Write the page of a run directory or of a comparison folder; return its path.
 
     Parameters
     ----------
     output
-        The page's path; ``report.html`` in the folder by default. A comparison's tables and
-        pictures are written beside it.
+        Path of the page; ``report.html`` in the folder by default. The tables and pictures of a
+        comparison are written to the same folder.
 
     Raises
     ------
     ConfigError
-        If the folder holds neither.
+        If the folder holds neither a run nor a comparison.
     DataError
-        If a comparison's files are not understood.
+        If the files of a comparison are invalid.
     """
     path = output or folder / PAGE
     if (folder / COMPARISON).is_file():
@@ -42,11 +42,11 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
         page = run_page(read_run(folder))
     else:
         raise ConfigError(
-            "there is nothing to report on",
+            "the folder holds no run and no comparison",
             where="DIR",
             got=str(folder),
-            expected=f"a run directory with one of {HISTORY}, {EVENTS}, {SUMMARY}, or the folder "
-            f"of a comparison with {COMPARISON}",
+            expected=f"a run directory with one of {HISTORY}, {EVENTS}, {SUMMARY}, or a comparison "
+            f"folder with {COMPARISON}",
         )
     write_atomically(path, render(page).encode())
     return path

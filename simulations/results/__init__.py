@@ -1,1 +1,1 @@
-"""What a comparison leaves: its two files, and tables of them."""
+"""Result files of a comparison, and tables made from them."""

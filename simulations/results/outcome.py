@@ -1,4 +1,4 @@
-"""What one arm reached with one seed: a curve."""
+"""The outcome of one arm with one seed: a curve."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,30 +6,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Point:
-    """One point of an arm's curve: a model, and what it took to come there.
+    """One point of an arm's curve: the metrics of a model, and the cost of training it.
 
     Attributes
     ----------
     round : int
-        Rounds so far; 0 for training without any.
+        Rounds so far; 0 if training has no rounds.
     exchanges : int
-        Times that models, or statistics, have been exchanged with all sites so far.
+        Exchanges of models or statistics with all sites so far.
     epochs : int
         Passes over the data so far.
     local_epochs : int
-        Passes since the exchange before; without exchanges, all of them.
+        Passes since the previous exchange; without exchanges, all passes so far.
     lr_max : float
         Highest learning rate of the round.
     relative_change : float or None
-        How far the round moved the global model; None where nothing is averaged.
+        Relative change of the global model in the round; None if nothing is averaged.
     validation, test : float
         Accuracy in [0, 1].
     validation_loss, test_loss : float
         Mean cross-entropy per example.
     sent_bytes, received_bytes : int
-        Model bytes so far, to and from all sites.
+        Model bytes sent to and received from all sites so far.
     seconds : float
-        Wall time so far, on one core, sites one after the other.
+        Wall time so far on one core, with the sites trained one after the other.
     """
 
     round: int
@@ -49,11 +49,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The curve of one arm with one seed, in the order of the epochs; empty if it diverged."""
+    """The curve of one arm with one seed, ordered by epochs; empty if training diverged."""
 
     points: Sequence[Point]
 
     @property
     def final(self) -> Point:
-        """Return the last point: what the arm is judged by."""
+        """Return the last point, which tables and comparisons use."""
         return self.points[-1]

@@ -1,4 +1,4 @@
-"""What a comparison leaves for others: two files, from which every table and picture is drawn."""
+"""The two result files of a comparison, the source of all tables and pictures."""
 
 import json
 import math
@@ -26,9 +26,9 @@ class _Record(BaseModel):
 
 
 class Candidate(_Record):
-    """Keys that were tried, and the validation accuracy after the last round by seed.
+    """Tuning candidate: its keys, and the validation accuracy after the last round, by seed.
 
-    None where a run did not come to its last round.
+    The accuracy is None if the run diverged.
     """
 
     values: dict[str, Scalar]
@@ -36,7 +36,7 @@ class Candidate(_Record):
 
 
 class Tuned(_Record):
-    """The candidates of one arm, and the number of the chosen one, from 0."""
+    """The candidates of one arm, and the index of the chosen one."""
 
     candidates: list[Candidate] = Field(min_length=1)
     chosen: int = Field(ge=0)
@@ -48,12 +48,12 @@ class ArmFacts(_Record):
     Attributes
     ----------
     key, name, kind : str
-        File name; what tables call it; see `simulations.compare.arm.ArmTable`.
+        File name; name in tables; kind, see `simulations.compare.arm.ArmTable`.
     config : dict
-        Every key of the run config, but the places of files; with the tuned values.
+        All keys of the run config except file locations, with the tuned values.
     per_step_bytes : int
-        Model bytes that all sites would exchange if they averaged after each optimizer step of
-        the same budget.
+        Model bytes that all sites would exchange if they averaged after each optimizer step,
+        with the same budget.
     """
 
     key: str
@@ -64,26 +64,26 @@ class ArmFacts(_Record):
 
 
 class Facts(_Record):
-    """What a comparison was: the content of ``comparison.json``.
+    """Facts about a comparison: the content of ``comparison.json``.
 
     Attributes
     ----------
     name, split : str
-        Title; ``test``, or ``validation``: whose accuracy counts.
+        Title; split whose accuracy is reported, ``test`` or ``validation``.
     command, date, hardware, versions
-        Where the results come from.
+        Provenance of the results.
     seconds : float
-        Of all runs together, tuning included: what one core needs.
+        Total time of all runs including tuning, as if run on one core.
     seeds : list of int
-        The seeds of every arm.
+        Seeds of every arm.
     num_sites : int
-        Sites of the first arm.
+        Number of sites of the first arm.
     highlight : list of str
-        Keys of the arms that pictures name; all if empty.
+        Keys of the arms that pictures highlight; all arms if empty.
     arms : list of ArmFacts
-        The arms; the first is what differences refer to.
+        The arms; the first is the reference for differences.
     tuning : dict or None
-        How each arm's keys were chosen, by its key.
+        Tuning of each arm, by arm key.
     """
 
     name: str
@@ -101,14 +101,14 @@ class Facts(_Record):
 
 
 class Results(_Record):
-    """A comparison's facts, and its outcomes by arm, its key, and seed."""
+    """The facts about a comparison, and its outcomes by arm key and seed."""
 
     facts: Facts
     outcomes: Mapping[str, Mapping[int, Outcome]]
 
 
 def write_results(folder: Path, results: Results) -> None:
-    """Write ``comparison.json`` and ``results.jsonl``, a line for each arm, seed and point."""
+    """Write ``comparison.json`` and ``results.jsonl``."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = json.dumps(results.facts.model_dump(mode="json"), indent=1) + "\n"
     write_atomically(folder / COMPARISON, facts.encode())
@@ -116,7 +116,7 @@ def write_results(folder: Path, results: Results) -> None:
 
 
 def json_lines(results: Results) -> str:
-    """Return one line for each arm, seed and point."""
+    """Return one JSON line per arm, seed and point."""
     return "".join(
         json.dumps({"arm": arm.key, "seed": seed, **_rounded(point)}) + "\n"
         for arm in results.facts.arms
@@ -126,23 +126,25 @@ def json_lines(results: Results) -> str:
 
 
 def read_results(folder: Path) -> Results:
-    """Return what `write_results` has written.
+    """Read the files that `write_results` wrote.
 
     Raises
     ------
     DataError
-        If a file is missing or not understood, an arm has no result for one of the seeds, or one
-        that is not of the arm's whole ``epoch-budget``.
+        If a file is missing or invalid, an arm lacks a result for a seed, or a result does not
+        cover the whole ``epoch-budget`` of its arm.
     """
     try:
         facts = Facts.model_validate_json((folder / COMPARISON).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise DataError(f"not understood: {error}", where=str(folder / COMPARISON)) from None
+        raise DataError(
+            f"the file cannot be read: {error}", where=str(folder / COMPARISON)
+        ) from None
     outcomes = _read_lines(folder / RESULTS)
     for arm in facts.arms:
         if sorted(outcomes.get(arm.key, {})) != sorted(facts.seeds):
             raise DataError(
-                "an arm has not a result for each seed",
+                "the arm does not have one result for each seed",
                 where=f"{folder / RESULTS}, {arm.key}",
                 got=sorted(outcomes.get(arm.key, {})),
                 expected=str(sorted(facts.seeds)),
@@ -156,7 +158,7 @@ def _check_budget(arm: ArmFacts, seed: int, outcome: Outcome, path: Path) -> Non
     budget = arm.config.get("epoch-budget")
     if outcome.final.epochs != budget:
         raise DataError(
-            "the last point is not of the arm's whole epoch-budget",
+            "the last point does not cover the whole epoch-budget of the arm",
             where=f"{path}, {arm.key}, seed {seed}",
             got=f"{outcome.final.epochs} epochs",
             expected=str(budget),
@@ -168,7 +170,7 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
     for number, line in enumerate(lines, 1):
         try:
             values: dict[str, Any] = json.loads(line)
@@ -176,7 +178,9 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
             values |= {key: math.nan for key in LOSSES if values[key] is None}
             points.setdefault(arm, {}).setdefault(seed, []).append(Point(**values))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"not a point of a curve: {error}", where=f"{path}:{number}") from None
+            raise DataError(
+                f"the line is not a point of a curve: {error}", where=f"{path}:{number}"
+            ) from None
     return {
         arm: {seed: Outcome(curve) for seed, curve in by_seed.items()}
         for arm, by_seed in points.items()
@@ -184,7 +188,7 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
 
 
 def _rounded(point: Point) -> dict[str, Any]:
-    """Return a point as it is written: losses and times need no more digits than are known."""
+    """Return a point for writing, with losses and times rounded to meaningful digits."""
     values = asdict(point)
     for key, digits in (*((loss, 5) for loss in LOSSES), ("seconds", 2)):
         values[key] = _finite(round(values[key], digits))
@@ -194,7 +198,7 @@ def _rounded(point: Point) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    """Return the value, or None, for JSON knows no NaN: a loss may be one after divergence."""
+    """Return the value, or None if it is not finite, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
@@ -203,5 +207,5 @@ def _significant(value: float, digits: int) -> float:
 
 
 def mean_validation(by_seed: Mapping[int, float | None]) -> float:
-    """Return a candidate's mean over the seeds; minus infinity if it did not finish with one."""
+    """Return a candidate's mean over the seeds; minus infinity if it diverged with any."""
     return float(np.mean([-math.inf if value is None else value for value in by_seed.values()]))

@@ -1,4 +1,4 @@
-"""From results to tables: Markdown for people, CSV for programs."""
+"""Make Markdown and CSV tables from results."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from strategies.common.errors import DataError
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and half the width of its 95% interval (Student's t); NaN for one seed."""
+    """A mean over seeds and the half-width of its 95% interval (Student's t); NaN for one seed."""
 
     mean: float
     half_width: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
-        """Return the interval of these values."""
+        """Compute the interval of these values."""
         array = np.asarray(values, dtype=np.float64)
         if len(array) < 2:
             return cls(float(array.mean()), float("nan"))
@@ -38,22 +38,22 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's line of the table; all but accuracy and difference are means over seeds.
+    """One arm's row of the table; all fields but accuracy and difference are means over seeds.
 
     Attributes
     ----------
     arm : str
-        Name.
+        Name of the arm.
     accuracy, difference : Interval
-        After the last round; paired by seed to the first arm.
+        Accuracy after the last round; difference from the first arm, paired by seed.
     exchanges : float
-        With all sites.
+        Exchanges with all sites.
     sent_megabytes, received_megabytes : float
-        Model bytes, in 10^6, to and from all sites.
+        Model bytes sent to and received from all sites, in units of 10^6.
     per_step : float
-        The same, both ways, as a share of what averaging after each step would exchange.
+        Sent plus received bytes, as a fraction of what averaging after each step would exchange.
     seconds : float
-        Wall time of a run on one core, sites one after the other.
+        Wall time of a run on one core, with the sites trained one after the other.
     """
 
     arm: str
@@ -67,7 +67,7 @@ class Row:
 
 
 def table_rows(results: Results) -> list[Row]:
-    """Return a row for each arm; differences are paired by seed, to the first arm."""
+    """Return one row per arm, with differences from the first arm, paired by seed."""
     split = results.facts.split
     reference = _finals(results.outcomes[results.facts.arms[0].key], split)
     return [_row(arm, results.outcomes[arm.key], reference, split) for arm in results.facts.arms]
@@ -93,12 +93,12 @@ def _row(
 
 
 def _finals(by_seed: Mapping[int, Outcome], split: str) -> dict[int, float]:
-    """Return the accuracy after the last round by seed, in the order of the seeds."""
+    """Return the accuracy after the last round by seed, sorted by seed."""
     return {seed: getattr(by_seed[seed].final, split) for seed in sorted(by_seed)}
 
 
 def _difference(finals: Mapping[int, float], reference: Mapping[int, float]) -> Interval:
-    """Return how much better an arm is than another, paired by seed."""
+    """Return the accuracy minus the reference, paired by seed."""
     return Interval.of([value - reference[seed] for seed, value in finals.items()])
 
 
@@ -107,16 +107,16 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Return the table's heads and rows as people read them."""
+    """Return the headers and the formatted rows of the table."""
     rows = table_rows(results)
     heads = [
         "arm",
         f"{results.facts.split} accuracy, %",
-        f"difference to {rows[0].arm}, points",
+        f"difference from {rows[0].arm}, points",
         "exchanges",
         "sent, MB",
         "received, MB",
-        "of per-step bytes",
+        "share of per-step bytes",
         "seconds",
     ]
     return heads, [
@@ -135,17 +135,17 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def table_note(results: Results) -> str:
-    """Return what the table's figures mean."""
+    """Return the explanation of the table's columns."""
     return (
-        f"{_over(len(results.facts.seeds))}Every arm makes the same number of passes over its data "
-        "from the same initial model. Sent, received: model bytes to and from all sites. Of "
-        "per-step bytes: both, beside what averaging after each optimizer step would exchange. "
-        "Seconds: wall time of a run on one core, sites one after the other."
+        f"{_over(len(results.facts.seeds))}Every arm makes the same number of passes over its "
+        "data, starting from the same initial model. Sent, received: model bytes to and from all "
+        "sites. Share of per-step bytes: their sum, divided by what averaging after each optimizer "
+        "step would exchange. Seconds: wall time of a run on one core, one site after the other."
     )
 
 
 def markdown_table(results: Results) -> str:
-    """Return the table as Markdown, with what its figures mean."""
+    """Return the table as Markdown, with title and explanation."""
     heads, rows = table_cells(results)
     return f"### {results.facts.name}\n\n{_lines(heads, rows)}\n\n{table_note(results)}\n"
 
@@ -165,44 +165,44 @@ def _share(share: float) -> str:
 
 def _over(num_seeds: int) -> str:
     if num_seeds == 1:
-        return "One seed, so there are no intervals. "
+        return "One seed, so no intervals. "
     return (
-        f"Mean over {num_seeds} seeds ± half the 95% interval (Student's t); differences are "
-        "paired by seed. "
+        f"Mean over {num_seeds} seeds ± half-width of the 95% interval (Student's t); differences "
+        "are paired by seed. "
     )
 
 
 def provenance_line(results: Results) -> str:
-    """Return where results come from, as a paragraph."""
+    """Return the provenance of the results as a Markdown paragraph."""
     facts = results.facts
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    tuned = ", tuning included" if facts.tuning else ""
-    hours = f"{facts.seconds / 3600:.1f} hours of one core in all{tuned}"
+    tuned = ", including tuning" if facts.tuning else ""
+    hours = f"{facts.seconds / 3600:.1f} core hours in total{tuned}"
     seeds = ", ".join(map(str, facts.seeds))
     return (
-        f"`{facts.command}`, {facts.date}, on {facts.hardware}: seeds {seeds}, {hours}; "
+        f"`{facts.command}`, {facts.date}, on {facts.hardware}; seeds {seeds}; {hours}; "
         f"{versions}.\n"
     )
 
 
 SUMMARY_ARMS = ("centralized", "co-learning", "fedavg", "one-site")
-"""What the summary of several comparisons shows, by key, where all have it; the first is the
-yardstick, the second is what is measured, the third what it is to be better than."""
+"""Keys of the arms in a summary of several comparisons, if all comparisons have them: the
+reference, the arm under study, the arm it should improve on, and one site alone."""
 
 
 def summary_table(comparisons: Sequence[Results]) -> str:
-    """Return a line for each comparison as Markdown, with the `SUMMARY_ARMS` that all have.
+    """Return a Markdown table, one row per comparison, of the `SUMMARY_ARMS` that all have.
 
     Raises
     ------
     DataError
-        If fewer than two of them are in all comparisons.
+        If the comparisons have fewer than two of these arms in common.
     """
     lines = [_by_key(results) for results in comparisons]
     keys = [key for key in SUMMARY_ARMS if all(key in line for line in lines)]
     if len(keys) < 2:
         raise DataError(
-            "a summary needs two arms that are in all comparisons",
+            "a summary needs at least two arms that all comparisons have",
             where=", ".join(results.facts.name for results in comparisons),
             got=", ".join(keys) or "none",
             expected="two or more of: " + ", ".join(SUMMARY_ARMS),
@@ -212,9 +212,9 @@ def summary_table(comparisons: Sequence[Results]) -> str:
         "data",
         "seeds",
         *names,
-        *(f"{name} less {other}, points" for name, other in _paired(names)),
-        f"{names[1]}'s exchanges",
-        "of per-step bytes",
+        *(f"{name} minus {other}, points" for name, other in _paired(names)),
+        f"exchanges of {names[1]}",
+        "share of per-step bytes",
     ]
     cells = [
         [results.facts.name, str(len(results.facts.seeds)), *_summary_cells(line, results, keys)]
@@ -226,18 +226,18 @@ def summary_table(comparisons: Sequence[Results]) -> str:
 
 
 def _paired(values: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of arms whose difference a summary shows: each less the one before."""
+    """Return the pairs of arms whose difference a summary shows: each minus the previous one."""
     return list(zip(values[1:3], values[:2], strict=False))
 
 
 def _summary_note(comparisons: Sequence[Results]) -> str:
     num_seeds = [len(results.facts.seeds) for results in comparisons]
     if max(num_seeds) == 1:
-        return "of one seed, so there are no intervals."
-    alone = "" if min(num_seeds) > 1 else "; one seed has no interval"
+        return "one seed, so no intervals."
+    alone = "" if min(num_seeds) > 1 else "; no interval for a single seed"
     return (
-        "mean over the seeds ± half the 95% interval (Student's t); differences are paired by "
-        f"seed{alone}."
+        "mean over the seeds ± half-width of the 95% interval (Student's t); differences are "
+        f"paired by seed{alone}."
     )
 
 
@@ -259,7 +259,8 @@ def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str
 def tuning_table(results: Results) -> str:
     """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning.
 
-    Below stands which choices are at an end of what was tried: a better one may lie beyond.
+    A note below names the arms whose best value is the lowest or highest that was tried, because a
+    better value may lie beyond it.
     """
     tuning = results.facts.tuning
     if not tuning:
@@ -267,13 +268,17 @@ def tuning_table(results: Results) -> str:
     lines = ["| arm | candidates: validation accuracy, % |", "|---|---|"]
     for arm in results.facts.arms:
         lines.append(f"| {arm.name} | {_candidates(tuning[arm.key])} |")
-    ends = [arm.name for arm in results.facts.arms if _is_at_an_end(tuning[arm.key])]
-    if ends:
-        lines += ["", f"Chosen at an end of three values or more: {'; '.join(ends)}."]
+    at_edge = [arm.name for arm in results.facts.arms if _is_at_edge(tuning[arm.key])]
+    if at_edge:
+        lines += [
+            "",
+            "The chosen value is the lowest or highest of three or more for: "
+            f"{'; '.join(at_edge)}.",
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _is_at_an_end(tuned: Tuned) -> bool:
+def _is_at_edge(tuned: Tuned) -> bool:
     for key, chosen in tuned.candidates[tuned.chosen].values.items():
         tried = {value for one in tuned.candidates if not isinstance(value := one.values[key], str)}
         if len(tried) >= 3 and chosen in (min(tried), max(tried)):
@@ -288,7 +293,7 @@ def _candidates(tuned: Tuned) -> str:
 
 
 def tuning_cells(tuned: Tuned) -> list[tuple[str, str]]:
-    """Return each candidate's keys, and what it reached in percent: its mean over the seeds."""
+    """Return the keys of each candidate, and its mean accuracy over the seeds in percent."""
     cells = []
     for one in tuned.candidates:
         mean = mean_validation(one.validation)
@@ -298,7 +303,7 @@ def tuning_cells(tuned: Tuned) -> list[tuple[str, str]]:
 
 
 def csv_table(results: Results) -> str:
-    """Return the table as CSV, accuracies in [0, 1]."""
+    """Return the table as CSV, with accuracies in [0, 1]."""
     lines = [
         {
             "arm": row.arm,

@@ -117,7 +117,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_in_process(small_config(folder, max_train_examples=200, site_evaluation=True), 3)
     result = mdc("report", folder)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"the page is {folder / 'report.html'}\n"
+    assert result.stdout == f"report written to {folder / 'report.html'}\n"
     return folder
 
 
@@ -196,6 +196,6 @@ def test_a_browser_draws_the_page_of_a_comparison(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     result = mdc("report", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: DIR: there is nothing to report on (got '")
+    assert result.stderr.startswith("error: DIR: the folder holds no run and no comparison (got '")
     assert list(tmp_path.iterdir()) == []
     assert mdc("report", tmp_path / "missing").exit_code == 2

@@ -46,10 +46,10 @@ def file(process_state: None) -> None:
         (["two.toml", "--set", "lr-mx=1"], "lr-mx: no such key. Did you mean 'lr-max'?"),
         (
             ["two.toml", "--set", "epochs=ile"],
-            "--set, epochs: an arm has a value of its own, which goes before "
-            "(got 'ile', expected 'fixed', as centralized has it)",
+            "--set, epochs: an arm sets this key itself, which takes precedence "
+            "(got 'ile', expected 'fixed', the value of the arm centralized)",
         ),
-        (["two.toml", "--set", "seed=7"], "--set, seed: every job has its own"),
+        (["two.toml", "--set", "seed=7"], "--set, seed: the comparison sets this key for each job"),
         (["two.toml", "--set", "num-rounds=2"], "equal numbers of passes over the data"),
         (["two.toml", "--set", "seed"], "--set: not of the form key=value"),
         (["two.toml", "--set", "dataset=digit"], "no such data set"),

@@ -86,16 +86,24 @@ def test_some_arms_can_be_taken_of_a_comparison(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no arm of the comparison") as caught:
         read_comparison(path, ["fedavg"])
     assert (caught.value.where, caught.value.got) == ("--arm", "fedavg")
-    with pytest.raises(ConfigError, match="the arm whose rounds it takes"):
+    with pytest.raises(ConfigError, match="the arm named by rounds-of"):
         read_comparison(path, ["diloco"])
 
 
 @pytest.mark.parametrize(
     ("change", "message", "where"),
     [
-        (("", "lr-max = [0.001]"), "as many candidates", "tuning.arm-grid.diloco"),
-        (("", "lr-max = [0.1, 0.2, 0.1, 0.2]"), "all different", "tuning.arm-grid.diloco"),
-        (("num-seeds = 2", "first-seed = 3"), "are not reported", "tuning, first-seed"),
+        (
+            ("", "lr-max = [0.001]"),
+            "number of different candidates",
+            "tuning.arm-grid.diloco",
+        ),
+        (
+            ("", "lr-max = [0.1, 0.2, 0.1, 0.2]"),
+            "number of different candidates",
+            "tuning.arm-grid.diloco",
+        ),
+        (("num-seeds = 2", "first-seed = 3"), "must not be reported seeds", "tuning, first-seed"),
         (("arm-grid.diloco", "arm-grid.dilco"), "no arm of", "tuning.arm-grid.dilco"),
         (("[0.1, 0.2]", "[]"), "at least 1", "tuning.grid.lr-max"),
         (("arms = [", 'highlight = ["fedavg"]\narms = ['), "no arm of", "highlight.fedavg"),
@@ -172,9 +180,9 @@ def test_what_is_set_goes_before_what_all_arms_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "own"),
     [
-        ("momentum", 0.9, "0.5, as co-learning has it"),
-        ("lr-max", 0.1, "0.001, as diloco has it"),
-        ("local-epochs", 2, "1, as co-learning has it"),
+        ("momentum", 0.9, "0.5, the value of the arm co-learning"),
+        ("lr-max", 0.1, "0.001, the value of the arm diloco"),
+        ("local-epochs", 2, "1, the value of the arm co-learning"),
     ],
     ids=["arm-config", "arm-file", "grid"],
 )
@@ -182,7 +190,7 @@ def test_what_is_set_but_would_not_hold_for_an_arm_is_refused(
     tmp_path: Path, key: str, value: Any, own: str
 ) -> None:
     comparison, arms = read_comparison(written(tmp_path / "c.toml", OWN_VALUES))
-    with pytest.raises(ConfigError, match="a value of its own") as caught:
+    with pytest.raises(ConfigError, match="sets this key itself") as caught:
         with_settings(comparison, arms, {key: value})
     error = caught.value
     assert (error.where, error.got, error.expected) == (f"--set, {key}", value, own)
@@ -193,7 +201,7 @@ def test_more_seeds_than_the_file_has_may_not_be_those_of_tuning(tmp_path: Path)
     path = written(tmp_path / "c.toml", text)
     comparison, _ = read_comparison(path, num_seeds=100)
     assert comparison.seeds[-1] == 100
-    with pytest.raises(ConfigError, match="are not reported") as caught:
+    with pytest.raises(ConfigError, match="must not be reported seeds") as caught:
         read_comparison(path, num_seeds=101)
     assert (caught.value.where, caught.value.got) == (f"{path}, tuning, first-seed", 101)
 

@@ -55,7 +55,7 @@ def test_an_arm_with_other_data_model_or_budget_is_refused(key: str, value: Any)
     with pytest.raises(ConfigError, match="the same data, model and budget") as caught:
         configs_of(comparison_of(), arms_with("fedavg", **{key: value}))
     assert (caught.value.where, caught.value.got) == (f"fedavg, {key}", value)
-    assert caught.value.expected == f"{default!r}, as centralized has it"
+    assert caught.value.expected == f"{default!r}, the value of the arm centralized"
 
 
 @pytest.mark.parametrize("arm", ["centralized", "co-learning"])
@@ -93,7 +93,7 @@ def test_steps_or_rounds_that_end_an_arm_are_refused(tmp_path: Path, key: str, p
 
 def test_a_quorum_of_some_of_the_sites_is_refused() -> None:
     configs_of(comparison_of(config={**SHARED, "min-sites": 2}), arms_with())
-    with pytest.raises(ConfigError, match="every site takes part") as caught:
+    with pytest.raises(ConfigError, match="every site must take part") as caught:
         configs_of(comparison_of(config={**SHARED, "min-sites": 1}), arms_with())
     assert caught.value.where == "centralized, min-sites"
 
@@ -117,6 +117,6 @@ def test_what_an_arm_gets_wrong_names_the_arm() -> None:
 def test_tuning_seeds_are_not_reported_whoever_says_so(tmp_path: Path) -> None:
     tuning = Tuning(grid={"lr-max": [0.1, 0.2]})
     comparison = comparison_of(tuning=tuning, num_seeds=101)
-    with pytest.raises(ConfigError, match="seeds that arms are tuned on") as caught:
+    with pytest.raises(ConfigError, match="tuning seeds must not be reported seeds") as caught:
         run_comparison(comparison, arms_with(), tmp_path / "out", workers=1)
     assert (caught.value.where, caught.value.got) == ("tuning, first-seed", 101)

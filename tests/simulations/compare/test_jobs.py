@@ -76,7 +76,7 @@ def test_a_result_of_another_kind_of_arm_is_refused(tmp_path: Path) -> None:
     run_job(job)
     arm = job.arm.model_copy(update={"table": ArmTable(kind="one-site")})
     before = files_in(tmp_path)
-    with pytest.raises(ConfigError, match="a result of another kind of arm") as caught:
+    with pytest.raises(ConfigError, match="a result of a different kind of arm") as caught:
         run_job(replace(job, arm=arm))
     assert (caught.value.got, caught.value.expected) == ("centralized", "one-site")
     assert files_in(tmp_path) == before
@@ -111,7 +111,7 @@ def test_results_of_other_data_are_refused_and_of_the_same_elsewhere_are_not(
         (tmp_path / "job" / RESULT).unlink()
     before = files_in(tmp_path / "job")
     # Classes, sizes and the cut are the same: one pixel's brightness is not.
-    with pytest.raises(ConfigError, match="a result of other data"):
+    with pytest.raises(ConfigError, match="a result of different data"):
         run_job(letters_job(tmp_path / "job", tmp_path / "other", arm))
     assert files_in(tmp_path / "job") == before
     again = run_job(letters_job(tmp_path / "job", tmp_path / "there", arm))
@@ -130,7 +130,7 @@ def test_what_an_earlier_version_left_is_refused(tmp_path: Path, left: str) -> N
         old = {key: stored[key] for key in ("config", "outcome")}
         (job.folder / RESULT).write_text(json.dumps(old))
     before = files_in(tmp_path)
-    with pytest.raises(ConfigError, match="does not say of which data it is"):
+    with pytest.raises(ConfigError, match="does not record its data"):
         run_job(job)
     assert files_in(tmp_path) == before
 
@@ -244,7 +244,7 @@ def test_a_job_that_fails_is_named_and_the_others_finish(tmp_path: Path) -> None
     assert (good.folder / RESULT).is_file()
     first, other = caught.value.__notes__
     assert first == "in the job co-learning, seed 3, trying lr-max 1"
-    assert other.startswith("failed too, the job co-learning, seed 4, trying lr-max 1: ")
+    assert other.startswith("the job co-learning, seed 4, trying lr-max 1 failed, too: ")
     assert "no such data set" in other
 
 
@@ -260,7 +260,5 @@ def test_a_process_that_dies_is_an_error_that_names_what_is_not_finished(tmp_pat
     with Dying(1, get_context("spawn")) as pool, pytest.raises(EngineError) as caught:
         list(finished_jobs(pool, jobs))
     said = str(caught.value)
-    assert said.startswith(
-        "a process that runs jobs has died; not finished are centralized, seed 1"
-    )
+    assert said.startswith("a worker process died; unfinished jobs: centralized, seed 1")
     assert "; co-learning, seed 1. " in said

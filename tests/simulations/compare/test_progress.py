@@ -11,7 +11,7 @@ from simulations.compare.jobs import Job
 from simulations.compare.progress import job_progress, seconds_left
 from simulations.results.outcome import Outcome
 
-READ = Finished(Outcome([]), "a machine", {}, was_there=True)
+READ = Finished(Outcome([]), "a machine", {}, reused=True)
 COMPUTED = Finished(Outcome([]), "a machine", {})
 
 

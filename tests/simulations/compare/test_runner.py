@@ -114,7 +114,7 @@ def test_a_second_call_reads_the_results_and_trains_nothing(
     done: list[tuple[int, int]] = []
 
     def on_done(job: Job, finished: Sequence[Finished], total: int) -> None:
-        assert all(one.was_there for one in finished)
+        assert all(one.reused for one in finished)
         done.append((len(finished), total))
 
     comparison = small_comparison()
@@ -244,7 +244,7 @@ def test_a_candidate_that_diverges_is_not_chosen_and_stops_nothing(
 
 
 def test_if_all_candidates_diverge_the_arm_cannot_be_run() -> None:
-    with pytest.raises(RunError, match="no candidate of an arm finished"):
+    with pytest.raises(RunError, match="all candidates of an arm diverged"):
         _ = ArmTuning([{"lr-max": 1e30}], [{1: None}]).chosen
 
 
@@ -278,7 +278,7 @@ def test_results_of_another_config_are_refused(
     output, outcomes = finished
     folder = output / "co-learning" / "seed-1"
     assert run_job(job_in(folder)).outcome == outcomes["co-learning"][1]
-    with pytest.raises(ConfigError, match="another config"):
+    with pytest.raises(ConfigError, match="a different config"):
         run_job(job_in(folder, **{"lr-max": 0.01}))
 
 
@@ -339,7 +339,7 @@ def test_an_interrupted_job_of_another_config_is_refused_and_left_as_it_is(
         with pytest.raises(KeyboardInterrupt):
             run_job(job_in(tmp_path / "job"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match="the folder holds a result of another config"):
+    with pytest.raises(ConfigError, match="the folder holds a result of a different config"):
         run_job(job_in(tmp_path / "job", **{key: 2}))
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before

@@ -24,10 +24,10 @@ def test_digit_speaker_and_split_are_read_off_the_names(tmp_path: Path) -> None:
 
 
 def test_another_name_is_refused_and_so_is_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there are no recordings"):
+    with pytest.raises(DataError, match="the folder has no WAV files"):
         write_manifest(tmp_path, tmp_path / "list.csv")
     odd = tmp_path / "ten_jackson_4.wav"
     odd.touch()
-    with pytest.raises(DataError, match="not a name of the data set") as caught:
+    with pytest.raises(DataError, match="does not match the data set's pattern") as caught:
         write_manifest(tmp_path, tmp_path / "list.csv")
     assert caught.value.where == str(odd)

@@ -85,7 +85,7 @@ def test_the_table_is_that_of_the_comparison(folder: Path) -> None:
 def test_the_pictures_are_told_in_words(folder: Path) -> None:
     (reached, _, _) = comparison_page(read_results(folder)).sections
     curves, frontier = reached.pictures
-    assert curves.label == "At the end: the <b>base</b> 91.00 ± 12.71 %; other 81.00 ± 12.71 %."
+    assert curves.label == "Final accuracy: the <b>base</b> 91.00 ± 12.71 %; other 81.00 ± 12.71 %."
     assert frontier.label == "Exchanged: the <b>base</b> 0 B; other 4.0 MB."
 
 
@@ -125,7 +125,7 @@ def test_arms_are_told_apart_by_their_own_keys() -> None:
     # 0.05 and ile are the defaults.
     assert table.rows == [
         ["base", "federated", "lr-max 0.1"],
-        ["other", "federated", "the defaults"],
+        ["other", "federated", "defaults only"],
     ]
     assert section.listing is not None
     assert list(section.listing.entries) == [("model", "mlp")]
@@ -142,15 +142,15 @@ def test_only_with_grey_arms_are_they_explained() -> None:
     all_named = render(comparison_page(results(OUTCOMES)))
     one_named = render(comparison_page(results(OUTCOMES, highlight=["base"])))
     assert "Grey:" not in all_named
-    assert "Grey: arms that are only in the table." in one_named
+    assert "Grey: arms named only in the table." in one_named
 
 
 def test_a_damaged_comparison_and_a_folder_with_nothing_are_refused(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (folder / RESULTS).unlink()
-    with pytest.raises(DataError, match=r"results\.jsonl: cannot be read"):
+    with pytest.raises(DataError, match=r"results\.jsonl: the file cannot be read"):
         write_report(folder)
-    with pytest.raises(ConfigError, match="there is nothing to report on") as caught:
+    with pytest.raises(ConfigError, match="the folder holds no run and no comparison") as caught:
         write_report(tmp_path_factory.mktemp("nothing"))
     assert caught.value.exit_code == 2

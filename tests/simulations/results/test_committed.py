@@ -59,7 +59,7 @@ def test_only_some_arms() -> None:
 
 
 def test_differences_keep_the_arm_they_refer_to() -> None:
-    with pytest.raises(DataError, match="a among them"):
+    with pytest.raises(DataError, match="a list that includes a"):
         only([results(OUTCOMES)], ["b", "c"])
 
 

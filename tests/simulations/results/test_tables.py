@@ -48,7 +48,7 @@ def test_markdown_table() -> None:
     text = markdown_table(RESULTS)
     lines = text.splitlines()
     assert lines[0] == "### title"
-    assert lines[2].startswith("| arm | test accuracy, % | difference to baseline, points |")
+    assert lines[2].startswith("| arm | test accuracy, % | difference from baseline, points |")
     assert lines[4] == "| baseline | 92.00 ± 4.97 |  | 0 | 0.0 | 0.0 | 0 | 1.5 |"
     assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 1.0 | 3.0 | 1/250 | 1.5 |"
     assert "Mean over 3 seeds" in text
@@ -56,7 +56,7 @@ def test_markdown_table() -> None:
 
 def test_markdown_table_of_one_seed_claims_no_interval() -> None:
     text = markdown_table(results({key: {1: by_seed[1]} for key, by_seed in OUTCOMES.items()}))
-    assert "One seed, so there are no intervals." in text
+    assert "One seed, so no intervals." in text
     assert "±" not in text
 
 
@@ -73,7 +73,9 @@ def test_the_tuning_table_shows_every_candidate_and_the_chosen_one_in_bold() -> 
 def test_below_the_tuning_table_stands_whose_choice_is_at_an_end() -> None:
     tuning = {"base": tuned(0.5, 0.6, 0.7, chosen=2), "other": tuned(0.5, 0.7, 0.6, chosen=1)}
     text = tuning_table(results(OUTCOMES, tuning=tuning))
-    assert text.endswith("\n\nChosen at an end of three values or more: base.\n")
+    assert text.endswith(
+        "\n\nThe chosen value is the lowest or highest of three or more for: base.\n"
+    )
     both = {**tuning, "other": tuned(0.7, 0.6, 0.5, chosen=0)}
     assert tuning_table(results(OUTCOMES, tuning=both)).endswith(" base; other.\n")
 
@@ -132,9 +134,10 @@ def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:
 def test_a_summarys_yardstick_is_centralized_wherever_it_stands() -> None:
     head, _, line, *_ = summary_table([of_arms("fedavg", "co-learning", "centralized")]).split("\n")
     assert head.startswith(
-        "| data | seeds | centralized | co-learning | fedavg | co-learning less centralized, points"
+        "| data | seeds | centralized | co-learning | fedavg "
+        "| co-learning minus centralized, points"
     )
-    assert "fedavg less co-learning, points | co-learning's exchanges |" in head
+    assert "fedavg minus co-learning, points | exchanges of co-learning |" in head
     # -0.25 and -0.25, with each seed
     assert line == (
         "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | -25.00 ± 0.00 "
@@ -147,7 +150,7 @@ def test_a_summary_of_comparisons_with_less_than_two_arms_in_common_is_refused(
     arms: tuple[str, ...],
 ) -> None:
     less = results({arm: {1: outcome((2, 0.5))} for arm in arms}, name="less")
-    with pytest.raises(DataError, match="two arms that are in all comparisons") as caught:
+    with pytest.raises(DataError, match="two arms that all comparisons have") as caught:
         summary_table([of_arms("fedavg", "co-learning"), less])
     assert (caught.value.where, caught.value.got) == ("title, less", "fedavg")
 
@@ -156,7 +159,7 @@ def test_a_summary_speaks_of_intervals_only_where_there_are_any() -> None:
     arms = "co-learning", "centralized"
     many, one = of_arms(*arms), of_arms(*arms, seeds=(1,))
     notes = [summary_table(each).splitlines()[-1] for each in ([one], [many], [many, one])]
-    assert notes[0] == "Test accuracy in percent: of one seed, so there are no intervals."
+    assert notes[0] == "Test accuracy in percent: one seed, so no intervals."
     assert notes[1].endswith("differences are paired by seed.")
-    assert notes[2].endswith("differences are paired by seed; one seed has no interval.")
+    assert notes[2].endswith("differences are paired by seed; no interval for a single seed.")
     assert "±" not in summary_table([one])
