@@ -129,7 +129,7 @@ def run_supervised(
     except BaseException as error:
         _close(run_dir, error, resume_command)
         raise
-    console.print(f"finished; the picture is {run_dir / 'report.png'}", highlight=False)
+    console.print(f"finished; the plots are in {run_dir / 'report.png'}", highlight=False)
 
 
 def _close(run_dir: Path, error: BaseException, resume_command: str) -> None:

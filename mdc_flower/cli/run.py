@@ -116,7 +116,7 @@ def doctor(
 
 
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:
-    # torch and Flower take seconds to import; a wrong key is reported before that.
+    # torch and Flower take seconds to import. Importing them here reports a wrong key first.
     from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
     from mdc_flower.training.task import load_task
     from strategies.storage.run_directory import refuse_used

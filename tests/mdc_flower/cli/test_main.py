@@ -274,7 +274,7 @@ def test_a_run_ends_with_status_0_and_says_where_everything_is(
     assert lines[0] == f"run directory: {run_dir}"
     assert lines[1] == "2 sites: site-0, site-1"
     assert [line.split(":")[0] for line in lines[2:4]] == ["round 1", "round 2"]
-    assert lines[-1] == f"finished; the picture is {run_dir / 'report.png'}"
+    assert lines[-1] == f"finished; the plots are in {run_dir / 'report.png'}"
     assert len(lines) == 5
 
 
