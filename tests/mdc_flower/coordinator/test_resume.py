@@ -305,7 +305,7 @@ def test_a_data_set_that_has_changed_behind_its_name_is_refused_before_an_engine
     result = mdc("run", *again)
     assert (result.exit_code, started) == (2, [])
     assert "partition: the data, or their cut into sites, are not the run's own" in result.stderr
-    assert "to go on" not in result.stderr  # it cannot
+    assert "to resume" not in result.stderr  # it cannot
     assert files_below(tmp_path / "out") == before
 
     (tmp_path / "count.txt").write_text("60")
