@@ -373,7 +373,7 @@ def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> No
         run_comparison(comparison, arms_of(comparison), tmp_path, workers=1)
     assert caught.value.__notes__ == [
         "in the job co-learning, seed 1",
-        f"Finished jobs are kept: with --output {tmp_path} the same command goes on",
+        f"Finished jobs are kept. To continue, run the same command with --output {tmp_path}",
     ]
     summary = json.loads((tmp_path / "co-learning/seed-1" / SUMMARY).read_text())
     assert summary["status"] == "stopped"
