@@ -1,4 +1,4 @@
-"""The ClientApp: the one adapter between Flower's messages and `SiteClient`."""
+"""The ClientApp: the only adapter between Flower's messages and `SiteClient`."""
 
 import math
 import re
@@ -44,10 +44,10 @@ from strategies.exchange.messages import (
 from strategies.method.round_plan import RoundPlan
 
 TRACE_LINES = 6
-"""Lines of the trace in a simulated site's error reply: the last two or three calls."""
+"""Traceback lines in a simulated site's error reply: the last two or three calls."""
 
 TRACE_CALLS = 3
-"""Calls of the trace in a real site's error reply."""
+"""Traceback calls in a real site's error reply."""
 
 _SLASH = re.compile(r"[/\\]")
 
@@ -56,7 +56,7 @@ app = ClientApp()
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Say which site this is, and what it computes with."""
+    """Reply with the site's card: its name, version and hardware."""
 
     def work() -> RecordDict:
         config, site = _configs(context)
@@ -69,10 +69,10 @@ def hello(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the model in the message as its round plan says, and evaluate it first if asked to."""
+    """Train the model in the message by its plan; evaluate it first if the message says so."""
 
     def work() -> RecordDict:
-        # The coordinator's clock runs while the data are read.
+        # The time to load the data counts towards the deadline.
         arrived = time.monotonic()
         client, config, site = _site(context)
         names, arrays = _model_in(message, client)
@@ -83,9 +83,9 @@ def train(message: Message, context: Context) -> Message:
         site_event("training", examples=len(client.data.train), **plan.model_dump())
         with repeatable(threads_of(config, site), client.device):
             validated = _validate(client, arrays) if wants_evaluation(message.content) else {}
-            # What the evaluation took is gone from the time there is to train.
-            orders: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
-            trained, num_examples, metrics = client.fit(arrays, orders)
+            # The evaluation's time counts towards the deadline as well.
+            settings: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
+            trained, num_examples, metrics = client.fit(arrays, settings)
         site_event("trained", round=plan.round, **metrics)
         return train_reply_content(
             arrays_to_record(dict(zip(names, trained, strict=True))),
@@ -113,14 +113,14 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.evaluate(STATISTICS_ACTION)
 def statistics(message: Message, context: Context) -> Message:
-    """Take BatchNorm's statistics of the model in the message on the site's training examples."""
+    """Compute the model's BatchNorm statistics on the site's training examples."""
 
     def work() -> RecordDict:
         arrived = time.monotonic()
         client, config, site = _site(context)
         if config.batch_norm != "recalibrate":
             raise PlanError(
-                "statistics leave a site only where the run is to recalibrate",
+                "a site sends statistics only in a run that recalibrates BatchNorm",
                 where="batch-norm",
                 got=config.batch_norm,
                 expected="'recalibrate'",
@@ -138,9 +138,9 @@ def statistics(message: Message, context: Context) -> Message:
 
 
 def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, float | int]:
-    """Return the metrics of a model on the site's validation examples, as far as there are any.
+    """Return the metrics of a model on the site's validation examples; empty without examples.
 
-    What is no number is left out: it says nothing against the update that it comes with.
+    A metric that is not finite is left out: it is no reason to reject the site's update.
     """
     loss, num_examples, metrics = client.evaluate(arrays, {})
     if num_examples == 0:
@@ -156,10 +156,10 @@ def _shared(metrics: Mapping[str, float | int], site: SiteConfig) -> dict[str, f
 
 
 def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) -> Message:
-    """Reply with what ``work`` returns, or with what it raised.
+    """Reply with the content that ``work`` returns, or with the error that it raises.
 
-    Flower reports an exception differently on each engine, and in a deployment not at all;
-    the coordinator needs the reason to say which site failed and why.
+    Flower reports an exception differently on each engine, and not at all in a deployment. The
+    coordinator needs the reason to report which site failed and why.
     """
     try:
         return Message(work(), reply_to=message)
@@ -167,21 +167,21 @@ def _answer(message: Message, context: Context, work: Callable[[], RecordDict]) 
         kind = message.metadata.message_type
         log(ERROR, "%s failed", kind, exc_info=error)
         site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
-        # The node config itself may be what is wrong: it is not read here.
+        # The node config itself may be wrong, so it is not parsed here.
         simulated = "partition-id" in context.node_config and "site" not in context.node_config
         return raised_reply(message, error, private=not simulated)
 
 
 def raised_reply(message: Message, error: Exception, private: bool = False) -> Message:
-    """Return the error reply of a ClientApp: a code, type, message, and the trace's last lines.
+    """Return the error reply of a ClientApp: code, type, message, and the traceback's last lines.
 
-    Of an error at a real site (``private``), the reply tells what was raised on purpose, without
-    paths; of any other only type and place, because its text can hold a value of the data. The
-    whole of it stands in the site's own log.
+    For an error at a real site (``private``), the reply contains the message of an `MdcError`,
+    without paths. For any other error it contains only type and place, because the text could
+    contain a value of the data. The site's own log has the complete error.
     """
     kind = type(error).__name__
     if isinstance(error, MdcError):
-        # An error raised on purpose says what is wrong; any other needs its place.
+        # An MdcError explains itself; any other error needs its place in the code.
         reason = f"{kind}: {without_paths(error) if private else error}"
     elif private:
         calls = traceback.extract_tb(error.__traceback__)[-TRACE_CALLS:]
@@ -194,10 +194,10 @@ def raised_reply(message: Message, error: Exception, private: bool = False) -> M
 
 
 def without_paths(error: MdcError) -> str:
-    """Return an error's message without whatever may be a path, or come after one.
+    """Return an error's message without anything that may be a path, or that follows one.
 
-    Of an error in the data it tells neither what was got nor what was expected: names of classes,
-    which are names of folders, and values.
+    For an error in the data, the message leaves out the found and the expected value: they may be
+    data, or names of classes, which are names of folders.
     """
 
     def safe(value: object) -> object:
@@ -210,7 +210,7 @@ def without_paths(error: MdcError) -> str:
         where=str(safe(error.where) or ""),
         got=None if about_data else safe(error.got),
         expected="" if about_data else str(safe(error.expected) or ""),
-        hint="The site's log says more" if about_data else str(safe(error.hint) or ""),
+        hint="The site's log has the details" if about_data else str(safe(error.hint) or ""),
     )
     return str(told)
 
@@ -225,13 +225,16 @@ def _site(context: Context) -> tuple[SiteClient, RunConfig, SiteConfig]:
 
 
 def _model_in(message: Message, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
-    """Return names and arrays of the model in a message, if its names are the site's own."""
+    """Return names and arrays of the model in a message; check that the site's model has them."""
     arrays = record_to_arrays(message.content.array_records[ARRAYS])
     own = client.names
     if list(arrays) != own:
         misfits = [(a, b) for a, b in zip(arrays, own, strict=False) if a != b]
         got, expected = misfits[0] if misfits else (f"{len(arrays)} arrays", f"{len(own)}")
         raise ModelError(
-            "the coordinator's model is not this site's", where="arrays", got=got, expected=expected
+            "the coordinator's model differs from this site's model",
+            where="arrays",
+            got=got,
+            expected=expected,
         )
     return list(arrays), list(arrays.values())

@@ -1,8 +1,8 @@
 """`RunConfig` and `SiteConfig`: the only readers of Flower's run config and node config.
 
-Configuration has three homes. The run config is the same for everyone in a run; the node
-config belongs to one site and never leaves it; what changes from round to round travels in
-the round plan. Flower's values are int, float, bool or str, so "not set" is 0 or "".
+Configuration lives in three places. The run config is the same for everyone in a run. The node
+config belongs to one site and never leaves it. Values that change from round to round are part
+of the round's plan. Flower's values are int, float, bool or str, so 0 or "" means "not set".
 """
 
 from collections.abc import Mapping
@@ -30,15 +30,15 @@ from strategies.method.round_plan import CycleShape
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]  # Flower's numbers have 64 bits
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # Flower's integers have 64 bits
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}
-"""Learning rate of each outer optimizer where ``outer-lr`` is 0."""
+"""Learning rate of each outer optimizer if ``outer-lr`` is 0."""
 
 
 class RunConfig(ConfigModel):
-    """What is the same for everyone in a run.
+    """Settings that are the same for everyone in a run.
 
     ``docs/configuration.md`` describes every key for users; the comments here give units.
     """
@@ -46,7 +46,7 @@ class RunConfig(ConfigModel):
     # Data
     dataset: str = "digits"
     data_root: str = ""
-    image_size: Count = 0  # pixels; 0 keeps the images' own size
+    image_size: Count = 0  # pixels; 0 keeps the original size
     audio_sample_rate: Annotated[int, Field(ge=1000)] = 16_000  # Hz
     audio_mels: AtLeastOne = 64
     audio_seconds: Positive = 1.0
@@ -62,7 +62,7 @@ class RunConfig(ConfigModel):
     max_train_examples: Count = 0  # 0 for all
     max_test_examples: Count = 0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    num_sites: Count = 0  # 0 for as many as are simulated
+    num_sites: Count = 0  # 0 for the number of simulated sites
     partition: Literal["iid", "dirichlet", "shards", "size-skew", "natural-id"] = "iid"
     partition_alpha: Positive = 0.3
     partition_shards: AtLeastOne = 2
@@ -93,15 +93,17 @@ class RunConfig(ConfigModel):
     local_epochs: AtLeastOne = 5
     ile_epsilon: NotNegative = 0.02
     ile_max_epochs: AtLeastOne = 40
-    qsr_alpha: Positive = 0.1  # of lr times the root of an epoch
-    local_steps: Count = 0  # optimizer steps a round; 0 to count in epochs
+    qsr_alpha: Positive = 0.1  # unit: learning rate * sqrt(epoch)
+    local_steps: Count = 0  # optimizer steps per round; 0 to count in epochs
     proximal_mu: NotNegative = 0.0
     num_rounds: Count = 0  # 0 for no limit
-    epoch_budget: Count = 60  # local epochs in all; 0 for no limit
+    epoch_budget: Count = 60  # local epochs in total; 0 for no limit
     weighting: Literal["examples", "uniform"] = "examples"
-    max_site_weight: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the sum; 1 for no cap
+    max_site_weight: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # share of the total weight; 1 for no cap
+    )
     outer_optimizer: Literal["average", "momentum", "adam"] = "average"
-    outer_lr: NotNegative = 0.0  # 0 for the outer optimizer's own default
+    outer_lr: NotNegative = 0.0  # 0 for the outer optimizer's default
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     outer_nesterov: bool = False
     outer_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -113,12 +115,12 @@ class RunConfig(ConfigModel):
     # The run
     seed: Count = 1
     site_evaluation: bool = False
-    max_relative_update: NotNegative = 0.0  # of an update's norm to the model's; 0 for no bound
-    min_sites: Count = 0  # 0 for more than half of num-sites
+    max_relative_update: NotNegative = 0.0  # update norm / model norm; 0 for no limit
+    min_sites: Count = 0  # 0 for more than half of the sites
     max_round_retries: Count = 2
     wait_for_sites_s: Positive = 600.0
     quorum_patience_s: Positive = 86400.0
-    round_deadline_s: NotNegative = 0.0  # 0 to learn it from the sites
+    round_deadline_s: NotNegative = 0.0  # 0 to derive it from the sites' times
     deadline_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
     longest_round_s: Positive = 86400.0
     output_dir: str = "~/mdc-runs/{run-id}"
@@ -130,16 +132,16 @@ class RunConfig(ConfigModel):
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
         if not (self.num_rounds or self.epoch_budget):
-            raise ValueError("one of num-rounds and epoch-budget must be set, or a run never ends")
+            raise ValueError("num-rounds or epoch-budget must be set; otherwise the run never ends")
         if self.epochs == "spread" and not (self.num_rounds and self.epoch_budget):
             raise ValueError("epochs = 'spread' needs both num-rounds and epoch-budget")
         if self.epochs == "spread" and self.epoch_budget < self.num_rounds:
             raise ValueError(
-                f"epoch-budget {self.epoch_budget} gives num-rounds {self.num_rounds} rounds "
-                "less than one epoch each"
+                f"epoch-budget {self.epoch_budget} is below num-rounds {self.num_rounds}, but "
+                "each round needs at least one epoch"
             )
         if self.local_steps and not self.num_rounds:
-            raise ValueError("local-steps needs num-rounds: a budget counts in epochs")
+            raise ValueError("local-steps needs num-rounds, because epoch-budget counts epochs")
         if self.lr_shape == "exponential" and self.lr_min_fraction == 0:
             raise ValueError("lr-shape 'exponential' needs lr-min-fraction above 0")
         if self.lr_shape == "global-cosine" and self.epochs == "ile" and not self.epoch_budget:
@@ -149,28 +151,28 @@ class RunConfig(ConfigModel):
         ):
             raise ValueError(
                 "epochs = 'qsr' needs epoch-budget, lr-shape 'global-cosine' and lr-max-decay 1: "
-                "it follows one cosine over the whole run"
+                "it follows a single cosine over the whole run"
             )
         if self.num_sites and self.min_sites > self.num_sites:
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         if self.outer_optimizer == "average" and self.outer_lr not in (0, 1):
-            raise ValueError("outer-lr is not read with outer-optimizer 'average'")
+            raise ValueError("outer-optimizer 'average' does not use outer-lr: set it to 0")
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
         return self
 
     def quorum(self, num_sites: int) -> int:
-        """Return the updates that a round needs: ``min-sites``, or more than half the sites."""
+        """Return how many updates a round needs: ``min-sites``, or more than half of the sites."""
         return self.min_sites or num_sites // 2 + 1
 
     def deadline(self) -> Deadline:
-        """Return the rule for the rounds' deadlines as the strategy takes it."""
+        """Return the rule for round deadlines, as the strategy expects it."""
         return Deadline(self.round_deadline_s, self.deadline_factor, self.longest_round_s)
 
     def reading(self) -> Reading:
-        """Return how files become examples, as the loaders of data sets take it."""
+        """Return how files become examples, as the data set readers expect it."""
         return Reading(
             image_size=self.image_size,
             audio=AudioReading(self.audio_sample_rate, self.audio_mels, self.audio_seconds),
@@ -185,7 +187,7 @@ class RunConfig(ConfigModel):
         )
 
     def recipe(self) -> Recipe:
-        """Return the method as the strategy takes it."""
+        """Return the training method, as the strategy expects it."""
         return Recipe(
             schedule=LrSchedule(
                 self.lr_max, self.lr_min_fraction, self.lr_shape, self.lr_max_decay
@@ -232,10 +234,10 @@ class RunConfig(ConfigModel):
 
 
 class SiteConfig(ConfigModel):
-    """What one site alone decides: its name, where its data are, and what leaves it.
+    """Settings of a single site: its name, where its data are, and what may leave it.
 
-    A real site gives ``site``, and ``data`` unless it uses the run's data set. Flower gives
-    a simulated one ``partition-id`` and ``num-partitions``.
+    A real site sets ``site``, and ``data`` unless it uses the run's data set. Flower sets
+    ``partition-id`` and ``num-partitions`` for a simulated site.
     """
 
     site: str = ""
@@ -247,7 +249,7 @@ class SiteConfig(ConfigModel):
     contract: str = ""
     min_examples: Count = 0
     max_examples: Count = 0  # 0 for no limit
-    num_examples: Count = 0  # 0 where the site does not say
+    num_examples: Count = 0  # 0 if the site does not report it
     metrics: str = ""
     modules: str = "*"
     partition_id: Annotated[int, Field(ge=-1)] = -1
@@ -259,7 +261,8 @@ class SiteConfig(ConfigModel):
             raise ValueError("a site needs a name: --node-config 'site=\"NAME\"'")
         if unknown := sorted(self.shared_metrics - TRAIN_METRICS):
             raise ValueError(
-                f"metrics: {unknown[0]!r} is none of {', '.join(sorted(TRAIN_METRICS))}"
+                f"metrics: there is no metric {unknown[0]!r}; the metrics are "
+                f"{', '.join(sorted(TRAIN_METRICS))}"
             )
         if self.partition_id >= 0 and self.partition_id >= self.num_partitions:
             raise ValueError(
@@ -270,34 +273,37 @@ class SiteConfig(ConfigModel):
 
     @property
     def name(self) -> str:
-        """Return the site's name, by which everything calls it."""
+        """Return the site's name, which identifies it everywhere."""
         return self.site or f"site-{self.partition_id}"
 
     @property
     def shared_metrics(self) -> frozenset[str]:
-        """Return the metrics that leave the site; the number of examples always does."""
+        """Return the metrics that the site sends; the number of examples is always among them."""
         named = {name.strip() for name in self.metrics.split(",") if name.strip()}
         return frozenset({NUM_EXAMPLES, *named}) if named else TRAIN_METRICS
 
     def allows(self, module: str) -> bool:
-        """Return whether a run may name a module of this site's, or one inside it."""
+        """Return whether a run may import ``module`` at this site.
+
+        Allowing a package allows every module inside it.
+        """
         named = [name.strip() for name in self.modules.split(",")]
         return any(name == "*" or f"{module}.".startswith(f"{name}.") for name in named if name)
 
     @property
     def is_simulated(self) -> bool:
-        """Return whether Flower's simulation made this site."""
+        """Return whether Flower's simulation created this site."""
         return not self.site
 
     def for_any_part(self) -> Self:
-        """Return the config that all simulated sites share; a real site's is its own."""
+        """Return the config that all simulated sites share; a real site keeps its own."""
         return self.model_copy(update={"partition_id": 0}) if self.is_simulated else self
 
 
 def spelled_as(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a run config, with ``outer-lr`` written as in another where it can be.
+    """Return the values of ``before``, with ``outer-lr`` as in ``now`` if both mean the same.
 
-    One config may name the learning rate that the other leaves to the outer optimizer.
+    One config may give the learning rate that the other takes from the outer optimizer's default.
     """
 
     def outer_lr(values: Mapping[str, Any]) -> Any:

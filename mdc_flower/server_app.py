@@ -1,4 +1,7 @@
-"""The ServerApp: config -> task -> strategy -> run, recorded in the run directory."""
+"""The ServerApp: builds task and strategy from the config, and runs the training.
+
+The run directory records the run.
+"""
 
 import os
 import time
@@ -53,24 +56,24 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Lead a run whose sites are other processes: a model is evaluated while they train."""
+    """Lead a run whose sites are other processes; models are evaluated while the sites train."""
     with one_thread() as executor:
         lead(grid, context, executor)
 
 
 def lead(grid: Grid, context: Context, executor: Executor, with_picture: bool = True) -> None:
-    """Run one federation's training from its beginning, or from its newest checkpoint.
+    """Train one federation from the beginning, or from its newest checkpoint.
 
     Parameters
     ----------
     grid
         Flower's message transport.
     context
-        Has the run config.
+        Contains the run config.
     executor
         Evaluates the global models.
     with_picture
-        Whether to draw how the run went, once it has finished.
+        Whether to draw the report once the run has finished.
     """
     config = read_run_config(context.run_config)
     path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
@@ -89,14 +92,14 @@ def lead(grid: Grid, context: Context, executor: Executor, with_picture: bool = 
 
 
 def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> dict[str, Any]:
-    """Run, and leave a summary that says how it ended, whatever happens; return it."""
+    """Run the training; always write a summary that says how it ended, and return it."""
     started = time.time()
     before = read_summary(record.path) if record.checkpoint else {}
     summary: dict[str, Any] = {
         "status": "running",
         "version": __version__,
         "seed": task.config.seed,
-        # A run that goes on was started once; its resumes have times of their own.
+        # A resumed run keeps its first start time; each resume has a time of its own.
         "started": before.get("started", started),
     }
     if record.checkpoint is None:
@@ -111,7 +114,7 @@ def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> d
         summary["seconds"] = round(record.seconds_before + time.time() - started, 3)
         unbegun = record.checkpoint is not None and not record.begun
         if unbegun and summary["exit-status"] == ConfigError.exit_code:
-            # The run is as it was before it was to go on.
+            # The resume changed nothing, so the earlier summary stays.
             record.event(REFUSED, error=summary["error"])
         else:
             _write_ending(record, summary)
@@ -119,27 +122,27 @@ def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> d
 
 
 def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
-    """Draw the report; the run has finished, and no picture may change that."""
+    """Draw the report; a failure here must not fail a finished run."""
     try:
         require(DRAWING, "simulation", "report.png")
-        # It takes seconds to import, and only a process that leads a run draws.
+        # The import takes seconds, and only a process that leads a run needs it.
         from mdc_flower.reports.run_figures import draw_run
 
         picture = draw_run(read_history(record.path), summary.get("recalibration"))
         write_atomically(record.path / "report.png", picture)
     except Exception as error:
-        log(ERROR, "the report is not drawn: %s", error)
+        log(ERROR, "the report could not be drawn: %s", error)
 
 
 def _write_beginning(record: RunDirectory, config: RunConfig, summary: Mapping[str, Any]) -> None:
-    # Started again from this file, a run is a new one.
+    # A run that is started from this file must be a new one.
     values = config.model_copy(update={"resume": False}).to_flower()
     record.write_text(CONFIG, tomli_w.dumps(values))
     write_summary(record.path, summary)
 
 
 def _ending(error: BaseException) -> dict[str, Any]:
-    """Return how a run ended that did not finish; ``restart``: whether trying again may help."""
+    """Return how an unfinished run ended; ``restart`` says whether another attempt may help."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return INTERRUPTED
     told = isinstance(error, MdcError)
@@ -156,8 +159,8 @@ def _write_ending(record: RunDirectory, summary: dict[str, Any]) -> None:
         write_summary(record.path, summary)
         record.event("run-ended", status=summary["status"], error=summary.get("error"))
     except StorageError as error:
-        # The reason for which the run ends may be this very disk; it must not be hidden.
-        log(ERROR, "the summary is not written: %s", error)
+        # The disk may be what ended the run; that error must not be replaced by this one.
+        log(ERROR, "the summary could not be written: %s", error)
 
 
 def _run(
@@ -167,11 +170,11 @@ def _run(
     executor: Executor,
     beginning: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Train, and return what belongs into the summary."""
+    """Train, and return the entries of the summary."""
     config = task.config
     changed: dict[str, list[Any]] = {}
     if record.checkpoint is not None:
-        changed_keys(record.checkpoint.run["config"], config)  # refuse before sites are waited for
+        changed_keys(record.checkpoint.run["config"], config)  # refuse before waiting for sites
     task.check_model()  # likewise
     model = task.new_model()
     membership = wait_for_sites(
@@ -189,11 +192,11 @@ def _run(
                 kit_of_coordinator(),
             )
         ),
-        **_terms_of_return(record, config),
+        **_resume_options(record, config),
     )
     _check_partitions(membership, config)
     _check_local_statistics(membership, config)
-    # A coordinator without data cannot cut them as the sites do, and need not.
+    # A coordinator without data cannot partition it, and does not need to.
     num_partitions = membership.num_partitions if len(task.dataset.train) else 0
     data = task.coordinator_data(num_partitions)
     facts = {
@@ -257,13 +260,13 @@ def _run(
     }
 
 
-def _terms_of_return(record: RunDirectory, config: RunConfig) -> dict[str, Any]:
-    """Return for whom, and how long, a run that goes on waits; nothing for a new run."""
+def _resume_options(record: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """Return which sites a resumed run waits for, and how long; empty for a new run."""
     if record.checkpoint is None:
         return {}
     position = record.checkpoint.position
 
-    def tell(membership: Membership, left_s: float) -> None:
+    def report_missing(membership: Membership, left_s: float) -> None:
         missing = sorted({*position.pace, *membership.names} - set(membership.nodes))
         quorum = config.quorum(config.num_sites or membership.num_partitions)
         awaited = Awaited(missing, len(membership.nodes), quorum, left_s)
@@ -273,9 +276,9 @@ def _terms_of_return(record: RunDirectory, config: RunConfig) -> dict[str, Any]:
     return {
         "known": position.pace,
         "absent": position.absent,
-        # Simulated sites, which have their data from a partition, are there at once or never.
+        # Simulated sites, which take their data from a partition, are online at once or never.
         "patience_s": 0.0 if record.checkpoint.run["partition"] else config.quorum_patience_s,
-        "on_wait": tell,
+        "on_wait": report_missing,
     }
 
 
@@ -284,7 +287,7 @@ def _sha256(facts: Mapping[str, Any]) -> str | None:
 
 
 def _check_partitions(membership: Membership, config: RunConfig) -> None:
-    """Refuse a run whose simulated sites are fewer, or more, than the config says."""
+    """Refuse a run with fewer or more simulated sites than the config says."""
     simulated = membership.num_partitions
     if simulated and config.min_sites > simulated:
         raise ConfigError(
@@ -295,7 +298,7 @@ def _check_partitions(membership: Membership, config: RunConfig) -> None:
         )
     if simulated and config.num_sites and simulated != config.num_sites:
         raise RunError(
-            "the simulation has another number of sites",
+            "the number of sites differs from that of the simulation",
             where="num-sites",
             got=config.num_sites,
             expected=f"{simulated}, the num-supernodes of the federation",
@@ -303,14 +306,14 @@ def _check_partitions(membership: Membership, config: RunConfig) -> None:
 
 
 def _check_local_statistics(membership: Membership, config: RunConfig) -> None:
-    """Refuse a run of which nobody could say how good its model is."""
+    """Refuse a run whose model neither the coordinator nor a site could evaluate."""
     if config.batch_norm == "local" and not (membership.num_partitions or config.site_evaluation):
         raise ConfigError(
-            "BatchNorm's statistics are the sites' own, and no site is to evaluate",
+            "the BatchNorm statistics stay at the sites, but the sites do not evaluate",
             where="batch-norm",
             got="'local' with site-evaluation = false",
             expected="site-evaluation = true",
-            hint="The coordinator has a model without statistics, and cannot evaluate it",
+            hint="The coordinator cannot evaluate a model without these statistics",
         )
 
 

@@ -1,1 +1,1 @@
-"""What every part uses: configuration files, ``module:function`` references, cores."""
+"""Shared helpers: configuration files, ``module:function`` references, cores, seeds."""

@@ -1,4 +1,4 @@
-"""Config as people write it: TOML files, arms among them, and ``key=value`` on a command line."""
+"""Parse configuration: TOML files, arm files, and ``key=value`` on the command line."""
 
 import tomllib
 from pathlib import Path
@@ -8,9 +8,9 @@ from strategies.common.errors import ConfigError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a TOML file, which is UTF-8 by definition.
+    """Return the content of a TOML file.
 
-    A byte-order mark, which some editors of Windows write, is no part of the content.
+    TOML is UTF-8 by definition. A byte-order mark, which some Windows editors write, is skipped.
 
     Raises
     ------
@@ -26,14 +26,14 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_arm(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return an arm file's run config, and its ``[arm]`` table; see `read_toml` for errors."""
+    """Return an arm file's run config and its ``[arm]`` table; see `read_toml` for errors."""
     values = read_toml(path)
     arm = values.pop("arm", {})
     return values, arm
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Return key and value of ``key=value``; the value is TOML, or else a plain string."""
+    """Return key and value of ``key=value``; a value that is not TOML is a plain string."""
     key, separator, value = text.partition("=")
     if not separator:
         raise ConfigError("not of the form key=value", where="--set", got=text)

@@ -1,4 +1,4 @@
-"""What every config has in common: keys in kebab case, and errors that name the key."""
+"""Base class of every config: keys in kebab case, and errors that name the key."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ def _kebab(name: str) -> str:
 
 
 class ConfigModel(BaseModel):
-    """A set of keys; subclasses name them as fields, and files spell them with hyphens."""
+    """A set of keys: fields of the subclass, spelled with hyphens in files."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=_kebab, validate_default=True
@@ -24,22 +24,22 @@ class ConfigModel(BaseModel):
 
     @classmethod
     def keys(cls) -> list[str]:
-        """Return every key, spelled as in a config file."""
+        """Return all keys, spelled as in a config file."""
         return [_kebab(name) for name in cls.model_fields]
 
     @classmethod
     def check_keys(cls, keys: Iterable[str], home: str) -> None:
-        """Refuse a key that there is not.
+        """Refuse unknown keys.
 
         Parameters
         ----------
         home
-            Where the keys stand, as the error names it.
+            Where the keys come from, for the error.
 
         Raises
         ------
         ConfigError
-            Naming the first such key, and the nearest that there is.
+            Naming the first unknown key, and the most similar known one.
         """
         known = cls.keys()
         for key in keys:
@@ -59,8 +59,8 @@ class ConfigModel(BaseModel):
         Raises
         ------
         ConfigError
-            Naming the first bad key, its value, what is allowed, and the nearest known key
-            if the key is unknown.
+            Naming the first bad key, its value and what is allowed; for an unknown key, the
+            most similar known one.
         """
         cls.check_keys(values, home)
         try:
@@ -75,5 +75,5 @@ class ConfigModel(BaseModel):
             ) from None
 
     def to_flower(self) -> dict[str, Scalar]:
-        """Return the complete config as Flower's flat mapping, in the order of the fields."""
+        """Return the complete config as a flat mapping for Flower, in the order of the fields."""
         return {_kebab(name): value for name, value in self.model_dump().items()}

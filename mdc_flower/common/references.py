@@ -1,4 +1,4 @@
-"""Resolve the ``module:function`` names by which users plug in data and models of their own."""
+"""Resolve ``module:function`` names, with which users plug in their own data and models."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from strategies.common.errors import ConfigError
 
 USERS_FOLDER = "MDC_USER_FOLDER"
-"""Environment variable with the folder of a user's own modules: where `mdc` was started."""
+"""Environment variable with the folder of the user's own modules: where `mdc` was started."""
 
 
 def users_folder() -> str:
@@ -20,10 +20,10 @@ def users_folder() -> str:
 
 
 def add_users_folder(folder: str) -> None:
-    """Let this process, and those that it starts, import the user's own modules.
+    """Let this process, and the processes that it starts, import the user's own modules.
 
-    Their folder comes last on the path: a file of the user's called ``datasets.py`` or ``types.py``
-    must not take the place of a library's module, here or in a process of Flower's or Ray's.
+    Their folder comes last on the path: a user's file ``datasets.py`` or ``types.py`` must not
+    replace a library's module, neither here nor in a process of Flower or Ray.
     """
     os.environ[USERS_FOLDER] = folder
     if folder not in sys.path:
@@ -36,28 +36,28 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
     Parameters
     ----------
     reference
-        Such as ``my_lab.scans:load``; the module must be importable where this runs.
+        Such as ``my_lab.scans:load``; this process must be able to import the module.
     key
-        Config key that holds the reference, for the error.
+        Config key that contains the reference, for the error.
 
     Raises
     ------
     ConfigError
-        If the module cannot be imported or is no Python, or has no such function.
+        If the module cannot be imported, is not Python, or has no such function.
     """
     module_name, _, function_name = reference.partition(":")
     if folder := os.environ.get(USERS_FOLDER):  # set by the `mdc` that started this process
         add_users_folder(folder)
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, TypeError, ValueError) as error:  # the last two: no module's name
+    except (ImportError, TypeError, ValueError) as error:  # the last two: not a module name
         raise ConfigError(
             f"module {module_name!r} cannot be imported: {error}",
             where=key,
             got=reference,
             hint="Install it, or add its folder to PYTHONPATH, at the coordinator and every site",
         ) from error
-    except SyntaxError as error:  # its text names file and line
+    except SyntaxError as error:  # its message names file and line
         raise ConfigError(
             f"module {module_name!r} is not Python: {error}", where=key, got=reference
         ) from error
@@ -74,10 +74,10 @@ def load_reference(reference: str, key: str) -> Callable[..., Any]:
 
 @contextmanager
 def relative_paths_explained(reference: str, key: str) -> Iterator[None]:
-    """Say where a user's function runs, if a file that it names by a relative path is not there.
+    """Explain a missing file that a user's function opens by a relative path.
 
-    In one process it runs where ``mdc`` was started; the processes of a simulation on Ray, and of a
-    SuperLink or SuperNode, have other working directories.
+    In a single process, the function runs in the folder where ``mdc`` was started. The processes
+    of a simulation on Ray, a SuperLink or a SuperNode have other working directories.
 
     Parameters
     ----------
@@ -92,14 +92,14 @@ def relative_paths_explained(reference: str, key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        # Some libraries name the file in their message only.
+        # Some libraries name the file only in the message.
         name = str(error.filename or error)
         if Path(name).is_absolute():
             raise
         raise ConfigError(
-            f"{reference!r} opens a file by a relative path, and it is not there",
+            f"{reference!r} opens a file by a relative path, but the file does not exist",
             where=key,
             got=name,
-            hint=f"This process works in {Path.cwd()}, not in the folder where mdc was started: "
-            "use an absolute path, or one relative to __file__",
+            hint=f"This process runs in {Path.cwd()}, not in the folder where mdc was started. "
+            "Use an absolute path, or one relative to __file__",
         ) from error

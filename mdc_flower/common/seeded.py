@@ -1,4 +1,4 @@
-"""Seed the global random generators for the length of a block."""
+"""Seed the global random generators inside a block."""
 
 import random
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators inside the block, and give them their own states back after.
+    """Seed the global generators inside the block, and restore their states afterwards.
 
-    They are those of Python's `random`, of numpy and of torch on every device: a model may draw
-    from any of them when it is built, or in its forward pass.
+    These are the generators of Python's `random`, of numpy, and of torch on every device. A model
+    may draw from any of them when it is built, or in its forward pass.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def seeded(seed: int) -> Iterator[None]:
     of_python, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=gpus):
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # it takes no more bits
+        np.random.seed(seed % 2**32)  # numpy takes 32 bits
         torch.manual_seed(seed)
         try:
             yield

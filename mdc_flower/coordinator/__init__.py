@@ -1,1 +1,1 @@
-"""What the coordinator does beside the rounds: admission, evaluation, resume, event files."""
+"""The coordinator's work outside the rounds: admission, evaluation, resume, event files."""

@@ -1,4 +1,4 @@
-"""Which nodes take part: of this version and code, under the name that their key stands for."""
+"""Admission of nodes: they must have the right version, the right code and their own name."""
 
 import json
 from collections.abc import Mapping
@@ -14,28 +14,27 @@ NO_CODE: Mapping[str, str] = {}
 REGISTER = "MDC_REGISTER"
 """Environment variable of the SuperLink, and so of every run, with the path of its register.
 
-No key of the run config: that is another's to write, and goes to every site.
+It is not a key of the run config, because other people write that, and every site receives it.
 """
 
 
 def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
-    """Return who may take part; without a register every node is believed its name.
+    """Return the rule for admitting nodes; without a register, it trusts every node's name.
 
     Parameters
     ----------
     register
-        Path of a JSON file that maps site names to node ids, as text. It is read anew for each
-        node, because sites come and go while a run goes on. Flower's node ids are bound to keys:
-        a node cannot speak under another's id.
+        Path of a JSON file that maps site names to node ids, as text. It is read again for each
+        node, because sites come and go during a run. Flower binds node ids to keys: a node
+        cannot use the id of another node.
     code
-        Digests of the modules that the run names, as the coordinator has them; see
-        `mdc_flower.site.card.run_code`.
+        Digests of the run's modules at the coordinator; see `mdc_flower.site.card.run_code`.
 
     Raises
     ------
     ConfigError
-        If the register cannot be read, at once: no site could be admitted. Where that happens
-        later, the judge raises it, and the node is judged again after a while.
+        If the register cannot be read, because then no site could be admitted. If that happens
+        later, ``judge`` raises the error, and the node is judged again after a while.
     """
     if register:
         read_register(Path(register))
@@ -43,7 +42,7 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
     def judge(node: int, card: SiteCard) -> str | None:
         if card.version != __version__:
             return (
-                f"it runs mdc-flower {card.version}, the coordinator {__version__}. "
+                f"it runs mdc-flower {card.version}, the coordinator runs {__version__}. "
                 "Install the same version at both"
             )
         if reason := _other_code(card, code):
@@ -52,9 +51,9 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
             return None
         registered = _names(register).get(node)
         if registered is None:
-            return "its key is not registered under any name"
+            return "its key is not registered for any site"
         if registered != card.name:
-            return f"it claims this name, but its key is that of {registered!r}"
+            return f"it claims this name, but its key is registered for {registered!r}"
         return None
 
     def name_of(node: int) -> str:
@@ -64,12 +63,12 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
 
 
 def _other_code(card: SiteCard, own: Mapping[str, str]) -> str | None:
-    """Return why a site's code is not the coordinator's; None where it is, or one is not known."""
-    for key, told in (("model", card.model_code), ("dataset", card.dataset_code)):
-        if told and own.get(key) and told != own[key]:
+    """Return how a site's code differs from the coordinator's; None if equal or unknown."""
+    for key, reported in (("model", card.model_code), ("dataset", card.dataset_code)):
+        if reported and own.get(key) and reported != own[key]:
             return (
-                f"the module that the run names as {key!r} is not the same file there: its SHA-256 "
-                f"begins with {told[:12]}, the coordinator's with {own[key][:12]}. "
+                f"its code for the run's {key!r} differs from the coordinator's: its SHA-256 "
+                f"starts with {reported[:12]}, the coordinator's with {own[key][:12]}. "
                 "Install the same code at both"
             )
     return None
@@ -91,7 +90,7 @@ def read_register(path: Path) -> dict[str, int]:
         return {name: int(node) for name, node in json.loads(path.read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"the register of sites cannot be read: {error}",
+            f"the site register cannot be read: {error}",
             where=str(path),
-            hint="Remove it, and `mdc coordinator start` registers the sites' keys anew",
+            hint="Remove it: `mdc coordinator start` then registers the sites' keys again",
         ) from None

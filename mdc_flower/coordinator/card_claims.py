@@ -1,4 +1,4 @@
-"""What a site's card may claim: it is judged for that site alone, and can stop no run."""
+"""Checks of the claims on a site's card; a false claim excludes the site, not the run."""
 
 import os
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ from strategies.exchange.messages import SiteCard
 EXAMPLES = "MDC_SITE_EXAMPLES"
 """Environment variable of the SuperLink, and so of every run, with the path of a ``kit.toml``.
 
-Its table ``[examples]`` has the fewest and the most training examples that each site may have.
+Its table ``[examples]`` gives the least and greatest number of training examples per site.
 """
 
 
 def claims_judged(admission: Admission, num_sites: int, kit: str = "") -> Admission:
-    """Return who may take part: who is admitted, and claims nothing that cannot be.
+    """Return a rule that also rejects admitted nodes whose card makes false claims.
 
     Parameters
     ----------
     admission
-        Judges version and name.
+        The rule for version, code and name.
     num_sites
-        Sites of the run; 0 where the sites themselves say it, as in a simulation.
+        Sites of the run; 0 if the sites report the number, as in a simulation.
     kit
-        Path of the coordinator's ``kit.toml``, which is read anew for each node, because sites are
-        added while a run goes on; empty for no bounds.
+        Path of the coordinator's ``kit.toml``; empty for no limits. It is read again for each
+        node, because sites can be added during a run.
     """
 
     def judge(node: int, card: SiteCard) -> str | None:
@@ -42,7 +42,7 @@ def claims_judged(admission: Admission, num_sites: int, kit: str = "") -> Admiss
 
 
 def kit_of_coordinator() -> str:
-    """Return the path that the environment names; empty for none."""
+    """Return the path of the coordinator's kit from the environment; empty if there is none."""
     return os.environ.get(EXAMPLES, "")
 
 
@@ -50,7 +50,7 @@ def _unfit_partitions(card: SiteCard, num_sites: int) -> str | None:
     if card.simulated or not num_sites or card.num_partitions in (0, num_sites):
         return None
     return (
-        f"it claims to hold one of {card.num_partitions} parts of a data set, and the run has "
+        f"it claims to have one of {card.num_partitions} parts of a data set, but the run has "
         f"{num_sites} sites. Remove partition-id and num-partitions from its config"
     )
 
@@ -61,12 +61,12 @@ def _unfit_count(card: SiteCard, bounds: tuple[int, int] | None) -> str | None:
     fewest, most = bounds
     agreed = f"{fewest} or more" + (f", and at most {most}" if most else "")
     if not card.num_examples:
-        return f"it does not say how many training examples it has; agreed are {agreed}"
+        return f"it does not report its number of training examples; the agreed number is {agreed}"
     if card.num_examples < fewest or (most and card.num_examples > most):
-        return f"it has {card.num_examples} training examples; agreed are {agreed}"
+        return f"it has {card.num_examples} training examples; the agreed number is {agreed}"
     return None
 
 
 def _bounds(kit: str) -> dict[str, tuple[int, int]]:
-    told: Mapping[str, Any] = read_toml(Path(kit)).get("examples", {}) if kit else {}
-    return {site: (fewest, most) for site, (fewest, most) in told.items()}
+    limits: Mapping[str, Any] = read_toml(Path(kit)).get("examples", {}) if kit else {}
+    return {site: (fewest, most) for site, (fewest, most) in limits.items()}

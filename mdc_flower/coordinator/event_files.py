@@ -1,8 +1,8 @@
-"""Event files of a run for TensorBoard, written where TensorBoard is installed.
+"""TensorBoard event files of a run, written if TensorBoard is installed.
 
-Two folders, because TensorBoard counts steps once in each: ``rounds``, by the number of the round,
-and ``epochs``, by the local work done. They hold what the history holds, and nothing that sites do
-not send anyway: how a site's loss falls from epoch to epoch is in the site's own log.
+There are two folders, because TensorBoard has one step counter per folder: ``rounds`` counts
+rounds, and ``epochs`` counts the local work done. They contain only data of the history, which the
+sites send anyway; a site's loss from epoch to epoch is in the site's own log.
 """
 
 import math
@@ -28,9 +28,9 @@ ROUNDS, EPOCHS = "rounds", "epochs"
 
 @contextmanager
 def event_files(run_dir: Path, history: History) -> Iterator[list[RunObserver]]:
-    """Give the observer that writes event files into a run directory; none without TensorBoard.
+    """Yield the observer that writes event files into a run directory; none without TensorBoard.
 
-    What an earlier process wrote about rounds that are not in the history no longer counts.
+    Events of an earlier process about rounds that are not in the history are dropped.
     """
     if find_spec("tensorboard") is None:
         yield []
@@ -43,9 +43,9 @@ def event_files(run_dir: Path, history: History) -> Iterator[list[RunObserver]]:
 
 
 class EventFiles:
-    """Writes scalars of every round that follows the ``rounds_done``; a `RunObserver`.
+    """A `RunObserver` that writes the scalars of every round after ``rounds_done``.
 
-    If writing fails, the log says so once, nothing more is written, and the run goes on.
+    If writing fails, it logs the error once and stops writing; the run continues.
     """
 
     def __init__(self, folder: Path, rounds_done: int, work_done: int) -> None:
@@ -55,12 +55,12 @@ class EventFiles:
             from torch.utils import tensorboard
 
             for name, done in ((ROUNDS, rounds_done), (EPOCHS, work_done)):
-                # Readers drop what older files have from this step on.
+                # Readers drop the events of older files from this step on.
                 writer = tensorboard.SummaryWriter(str(folder / name), purge_step=done + 1)
                 self._writers[name] = writer
 
     def round_started(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: a round is written when it is over."""
+        """Do nothing: a round is written when it ends."""
 
     sites_awaited = site_answered = round_retried = round_folded = round_started
 
@@ -69,11 +69,11 @@ class EventFiles:
         self._write(record)
 
     def round_failed(self, record: RoundRecord) -> None:
-        """Write the round; if the run goes on, the repeated one takes its place."""
+        """Write the round; if the run continues, the repeated round replaces it."""
         self._write(record)
 
     def close(self) -> None:
-        """End the files."""
+        """Close the files."""
         with self._until_it_fails():
             for writer in self._writers.values():
                 writer.close()
@@ -93,16 +93,17 @@ class EventFiles:
     def _until_it_fails(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever it is, the run is worth more than its curves
+        except Exception as error:  # no error here may end the run
             self._writers = {}
-            log(ERROR, "event files for TensorBoard are written no more: %s", error)
+            log(ERROR, "writing event files for TensorBoard stopped: %s", error)
 
 
 def round_scalars(record: RoundRecord) -> dict[str, float]:
-    """Return what is drawn of a round, by tag; what is unknown or not finite is left out.
+    """Return the scalars of a round by tag, without those that are unknown or not finite.
 
-    ``sites-before`` and ``sites-after`` are the sites' scores of the model that the round started
-    from and, after the last round, of its own. What a site has sent is under ``site/NAME/``.
+    ``sites-before`` has the sites' scores of the model from which the round started;
+    ``sites-after`` has their scores of the round's own model, after the last round only. The
+    metrics that a site has sent are under ``site/NAME/``.
     """
     scalars = {
         "relative-change": record.relative_change,
@@ -130,19 +131,19 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
 
 
 def learning_rates(plan: Mapping[str, Any], done: int) -> list[tuple[int, dict[str, float]]]:
-    """Return the learning rate at both ends of each local epoch, by the work ``done`` by then.
+    """Return the learning rate at both ends of each local epoch, with the work done by then.
 
-    A round that is counted in steps has one point, at its end, because an epoch is another number
-    of steps at every site.
+    A round that is counted in steps has one point, at its end, because the number of steps per
+    epoch differs between sites.
     """
-    one = RoundPlan.model_validate({key: plan[key] for key in RoundPlan.model_fields})
-    parts = one.local_epochs or 1
+    valid = RoundPlan.model_validate({key: plan[key] for key in RoundPlan.model_fields})
+    parts = valid.local_epochs or 1
     return [
         (
-            done + part * (one.local_steps or 1),
+            done + part * (valid.local_steps or 1),
             {
-                "learning-rate/start": one.lr_at((part - 1) / parts),
-                "learning-rate/end": one.lr_at(part / parts),
+                "learning-rate/start": valid.lr_at((part - 1) / parts),
+                "learning-rate/end": valid.lr_at(part / parts),
             },
         )
         for part in range(1, parts + 1)

@@ -1,4 +1,4 @@
-"""What a run leaves when its rounds are over: its models, and what the summary says of them."""
+"""The final models of a run, and their entries in the summary."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,22 +31,22 @@ def finish(
     evaluate: EvaluateFn,
     layers: Layers,
 ) -> dict[str, Any]:
-    """Write the run's last models, and return what the summary says of rounds and models.
+    """Write the run's final models, and return the summary of rounds and models.
 
     Parameters
     ----------
     grid
         Flower's message transport.
     strategy
-        Whose rounds are over.
+        The strategy, after its last round.
     record
         The run directory.
     initial
-        The initial model; its names give the order of the arrays.
+        The initial model; it defines the order of the arrays.
     evaluate
         Evaluates a model at the coordinator.
     layers
-        BatchNorm's statistics to take anew; empty to leave them as they are.
+        BatchNorm statistics to recompute; empty to leave them unchanged.
     """
     rounds = read_history(record.path)
     summary: dict[str, Any] = {
@@ -54,7 +54,7 @@ def finish(
         "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
         "sent-bytes": sum(line["sent_bytes"] for line in rounds),
         "received-bytes": sum(line["received_bytes"] for line in rounds),
-        # A coordinator without data has only what the sites say of the last model.
+        # A coordinator without data has only the sites' evaluation of the last model.
         "final": (rounds[-1]["evaluation"] or rounds[-1]["site_evaluation"]) if rounds else {},
     }
     recalibration = None
@@ -63,18 +63,18 @@ def finish(
             layers, record.open_statistics, record.recalibrations, record.event
         )
         _add(summary, _recalibrated(grid, recalibration, strategy, record, evaluate))
-        told = summary["recalibration"]
-        summary["final"] = told["evaluation"] or told["site_evaluation"]
+        metrics = summary["recalibration"]
+        summary["final"] = metrics["evaluation"] or metrics["site_evaluation"]
     _add(summary, _averaged(grid, recalibration, record, initial, evaluate))
     return summary
 
 
 def _add(summary: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Put a part into the summary, and the bytes of its recalibration to the run's."""
+    """Add a part to the summary, and the bytes of its recalibration to the run's bytes."""
     summary |= part
-    told = part.get("averaged", part).get("recalibration", {})
-    summary["sent-bytes"] += told.get("sent_bytes", 0)
-    summary["received-bytes"] += told.get("received_bytes", 0)
+    recalibration = part.get("averaged", part).get("recalibration", {})
+    summary["sent-bytes"] += recalibration.get("sent_bytes", 0)
+    summary["received-bytes"] += recalibration.get("received_bytes", 0)
 
 
 def _recalibrated(
@@ -84,14 +84,14 @@ def _recalibrated(
     record: RunDirectory,
     evaluate: EvaluateFn,
 ) -> dict[str, Any]:
-    """Write the global model with new statistics, and as the best too if it beats every round's."""
-    arrays, told = recalibration.apply(grid, strategy.position.arrays, evaluate)
+    """Write the recalibrated global model, also as the best model if it beats all rounds."""
+    arrays, metrics = recalibration.apply(grid, strategy.position.arrays, evaluate)
     record.write_model(GLOBAL_MODEL, arrays, **ABOUT)
-    at_sites = told["site_evaluation"].get(VALIDATION_ACCURACY)
-    score = told["evaluation"].get(SELECTION_METRIC, at_sites)
+    at_sites = metrics["site_evaluation"].get(VALIDATION_ACCURACY)
+    score = metrics["evaluation"].get(SELECTION_METRIC, at_sites)
     if score is not None and score > strategy.position.best_score:
         record.write_model(BEST_MODEL, arrays, **ABOUT)
-    return {"recalibration": told}
+    return {"recalibration": metrics}
 
 
 def _averaged(
@@ -101,13 +101,13 @@ def _averaged(
     initial: Arrays,
     evaluate: EvaluateFn,
 ) -> dict[str, Any]:
-    """Write the average of the last rounds' models, and return what the summary says of it."""
+    """Write the average of the last rounds' models, and return its entry in the summary."""
     rounds, mean = record.average_models(initial)
     if not rounds:
         return {}
     if recalibration is None:
-        metrics = evaluate(rounds[-1], arrays_to_record(mean))
-        return {"averaged": {"rounds": rounds, **(metrics or {})}}
-    arrays, told = recalibration.apply(grid, mean, evaluate)
+        evaluation = evaluate(rounds[-1], arrays_to_record(mean))
+        return {"averaged": {"rounds": rounds, **(evaluation or {})}}
+    arrays, metrics = recalibration.apply(grid, mean, evaluate)
     record.write_model(AVERAGED_MODEL, arrays, **ABOUT)
-    return {"averaged": {"rounds": rounds, **told["evaluation"], "recalibration": told}}
+    return {"averaged": {"rounds": rounds, **metrics["evaluation"], "recalibration": metrics}}

@@ -1,4 +1,4 @@
-"""What the coordinator says of a global model, on its own validation and test examples."""
+"""Evaluation of a global model on the coordinator's validation and test examples."""
 
 from collections.abc import Iterator, Mapping
 
@@ -21,18 +21,18 @@ from strategies.pending_evaluation import EvaluateFn
 def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> EvaluateFn:
     """Return the function that evaluates a global model on validation and test examples.
 
-    With ``batch-norm = "local"`` a global model has no statistics. In a simulation it is evaluated
-    with those of every site in turn, and the metrics are the mean over the sites, each counting the
-    same; of real sites the coordinator knows none, and says nothing.
+    With ``batch-norm = "local"``, a global model has no BatchNorm statistics. In a simulation it is
+    evaluated with the statistics of each site in turn, and the metrics are the unweighted mean over
+    the sites. The coordinator does not know the statistics of real sites, and returns no metrics.
 
     Parameters
     ----------
     task
-        The run's task; each evaluation gets a new model of it, so that none changes the next.
+        The run's task. Each evaluation builds a new model, so that it cannot affect the next.
     data
-        What to evaluate on.
+        The examples to evaluate on.
     num_partitions
-        Simulated sites; 0 where sites are real.
+        Number of simulated sites; 0 if the sites are real.
     """
     splits = {
         name: Tensors.of(examples)
@@ -68,7 +68,7 @@ def _metrics(
         result = evaluate(model, tensors, task.pipeline, task.device, task.settings.autocast_dtype)
         metrics[f"{name}-loss"] = result.loss
         metrics[f"{name}-accuracy"] = result.accuracy
-        # Where nearly all examples are of one class, accuracy does not show that no other is found.
+        # If nearly all examples are of one class, accuracy hides that no other class is found.
         metrics[f"{name}-balanced-accuracy"] = result.balanced_accuracy
         metrics[f"{name}-recall"] = result.recall
     return metrics
@@ -77,7 +77,7 @@ def _metrics(
 def _with_each_sites_statistics(
     task: Task, model: nn.Module, num_partitions: int
 ) -> Iterator[None]:
-    """Give the model each simulated site's statistics in turn, as the site itself takes them."""
+    """Give the model each simulated site's statistics in turn, computed as the site does."""
     for number in range(num_partitions):
         site = read_site_config({"partition-id": number, "num-partitions": num_partitions})
         recalibrate(

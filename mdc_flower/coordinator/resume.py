@@ -1,4 +1,4 @@
-"""What may change when a run goes on, and what may not."""
+"""The changes that are allowed, and those that are not, when a run is resumed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,22 +25,21 @@ MAY_CHANGE = frozenset(
         "resume",
     }
 )
-"""Keys of the run config about when a run ends, how long it waits, and where files are."""
+"""Keys of the run config for the end of a run, its waiting times, and the places of files."""
 
 SILENT = frozenset({"output-dir", "resume"})
 
 
 def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[Any]]:
-    """Return the keys that differ from the run's own config, each with both values.
+    """Return the keys that differ from the run's stored config, each with both values.
 
     Raises
     ------
     ConfigError
-        If a key differs that belongs to model, data, partition or method: the run would not
-        be the same run.
+        If a key of model, data, partition or method differs: it would be a different run.
     """
     values = now.to_flower()
-    # A key that an earlier version did not know had no effect then, nor has its default now.
+    # A key that an earlier version did not have gets its default, which has no effect.
     before = spelled_as({**RunConfig().to_flower(), **before}, values)
     changed = {
         key: [before.get(key), values.get(key)]
@@ -50,12 +49,12 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
     for key, (old, new) in changed.items():
         if key not in MAY_CHANGE:
             raise ConfigError(
-                "a run that goes on cannot change this",
+                "a resumed run cannot change this key",
                 where=f"run config, {key}",
                 got=new,
                 expected=repr(old),
-                hint=f"Only these can: {', '.join(sorted(MAY_CHANGE - SILENT))}. "
-                "For anything else start a new run",
+                hint=f"Only these keys can change: {', '.join(sorted(MAY_CHANGE - SILENT))}. "
+                "To change any other key, start a new run",
             )
     return {key: values for key, values in changed.items() if key not in SILENT}
 
@@ -63,29 +62,29 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
 def check_resumable(
     before: Mapping[str, Any], config: RunConfig, partition: str | None
 ) -> dict[str, list[Any]]:
-    """Return the keys that change when a run goes on, each with both values.
+    """Return the keys that change when a run is resumed, each with both values.
 
     Parameters
     ----------
     before
-        What the run was started with, from its checkpoint.
+        The run's config and partition, from its checkpoint.
     config
-        The run config with which it is to go on.
+        The run config of the resumed run.
     partition
-        Hash of the cut into simulated sites; None where sites are real.
+        Hash of the partition into simulated sites; None if the sites are real.
 
     Raises
     ------
     ConfigError
-        If a key differs that may not, or the data or their cut do.
+        If a key differs that must not change, or if the data or their partition differ.
     """
     changed = changed_keys(before["config"], config)
     if before["partition"] != partition:
         raise ConfigError(
-            "the data, or their cut into sites, are not the run's own",
+            "the data, or their partition into sites, differ from those of the run",
             where="partition",
             got=partition,
             expected=str(before["partition"]),
-            hint="Bring back the data set that the run was started with",
+            hint="Restore the data set that the run was started with",
         )
     return changed

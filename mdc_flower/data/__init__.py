@@ -1,6 +1,6 @@
-"""Data sets: what one is (`DataSet`), where each comes from, how one is cut into sites.
+"""Data sets: their type (`DataSet`), their readers, and their partition into sites.
 
-`load_dataset` takes the name from the run config: a built-in one, ``image-folder:PATH``, or
+`load_dataset` takes the name from the run config: a built-in data set, ``image-folder:PATH``, or
 ``module:function``.
 """
 

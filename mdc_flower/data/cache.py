@@ -1,7 +1,7 @@
-"""Work done once on this machine and shared by its processes: locks, and arrays on disk.
+"""A cache that the processes of this machine share: locks, and arrays on disk.
 
-All workers of a simulation want the same decoded images. The first one to come makes them,
-under a lock; every one then maps the same pages of the same file.
+All workers of a simulation need the same decoded images. The first worker makes them under a lock.
+All workers then map the same pages of the same file.
 """
 
 import math
@@ -23,28 +23,28 @@ NamedArrays = Mapping[str, NDArray[np.generic]]
 
 
 MAX_GB = "MDC_CACHE_GB"
-"""Environment variable with the most that stored arrays may take, in GB of 10^9 bytes."""
+"""Environment variable with the maximum size of the cache, in GB of 10^9 bytes."""
 
 DEFAULT_MAX_GB = 50.0
 
 UNFINISHED_S = 86400.0
-"""Age in seconds from which on a folder under a temporary name is taken for abandoned."""
+"""Age in seconds after which a folder with a temporary name counts as abandoned."""
 
 
 def cache_dir() -> Path:
-    """Return the folder for derived files: ``MDC_CACHE_DIR``, or under the user's cache.
+    """Return the cache folder: ``MDC_CACHE_DIR``, or a folder in the user's cache.
 
     Raises
     ------
     ConfigError
-        If it cannot be made, or the user has no home and names no folder.
+        If the folder cannot be created, or the user has no home folder and sets no other one.
     """
     path = _chosen_folder()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"the folder for derived files cannot be made: {error.strerror}",
+            f"the cache folder cannot be created: {error.strerror}",
             where=str(path),
             hint="Set MDC_CACHE_DIR to a folder that can be written to",
         ) from None
@@ -60,14 +60,14 @@ def _chosen_folder() -> Path:
         return Path.home() / ".cache" / "mdc-flower"
     except RuntimeError:
         raise ConfigError(
-            "this user has no home folder for derived files",
+            "this user has no home folder for the cache",
             where="MDC_CACHE_DIR",
             hint="Set MDC_CACHE_DIR to a folder that can be written to",
         ) from None
 
 
 def machine_lock(name: str) -> FileLock:
-    """Return a lock that processes of this machine share by name."""
+    """Return a lock that all processes of this machine share by its name."""
     return FileLock(cache_dir() / f"{name}.lock")
 
 
@@ -75,8 +75,8 @@ def cached_arrays(key: str, make: Callable[[], NamedArrays]) -> dict[str, NDArra
     """Return the arrays stored under ``key``, memory-mapped; make and store them if missing.
 
     ``key`` must depend on everything that ``make`` reads. Arrays are stored as .npy files in
-    a folder that is renamed into place, so that a folder that exists is complete. What was used
-    longest ago is removed when all together takes more than ``MDC_CACHE_GB``.
+    a folder that is renamed into place, so that every existing folder is complete. If the cache
+    exceeds ``MDC_CACHE_GB``, the least recently used entries are removed.
     """
     folder = cache_dir() / key
     if (arrays := _load(folder)) is not None:
@@ -92,17 +92,17 @@ def cached_arrays(key: str, make: Callable[[], NamedArrays]) -> dict[str, NDArra
 
 
 def _load(folder: Path) -> dict[str, NDArray[np.generic]] | None:
-    """Return the arrays in a folder; None if it is not there, or was removed meanwhile."""
+    """Return the arrays in a folder; None if it does not exist, or is removed meanwhile."""
     try:
         paths = sorted(folder.glob("*.npy"))
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in paths}
-        # If it was removed while it was listed, not all were seen.
+        # If the folder is removed while it is listed, some files are missing.
         if not arrays or paths != sorted(folder.glob("*.npy")):
             return None
     except FileNotFoundError:
         return None
-    with suppress(OSError):  # a cache that others fill may be read-only
-        os.utime(folder)  # when it was last used
+    with suppress(OSError):  # a cache that another user fills may be read-only
+        os.utime(folder)  # records the last use
     return arrays
 
 
@@ -118,9 +118,10 @@ def _store(folder: Path, arrays: NamedArrays) -> None:
 
 
 def _prune(keep: Path) -> None:
-    """Remove what was used longest ago until the rest fits; processes that have it mapped keep it.
+    """Remove the least recently used entries until the rest fits into the cache.
 
-    Whatever its size, the folder ``keep`` stays: the run that goes on needs it.
+    Processes that have mapped a removed file keep it. The folder ``keep`` stays, whatever its size,
+    because the current run needs it.
     """
     entries = sorted((path.stat().st_mtime, path, _size(path)) for path in _stored(keep.parent))
     excess = sum(size for _, _, size in entries) - _max_bytes()
@@ -132,7 +133,7 @@ def _prune(keep: Path) -> None:
 
 
 def _stored(folder: Path) -> Iterator[Path]:
-    """Yield the folders of arrays; also those that a killed process left unfinished a day ago."""
+    """Yield the folders of arrays, including unfinished ones that are over a day old."""
     for path in folder.iterdir():
         if path.suffix == ".lock" or not path.is_dir() or _is_being_stored(path):
             continue
@@ -146,14 +147,14 @@ def _is_being_stored(path: Path) -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a folder of arrays; return whether that was done: not while somebody makes it."""
+    """Remove a folder of arrays unless a process is making it; return whether it was removed."""
     try:
         with machine_lock(path.name.lstrip(".")).acquire(timeout=0):
-            # Renamed first: a folder that exists under its name is complete.
+            # Rename it first: a folder that exists under its name must be complete.
             removed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name.lstrip('.')}."))
             path.rename(removed)
             shutil.rmtree(removed)
-    except (Timeout, FileNotFoundError):  # is being made, or removed by somebody else
+    except (Timeout, FileNotFoundError):  # another process makes or removes it
         return False
     return True
 

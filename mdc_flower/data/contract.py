@@ -1,8 +1,8 @@
-"""`Contract`: what the sites of a federation have agreed that an example is.
+"""`Contract`: the form of an example on which the sites of a federation have agreed.
 
-It stands in for a data set where there is none: a coordinator without data builds its model from
-it. And it judges a site's data set before the site joins, so that a swapped label or another
-image size is found there and not in an average that is slightly wrong.
+A coordinator without data builds its model from the contract. A site's data set is checked against
+it before the site joins, so that a swapped label or a wrong image size is found there, and not in
+an average that is slightly wrong.
 """
 
 import json
@@ -22,31 +22,31 @@ from mdc_flower.data.readers.options import AudioReading, Reading
 from strategies.common.errors import ConfigError, DataError
 
 CONTRACT = "contract:"
-"""Beginning of a ``dataset`` that is a contract, as JSON, and holds no examples."""
+"""Prefix of a ``dataset`` value that is a contract, as JSON, without examples."""
 
 
 class Contract(ConfigModel):
-    """Kind, shape and classes of the examples; the same at every site.
+    """Type, shape and classes of the examples, which are the same at every site.
 
     Attributes
     ----------
     name : str
-        Name of the task for people; goes into the model file.
+        Name of the task for people; stored in the model file.
     type : str
-        ``uint8`` (images, scaled to [0, 1]), ``float32`` or ``int64`` (tokens), see `Examples`.
+        ``uint8`` (images, scaled to [0, 1]), ``float32`` or ``int64`` (tokens); see `Examples`.
     shape : tuple of int
         Shape of one example, such as ``(3, 32, 32)``: channels, height, width.
     classes : tuple of str
-        Name of each class, in the order of the labels.
+        Names of the classes, in the order of the labels.
     sample_rate : int
-        Of recordings, in Hz: ``shape`` is ``(1, mels, frames)`` then, and each site reads its
-        recordings so. 0 for anything else.
+        Sample rate of recordings, in Hz; 0 for other data. ``shape`` is then
+        ``(1, mels, frames)``, and each site reads its recordings into this shape.
     num_tokens : int
-        Of int64 examples: tokens are 0 (padding) to ``num_tokens - 1``; 0 if that is left open.
+        For int64 examples: tokens are 0 (padding) to ``num_tokens - 1``; 0 if not specified.
     vocabulary : str
-        SHA-256 of the vocabulary's file, in hex, which every site must have; empty for any.
+        SHA-256, in hex, of the vocabulary file that every site must have; empty for any file.
     mean, std : tuple of float
-        Per-channel statistics (axis 0 of the shape) that every site normalizes with, in
+        Per-channel statistics (axis 0 of the shape) with which every site normalizes, in
         units of inputs scaled to [0, 1] for ``uint8``; both empty for no normalization.
     """
 
@@ -68,23 +68,23 @@ class Contract(ConfigModel):
             raise ValueError(f"mean and std must have {self.shape[0]} values each, or none")
         is_audio = self.type == "float32" and len(self.shape) == 3 and self.shape[0] == 1
         if 0 < self.sample_rate < 1000:
-            raise ValueError("sample-rate is in Hz, and at least 1000")
+            raise ValueError("sample-rate is in Hz, and must be at least 1000")
         if self.sample_rate and not is_audio:
-            raise ValueError("with a sample-rate, type is 'float32' and shape [1, mels, frames]")
+            raise ValueError("sample-rate needs type 'float32' and shape [1, mels, frames]")
         if (self.num_tokens or self.vocabulary) and self.type != "int64":
-            raise ValueError("only examples of type 'int64' have num-tokens and a vocabulary")
+            raise ValueError("num-tokens and vocabulary need type 'int64'")
         return self
 
     @property
     def image_size(self) -> int:
-        """Return height and width in pixels of square images; 0 for anything else."""
+        """Return height and width in pixels of square images; 0 for other data."""
         square = self.type == "uint8" and len(self.shape) == 3 and self.shape[1] == self.shape[2]
         return self.shape[1] if square else 0
 
     def reading(self, base: Reading) -> Reading:
-        """Return how files are read into the contract's shape; ``base`` says what that leaves open.
+        """Return how files are read into the contract's shape; ``base`` gives the other settings.
 
-        An image size of ``base`` goes before the contract's, under which it must then be resized.
+        An image size in ``base`` takes precedence over the contract's.
         """
         read = replace(base, image_size=base.image_size or self.image_size)
         if self.sample_rate:
@@ -106,7 +106,7 @@ class Contract(ConfigModel):
         Raises
         ------
         ConfigError
-            If it is no contract.
+            If it is not a contract.
         """
         try:
             values = json.loads(spec.removeprefix(CONTRACT))
@@ -117,7 +117,7 @@ class Contract(ConfigModel):
         return cls.read(values, "dataset, contract")
 
     def data_set(self) -> DataSet:
-        """Return the data set of a coordinator that has no example."""
+        """Return the data set of a coordinator without data: it has no examples."""
         none = Examples(np.empty((0, *self.shape), self.type), np.empty(0, np.int64))
         return DataSet(
             self.name,
@@ -131,27 +131,27 @@ class Contract(ConfigModel):
         )
 
     def kept_by(self, dataset: DataSet, min_examples: int = 0, max_examples: int = 0) -> DataSet:
-        """Return a site's data set if it keeps the contract, under the contract's statistics.
+        """Check a site's data set, and return it with the contract's name, mean and std.
 
         Parameters
         ----------
         dataset
             The site's own data set.
         min_examples
-            Training examples that the site has promised.
+            Least number of training examples that the site has promised.
         max_examples
-            Most training examples that the site may have; 0 for no limit.
+            Greatest number of training examples that the site may have; 0 for no limit.
 
         Raises
         ------
         DataError
-            Naming the first point in which it does not. The message holds no value of an example.
+            If the data set violates the contract. The message never contains an example's values.
         """
         where = f"data contract {self.name!r}"
         inputs = dataset.train.inputs
         for what, got, expected in (
-            ("the inputs are of another type", str(inputs.dtype), self.type),
-            ("the examples have another shape", list(inputs.shape[1:]), list(self.shape)),
+            ("the inputs have the wrong type", str(inputs.dtype), self.type),
+            ("the examples have the wrong shape", list(inputs.shape[1:]), list(self.shape)),
         ):
             if got != expected:
                 raise DataError(what, where=where, got=got, expected=str(expected))
@@ -166,7 +166,7 @@ class Contract(ConfigModel):
             )
         if 0 < max_examples < len(dataset.train):
             raise DataError(
-                "there are more training examples than were agreed on",
+                "there are more training examples than the sites have agreed on",
                 where=where,
                 got=len(dataset.train),
                 expected=f"{max_examples} or fewer",
@@ -176,28 +176,28 @@ class Contract(ConfigModel):
     def _check_tokens(self, where: str, dataset: DataSet) -> None:
         if self.num_tokens and dataset.num_tokens != self.num_tokens:
             raise DataError(
-                "the vocabulary has another size",
+                "the vocabulary has the wrong size",
                 where=where,
                 got=dataset.num_tokens,
                 expected=f"{self.num_tokens} tokens",
             )
         if self.vocabulary and dataset.vocabulary != self.vocabulary:
             raise DataError(
-                "the vocabulary is another, so that tokens would stand for other words",
+                "the vocabulary differs, so that tokens would stand for other words",
                 where=where,
                 got=dataset.vocabulary,
-                expected=f"{self.vocabulary}, the SHA-256 of its file",
-                hint="Ask the coordinator for the vocabulary's file",
+                expected=f"{self.vocabulary}, the SHA-256 of the file",
+                hint="Ask the coordinator for the vocabulary file",
             )
 
 
 def read_contract(path: Path) -> Contract:
-    """Return the table ``[contract]`` of a TOML file.
+    """Return the contract in the table ``[contract]`` of a TOML file.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, or holds no contract.
+        If the file cannot be read, or contains no contract.
     """
     table = read_toml(path).get("contract")
     if not isinstance(table, dict):
@@ -210,14 +210,14 @@ def _check_classes(where: str, got: Sequence[str], expected: Sequence[str]) -> N
         return
     if sorted(got) == sorted(expected):
         raise DataError(
-            "the classes are in another order, so that labels would be swapped",
+            "the classes are in a different order, so that labels would be swapped",
             where=where,
             got=list(got),
             expected=str(list(expected)),
         )
     unknown, missing = sorted(set(got) - set(expected)), sorted(set(expected) - set(got))
     raise DataError(
-        "the classes are others",
+        "the classes differ",
         where=where,
         got=f"{len(got)} classes"
         + (f", unknown: {', '.join(unknown)}" if unknown else "")

@@ -1,4 +1,4 @@
-"""`DataSet`: the contract between a source of examples and everything that uses them."""
+"""`DataSet`: the interface between the readers and all code that uses examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from strategies.common.errors import DataError
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and labels, one row an example.
+    """Inputs and labels, one row per example.
 
     Attributes
     ----------
     inputs : ndarray, shape (N, ...)
         uint8 images ``(N, C, H, W)``, which are scaled to [0, 1] and normalized when a batch
-        is made; float32 arrays, which are normalized as they are; or int64 (tokens), which
-        reach the model unchanged. May be memory-mapped.
+        is made; float32 arrays, which are normalized without scaling; or int64 tokens, which
+        the model gets unchanged. May be memory-mapped.
     labels : ndarray of int64, shape (N,)
         Class of each example, from 0.
     groups : ndarray of int64 or str, shape (N,), optional
@@ -42,14 +42,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of examples, by their numbers; the examples stay where they are.
+    """A subset of examples by row numbers; the examples are not copied.
 
     Attributes
     ----------
     whole : Examples
-        What the rows are of; may be memory-mapped.
+        All examples; may be memory-mapped.
     rows : ndarray of int64, shape (N,)
-        Numbers of the rows, in the order of the part.
+        Row numbers, in the order of the part.
     """
 
     whole: Examples
@@ -61,7 +61,7 @@ class Part:
 
     @property
     def inputs(self) -> NDArray[np.generic]:
-        """Return a copy of the inputs; `batches.Tensors` reads them without one."""
+        """Return a copy of the inputs; `batches.Tensors` reads them without a copy."""
         return self.whole.inputs[self.rows]
 
     @property
@@ -82,21 +82,21 @@ class DataSet:
     Attributes
     ----------
     name : str
-        Name for people; never a path.
+        Name for people; not a path.
     train, test : Examples
-        The standard split. The test examples are never used to choose anything.
+        The standard split. The test examples are not used to choose anything.
     class_names : sequence of str
-        Name of each class; their number is the model's number of outputs.
+        Names of the classes; their number is the model's number of outputs.
     mean, std : sequence of float
-        Per-channel statistics (axis 1) that inputs are normalized with: constants of the
-        data set, the same at every site, because a site's own would mean another model input
-        at each. Empty for no normalization.
+        Per-channel statistics (axis 1) for normalizing the inputs; empty for no normalization.
+        They are constants of the data set, because with statistics of its own each site would
+        give the model different inputs.
     num_tokens : int
-        Of int64 inputs: tokens are 0 (padding) to ``num_tokens - 1``. 0 where inputs are no
-        tokens, or their number is not known, which the built-in models of texts do not take.
+        For int64 inputs: tokens are 0 (padding) to ``num_tokens - 1``. 0 if the inputs are not
+        tokens, or if the number is unknown, which the built-in text models do not accept.
     vocabulary : str
-        SHA-256 of the vocabulary, in hex: a token stands for the same word wherever it is equal.
-        Empty for none.
+        SHA-256 of the vocabulary, in hex; empty for none. Where it is equal, a token stands for
+        the same word.
     """
 
     name: str
@@ -119,18 +119,18 @@ class DataSet:
         return tuple(self.train.inputs.shape[1:])
 
     def checked(self) -> Self:
-        """Return the data set if it keeps the contract.
+        """Check that the data set is consistent, and return it.
 
         Raises
         ------
         DataError
-            Naming the part that does not, what it is and what it should be.
+            Naming the wrong part, what was found and what was expected.
         """
         for split, examples in (("train", self.train), ("test", self.test)):
             _check_examples(f"data set {self.name!r}, {split}", examples, self.num_classes)
         if self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
             raise DataError(
-                "test inputs are not of the shape of the training inputs",
+                "test inputs and training inputs differ in shape",
                 where=f"data set {self.name!r}",
                 got=self.test.inputs.shape[1:],
                 expected=str(self.input_shape),
@@ -138,7 +138,7 @@ class DataSet:
         channels = self.input_shape[0] if self.input_shape else 0
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, channels):
             raise DataError(
-                "mean and std must have one value a channel",
+                "mean and std must have one value per channel",
                 where=f"data set {self.name!r}",
                 got=(tuple(self.mean), tuple(self.std)),
                 expected=f"{channels} values each, or none",
@@ -149,7 +149,7 @@ class DataSet:
         return self
 
     def limited(self, max_train: int, max_test: int) -> Self:
-        """Return the data set cut to at most so many examples; 0 keeps all."""
+        """Return the data set limited to at most so many examples per split; 0 keeps all."""
         return replace(self, train=_limit(self.train, max_train), test=_limit(self.test, max_test))
 
 
@@ -157,14 +157,14 @@ def _check_examples(where: str, examples: Examples, num_classes: int) -> None:
     inputs, labels = examples.inputs, examples.labels
     if inputs.dtype not in (np.uint8, np.float32, np.int64):
         raise DataError(
-            "inputs are of an unknown kind",
+            "the inputs have an unsupported type",
             where=where,
             got=str(inputs.dtype),
             expected="uint8, float32 or int64",
         )
     if labels.ndim != 1 or labels.dtype != np.int64 or len(labels) != len(inputs):
         raise DataError(
-            "labels do not go with the inputs",
+            "the labels do not match the inputs",
             where=where,
             got=f"{labels.dtype}{list(labels.shape)}",
             expected=f"int64[{len(inputs)}]",
@@ -180,7 +180,7 @@ def _check_examples(where: str, examples: Examples, num_classes: int) -> None:
         )
     if examples.groups is not None and len(examples.groups) != len(labels):
         raise DataError(
-            "groups do not go with the labels",
+            "the groups do not match the labels",
             where=where,
             got=len(examples.groups),
             expected=str(len(labels)),
@@ -191,7 +191,7 @@ def _check_tokens(where: str, examples: Examples, num_tokens: int) -> None:
     inputs = examples.inputs
     if inputs.dtype != np.int64:
         raise DataError(
-            "only int64 inputs are tokens", where=where, got=str(inputs.dtype), expected="int64"
+            "only int64 inputs can be tokens", where=where, got=str(inputs.dtype), expected="int64"
         )
     lowest, highest = int(inputs.min(initial=0)), int(inputs.max(initial=0))
     if lowest < 0 or highest >= num_tokens:
@@ -204,7 +204,7 @@ def _check_tokens(where: str, examples: Examples, num_tokens: int) -> None:
 
 
 def _limit(examples: Examples, maximum: int) -> Examples:
-    """Return at most ``maximum`` examples, every k-th of each class, so that classes stay even."""
+    """Return at most ``maximum`` examples, every k-th of each class, to keep class shares."""
     if maximum == 0 or maximum >= len(examples):
         return examples
     by_class = np.argsort(examples.labels, kind="stable")

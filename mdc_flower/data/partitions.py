@@ -1,7 +1,7 @@
-"""Cut training examples into simulated sites, with flwr-datasets' partitioners.
+"""Partition training examples into simulated sites, with flwr-datasets' partitioners.
 
-The cut is a function of the labels, the config and the seed alone: the same everywhere. It is
-made once and cached, because importing the partitioners costs every worker seconds.
+The partition depends only on labels, config and seed, so it is the same everywhere. It is computed
+once and cached, because importing the partitioners would cost each worker seconds.
 """
 
 import hashlib
@@ -21,25 +21,25 @@ from strategies.common.seeds import derive_seed
 Rows = NDArray[np.int64]
 
 CUT_VERSION = 3
-"""Raise it when the cut, its seeds or its stored form change: cached cuts are then void."""
+"""Increase it when partitions, their seeds or their stored form change, to invalidate the cache."""
 
 LEAST = 3
-"""Examples that every site of a Dirichlet cut has: one is held out for validation, and BatchNorm
-cannot train on a single one."""
+"""Minimum number of examples per site of a Dirichlet partition: one is held out for validation,
+and BatchNorm cannot train on a single one."""
 
 
 @dataclass(frozen=True)
 class PartitionSpec:
-    """How to cut, and into how many sites.
+    """How to partition the examples, and into how many sites.
 
     Attributes
     ----------
     kind : str
         ``iid``; ``dirichlet``: class shares of the sites drawn from Dirichlet(alpha) (Hsu et
-        al., 2019); ``shards``: each site gets ``shards`` runs of the examples sorted by
-        class (McMahan et al., 2017); ``size-skew``: IID with sizes in geometric progression,
-        the largest ``size_ratio`` times the smallest; ``natural-id``: one site for each
-        group of the data set.
+        al., 2019); ``shards``: each site gets ``shards`` contiguous shards of the examples
+        sorted by class (McMahan et al., 2017); ``size-skew``: IID with sizes in geometric
+        progression, the largest ``size_ratio`` times the smallest; ``natural-id``: one site
+        for each group of the data set.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Partition:
 
     @property
     def sha256(self) -> str:
-        """Return a digest of which rows are whose."""
+        """Return a digest of the rows of every site."""
         digest = hashlib.sha256()
         for rows in self.rows:
             digest.update(len(rows).to_bytes(8, "big") + np.asarray(rows, np.int64).tobytes())
@@ -70,13 +70,13 @@ class Partition:
 
 
 def partition(examples: Examples, spec: PartitionSpec) -> Partition:
-    """Cut the examples into sites.
+    """Partition the examples into sites.
 
     Raises
     ------
     ConfigError
-        If the examples cannot be cut so: fewer examples than sites, a site that would be
-        left without any, or no groups for ``natural-id``.
+        If the examples cannot be partitioned this way: fewer examples than sites, a site
+        without examples, or no groups for ``natural-id``.
     """
     digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(examples.labels).tobytes())
@@ -90,7 +90,7 @@ def partition(examples: Examples, spec: PartitionSpec) -> Partition:
 
 
 def _joined(parts: list[Rows]) -> dict[str, Rows]:
-    """Return all sites' rows in one array: a mapped file for each would use up the descriptors."""
+    """Return all sites' rows in one array; one file per site would exhaust file descriptors."""
     return {"rows": np.concatenate(parts), "ends": np.cumsum([len(rows) for rows in parts])}
 
 
@@ -102,10 +102,10 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
             got=spec.num_sites,
             expected=f"at most {len(examples)}",
         )
-    # The partitioners keep the order they are given, and data sets come sorted by class.
+    # The partitioners keep the order of the examples, and some data sets are sorted by class.
     order = np.random.default_rng(derive_seed(spec.seed, "partition")).permutation(len(examples))
     if spec.kind == "iid":
-        # As flwr_datasets does it, which takes seconds to import.
+        # The same as in flwr_datasets, which takes seconds to import.
         parts = np.array_split(order, spec.num_sites)
     else:
         parts = _cut_by_library(examples, spec, order)
@@ -121,7 +121,7 @@ def _cut(examples: Examples, spec: PartitionSpec) -> list[Rows]:
 
 
 def _cut_by_library(examples: Examples, spec: PartitionSpec, order: Rows) -> list[Rows]:
-    """Return the rows of each site, which flwr_datasets takes from the examples in this order."""
+    """Return the rows of each site, from flwr_datasets on the examples in this order."""
     import datasets
 
     columns: dict[str, Any] = {"row": order, "label": examples.labels[order]}
@@ -134,16 +134,18 @@ def _cut_by_library(examples: Examples, spec: PartitionSpec, order: Rows) -> lis
             np.asarray(partitioner.load_partition(site)["row"], dtype=np.int64)
             for site in range(spec.num_sites)
         ]
-    except ValueError as error:  # the partitioners' way to refuse
+    except ValueError as error:  # raised by the partitioners
         raise ConfigError(
-            f"the examples cannot be cut so: {error}", where="partition", got=spec.kind
+            f"the examples cannot be partitioned this way: {error}",
+            where="partition",
+            got=spec.kind,
         ) from None
 
 
 def _with_leftovers(parts: list[Rows], num_examples: int) -> list[Rows]:
-    """Return the parts with the rows that no shard held, one each from the first site on.
+    """Return the parts with the leftover rows, which go to the sites in turn.
 
-    Shards are of one size, so what does not divide evenly would belong to nobody.
+    All shards have the same size, so the remainder of the division belongs to no shard.
     """
     left = np.setdiff1d(np.arange(num_examples), np.concatenate(parts))
     return [
@@ -191,7 +193,7 @@ def _groups(examples: Examples, spec: PartitionSpec) -> NDArray[np.generic]:
     found = len(np.unique(examples.groups))
     if found != spec.num_sites:
         raise ConfigError(
-            "natural-id makes one site of each group",
+            "natural-id needs one site per group",
             where="num-sites",
             got=spec.num_sites,
             expected=f"{found}, the number of groups in the data set",

@@ -1,4 +1,4 @@
-"""From the name in a config to a checked data set."""
+"""Load and check the data set that a config names."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -25,19 +25,19 @@ READERS: dict[str, Callable[[str, Reading], DataSet]] = {
     "text-folder": lambda path, reading: load_text_folder(path, reading.text, reading.columns),
     HUB: lambda name, reading: load_hub(name, reading),
 }
-"""What reads ``KIND:/abs/path``, and ``hf:NAME``, by kind."""
+"""Readers of ``KIND:/abs/path`` and ``hf:NAME``, by kind."""
 
 TEXT_READERS: dict[str, Callable[[str, Reading], Sequence[str]]] = {
     "text-folder": lambda path, reading: train_texts(path, reading.columns.inputs),
     HUB: hub_train_texts,
 }
-"""What reads the training texts alone, by kind."""
+"""Readers of the training texts only, by kind."""
 
 PLAIN = Reading()
 
 
 def own_module(spec: str) -> str:
-    """Return the module of a user's own data set; empty for any other."""
+    """Return the module of a user's data set; empty for any other data set."""
     kind, separator, _ = spec.partition(":")
     return kind if separator and kind not in READERS and not spec.startswith(CONTRACT) else ""
 
@@ -50,28 +50,28 @@ def load_dataset(
     max_train: int = 0,
     max_test: int = 0,
 ) -> DataSet:
-    """Return a data set by name; repeated calls in a process return the same one.
+    """Return a data set by name; repeated calls in a process return the same object.
 
     Parameters
     ----------
     spec
-        A built-in name, ``KIND:PATH`` with a kind in `READERS`, ``hf:NAME``,
-        ``module:function``, a function that takes no arguments and returns a `DataSet`, or a
+        A built-in name; ``KIND:PATH`` with a kind in `READERS`; ``hf:NAME``;
+        ``module:function``, a function without arguments that returns a `DataSet`; or a
         `Contract`, which gives a data set without examples.
     data_root
-        Folder in which built-in data sets are looked for first, and from which a relative path
-        goes.
+        Folder where built-in data sets are searched first, and to which a relative path
+        is relative.
     reading
         How files become examples.
     max_train, max_test
-        Examples to keep, 0 for all.
+        Numbers of examples to keep; 0 for all.
 
     Raises
     ------
     ConfigError
         If there is no such data set.
     DataError
-        If it is missing or does not keep the contract of `DataSet`.
+        If it is missing, or `DataSet.checked` refuses it.
     """
     if spec.startswith(CONTRACT):
         return Contract.from_spec(spec).data_set()
@@ -79,57 +79,57 @@ def load_dataset(
 
 
 def training_texts(spec: str, data_root: str = "", reading: Reading = PLAIN) -> Sequence[str]:
-    """Return the texts that a data set without a vocabulary's file would make one from.
+    """Return all training texts, from which a data set without a vocabulary file makes its own.
 
-    Those are all of its training texts. Which of them a run will hold out for validation depends
-    on its seed.
+    Some of them are held out for validation, depending on the run's seed.
 
     Raises
     ------
     ConfigError
-        If the data set is of no kind whose texts are tokenized here.
+        If mdc-flower does not tokenize the texts of this kind of data set.
     DataError
         If it is missing or cannot be read.
     """
     kind, separator, path = spec.partition(":")
     if not separator or kind not in TEXT_READERS:
         raise ConfigError(
-            "the texts of this data set are not tokenized by mdc-flower",
+            "mdc-flower does not tokenize the texts of this data set",
             where="data",
             got=spec,
             expected=" or ".join(_form(kind) for kind in TEXT_READERS),
-            hint="A data set that is a function of one's own has a tokenizer of its own",
+            hint="A data set given as module:function uses its own tokenizer",
         )
     return TEXT_READERS[kind](_under(data_root, kind, path), reading)
 
 
 def data_folder(spec: str, data_root: str = "") -> str:
-    """Return the folder in which the files of a data set are, as far as its name tells; or ""."""
+    """Return the folder of a data set's files; empty if its name does not give a folder."""
     kind, _, path = spec.partition(":")
     path = _under(data_root, kind, path)
-    if kind == "audio-manifest":  # the recordings lie beside or below it
+    if kind == "audio-manifest":  # the recordings are next to it or below
         return str(Path(path).parent)
     return path if kind in READERS and Path(path).is_absolute() else ""
 
 
 def _under(data_root: str, kind: str, path: str) -> str:
-    """Return where a data set's files are: a relative path is one from ``data_root``."""
+    """Return the path of a data set; relative paths are relative to ``data_root``."""
     return path if kind == HUB or not data_root else str(Path(data_root, path))
 
 
 def makes_vocabulary(spec: str, dataset: DataSet, reading: Reading) -> bool:
-    """Return whether the data set's vocabulary is one that was made from its own texts."""
+    """Return whether the data set's vocabulary was made from its own texts."""
     is_read_here = spec.partition(":")[0] in READERS
     return is_read_here and bool(dataset.vocabulary) and not reading.text.vocabulary
 
 
 def no_vocabulary(where: str) -> ConfigError:
-    """Return the error of a real site that would make a vocabulary of its own."""
+    """Return the error for a real site that would make its own vocabulary."""
     return ConfigError(
-        "this site has no vocabulary, and one from its own texts would not be the other sites'",
+        "this site has no vocabulary file, and a vocabulary of its own texts would differ from the "
+        "other sites'",
         where=where,
-        expected="the absolute path of the file that all sites have",
-        hint="Ask the coordinator for it; `mdc coordinator merge-counts` makes one",
+        expected="the absolute path of the vocabulary file that all sites share",
+        hint="Ask the coordinator for the file; `mdc coordinator merge-counts` makes it",
     )
 
 

@@ -1,8 +1,8 @@
-"""Who sees which examples: a site its partition, the coordinator validation and test.
+"""Splits: sites get their partitions; the coordinator gets validation and test examples.
 
-The validation examples are cut from the training examples, site by site, so that tuning and
-the choice of the best model never touch the test set; what is left is trained on. Pooled
-training, for comparison, uses exactly the union of what the sites train on.
+The validation examples are held out from the training examples, site by site, so that neither
+tuning nor the choice of the best model uses the test set. Pooled training, for comparison, uses
+exactly the union of the sites' remaining training examples.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from strategies.common.seeds import derive_seed
 
 @dataclass(frozen=True)
 class SiteData:
-    """One site's own examples."""
+    """The examples of one site."""
 
     train: Examples | Part
     validation: Examples | Part
@@ -24,7 +24,7 @@ class SiteData:
 
 @dataclass(frozen=True)
 class CoordinatorData:
-    """What the coordinator evaluates on, and what pooled training would train on."""
+    """The coordinator's examples: for evaluation, and for pooled training."""
 
     pooled: Examples | Part
     validation: Examples | Part
@@ -43,13 +43,13 @@ def site_data(
     Parameters
     ----------
     dataset
-        The site's data set, or the one that all simulated sites share.
+        The site's data set, or the data set that all simulated sites share.
     partition, partition_id
-        The site's part of the data set; with ``partition`` None it is all the site's.
+        The site's part of the data set; if ``partition`` is None, the site has all of it.
     seed
-        The run's seed, which decides what is held out.
+        The run's seed, which decides which examples are held out.
     validation_fraction
-        Share held out, in (0, 1); at least one example stays.
+        Share to hold out, in (0, 1); at least one training example remains.
     """
     train, held = _split(dataset, partition, max(partition_id, 0), seed, validation_fraction)
     return SiteData(Part(dataset.train, train), Part(dataset.train, held))
@@ -60,8 +60,8 @@ def coordinator_data(
 ) -> CoordinatorData:
     """Return the union of the sites' splits, and the test examples.
 
-    With ``partition`` None the sites are real and hold data of their own; the coordinator
-    then cuts its own data set as if it were one site.
+    If ``partition`` is None, the sites are real and have their own data. The coordinator then
+    splits its own data set as if it were one site.
     """
     num_parts = len(partition.rows) if partition else 1
     splits = [
@@ -77,7 +77,7 @@ def coordinator_data(
 def _split(
     dataset: DataSet, partition: Partition | None, part: int, seed: int, fraction: float
 ) -> tuple[Rows, Rows]:
-    """Return the rows of one part to train on, and those held out."""
+    """Return the training rows and the held-out rows of one part."""
     rows = partition.rows[part] if partition else np.arange(len(dataset.train))
     return _hold_out(rows, derive_seed(seed, "validation", part), fraction)
 

@@ -1,1 +1,1 @@
-"""What a site does with a message."""
+"""A site's side of the run: its card, and its client for training and evaluation."""

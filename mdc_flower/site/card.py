@@ -1,4 +1,4 @@
-"""What a site says of itself in its answer to a hello."""
+"""The card with which a site introduces itself: its reply to a hello."""
 
 import importlib.util
 from hashlib import sha256
@@ -19,15 +19,15 @@ from strategies.exchange.messages import SiteCard
 
 
 def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
-    """Return the card of a site in a run; no data are read, and no module of the user's is run.
+    """Return a site's card for a run, without loading data or running the user's modules.
 
     Raises
     ------
     ConfigError
-        If the site's device is not there.
+        If the site's device does not exist.
     """
     device = pick_device(site.device or config.device)
-    # A module that the site does not allow is refused when the run wants to import it.
+    # The site refuses a module that it does not allow when the run imports it.
     code = {
         key: code_digest(module)
         for key, module in own_modules(config, site).items()
@@ -48,9 +48,9 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
 
 
 def own_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str, str]:
-    """Return the modules that a run names as ``module:function``, by the key that names them.
+    """Return the modules that a run names as ``module:function``, by config key.
 
-    A site with a data set of its own does not use the run's.
+    A site that has its own data set does not use the run's.
     """
     named = {"model": models.own_module(config.model)}
     if site is None or not site.data:
@@ -59,19 +59,19 @@ def own_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str, 
 
 
 def run_code(config: RunConfig) -> dict[str, str]:
-    """Return the digest of each module that a run names, by the key that names it."""
+    """Return the digest of each module that a run names, by config key."""
     return {key: code_digest(module) for key, module in own_modules(config).items()}
 
 
 def code_digest(module: str) -> str:
-    """Return a SHA-256, in hex, of the source of a module; empty where it has none or is not here.
+    """Return the SHA-256, in hex, of a module's source; empty if there is no source here.
 
-    Of a package it covers every ``.py`` file; of a module, its file and nothing that it imports.
-    Line ends do not count.
+    For a package, it covers every ``.py`` file. For a module, it covers the module's file, but
+    nothing that the module imports. Line endings do not matter.
     """
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # no such parent, or no module's name
+    except (ImportError, ValueError):  # no such parent, or not a module name
         return ""
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         return ""

@@ -24,34 +24,35 @@ from strategies.method.round_plan import RoundPlan
 
 NDArrays = list[NDArray[Any]]
 Scalar = bool | bytes | float | int | str
-"""What a `NumPyClient` is given and returns beside arrays."""
+"""The values that a `NumPyClient` receives and returns beside arrays."""
 
 
 class SiteClient(NumPyClient):
     """Trains and evaluates on the data of one site.
 
-    It keeps nothing from one message to the next: a site that was away, or was restarted, does
-    exactly what it would have done otherwise. So each message gets a new model; one that was used
-    may have changed where no array shows it. On failure the client raises; the adapter turns that
-    into an error reply.
+    The client keeps no state between messages, so that an offline or restarted site computes
+    exactly what it would have computed otherwise. Each message gets a new model, because a used
+    model may have changed in ways that its arrays do not show. On failure the client raises, and
+    the ClientApp turns the exception into an error reply.
 
     Parameters
     ----------
     site : str
-        The site's name, which its random streams depend on.
+        The site's name; its random streams depend on it.
     new_model : callable
-        Returns a new model of the run's architecture; its weights are overwritten.
+        Returns a new model of the run's architecture; the client overwrites its weights.
     data : SiteData
-        The site's own examples.
+        The site's examples.
     settings, pipeline, device
-        How to train, how to make batches, and where.
+        How to train, how to make batches, and on which device.
     on_progress
-        Told how local training goes on; None for nobody.
+        Called with the progress of local training; None for no reports.
     seed
-        The run's seed, for the order in which statistics are taken.
+        The run's seed, for the order of the examples when statistics are computed.
     local_statistics
-        Whether BatchNorm's running statistics stay here: what is sent back has those that came,
-        and a model is evaluated with the site's own, taken anew from its training examples.
+        Whether BatchNorm's running statistics stay at the site. Replies then contain the received
+        statistics, and a model is evaluated with the site's own, which are recomputed from its
+        training examples.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class SiteClient(NumPyClient):
 
     @cached_property
     def names(self) -> list[str]:
-        """The names of the model's arrays, in their order."""
+        """The names of the model's arrays, in order."""
         return list(tensors_of(self.new_model()))
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
@@ -88,35 +89,35 @@ class SiteClient(NumPyClient):
     def fit(
         self, parameters: NDArrays, config: dict[str, Scalar]
     ) -> tuple[NDArrays, int, dict[str, Scalar]]:
-        """Train from ``parameters`` as the round plan in ``config`` says.
+        """Train from ``parameters`` by the plan in ``config``.
 
         Parameters
         ----------
         parameters
             The global model's arrays in the order of `names`.
         config
-            The fields of a `RoundPlan`, and its id; ``deadline-s``, the seconds after which
-            the coordinator waits no longer, may be beside them.
+            The fields of a `RoundPlan`, and its id. Optionally ``deadline-s``: the seconds
+            until the coordinator stops waiting.
 
         Returns
         -------
         tuple
-            The local model's arrays, the number of training examples, and the metrics of
-            `strategies.exchange.messages.TRAIN_METRICS` about training, but ``num-examples``.
+            The local model's arrays, the number of training examples, and the training metrics
+            of `strategies.exchange.messages.TRAIN_METRICS` except ``num-examples``.
 
         Raises
         ------
         PlanError
-            If the plan is not understood.
+            If the plan is not valid.
         DeadlineError
-            If the training is not done within the deadline.
+            If training does not finish before the deadline.
         ModelError
-            If the arrays do not fit the model, naming the first misfit.
+            If the arrays do not fit the model; names the first mismatch.
         """
-        orders = {**config}
-        deadline_s = float(orders.pop(DEADLINE, math.inf))
+        fields = {**config}
+        deadline_s = float(fields.pop(DEADLINE, math.inf))
         stop_at = time.monotonic() + deadline_s
-        plan = RoundPlan.from_config_record(ConfigRecord({**orders}))
+        plan = RoundPlan.from_config_record(ConfigRecord({**fields}))
         model = self._loaded(parameters)
         result = train(
             model,
@@ -138,8 +139,8 @@ class SiteClient(NumPyClient):
         kept = buffers_of(model) if self.local_statistics else frozenset()
         trained = model_arrays(model, self.names)
         sent = [
-            given if name in kept else trained[name]
-            for name, given in zip(self.names, parameters, strict=True)
+            received if name in kept else trained[name]
+            for name, received in zip(self.names, parameters, strict=True)
         ]
         return sent, result.num_examples, metrics
 
@@ -156,7 +157,7 @@ class SiteClient(NumPyClient):
         Raises
         ------
         ModelError
-            If the arrays do not fit the model, naming the first misfit.
+            If the arrays do not fit the model; names the first mismatch.
         """
         model = self._loaded(parameters)
         if self.local_statistics:
@@ -173,7 +174,7 @@ class SiteClient(NumPyClient):
     def statistics(
         self, parameters: NDArrays, deadline_s: float = math.inf
     ) -> tuple[dict[str, NDArray[np.generic]], int]:
-        """Return BatchNorm's statistics of a model on the site's training examples.
+        """Return a model's BatchNorm statistics on the site's training examples.
 
         Returns
         -------
@@ -183,9 +184,9 @@ class SiteClient(NumPyClient):
         Raises
         ------
         DeadlineError
-            If they are not taken within so many seconds.
+            If they are not computed within ``deadline_s`` seconds.
         ModelError
-            If the arrays do not fit the model, naming the first misfit.
+            If the arrays do not fit the model; names the first mismatch.
         """
         stop_at = time.monotonic() + deadline_s
         model = self._loaded(parameters)

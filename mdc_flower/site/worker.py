@@ -1,4 +1,4 @@
-"""What a process that works for sites keeps from one message to the next: data and partition."""
+"""The data and partition that a process for sites keeps between messages."""
 
 import os
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from mdc_flower.training.task import Task, load_site_task
 
 @dataclass(frozen=True)
 class Worker:
-    """What all sites that a process works for have in common.
+    """State that all sites of a process share.
 
     Attributes
     ----------
     task : Task
-        With the one data set, of which each simulated site has some rows.
+        Contains the single data set; each simulated site has some of its rows.
     parts : Partition or None
-        The rows of each simulated site; None where the site has the whole data set.
+        The rows of each simulated site; None if the site has the whole data set.
     """
 
     task: Task
@@ -30,21 +30,21 @@ class Worker:
 
 
 def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
-    """Return the client of a site; only what is the site's own is made anew.
+    """Return the client of a site, reusing the shared data of this process.
 
     Raises
     ------
     ConfigError, DataError, ModelError
         See `load_site_task` and `Task.new_model`.
     """
-    place = worker(config, site.for_any_part())
+    shared = worker(config, site.for_any_part())
     return SiteClient(
         site.name,
-        place.task.new_model,
-        place.task.site_data(site, place.parts),
-        place.task.settings,
-        place.task.pipeline,
-        place.task.device,
+        shared.task.new_model,
+        shared.task.site_data(site, shared.parts),
+        shared.task.settings,
+        shared.task.pipeline,
+        shared.task.device,
         _progress_log(),
         config.seed,
         config.batch_norm == "local",
@@ -53,9 +53,10 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
 
 @lru_cache(maxsize=1)
 def worker(config: RunConfig, site: SiteConfig) -> Worker:
-    """Return what sites of this config share; `SiteConfig.for_any_part` makes the key.
+    """Return the state that sites share; `SiteConfig.for_any_part` makes ``site`` a cache key.
 
-    One is kept: a process works for one run at a time, and a second data set would waste memory.
+    The cache holds one entry: a process works for one run at a time, and a second data set would
+    waste memory.
     """
     task = load_site_task(config, site)
     parts = task.partition(site.num_partitions) if site.partition_id >= 0 else None
