@@ -1,7 +1,7 @@
 """The tensors of a model: each tensor once, under one name.
 
-A state dict lists a tensor that two layers share (tied weights) under two names. If it were averaged
-as two arrays, the values could differ, and the array loaded last would win.
+A state dict lists a tensor that two layers share (tied weights) under two names. Averaged as two
+arrays, it would get two different values, and the array loaded last would win.
 """
 
 from torch import Tensor, nn

@@ -128,7 +128,7 @@ def _download(name: str, hub: HubReading) -> Any:
         raise DataError(
             f"the data set cannot be loaded: {type(error).__name__}: {error}",
             where=f"hf:{name}",
-            hint="The first use needs internet access. Without it, use a copy on disk: hf:/abs/path",
+            hint="The first use needs internet access. Offline, use a copy on disk: hf:/abs/path",
         ) from None
 
 

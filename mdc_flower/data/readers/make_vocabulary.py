@@ -63,7 +63,7 @@ def write_vocabulary(
         raise DataError(
             "the vocabulary would be empty",
             where=str(file),
-            hint="Use a smaller --min-count, or a --size above 2, which includes padding and unknown",
+            hint="Use a smaller --min-count, or a --size above 2 (it counts padding and unknown)",
         )
     write_atomically(file, vocabulary.text.encode())
     return vocabulary

@@ -35,7 +35,7 @@ def merged(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def without_rare(counts: Mapping[str, int], min_count: int) -> dict[str, int]:
-    """Return the counts that are at least ``min_count``; rare tokens are often names and numbers."""
+    """Return the counts that are at least ``min_count``; rare tokens are names and numbers."""
     return {token: count for token, count in counts.items() if count >= min_count}
 
 
