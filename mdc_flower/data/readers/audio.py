@@ -273,9 +273,9 @@ def _mel_spectrogram(reading: AudioReading) -> Any:
 def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: libsndfile is missing
+    except (ImportError, OSError) as error:  # the latter: libsndfile is not on this machine
         raise ConfigError(
-            f"the audio libraries are not installed: {error}",
+            f"what reads audio is not installed: {error}",
             where="dataset",
             hint="Install it with: pip install 'mdc-flower[audio]'",
         ) from None

@@ -56,7 +56,7 @@ def _digits_file() -> Path:
     raise DataError(
         "scikit-learn, which contains the digits, is not installed",
         where="dataset = 'digits'",
-        hint="pip install scikit-learn",
+        hint="Install it with: pip install 'mdc-flower[simulation]'",
     )
 
 
