@@ -90,7 +90,7 @@ def read_register(path: Path) -> dict[str, int]:
         return {name: int(node) for name, node in json.loads(path.read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"the site register cannot be read: {error}",
+            f"the register of sites cannot be read: {error}",
             where=str(path),
             hint="Remove it: `mdc coordinator start` then registers the sites' keys again",
         ) from None

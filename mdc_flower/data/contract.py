@@ -210,7 +210,7 @@ def _check_classes(where: str, got: Sequence[str], expected: Sequence[str]) -> N
         return
     if sorted(got) == sorted(expected):
         raise DataError(
-            "the classes are in a different order, so that labels would be swapped",
+            "the classes are in another order, so that labels would be swapped",
             where=where,
             got=list(got),
             expected=str(list(expected)),

@@ -1,4 +1,4 @@
-"""Models by name: built-in ones, torchvision's, timm's, or the user's ``module:function``."""
+"""Models by name: built-in models, torchvision, timm, or the user's ``module:function``."""
 
 from mdc_flower.models.build import MODELS, build_model
 from mdc_flower.models.fits import check_fits

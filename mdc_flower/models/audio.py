@@ -1,4 +1,4 @@
-"""Networks for log-mel spectrograms (1, mels, frames): what two cores can train in minutes."""
+"""Networks for log-mel spectrograms (1, mels, frames) that two cores can train in minutes."""
 
 from torch import Tensor, nn
 
@@ -6,10 +6,10 @@ from mdc_flower.models.small import Shape, conv_norm_relu
 
 
 def audio_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
-    """Return four 3x3 convolutions with BatchNorm, each but the last followed by 2x2 pooling.
+    """Return four 3x3 convolutions with BatchNorm, all but the last followed by 2x2 pooling.
 
-    The last maps are averaged over bands and frames, so that where in time something is heard
-    matters little; spectrograms of at least 8 bands and 8 frames.
+    The last maps are averaged over bands and frames, so the time of a sound matters little.
+    Spectrograms need at least 8 bands and 8 frames.
     """
     return nn.Sequential(
         *conv_norm_relu(input_shape[0], 16),
@@ -29,14 +29,15 @@ def audio_crnn(input_shape: Shape, num_classes: int) -> nn.Module:
     """Return convolutions that shorten both axes, and a GRU that reads the frames in order.
 
     After Choi et al., "Convolutional recurrent neural networks for music classification", ICASSP
-    2017; smaller, with a bidirectional GRU of one layer, whose outputs are averaged over time in
-    place of the last one. Spectrograms of at least 8 bands and 4 frames.
+    2017. This network is smaller, with a bidirectional GRU of one layer; it averages the GRU's
+    outputs over time instead of using the last one. Spectrograms need at least 8 bands and 4
+    frames.
     """
     return AudioCRNN(input_shape[0], input_shape[1], num_classes)
 
 
 class AudioCRNN(nn.Module):
-    """See `audio_crnn`; it fails on inputs of another number of bands than it was made for."""
+    """See `audio_crnn`; inputs must have the number of bands that the network was built for."""
 
     def __init__(self, channels: int, mels: int, num_classes: int, hidden: int = 64) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From the name in a config to a model whose initial weights depend on the seed alone."""
+"""Build the model that a config names; its initial weights depend only on the seed."""
 
 import difflib
 import inspect
@@ -20,7 +20,7 @@ from strategies.common.errors import ConfigError, MdcError, ModelError
 from strategies.common.seeds import derive_seed
 
 ModelFunction = Callable[..., nn.Module]
-"""Of ``(input_shape, num_classes)``, and ``num_tokens`` if it has a parameter of that name."""
+"""Takes ``(input_shape, num_classes)``, and ``num_tokens`` if it has this parameter."""
 
 MODELS: dict[str, ModelFunction] = {
     "mlp": mlp,
@@ -36,19 +36,19 @@ MODELS: dict[str, ModelFunction] = {
 
 
 LIBRARIES = ("torchvision", "timm")
-"""What may stand before the colon in ``LIBRARY:NAME``."""
+"""Libraries in ``LIBRARY:NAME``."""
 
 TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
-    # Without the auxiliary classifiers, which in training return outputs of their own beside the
-    # model's. timm builds its inception_v3 without one, too.
+    # Without the auxiliary classifiers, which in training return additional outputs. timm also
+    # builds its inception_v3 without one.
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
-"""Options of torchvision's models that are not its defaults."""
+"""Options of torchvision's models that differ from the defaults."""
 
 
 def own_module(spec: str) -> str:
-    """Return the module of a user's own model; empty for a built-in one or a library's."""
+    """Return the module of a user's model; empty for a built-in or library model."""
     kind, separator, _ = spec.partition(":")
     return kind if separator and spec not in MODELS and kind not in LIBRARIES else ""
 
@@ -62,25 +62,24 @@ def build_model(
     ----------
     spec
         A name in `MODELS`, ``torchvision:NAME``, ``timm:NAME``, or ``module:function``: a
-        function of ``(input_shape, num_classes)`` that returns a module. One that has a
-        parameter ``num_tokens`` gets it by name as well.
+        function of ``(input_shape, num_classes)`` that returns a module.
     input_shape
         Shape of one example, without the batch axis.
     num_classes
         Number of outputs.
     seed
-        The run's seed. It seeds the global generators of Python, numpy and torch while the model is
-        built; their states are left as they were.
+        The run's seed. It seeds the global generators of Python, numpy and torch while the model
+        is built; their states are restored afterwards.
     num_tokens
-        Of inputs that are tokens, how many there are; given to a function that has a parameter
-        of this name.
+        Number of tokens, for inputs that are tokens; passed by name to a function that has this
+        parameter.
 
     Raises
     ------
     ConfigError
         If there is no such model.
     ModelError
-        If it cannot be built for this shape.
+        If the model cannot be built for this shape.
     """
     make = _maker(spec)
     with seeded(derive_seed(seed, "model")):
@@ -98,20 +97,20 @@ def build_model(
             _initialize_lazy_layers(model, input_shape, num_tokens)
         except MdcError:
             raise
-        except Exception as error:  # any library or user code may be behind the name
+        except Exception as error:  # the name may refer to library or user code
             raise ModelError(
                 f"the model cannot be built: {type(error).__name__}: {error}",
                 where="model",
                 got=spec,
-                hint=f"It was asked for inputs {input_shape} and {num_classes} classes",
+                hint=f"It was built for inputs of shape {input_shape} and {num_classes} classes",
             ) from error
     return model
 
 
 def _initialize_lazy_layers(model: nn.Module, input_shape: Shape, num_tokens: int) -> None:
-    """Give lazy layers (`torch.nn.LazyLinear`) their weights now: the seed must decide them.
+    """Initialize lazy layers (`torch.nn.LazyLinear`) while the generators are seeded.
 
-    They get their shapes, and with them their weights, in the first forward pass.
+    They get their shapes and weights in the first forward pass.
     """
     if not any(map(is_lazy, chain(model.parameters(), model.buffers()))):
         return
@@ -123,17 +122,17 @@ def _initialize_lazy_layers(model: nn.Module, input_shape: Shape, num_tokens: in
     unused = [n for n, t in chain(model.named_parameters(), model.named_buffers()) if is_lazy(t)]
     if unused:
         raise ModelError(
-            "a lazy layer is not used in evaluation, so that its shape is not known",
+            "a lazy layer is not used in evaluation, so its shape is unknown",
             where="model",
             got=unused[0],
-            hint="Use the layer that is not lazy in its place",
+            hint="Replace it with a layer that is not lazy",
         )
 
 
 def _takes_tokens(make: ModelFunction) -> bool:
     try:
         return "num_tokens" in inspect.signature(make).parameters
-    except (TypeError, ValueError):  # of some functions written in C there is none
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return False
 
 
@@ -164,7 +163,7 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
     builder = torchvision.models.get_model_builder(name)
     options = {"weights": None, "num_classes": num_classes, **TORCHVISION_OPTIONS.get(name, {})}
     if "weights_backbone" in inspect.signature(builder).parameters:
-        options["weights_backbone"] = None  # by default it is downloaded
+        options["weights_backbone"] = None  # the default downloads weights
     return builder(**options)  # type: ignore[no-any-return]
 
 

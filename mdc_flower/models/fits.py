@@ -1,4 +1,4 @@
-"""Whether a model takes a data set's inputs, and what it would take if it does not."""
+"""Check whether a model accepts a data set's inputs; if not, find inputs that it accepts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,60 +10,60 @@ from mdc_flower.common.seeded import seeded
 from strategies.common.errors import ModelError
 
 SIDES = (32, 48, 64, 75, 96, 128, 160, 192, 224, 256, 299, 384)
-"""Heights and widths, in pixels, that are tried to say what a model would take.
+"""Heights and widths, in pixels, that are tried to suggest a suitable image size.
 
-VGG and DenseNet begin at 32, Inception at 75, transformers take the one size in their name.
+VGG and DenseNet need at least 32, Inception 75; transformers accept only the size in their name.
 """
 
 
 def check_fits(
     model: nn.Module, spec: str, example: Tensor, num_classes: int, channels_last: bool = False
 ) -> None:
-    """Check that a model takes a data set's inputs and gives one output per class.
+    """Check that a model accepts a data set's inputs and gives one output per class.
 
-    It is asked both as in evaluation and as in training, where some models return more than
-    outputs. Weights, running statistics, mode and the random state are left as they were; the
-    memory layout of the weights may change.
+    The check runs in evaluation mode and in training mode, where some models return additional
+    outputs. Weights, running statistics, mode and random state do not change; the memory layout
+    of the weights may.
 
     Parameters
     ----------
     example
-        A batch of at least two examples, as training makes them.
+        A batch of at least two examples, as in training.
     channels_last
         Whether training lays out the model's weights channels-last, as it does images.
 
     Raises
     ------
     ModelError
-        If it does not, with the shapes; for images with a size or number of channels that it
-        would take, if there is one.
+        If it does not. The error gives the shapes and, for images, a size or number of channels
+        that the model would accept, if one is found.
     """
     if channels_last:
         model.to(memory_format=torch.channels_last)
     for training in (False, True):
         try:
             outputs = _outputs(model, example, training)
-        except Exception as error:  # any library or user code may be behind the name
+        except Exception as error:  # the name may refer to library or user code
             if channels_last and _takes_contiguous(model, example):
                 raise ModelError(
-                    "the model does not take images in the memory layout channels-last: "
+                    "the model does not accept images in channels-last memory layout: "
                     f"{type(error).__name__}: {error}",
                     where="model",
                     got=spec,
-                    hint="Set channels-last = false, or use flatten or reshape instead of view in "
+                    hint="Set channels-last = false, or replace view by flatten or reshape in "
                     "the model",
                 ) from error
             raise ModelError(
                 f"the model does not fit the data: {type(error).__name__}: {error}",
                 where="model",
                 got=spec,
-                expected=f"a model that takes inputs {tuple(example.shape[1:])}",
+                expected=f"a model that accepts inputs of shape {tuple(example.shape[1:])}",
                 hint=_would_take(model, example),
             ) from error
         if not isinstance(outputs, Tensor) or outputs.shape != (len(example), num_classes):
             when = " in training" if training else ""
             raise ModelError(
-                f"the model's output does not fit the classes{when}",
+                f"the model's output does not match the number of classes{when}",
                 where="model",
                 got=tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs),
                 expected=f"{(len(example), num_classes)}",
@@ -71,7 +71,7 @@ def check_fits(
 
 
 def _would_take(model: nn.Module, example: Tensor) -> str:
-    """Return a sentence on the images that the model takes; empty if none of those tried."""
+    """Return a sentence about images that the model accepts; empty if none were found."""
     if example.ndim != 4:
         return ""
     _, channels, height, width = example.shape
@@ -88,11 +88,11 @@ def _takes_contiguous(model: nn.Module, example: Tensor) -> bool:
 
 
 def _sentence(channels: int, size: tuple[int, int], recolor: bool, resize: bool) -> str:
-    parts = [f"It takes images (C, H, W) of {(channels, *size)}"]
+    parts = [f"It accepts images (C, H, W) of {(channels, *size)}"]
     if resize:
-        parts.append("the key image-size resizes images read from files")
+        parts.append("the key image-size resizes images from files")
     if recolor:
-        parts.append("a model of timm, as timm:NAME, is made for any number of channels")
+        parts.append("timm:NAME builds a timm model for any number of channels")
     return "; ".join(parts)
 
 
@@ -100,7 +100,7 @@ def _takes(model: nn.Module, example: Tensor) -> bool:
     try:
         for training in (False, True):
             _outputs(model, example, training)
-    except Exception:  # whatever a model raises, it does not take this
+    except Exception:  # any exception means that the model rejects the input
         return False
     return True
 
@@ -112,7 +112,7 @@ def _outputs(model: nn.Module, example: Tensor, training: bool) -> object:
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give every part of the model its own mode back after, and buffers their values."""
+    """Restore the mode of every submodule and the values of the buffers afterwards."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:

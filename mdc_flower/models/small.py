@@ -1,4 +1,4 @@
-"""Small networks for small images: what two cores can train in minutes."""
+"""Small networks for small images that two cores can train in minutes."""
 
 import math
 
@@ -8,7 +8,7 @@ Shape = tuple[int, ...]
 
 
 def mlp(input_shape: Shape, num_classes: int) -> nn.Module:
-    """Return a perceptron with one hidden layer of 64 units; any input shape."""
+    """Return a perceptron with one hidden layer of 64 units, for any input shape."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(input_shape), 64),
@@ -18,7 +18,7 @@ def mlp(input_shape: Shape, num_classes: int) -> nn.Module:
 
 
 def small_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
-    """Return three 3x3 convolutions with BatchNorm; images (C, H, W) of at least 4x4 pixels."""
+    """Return three 3x3 convolutions with BatchNorm, for images of at least 4x4 pixels."""
     return nn.Sequential(
         *conv_norm_relu(input_shape[0], 32),
         *conv_norm_relu(32, 64),
@@ -33,8 +33,8 @@ def small_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
 def resnet(input_shape: Shape, num_classes: int, blocks: int) -> nn.Module:
     """Return a ResNet for small images, with ``6 blocks + 2`` layers.
 
-    Three stages of 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2), made of
-    torchvision's `BasicBlock`; shortcuts that change shape are 1x1 convolutions.
+    It has three stages of 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2), made of
+    torchvision's `BasicBlock`. Shortcuts that change the shape are 1x1 convolutions.
     """
     layers = list(conv_norm_relu(input_shape[0], 16))
     channels = 16
@@ -49,7 +49,7 @@ def resnet(input_shape: Shape, num_classes: int, blocks: int) -> nn.Module:
 
 
 def _block(channels: int, width: int, stride: int) -> nn.Module:
-    # It takes a second to import, and a real site imports everything anew for each message.
+    # The import takes a second, and a real site imports everything again for each message.
     from torchvision.models.resnet import BasicBlock
 
     shortcut = None

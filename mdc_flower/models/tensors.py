@@ -1,7 +1,7 @@
-"""The tensors that make up a model: each one once, under one name.
+"""The tensors of a model: each tensor once, under one name.
 
-A state dict lists a tensor that two layers share (tied weights) under the name of each. Averaged as
-two arrays, it would become two values, and the one that is loaded last would win.
+A state dict lists a tensor that two layers share (tied weights) under two names. Averaged as two
+arrays, it would get two different values, and the array loaded last would win.
 """
 
 from torch import Tensor, nn
@@ -11,32 +11,32 @@ from strategies.common.errors import ModelError
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return each parameter and buffer of the state dict once, in its order.
+    """Return each parameter and buffer once, in the order of the state dict.
 
-    A tensor with several names has the first of them.
+    A tensor with several names gets the first one.
 
     Raises
     ------
     ModelError
-        If the state dict holds what is not a tensor.
+        If the state dict contains anything but tensors.
     """
     state = _state_of(model)
     return {name: state[name] for name, first in _first(state).items() if name == first}
 
 
 def first_names(model: nn.Module) -> dict[str, str]:
-    """Return every name in the state dict, with the one under which `tensors_of` has its tensor.
+    """Map every name in the state dict to the name of its tensor in `tensors_of`.
 
     Raises
     ------
     ModelError
-        If the state dict holds what is not a tensor.
+        If the state dict contains anything but tensors.
     """
     return _first(_state_of(model))
 
 
 def trainable_names(model: nn.Module) -> frozenset[str]:
-    """Return the names in `tensors_of` of the parameters that an optimizer moves."""
+    """Return the names of the trainable parameters, as in `tensors_of`."""
     return frozenset(
         name
         for name, tensor in tensors_of(model).items()
@@ -45,7 +45,7 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
 
 
 def _state_of(model: nn.Module) -> dict[str, Tensor]:
-    # With keep_vars the tensors are the model's own; without, each name has a view of its own.
+    # keep_vars returns the model's own tensors; otherwise each name has a separate view.
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if name.endswith(_EXTRA_STATE_KEY_SUFFIX) or not isinstance(value, Tensor):

@@ -1,6 +1,6 @@
-"""Networks for texts as token numbers (length,), where 0 is padding: small, trained from scratch.
+"""Small networks for texts as token numbers (length,), trained from scratch.
 
-Padding follows a text, and how much of it changes nothing in the outputs.
+0 is padding. It follows the text, and its length does not change the outputs.
 """
 
 from collections.abc import Sequence
@@ -14,35 +14,35 @@ from strategies.common.errors import ModelError
 
 PADDING = 0
 EMBEDDING = 64
-"""Numbers a token. With 20,000 tokens that is 5 MB of the 5 to 6 MB that a model has."""
+"""Embedding size. With 20,000 tokens, the embedding is 5 MB of a model's 5 to 6 MB."""
 
 
 def text_cnn(input_shape: Shape, num_classes: int, num_tokens: int = 0) -> nn.Module:
-    """Return convolutions over 3, 4 and 5 tokens, each map's highest value, dropout, and a layer.
+    """Return convolutions over 3, 4 and 5 tokens with max pooling, dropout, and a linear layer.
 
-    Kim, "Convolutional neural networks for sentence classification", EMNLP 2014, CNN-rand;
-    embeddings of 64 in place of 300 numbers and 64 in place of 100 maps of each width, and no
-    bound on the norm of the last layer's weights.
+    This is CNN-rand of Kim, "Convolutional neural networks for sentence classification", EMNLP
+    2014, with embeddings of size 64 instead of 300, 64 instead of 100 maps of each width, and no
+    limit on the norm of the last layer's weights.
 
     Raises
     ------
     ModelError
-        If the inputs are no tokens, or how many there are is not known.
+        If the inputs are not tokens, or the number of tokens is unknown.
     """
     _check_tokens("text-cnn", input_shape, num_tokens)
     return TextCNN(num_tokens, num_classes)
 
 
 def text_gru(input_shape: Shape, num_classes: int, num_tokens: int = 0) -> nn.Module:
-    """Return a GRU that reads each text in both directions, and the mean of its outputs.
+    """Return a bidirectional GRU whose outputs are averaged, dropout, and a linear layer.
 
-    Cho et al., EMNLP 2014, section 2.3, in torch's variant; 64 units in each direction, and
-    dropout before the last layer.
+    The GRU is that of Cho et al., EMNLP 2014, section 2.3, in torch's variant, with 64 units in
+    each direction.
 
     Raises
     ------
     ModelError
-        If the inputs are no tokens, or how many there are is not known.
+        If the inputs are not tokens, or the number of tokens is unknown.
     """
     _check_tokens("text-gru", input_shape, num_tokens)
     return TextGRU(num_tokens, num_classes)
@@ -64,7 +64,7 @@ class TextCNN(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits of texts ``(batch, length)``, int64."""
         embedded = self.embedding(tokens).transpose(1, 2)
-        # After ReLU nothing is below 0, so zeros where there is no token are never the highest.
+        # ReLU outputs are at least 0, so zeros at padding never exceed the maximum of the tokens.
         is_token = (tokens != PADDING).unsqueeze(1)
         highest = [
             (torch.relu(convolution(_around(embedded, width))) * is_token).amax(dim=2)
@@ -86,7 +86,7 @@ class TextGRU(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits of texts ``(batch, length)``, int64."""
-        # A text without any token is read as one padding token: a sequence cannot be empty.
+        # A text without tokens is read as one padding token, because a sequence cannot be empty.
         lengths = (tokens != PADDING).sum(dim=1).clamp(min=1)
         packed = pack_padded_sequence(
             self.embedding(tokens), lengths.cpu(), batch_first=True, enforce_sorted=False
@@ -98,16 +98,16 @@ class TextGRU(nn.Module):
 
 
 def _around(embedded: Tensor, width: int) -> Tensor:
-    """Return the embeddings with so many zeros around that a convolution keeps their number."""
+    """Pad the embeddings with zeros so that a convolution keeps their number."""
     return nn.functional.pad(embedded, ((width - 1) // 2, width // 2))
 
 
 def _check_tokens(name: str, input_shape: Shape, num_tokens: int) -> None:
     if len(input_shape) != 1 or num_tokens < 1:
         raise ModelError(
-            "the model takes texts as tokens",
+            "the model needs texts as tokens",
             where="model",
             got=f"{name} for inputs {tuple(input_shape)} and {num_tokens} tokens",
-            expected="inputs (length,), and their number of tokens",
-            hint="A data set or contract of one's own says it as num_tokens or num-tokens",
+            expected="inputs of shape (length,) and the number of tokens",
+            hint="Set num_tokens in your own data set, or num-tokens in your contract",
         )

@@ -1,1 +1,1 @@
-"""Local training in PyTorch: the loop, batches, number formats, BatchNorm, model files."""
+"""Local training in PyTorch: training loop, batches, number formats, BatchNorm, model files."""

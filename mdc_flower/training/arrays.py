@@ -1,4 +1,4 @@
-"""A model's parameters and buffers as named arrays, and back."""
+"""Convert a model's parameters and buffers to named arrays, and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,9 +20,9 @@ def model_arrays(
     Parameters
     ----------
     names
-        Which, in the order of the result; by default those of `tensors_of`: each tensor once, in
-        state-dict order. Give the names that a new model has where this one has been moved: a
-        buffer that layers share becomes several on another device.
+        Names and order of the result; by default those of `tensors_of`: each tensor once, in
+        state-dict order. For a model that has been moved to another device, pass the names of a
+        new model, because the move turns a buffer that layers share into several.
 
     Raises
     ------
@@ -44,14 +44,14 @@ def load_arrays(
     Parameters
     ----------
     arrays
-        As `model_arrays` returns them, or those values alone. Files of earlier versions hold a
-        tensor under each of its names; its last one counts, as it did then.
+        The result of `model_arrays`, or only its values. Files of earlier versions contain a
+        shared tensor under each of its names; the last one counts, as in those versions.
 
     Raises
     ------
     ModelError
-        If number, names, shapes or dtypes differ, naming the first misfit; the model is then
-        unchanged.
+        If number, names, shapes or dtypes differ; the model is then unchanged. The error names
+        the first mismatch.
     """
     tensors, first = tensors_of(model), first_names(model)
     named = arrays if isinstance(arrays, Mapping) else _in_order(list(tensors), arrays)
@@ -67,7 +67,7 @@ def load_arrays(
         own = ArraySpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         if got != own:
             raise ModelError(
-                "the array does not fit the model",
+                "the array does not match the model",
                 where=f"array {name!r}",
                 got=str(got),
                 expected=str(own),
@@ -81,7 +81,7 @@ def _in_order(
 ) -> dict[str, NDArray[np.generic]]:
     if len(arrays) != len(names):
         raise ModelError(
-            "the number of arrays is not the model's",
+            "the number of arrays differs from the model's",
             where="model",
             got=len(arrays),
             expected=f"{len(names)}, from {names[0]!r} to {names[-1]!r}",

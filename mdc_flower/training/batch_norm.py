@@ -1,7 +1,7 @@
-"""BatchNorm's running statistics: which arrays they are, and how they are taken anew.
+"""BatchNorm's running statistics: find their arrays, and recompute them.
 
-In training a BatchNorm layer normalizes by each batch's own statistics; the running ones matter in
-evaluation only. So they can be taken at any time from the weights and some data.
+In training, a BatchNorm layer normalizes with each batch's statistics; the running statistics
+matter only in evaluation. They can therefore be recomputed at any time from the weights and data.
 """
 
 import math
@@ -21,16 +21,16 @@ from strategies.common.errors import ConfigError, DeadlineError
 from strategies.common.seeds import derive_seed
 
 STATISTICS_KEY = "batch-norm-statistics"
-"""Says in a model file what its running statistics are; without it, averaged over the sites."""
+"""Metadata key for the origin of a model's statistics; without it, they are site averages."""
 
 INITIAL, RECALIBRATED = "initial", "recalibrated"
 
 
 def statistics_of(model: nn.Module) -> Layers:
-    """Return the name of each running mean with that of its variance, in the model's order.
+    """Map the name of each running mean to the name of its variance, in model order.
 
-    All layers of PyTorch's BatchNorm family count, subclasses too, that keep statistics. The names
-    are those in `mdc_flower.models.tensors.tensors_of`: a layer used twice is there once.
+    This covers all layers of PyTorch's BatchNorm family, including subclasses, that keep running
+    statistics. Names are as in `mdc_flower.models.tensors.tensors_of`; a shared layer occurs once.
     """
     first = first_names(model)
     return {
@@ -39,7 +39,7 @@ def statistics_of(model: nn.Module) -> Layers:
 
 
 def buffers_of(model: nn.Module) -> frozenset[str]:
-    """Return the names of all that such layers keep beside their parameters, counters included."""
+    """Return the names of all buffers of such layers, including counters."""
     first = first_names(model)
     kept = {
         _of(name, buffer)
@@ -50,7 +50,7 @@ def buffers_of(model: nn.Module) -> frozenset[str]:
 
 
 def check_policy(model: nn.Module, spec: str, policy: str) -> None:
-    """Refuse a policy other than averaging for a model that has no running statistics.
+    """Refuse a policy other than ``average`` for a model without running statistics.
 
     Raises
     ------
@@ -77,48 +77,48 @@ def recalibrate(
     site: str,
     stop_at: float = math.inf,
 ) -> None:
-    """Take the running statistics anew, in one pass over the examples; change nothing else.
+    """Recompute the running statistics in one pass over the examples; change nothing else.
 
-    As `torch.optim.swa_utils.update_bn`: each statistic becomes the mean over the batches of
-    those batches' own. Two things differ. Only the BatchNorm layers are in training mode: dropout
-    would make noise, and shift variances that evaluation, without it, then meets. And the order of
-    the examples is given here: stored ones are often sorted by class, and batches of one class
-    have too little variance. It depends on the seed and the site, and on nothing else.
+    As in `torch.optim.swa_utils.update_bn`, each statistic becomes the mean of the batches'
+    statistics. Two things differ. Only the BatchNorm layers are in training mode, because dropout
+    would add noise and shift the variances, compared with evaluation. And the examples are
+    shuffled, because stored examples are often sorted by class, and batches of one class have too
+    little variance. The order depends only on the seed and the site.
 
     Parameters
     ----------
     model
-        Whose statistics are taken.
+        The model to recalibrate.
     data
         Training examples; they are not augmented.
     batch_size
-        Examples a batch; a last batch of one is left out, as in training.
+        Examples per batch; a last batch of one example is left out, as in training.
     pipeline, device, autocast_dtype
-        As for evaluation, for which the statistics are.
+        As for evaluation.
     seed, site
-        The run's seed, and whose data these are.
+        The run's seed, and the site that has the data.
     stop_at
-        Time of `time.monotonic` at which nobody waits any more.
+        Deadline, as a time of `time.monotonic`.
 
     Raises
     ------
     DeadlineError
-        If that time has come.
+        If the deadline passes before the end.
     """
     order = torch.Generator().manual_seed(derive_seed(seed, "statistics", site))
     if pipeline.channels_last:
-        # As in training: a process that has not trained would compute other bits otherwise.
+        # As in training; otherwise a process that has not trained would compute different bits.
         model.to(memory_format=torch.channels_last)
     with evaluating(model, device, autocast_dtype), _taking(model):
         for rows in shuffled(len(data), batch_size, order):
             if time.monotonic() >= stop_at:
-                raise DeadlineError("the deadline has come before the statistics were taken")
+                raise DeadlineError("the deadline passed before the statistics were computed")
             model(pipeline(data.inputs[rows], device))
 
 
 @contextmanager
 def _taking(model: nn.Module) -> Iterator[None]:
-    """Let the layers average over all batches inside the block, beginning anew."""
+    """Reset the statistics, and let the layers average over all batches inside the block."""
     layers = set(_layers(model).values())
     momenta = {layer: layer.momentum for layer in layers}
     try:

@@ -1,4 +1,4 @@
-"""From stored examples to batches on the device: normalized, augmented, in a seeded order."""
+"""Make batches from stored examples: shuffled by seed, augmented, normalized, on the device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ from strategies.common.errors import ConfigError
 
 
 class Inputs(Protocol):
-    """What gives the inputs of a batch, by row numbers or by a slice: a tensor does."""
+    """Inputs that can be indexed by row numbers or a slice, such as a tensor."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
         ...
 
     def __getitem__(self, index: Tensor | slice, /) -> Tensor:
-        """Return the inputs of these examples, on the CPU and as stored."""
+        """Return the inputs of these examples, on the CPU and unchanged."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredInputs:
-    """Inputs that stay where they are stored; only the rows of a batch are copied.
+    """Inputs that stay in their array; only the rows of a batch are copied.
 
     Attributes
     ----------
     array : ndarray, shape (N, ...)
-        May be memory-mapped, and read-only: the copy of a batch is what torch gets.
+        May be memory-mapped and read-only, because torch gets only the copy of a batch.
     rows : ndarray of int64 or None
-        Which rows of the array these inputs are; None for all of it.
+        Rows of the array; None for all.
     """
 
     array: NDArray[np.generic]
@@ -45,7 +45,7 @@ class StoredInputs:
         return len(self.array if self.rows is None else self.rows)
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Return the inputs of these examples; never read-only memory, which torch might write."""
+        """Return the inputs of these examples in writable memory, because torch might write."""
         chosen = index if isinstance(index, slice) else index.numpy()
         batch = self.array[chosen if self.rows is None else self.rows[chosen]]
         return torch.from_numpy(np.require(batch, requirements=["C", "W"]))
@@ -53,14 +53,14 @@ class StoredInputs:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Examples for torch, on the CPU and as stored; shapes as in `Examples`."""
+    """Examples for torch, on the CPU and unchanged; shapes as in `Examples`."""
 
     inputs: Inputs
     labels: Tensor
 
     @classmethod
     def of(cls, examples: Examples | Part) -> "Tensors":
-        """Return examples for torch; their inputs are not copied, and mapped ones stay mapped."""
+        """Return examples for torch; inputs are not copied, and mapped inputs stay mapped."""
         labels = examples.labels if examples.labels.flags.writeable else examples.labels.copy()
         if isinstance(examples, Part):
             inputs = StoredInputs(examples.whole.inputs, examples.rows)
@@ -82,11 +82,11 @@ class InputPipeline:
     mean, std : sequence of float
         Per-channel statistics, in units of inputs scaled to [0, 1]; empty for none.
     augment : str
-        Of images ``(N, C, H, W)``: ``none``, ``crop`` (shift by up to an eighth of the size, zeros
-        outside), ``flip`` (left to right, half of the images) or ``crop-flip``.
+        For images ``(N, C, H, W)``: ``none``, ``crop`` (shift by up to an eighth of the size,
+        zeros outside), ``flip`` (left to right, half of the images) or ``crop-flip``.
     channels_last : bool
-        Whether 4-d inputs are laid out channels-last, which convolutions on CPUs with bf16
-        and on GPUs run faster on.
+        Whether 4-d inputs use channels-last memory layout, with which convolutions are faster
+        on CPUs with bf16 and on GPUs.
     """
 
     mean: Sequence[float] = ()
@@ -103,15 +103,15 @@ class InputPipeline:
         Raises
         ------
         ConfigError
-            If anything but images is to be augmented: a spectrogram that is flipped is heard
-            backwards, and nobody would notice.
+            If ``augment`` is set for anything but images. A flipped spectrogram, for example,
+            would be a reversed recording, and nobody would notice.
         """
         inputs = dataset.train.inputs
         if augment != "none" and not (inputs.dtype == np.uint8 and inputs.ndim == 4):
             raise ConfigError(
                 "only images can be augmented",
                 where="augment",
-                got=f"{augment}, for inputs {inputs.dtype}{list(inputs.shape[1:])}",
+                got=f"{augment} for inputs {inputs.dtype}{list(inputs.shape[1:])}",
                 expected="none, or inputs uint8 [channels, height, width]",
             )
         return cls(tuple(dataset.mean), tuple(dataset.std), augment, channels_last)
@@ -119,11 +119,11 @@ class InputPipeline:
     def __call__(
         self, inputs: Tensor, device: torch.device, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return a batch for the model; augmented only when a generator is given."""
+        """Return a batch for the model, augmented only if a generator is given."""
         if inputs.dtype == torch.int64:
             return inputs.to(device)
-        # Augmentation is drawn and done on the CPU's bytes, a quarter of the floats to move,
-        # and so that a seed means the same on every device.
+        # Augmentation runs on uint8 data on the CPU: that is a quarter of the size of floats, and
+        # a seed has the same effect for every device.
         if generator is not None:
             inputs = _augment(inputs, self.augment, generator)
         batch = inputs.to(device).float()
@@ -142,7 +142,7 @@ class InputPipeline:
 def shuffled(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield the row numbers of each batch of one epoch, in a new order.
 
-    A last batch of one example is left out when there are larger ones: BatchNorm cannot
+    A last batch of one example is left out if there are other batches, because BatchNorm cannot
     train on it.
     """
     order = torch.randperm(num_examples, generator=generator)
@@ -151,7 +151,7 @@ def shuffled(num_examples: int, batch_size: int, generator: torch.Generator) -> 
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Return how many batches `shuffled` yields."""
+    """Return the number of batches that `shuffled` yields."""
     full, rest = divmod(num_examples, batch_size)
     return full + (rest > 1 or rest == num_examples)
 

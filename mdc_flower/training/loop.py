@@ -1,4 +1,4 @@
-"""One straight-line training loop and one evaluation loop; nothing of Flower here."""
+"""One plain training loop and one evaluation loop, independent of Flower."""
 
 import math
 import time
@@ -20,30 +20,29 @@ from strategies.method.round_plan import RoundPlan
 EVALUATION_BATCH = 256
 
 PROGRESS_S = 10.0
-"""Seconds between two reports within an epoch."""
+"""Seconds between two progress reports within an epoch."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a site trains, the same in every round.
+    """Settings of local training, the same in every round.
 
     Attributes
     ----------
     optimizer : str
-        ``sgd`` or ``adamw``; a new one each round, so that a site that missed rounds is like
-        any other.
+        ``sgd`` or ``adamw``; created anew in each round, so that missed rounds make no difference.
     momentum, nesterov
         For ``sgd``.
     weight_decay : float
-        L2 penalty of ``sgd``; decoupled in ``adamw``.
+        L2 penalty for ``sgd``; decoupled for ``adamw``.
     batch_size : int
-        Examples a step.
+        Examples per step.
     label_smoothing : float
         In [0, 1).
     clip_norm : float
-        Largest norm of a step's gradient; 0 for no limit.
+        Maximum norm of a step's gradient; 0 for no limit.
     autocast_dtype : torch.dtype or None
-        Number format of forward and backward passes; None for float32.
+        Number format of the forward and backward passes; None for float32.
     compile : bool
         Whether to use torch.compile.
     """
@@ -61,10 +60,10 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where local training stands: so many of ``num_steps`` steps, at this learning rate.
+    """Progress of local training: ``step`` of ``num_steps`` steps, at learning rate ``lr``.
 
-    ``loss`` is the mean per example over all seen so far, ``num_seen`` their number, ``seconds``
-    the time since the start, ``epoch`` the number of the epoch, from 1.
+    ``epoch`` starts at 1. ``loss`` is the mean per example over the ``num_seen`` examples seen so
+    far. ``seconds`` is the time since the start.
     """
 
     epoch: int
@@ -78,7 +77,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What local training did; losses and accuracies are means per example over all seen."""
+    """Result of local training; loss and accuracy are means over all examples seen."""
 
     num_examples: int
     num_steps: int
@@ -89,10 +88,10 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Mean loss per example and share of right answers, over all examples.
+    """Mean loss per example and share of correct predictions, over all examples.
 
-    ``class_counts`` and ``class_right`` are by class: how many examples there are of each, and how
-    many of those were recognized.
+    ``class_counts`` and ``class_right`` give, for each class, the number of examples and the number
+    of correctly classified ones.
     """
 
     num_examples: int
@@ -103,13 +102,13 @@ class EvalResult:
 
     @property
     def recall(self) -> list[float]:
-        """Return the share of each class that was recognized; NaN for a class without examples."""
+        """Return the recall of each class; NaN for a class without examples."""
         pairs = zip(self.class_right, self.class_counts, strict=True)
         return [right / count if count else math.nan for right, count in pairs]
 
     @property
     def balanced_accuracy(self) -> float:
-        """Return the mean recall of the classes that have examples; NaN without any."""
+        """Return the mean recall of the classes that have examples; NaN if there are none."""
         known = [value for value in self.recall if not math.isnan(value)]
         return sum(known) / len(known) if known else math.nan
 
@@ -128,19 +127,19 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
-    The learning rate is set before every optimizer step from the plan, at this site's own
-    progress ``step / (steps - 1)``: the first step has the cycle's first value and the last
-    step its last, whatever amount of data the site has.
+    Before every optimizer step, the learning rate is set from the plan, at this site's progress
+    ``step / (steps - 1)``. The first step has the cycle's first value, and the last step its last
+    value, whatever amount of data the site has.
 
-    All randomness (order, augmentation, dropout, whatever else the model draws from the global
+    All randomness (order, augmentation, dropout, and other draws of the model from the global
     generators) comes from the plan's seed, its round and the site's name. ``after_epoch`` is called
-    with the number of each finished epoch; it may evaluate the model, and must not change it.
+    with the number of each finished epoch; it may evaluate the model, but must not change it.
     ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
 
     Raises
     ------
     DeadlineError
-        If ``stop_at``, a time of `time.monotonic`, has come: nobody waits for the result.
+        If training does not finish by ``stop_at``, a time of `time.monotonic`.
     """
     started = time.monotonic()
     batches = torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site))
@@ -152,16 +151,16 @@ def train(
     optimizer = _optimizer(model, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16)
     anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
-    # Sums stay on the device: reading one would make every step wait for it.
+    # Sums stay on the device, because reading them would synchronize every step.
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     num_right = torch.zeros((), dtype=torch.int64, device=device)
     num_seen, step, epoch = 0, 0, 0
-    told = started
+    last_report = started
 
-    def tell() -> None:
-        nonlocal told
+    def report_progress() -> None:
+        nonlocal last_report
         if on_progress is not None:
-            told = time.monotonic()
+            last_report = time.monotonic()
             on_progress(
                 Progress(
                     epoch=min(epoch + 1, plan.local_epochs or epoch + 1),
@@ -170,7 +169,7 @@ def train(
                     lr=optimizer.param_groups[0]["lr"],
                     loss=float(loss_sum) / num_seen,
                     num_seen=num_seen,
-                    seconds=told - started,
+                    seconds=last_report - started,
                 )
             )
 
@@ -182,12 +181,12 @@ def train(
                 now = time.monotonic()
                 if now >= stop_at:
                     raise DeadlineError(
-                        "the deadline has come before the training was done",
+                        "the deadline passed before training finished",
                         where=f"round {plan.round}",
                         got=f"{step} of {steps} steps in {now - started:.0f} s",
                     )
-                if now - told >= PROGRESS_S and step:
-                    tell()
+                if now - last_report >= PROGRESS_S and step:
+                    report_progress()
                 _set_lr(optimizer, plan.lr_at(step / (steps - 1) if steps > 1 else 0.0))
                 inputs = pipeline(data.inputs[rows], device, batches)
                 labels = data.labels[rows].to(device)
@@ -209,7 +208,7 @@ def train(
                 num_seen += len(rows)
                 step += 1
             else:
-                tell()
+                report_progress()
                 epoch += 1
                 if after_epoch is not None:
                     after_epoch(epoch)
@@ -230,7 +229,7 @@ def evaluate(
     device: torch.device,
     autocast_dtype: torch.dtype | None = None,
 ) -> EvalResult:
-    """Evaluate ``model``, leaving its weights, statistics and mode as they were."""
+    """Evaluate ``model`` without changing its weights, statistics or mode."""
     loss_sum, num_classes = 0.0, 0
     hits: list[Tensor] = []
     with evaluating(model, device, autocast_dtype):
@@ -245,14 +244,14 @@ def evaluate(
     if not count:
         return _NOTHING
     right = data.labels[torch.cat(hits)]
-    of_each = torch.bincount(data.labels, minlength=num_classes)
-    right_of_each = torch.bincount(right, minlength=num_classes)
+    class_counts = torch.bincount(data.labels, minlength=num_classes)
+    class_right = torch.bincount(right, minlength=num_classes)
     return EvalResult(
         count,
         loss_sum / count,
         len(right) / count,
-        tuple(of_each.tolist()),
-        tuple(right_of_each.tolist()),
+        tuple(class_counts.tolist()),
+        tuple(class_right.tolist()),
     )
 
 
@@ -263,7 +262,7 @@ def class_probabilities(
     device: torch.device,
     autocast_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return the softmax of the model's outputs, examples x classes, float64, on the CPU."""
+    """Return the softmax outputs, shape (examples, classes), float64, on the CPU."""
     with evaluating(model, device, autocast_dtype):
         outputs = [
             model(pipeline(inputs[start : start + EVALUATION_BATCH], device)).double().cpu()
@@ -278,7 +277,7 @@ _EVALUATION_SEED = derive_seed(0, "evaluation noise")
 
 
 def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
-    """Return the optimizer steps of a plan at a site with so many examples."""
+    """Return the number of optimizer steps of a plan at a site with ``num_examples``."""
     return plan.local_steps or plan.local_epochs * steps_per_epoch(num_examples, batch_size)
 
 
@@ -315,9 +314,9 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast
 def evaluating(
     model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
 ) -> Iterator[None]:
-    """Put the model into evaluation mode inside the block, and give it its own mode back after.
+    """Put the model into evaluation mode inside the block, and restore its mode afterwards.
 
-    A model that draws random numbers in evaluation, too, draws the same ones each time.
+    A model that draws random numbers in evaluation draws the same ones each time.
     """
     mode = model.training
     model.to(device).eval()

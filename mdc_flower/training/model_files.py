@@ -1,4 +1,4 @@
-"""Rebuild a run's model from its file alone, and evaluate it on a test set."""
+"""Rebuild a run's model from its file, and evaluate it on a test set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,12 +32,12 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     RunError
         If the file is missing or damaged.
     ModelError
-        If the architecture it names cannot be built here.
+        If its architecture cannot be built here.
     """
     arrays, metadata = read_model(path)
     shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
-    # Files of earlier versions do not say how many tokens there are: none. Nor do they say the
-    # seed, which decides what a model draws beside its arrays when it is built.
+    # Files of earlier versions contain neither the number of tokens, which was 0, nor the seed,
+    # which decides what a model draws in addition to its arrays when it is built.
     num_tokens, seed = metadata.get("num-tokens", 0), metadata.get("seed", 0)
     model = build_model(metadata["model"], shape, classes, seed, num_tokens)
     load_arrays(model, arrays)
@@ -47,29 +47,29 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 def evaluate_run(
     run_dir: Path, data: str, data_root: str, best: bool, recalibrate_on: str = ""
 ) -> dict[str, Any]:
-    """Return loss, accuracy and the recall of each class of a run's model on a test set.
+    """Return loss, accuracy and per-class recall of a run's model on a test set.
 
-    Balanced accuracy is the mean recall of the classes that have examples; the recall of a class
-    that has none is None.
+    Balanced accuracy is the mean recall of the classes that have examples. The recall of a class
+    without examples is None.
 
     Parameters
     ----------
     run_dir
         A run directory, or a model file inside one.
     data, data_root
-        Data set; the run's own if empty.
+        Data set and its root folder; the run's own if empty.
     best
-        Whether to take the best model (by validation) of a run directory.
+        Whether to use the run directory's best model (by validation), not the last one.
     recalibrate_on
-        Data set on whose training examples BatchNorm's statistics are taken first; empty to leave
-        the model as it is.
+        Data set whose training examples are used to recompute the BatchNorm statistics first;
+        empty to use the model unchanged.
 
     Raises
     ------
     DataError
-        If a data set is not of the model's kind, or has no examples.
+        If a data set does not match the model, or has no examples.
     ConfigError
-        If the model has no statistics and none are to be taken.
+        If the model has no BatchNorm statistics and ``recalibrate_on`` is empty.
     """
     file = run_dir if run_dir.is_file() else run_dir / (BEST_MODEL if best else GLOBAL_MODEL)
     model, metadata = load_model(file)
@@ -78,7 +78,7 @@ def evaluate_run(
         raise ConfigError(
             "the model has no BatchNorm statistics: they never left the sites",
             where=str(file),
-            hint="Take them from the training examples of a site's data set: --recalibrate DATA",
+            hint="Compute them on the training examples of a site's data set: --recalibrate DATA",
         )
     root = data_root or config.data_root
 
@@ -124,28 +124,28 @@ def evaluate_run(
 
 
 def _check_kind(dataset: DataSet, metadata: Mapping[str, Any]) -> None:
-    """Refuse a data set of other classes, shape or vocabulary than the model's."""
+    """Refuse a data set whose classes, shape or vocabulary differ from the model's."""
     if list(dataset.class_names) != metadata["class-names"]:
         raise DataError(
-            "the data set's classes are not the model's",
+            "the data set's classes differ from the model's",
             where=f"data set {dataset.name!r}",
             got=list(dataset.class_names),
             expected=str(metadata["class-names"]),
         )
     if list(dataset.input_shape) != metadata["input-shape"]:
         raise DataError(
-            "the data set's examples are not of the model's shape",
+            "the shape of the data set's examples differs from the model's",
             where=f"data set {dataset.name!r}",
             got=list(dataset.input_shape),
             expected=str(metadata["input-shape"]),
         )
     if dataset.vocabulary != metadata.get("vocabulary", ""):
         raise DataError(
-            "the data set's vocabulary is not the model's",
+            "the data set's vocabulary differs from the model's",
             where=f"data set {dataset.name!r}",
             got=dataset.vocabulary,
             expected=metadata.get("vocabulary", ""),
-            hint="Name the file that the run was made with as vocabulary in its config.toml",
+            hint="Set vocabulary in the run's config.toml to the vocabulary file of the run",
         )
 
 
@@ -153,12 +153,12 @@ def _empty(dataset: DataSet, split: str, option: str) -> DataError:
     return DataError(
         f"the data set has no {split} examples",
         where=f"data set {dataset.name!r}",
-        hint=f"The run's own data set is a contract: name a data set with {option}",
+        hint=f"A contract contains no examples: choose a data set with {option}",
     )
 
 
 def _reading(config: RunConfig) -> Reading:
-    """Return how files are read in a run: into the shape of its contract, if it was under one."""
+    """Return how a run reads files: into the shape of its contract, if it has one."""
     if config.dataset.startswith(CONTRACT):
         return Contract.from_spec(config.dataset).reading(config.reading())
     return config.reading()

@@ -1,4 +1,4 @@
-"""Try a model before a run: what cannot be trained, averaged or stored is found out in seconds."""
+"""A trial of the model before a run: it finds within seconds what would fail in the run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,22 +30,22 @@ def try_model(
 ) -> None:
     """Train a model for one step on two examples, and rebuild it from its arrays.
 
-    All in float32 on the CPU, where a coordinator without a GPU can do it too.
+    The trial runs in float32 on the CPU, so that a coordinator without a GPU can run it.
 
     Parameters
     ----------
     new_model
-        Builds the model, as in the run.
+        Builds the model of the run.
     data
-        Two of its training examples are used; of a data set without examples, two are drawn.
+        Two of its training examples are used; without examples, two are drawn at random.
     settings, pipeline
-        Of the run.
+        Settings and pipeline of the run.
 
     Raises
     ------
     ModelError
-        If a step fails, if there is nothing to train, or if a model that is rebuilt from the arrays
-        is not the one that they came from.
+        If the step fails, if there is nothing to train, or if a model that is rebuilt from the
+        arrays differs from the trained one.
     """
     model = new_model()
     initial, names = model_arrays(model), trainable_names(model)
@@ -57,16 +57,16 @@ def try_model(
         train(model, examples, STEP, settings, pipeline, CPU, "trial")
     except MdcError:
         raise
-    except Exception as error:  # the user's code may raise anything
+    except Exception as error:  # user code may raise any exception
         raise ModelError(
             f"the model cannot be trained: {type(error).__name__}: {error}",
             where="model",
-            hint="It was trained for one step on two examples",
+            hint="The trial trains for one step on two examples",
         ) from error
     rebuilt = new_model()
     if not _same(initial, model_arrays(rebuilt)):
         raise ModelError(
-            "the model's initial weights are others each time it is built",
+            "the model's initial weights differ each time it is built",
             where="model",
             hint="Draw them from the global generators of torch, numpy or random, which are seeded",
         )
@@ -80,15 +80,15 @@ def try_model(
         equal_nan=True,
     ):
         raise ModelError(
-            "a model that is rebuilt from the trained one's arrays gives other outputs",
+            "a model rebuilt from the arrays of the trained model gives different outputs",
             where="model",
-            hint="It keeps state that is neither a parameter nor a persistent buffer, and that "
-            "changes in training or is drawn without the seed: register it as a buffer",
+            hint="It has state that is neither a parameter nor a persistent buffer, and that "
+            "changes in training or is drawn without the seed. Register it as a buffer",
         )
 
 
 def two_examples(data: DataSet) -> Tensors:
-    """Return the first and the last training example; drawn ones where there are none."""
+    """Return the first and the last training example; random examples if there are none."""
     inputs, labels = data.train.inputs, data.train.labels
     if len(labels):
         rows = [0, -1]
@@ -108,13 +108,13 @@ def _check_parameters(arrays: Mapping[str, NDArray[np.generic]], names: frozense
         raise ModelError(
             "the model has no parameter to train",
             where="model",
-            got="no parameter" if not arrays else "every parameter is frozen",
-            expected="one with requires_grad or more",
+            got="no parameters" if not arrays else "all parameters are frozen",
+            expected="at least one parameter with requires_grad",
         )
     for name in sorted(names):
         if not np.issubdtype(arrays[name].dtype, np.floating):
             raise ModelError(
-                "the parameter is of a type that cannot be averaged",
+                "the parameter has a type that cannot be averaged",
                 where=f"array {name!r}",
                 got=str(arrays[name].dtype),
                 expected="float32",
@@ -126,7 +126,7 @@ def _check_parameters(arrays: Mapping[str, NDArray[np.generic]], names: frozense
 
 
 def _check_memory(model: nn.Module) -> None:
-    """Refuse two tensors in one memory: they are two to the optimizer, and one when loaded."""
+    """Refuse tensors that share memory: the optimizer sees two, but loading fills only one."""
     seen: dict[int, str] = {}
     for name, tensor in tensors_of(model).items():
         first = seen.setdefault(tensor.data_ptr(), name)

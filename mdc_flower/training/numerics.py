@@ -1,4 +1,4 @@
-"""Device, number format and threads: what decides speed, and whether bits repeat."""
+"""Device, number format and threads, which decide speed and reproducibility."""
 
 import os
 import platform
@@ -15,13 +15,13 @@ from strategies.common.errors import ConfigError
 CPU = torch.device("cpu")
 
 deterministic: Any = _deterministic
-"""The module with a switch that its type does not know."""
+"""The module as `Any`, because its type lacks ``fill_uninitialized_memory``."""
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is the first GPU if there is one.
+    """Return the device with this name; ``auto`` is the first GPU if there is one.
 
     Raises
     ------
@@ -46,8 +46,8 @@ def pick_device(name: str) -> torch.device:
 def pick_autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype of forward and backward passes; None for float32.
 
-    ``auto`` is bfloat16 where the processor or GPU computes with it, float32 elsewhere.
-    Weights, their averages and everything sent are float32 in any case.
+    ``auto`` is bfloat16 if the processor or GPU supports it, float32 otherwise. Weights, their
+    averages and all sent arrays are always float32.
     """
     match precision:
         case "bf16":
@@ -72,7 +72,7 @@ def number_format(dtype: torch.dtype | None) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called by its maker, such as ``NVIDIA H100``."""
+    """Return the product name of a device, such as ``NVIDIA H100``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor() if device.type == "cpu" else str(device)
@@ -90,22 +90,22 @@ def processor() -> str:
 
 @contextmanager
 def repeatable(num_threads: int, device: torch.device = CPU) -> Iterator[None]:
-    """Run with a fixed number of CPU threads and repeatable GPU kernels; restore after.
+    """Use a fixed number of CPU threads and reproducible GPU kernels inside the block.
 
-    Sums are split over threads, so another number of threads gives other bits. On a GPU:
+    Sums are split over threads, so a different number of threads gives different bits. On a GPU:
 
-    - cuDNN takes deterministic kernels, and does not choose one by measuring.
-    - PyTorch takes deterministic implementations (`torch.use_deterministic_algorithms`), and fills
-      memory that a model uses uninitialized. Of an operation that has none it warns, and goes on.
+    - cuDNN uses deterministic kernels, without choosing one by benchmark.
+    - PyTorch uses deterministic implementations (`torch.use_deterministic_algorithms`), and fills
+      uninitialized memory. An operation without a deterministic implementation gives a warning.
     - cuBLAS gets a workspace of fixed size, unless ``CUBLAS_WORKSPACE_CONFIG`` is set.
-    - float32 is float32: TF32 is off, in matrix products and in convolutions.
+    - TF32 is off, in matrix products and in convolutions.
 
     Parameters
     ----------
     num_threads
-        CPU threads, >= 1.
+        Number of CPU threads, >= 1.
     device
-        Where the block computes.
+        Device on which the block computes.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -122,7 +122,7 @@ def _repeatable_gpu() -> Iterator[None]:
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
     mode = torch.get_deterministic_debug_mode()
     fill = deterministic.fill_uninitialized_memory
-    # cuBLAS reads it once in a process, when it first computes.
+    # cuBLAS reads it once per process, at its first computation.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn.deterministic, cudnn.benchmark = True, False
     cudnn.allow_tf32 = matmul.allow_tf32 = False

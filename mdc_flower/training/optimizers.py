@@ -1,4 +1,4 @@
-"""torch's optimizers without its compiler, which takes a process seconds to import."""
+"""torch's optimizers without its compiler, whose import takes each process seconds."""
 
 import inspect
 from typing import TypeVar, cast
@@ -10,10 +10,10 @@ Kind = TypeVar("Kind", bound=Optimizer)
 
 
 def without_compiler(kind: type[Kind]) -> type[Kind]:
-    """Return a kind of optimizer that steps as ``kind`` does, to the bit, but is never compiled.
+    """Return an optimizer class that computes the same bits as ``kind``, but is never compiled.
 
     torch imports its compiler in every process that makes an optimizer or takes a step, only to
-    mark where compiled code must stop. Only the model is compiled here, so nothing needs the mark.
+    mark where compiled code must stop. Only the model is compiled here, so the mark is not needed.
     """
     methods = {
         "step": torch.no_grad()(inspect.unwrap(kind.step)),

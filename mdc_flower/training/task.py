@@ -1,4 +1,4 @@
-"""`Task`: data set, model and settings of a run, put together in one place for everyone."""
+"""`Task`: data set, model and settings of a run, put together in one place."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from strategies.common.errors import ConfigError
 
 @dataclass(frozen=True)
 class Task:
-    """What the coordinator, a site, a baseline and an evaluation all need to agree on."""
+    """The data set and settings that coordinator, sites, baselines and evaluations share."""
 
     config: RunConfig
     dataset: DataSet
@@ -47,10 +47,11 @@ class Task:
 
     @cached_property
     def new_model(self) -> Callable[[], nn.Module]:
-        """The function that builds the model with the initial weights of the run's seed.
+        """The function that builds the model with initial weights from the run's seed.
 
-        Each model is built anew, as by a process that has just started: a copy of one that was
-        used could differ where no array shows it. That a model fits the data is checked once.
+        Every call builds the model from scratch, as a new process would, because a copy of a used
+        model could differ in ways that its arrays do not show. The first access checks that the
+        model fits the data.
 
         Raises
         ------
@@ -63,7 +64,7 @@ class Task:
         )
         model = build()
         inputs = data.train.inputs
-        # Zeros do as well where there is no example: only shapes matter.
+        # Only shapes matter here, so zeros replace the examples.
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
         batch = self.pipeline(example, torch.device("cpu"))
         check_fits(model, spec, batch, data.num_classes, self.pipeline.channels_last)
@@ -81,7 +82,7 @@ class Task:
         try_model(self.new_model, self.dataset, self.settings, self.pipeline)
 
     def partition(self, num_sites: int) -> Partition:
-        """Return the cut of the training examples into simulated sites."""
+        """Return the partition of the training examples into simulated sites."""
         c = self.config
         return partition(
             self.dataset.train,
@@ -96,14 +97,14 @@ class Task:
         )
 
     def coordinator_data(self, num_partitions: int) -> CoordinatorData:
-        """Return what the coordinator evaluates on; 0 partitions means real sites."""
+        """Return the coordinator's examples; 0 partitions means that the sites are real."""
         parts = self.partition(num_partitions) if num_partitions else None
         return coordinator_data(
             self.dataset, parts, self.config.seed, self.config.validation_fraction
         )
 
     def site_data(self, site: SiteConfig, parts: Partition | None = None) -> SiteData:
-        """Return one site's own examples; ``parts`` is the cut, where it is at hand."""
+        """Return the examples of one site; ``parts`` is the partition, if already known."""
         if parts is None and site.partition_id >= 0:
             parts = self.partition(site.num_partitions)
         return site_data(
@@ -115,7 +116,7 @@ class Task:
         )
 
     def model_metadata(self) -> dict[str, Any]:
-        """Return what suffices to rebuild and use the model; no times and no paths."""
+        """Return the metadata for rebuilding and using the model, without times and paths."""
         about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
         return {
             "format": 1,
@@ -135,24 +136,24 @@ class Task:
 
 @lru_cache(maxsize=4)
 def load_task(config: RunConfig) -> Task:
-    """Return the task of a run, as the coordinator and every simulated site have it.
+    """Return the task of a run for the coordinator and every simulated site.
 
     Raises
     ------
     ConfigError, DataError
-        If the data set or the device cannot be had.
+        If the data set or the device is not available.
     """
     return _task(config, _dataset(config, config.dataset, config.data_root), config.device)
 
 
 @lru_cache(maxsize=4)
 def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
-    """Return the task as a site has it: its own data set, root and device go before the run's.
+    """Return the task of a site, whose data set, root and device override the run's.
 
     Raises
     ------
     ConfigError, DataError
-        If the data set or the device cannot be had, or the data set does not keep the site's
+        If the data set or the device is not available, or if the data set violates the site's
         contract.
     """
     spec, root = site.data or config.dataset, site.data_root or config.data_root
@@ -161,7 +162,7 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         raise ConfigError(
             "this site has no data set",
             where="node config, data",
-            hint="The run's own data set is a contract, which holds no examples",
+            hint="The run's own data set is a contract, which contains no examples",
         )
     vocabulary = site.vocabulary or config.vocabulary
     if vocabulary != config.vocabulary:
@@ -171,8 +172,8 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         dataset = _dataset(config, spec, root)
         _check_vocabulary(spec, dataset, config, site)
     else:
-        # What a site has promised is what it has, however little of it the run takes.
-        # Files are read into the agreed shape, whatever shape they have there.
+        # A site's promise covers its whole data set, even if the run uses only part of it.
+        # Files are read into the agreed shape, whatever their own shape.
         whole = load_dataset(spec, root, contract.reading(config.reading()))
         _check_vocabulary(spec, whole, config, site)
         dataset = contract.kept_by(whole, site.min_examples, site.max_examples).limited(
@@ -182,16 +183,16 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
 
 
 def threads_of(config: RunConfig, site: SiteConfig) -> int:
-    """Return the CPU threads that a site computes on.
+    """Return the number of CPU threads of a site.
 
-    A simulated site shares its machine with others, and takes what the run says; a real one has
-    all cores of its machine, unless it says otherwise itself.
+    A simulated site shares its machine with others, so the run sets the number. A real site uses
+    all cores of its machine unless its own config sets a number.
     """
     return config.threads_per_site if site.is_simulated else site.threads or usable_cores()
 
 
 def _check_modules(config: RunConfig, site: SiteConfig) -> None:
-    """Refuse what a run would have this site import, unless the site allows it."""
+    """Refuse a run whose modules this site does not allow."""
     named = {"model": models.own_module(config.model)}
     if not site.data:
         named["dataset"] = data.own_module(config.dataset)
@@ -202,29 +203,29 @@ def _check_modules(config: RunConfig, site: SiteConfig) -> None:
                 where=f"run config, {key}",
                 got=module,
                 expected=f"one of: {site.modules}" if site.modules else "none",
-                hint="Allow it with `modules` in the site's config, if it is to be trusted",
+                hint="If you trust the module, allow it with `modules` in the site's config",
             )
 
 
 def _check_vocabulary(spec: str, dataset: DataSet, config: RunConfig, site: SiteConfig) -> None:
-    """Refuse a vocabulary of a real site's own; simulated sites share one data set."""
+    """Refuse a real site's own vocabulary; simulated sites share one data set."""
     if site.partition_id < 0 and makes_vocabulary(spec, dataset, config.reading()):
         raise no_vocabulary("node config, vocabulary")
 
 
 def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
-    """Return the contract that a site's data must keep: its own, which must be the run's."""
+    """Return the contract for a site's data; its own contract must equal the run's."""
     own = read_contract(Path(site.contract)) if site.contract else None
     if not config.dataset.startswith(CONTRACT):
         return own
     runs = Contract.from_spec(config.dataset)
     if own is not None and own != runs:
         raise ConfigError(
-            "the run is under another data contract than this site has agreed to",
+            "the run's data contract differs from the one that this site has agreed to",
             where="node config, contract",
             got=runs.to_spec(),
             expected=own.to_spec(),
-            hint="Ask the coordinator for the contract that holds",
+            hint="Ask the coordinator for the current contract",
         )
     return runs
 

@@ -279,7 +279,7 @@ def test_a_site_that_claims_the_name_of_another(sites: RealSites, tmp_path: Path
         node.terminate()
         node.wait(30)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "it claims this name, but its key is that of 'site-0'" in done.stderr
+    assert "it claims this name, but its key is registered for 'site-0'" in done.stderr
 
 
 def test_another_version_of_the_app(sites: RealSites, tmp_path: Path) -> None:

@@ -524,7 +524,7 @@ def test_names_of_classes_which_may_be_of_patients_stay_at_the_site(patients: Pa
     named = reason(ask_to_train(where))
     assert named == (
         "DataError: the test folder has a class that the training folder does not have. "
-        "The site's log says more"
+        "The site's log has the details"
     )
 
 
@@ -536,7 +536,7 @@ def test_a_data_contract_that_is_not_kept_is_told_by_its_point_alone(
     file.write_text(tomli_w.dumps({"contract": contract.model_dump(by_alias=True)}))
     node = {"site": "north", "data": "client_lab:halves", "contract": str(file)}
     assert reason(ask_to_train(context(node))) == (
-        "DataError: data contract 'scans': the classes are others. The site's log says more"
+        "DataError: data contract 'scans': the classes differ. The site's log has the details"
     )
     assert "10 classes, unknown: 0, 1" in events(site_log)[0]["error"]
 
@@ -551,7 +551,10 @@ def test_a_data_contract_that_is_not_kept_is_told_by_its_point_alone(
         (ConfigError("odd", got=["/data/Jane"]), "odd"),
         (ConfigError("odd", got=Path("/data/Jane")), "odd"),
         (ConfigError("odd", got=0), "odd (got 0)"),
-        (DataError("odd label", got=17, expected="0 to 9"), "odd label. The site's log says more"),
+        (
+            DataError("odd label", got=17, expected="0 to 9"),
+            "odd label. The site's log has the details",
+        ),
         (PlanError("odd", where="round plan, x", got=1.5, expected="1"), None),
     ],
 )

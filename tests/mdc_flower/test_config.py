@@ -281,7 +281,7 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a run ends": (
         {"num-rounds": 0, "epoch-budget": 0},
         {"num-rounds": 1, "local-epochs": 1},
-        "one of num-rounds and epoch-budget",
+        "num-rounds or epoch-budget must be set",
     ),
     "spread needs rounds": (
         {"epochs": "spread", "num-rounds": 0, "epoch-budget": 6},
@@ -296,7 +296,7 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "spread gives each round an epoch": (
         {"epochs": "spread", "num-rounds": 7, "epoch-budget": 6},
         {"epoch-budget": 7},
-        "epoch-budget 6 gives num-rounds 7 rounds less than one epoch each",
+        "epoch-budget 6 is below num-rounds 7",
     ),
     "steps need rounds": (
         {"local-steps": 10, "num-rounds": 0, "epoch-budget": 6},
@@ -341,7 +341,7 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an average has no learning rate": (
         {"outer-optimizer": "average", "outer-lr": 0.7},
         {"outer-optimizer": "momentum"},
-        "outer-lr is not read with outer-optimizer 'average'",
+        "outer-optimizer 'average' does not use outer-lr",
     ),
     "outer nesterov needs momentum, too": (
         {"outer-optimizer": "momentum", "outer-nesterov": True, "outer-momentum": 0.0},
@@ -568,7 +568,7 @@ def test_a_site_is_called_by_its_name_or_by_its_partition(
         (
             {"site": "north", "metrics": "train-loss, patients"},
             "node config",
-            "metrics: 'patients' is none of num-examples, num-steps, num-validation-examples, ",
+            "metrics: there is no metric 'patients'; the metrics are num-examples, num-steps, ",
         ),
         ({"site": 7}, "node config, site", "got 7"),
         ({"sight": "north"}, "node config, sight", "Did you mean 'site'?"),

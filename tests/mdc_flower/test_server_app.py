@@ -99,9 +99,7 @@ def test_a_site_with_other_code_behind_the_runs_name_for_it_takes_no_part(
     own = config.model_copy(update={"model": "server_lab:mlp", "wait_for_sites_s": 0.05})
     with pytest.raises(QuorumError, match="only 0 of 2 sites came online") as caught:
         run_in_process(own, 2, client=edited)  # type: ignore[arg-type]
-    assert "the module that the run names as 'model' is not the same file there" in str(
-        caught.value.got
-    )
+    assert "its code for the run's 'model' differs from the coordinator's" in str(caught.value.got)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +235,9 @@ def test_a_quorum_that_the_simulated_sites_cannot_reach_is_refused(config: RunCo
 @pytest.mark.parametrize(
     ("changes", "num_sites", "named", "waits"),
     [
-        ({"lr_max": 0.5}, 2, "run config, lr-max: a run that goes on cannot change this", 0),
+        ({"lr_max": 0.5}, 2, "run config, lr-max: a resumed run cannot change this key", 0),
         ({"min_sites": 3}, 2, "min-sites: there are fewer sites than the quorum", 1),
-        ({}, 3, "partition: the data, or their cut into sites, are not the run's own", 1),
+        ({}, 3, "partition: the data, or their partition into sites, differ", 1),
     ],
 )
 def test_a_run_that_is_refused_to_go_on_is_left_as_it_ended(

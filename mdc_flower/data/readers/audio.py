@@ -1,7 +1,7 @@
 """Recordings as log-mel spectrograms: ``audio-folder:/abs/path``, ``audio-manifest:/abs/x.csv``.
 
-soundfile reads the files; torchaudio resamples, and has the mel scale. Both come with the extra
-``audio``, and are only asked for when there is something to decode that is not cached.
+soundfile reads the files; torchaudio resamples them and computes the mel spectrogram. Both come
+with the extra ``audio``, and are imported only to decode recordings that are not cached.
 """
 
 import csv
@@ -28,31 +28,31 @@ from mdc_flower.data.readers.options import AudioReading
 from strategies.common.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
-"""Of the files in class folders that are read; a manifest may name whatever soundfile reads."""
+"""Suffixes that are read from class folders; a manifest may name any file for soundfile."""
 
 WINDOW_S, HOP_S = 0.025, 0.010
-"""Length of a frame, and from one frame to the next, in seconds."""
+"""Length of a frame, and distance between two frames, in seconds."""
 
 FLOOR = 1e-6
-"""Added to the power of a mel band before its logarithm is taken: that of silence is -13.8."""
+"""Added to the power of a mel band before the logarithm; silence becomes -13.8."""
 
 LOG_MEL_MEAN, LOG_MEL_STD = (-10.0,), (5.0,)
-"""Constants for recordings of any kind. Every fifth of the 3,000 spoken digits, padded to 1 s, has
-mean -10.1 and deviation 4.9 at 8 kHz with 40 bands, -10.5 and 5.0 at 16 kHz with 64."""
+"""Constants for all recordings. On every fifth of the 3,000 spoken digits, padded to 1 s, mean and
+deviation are -10.1 and 4.9 at 8 kHz with 40 bands, -10.5 and 5.0 at 16 kHz with 64."""
 
 FEATURES_VERSION = 1
-"""To be raised with every change of the features: cached ones are then void."""
+"""Increase it with every change of the features, to invalidate the cache."""
 
 SPLITS = ("train", "test")
 
 
 def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
-    """Return the recordings of a folder, decoded once and cached as log-mel spectrograms.
+    """Load the recordings of a folder as log-mel spectrograms, decoded once and cached.
 
     Parameters
     ----------
     path
-        Absolute path, with folders ``train/`` and ``test/``, each with a folder a class.
+        Absolute path, with folders ``train/`` and ``test/``, each with one folder per class.
     reading
         Sample rate, mel bands and length that all recordings get.
 
@@ -62,21 +62,21 @@ def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
         If soundfile or torchaudio is missing.
     DataError
         If a folder is missing or has no recordings, if the classes of train and test differ, or
-        if a file cannot be decoded; naming it.
+        if a file cannot be decoded. The error names the folder or file.
     """
     found = class_folders(path, "audio-folder", "recordings", SUFFIXES)
     return _data_set("audio-folder", found.class_names, (found.train, found.test), reading)
 
 
 def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
-    """Return the recordings that a CSV file lists, decoded once and cached.
+    """Load the recordings that a CSV file lists, decoded once and cached.
 
     Parameters
     ----------
     path
-        Absolute path of a CSV file whose first line names the columns ``path``, ``label`` and
-        ``split``, and if it is known who speaks, ``speaker``. Paths are absolute, or relative to
-        the file's folder; a split is ``train`` or ``test``; speakers are the data set's groups.
+        Absolute path of a CSV file whose first line names the columns ``path``, ``label``,
+        ``split`` and, optionally, ``speaker``. Paths are absolute, or relative to the file's
+        folder; a split is ``train`` or ``test``; speakers are the groups of the data set.
         Classes are the sorted labels of ``train``.
     reading
         Sample rate, mel bands and length that all recordings get.
@@ -86,19 +86,19 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
     ConfigError
         If soundfile or torchaudio is missing.
     DataError
-        If the file or a column is missing, a line is not as it should be, or a recording is
-        missing or cannot be decoded; naming the line or the recording.
+        If the file or a column is missing, a line is not valid, or a recording is missing or
+        cannot be decoded. The error names the line or the recording.
     """
     file = absolute(path, "audio-manifest")
     rows = _rows(file)
     classes = sorted({row["label"] for row in rows if row["split"] == "train"})
     if len(classes) < 2:
-        raise DataError("fewer than two classes to train on", where=str(file), got=len(classes))
+        raise DataError("there are fewer than two classes", where=str(file), got=len(classes))
     splits = tuple([row for row in rows if row["split"] == split] for split in SPLITS)
     for row in splits[1]:
         if row["label"] not in classes:
             raise DataError(
-                "a test recording is of a class that there is no training recording of",
+                "a test recording has a class without training recordings",
                 where=str(file),
                 got=row["label"],
                 expected="one of: " + ", ".join(classes),
@@ -111,7 +111,7 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
     )
     for recording, _ in (entry for split in files for entry in split):
         if not recording.is_file():
-            raise DataError("a recording of the list is missing", where=str(recording))
+            raise DataError("a recording in the list does not exist", where=str(recording))
     groups: tuple[NDArray[np.generic] | None, ...] = (None, None)
     if "speaker" in rows[0]:
         groups = tuple(np.array([row["speaker"] for row in split]) for split in splits)
@@ -119,12 +119,12 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
 
 
 def num_frames(reading: AudioReading) -> int:
-    """Return the frames of a spectrogram: one centred on each hop, from the first sample on."""
+    """Return the number of frames of a spectrogram: one per hop, from the first sample on."""
     return 1 + _num_samples(reading) // _hop(reading)
 
 
 def seconds_of(frames: int, sample_rate: int) -> float:
-    """Return the least length in seconds that has so many frames."""
+    """Return the shortest length in seconds that gives so many frames."""
     reading = AudioReading(sample_rate=sample_rate)
     return (frames - 1) * _hop(reading) / sample_rate
 
@@ -132,14 +132,14 @@ def seconds_of(frames: int, sample_rate: int) -> float:
 def log_mel(source: Path | IO[bytes], name: str, reading: AudioReading) -> NDArray[np.float32]:
     """Return a recording's log-mel spectrogram, of shape ``(1, mels, frames)``.
 
-    Channels are averaged; the beginning is taken of what is longer, and silence appended to what
-    is shorter. The mel scale is HTK's, the window Hann's, the value ``ln(power + 1e-6)`` with
-    full scale at 1.
+    Channels are averaged. Longer recordings are cut at the end; shorter ones are padded with
+    silence. The mel scale is HTK's, the window is Hann's, and the value is ``ln(power + 1e-6)``
+    with full scale at 1.
 
     Parameters
     ----------
     source, name
-        The recording, and what to call it in an error.
+        The recording, and its name for errors.
     reading
         Sample rate, mel bands and length.
 
@@ -148,7 +148,7 @@ def log_mel(source: Path | IO[bytes], name: str, reading: AudioReading) -> NDArr
     ConfigError
         If soundfile or torchaudio is missing.
     DataError
-        If it cannot be decoded, is empty, or holds values that are no finite numbers.
+        If it cannot be decoded, is empty, or contains values that are not finite.
     """
     import torch
 
@@ -179,7 +179,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
                 "a column is missing from the list",
                 where=str(file),
                 got=columns,
-                expected="path, label, split, and speaker where it is known",
+                expected="path, label, split, and optionally speaker",
             )
     for number, row in rows:
         _check_row(f"{file}, line {number}", row, columns)
@@ -190,9 +190,9 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 def _check_row(where: str, row: dict[str, Any], columns: Sequence[str]) -> None:
     if None in row or None in row.values():
-        raise DataError("the line has another number of values than the first", where=where)
+        raise DataError("the number of values differs from that of the first line", where=where)
     if row["split"] not in SPLITS:
-        raise DataError("no such split", where=where, got=row["split"], expected="train or test")
+        raise DataError("unknown split", where=where, got=row["split"], expected="train or test")
     for column in ("path", "label", "speaker"):
         if column in columns and not row[column]:
             raise DataError(f"the line has no {column}", where=where)
@@ -206,7 +206,7 @@ def _data_set(
     groups: Sequence[NDArray[np.generic] | None] = (None, None),
 ) -> DataSet:
     train, test = files
-    # In the key is the split as well: a recording may move from one to the other.
+    # The key depends on the split too, because a recording may move to the other split.
     marked = [*train, *((file, len(classes) + label) for file, label in test)]
     arrays = cached_arrays(
         f"audio-{fingerprint(marked, reading, FEATURES_VERSION)}",
@@ -234,12 +234,12 @@ def _samples(
         with soundfile.SoundFile(source) as file:
             rate = int(file.samplerate)
             samples = file.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
-    except (OSError, RuntimeError, TypeError) as error:  # a raw file has no header to go by
+    except (OSError, RuntimeError, TypeError) as error:  # a raw file has no header
         raise DataError(f"the recording cannot be decoded: {error}", where=name) from None
     if len(samples) == 0:
         raise DataError("the recording is empty", where=name)
     if not np.isfinite(samples).all():
-        raise DataError("the recording holds values that are no finite numbers", where=name)
+        raise DataError("the recording contains values that are not finite", where=name)
     return samples.mean(axis=1, dtype=np.float32), rate
 
 
@@ -264,7 +264,7 @@ def _mel_spectrogram(reading: AudioReading) -> Any:
     )
     if not (transform.mel_scale.fb.sum(0) > 0).all():
         raise ConfigError(
-            "there are more mel bands than the sample rate has frequencies for",
+            "there are too many mel bands for the sample rate",
             where="audio-mels",
             got=reading.mels,
             expected=f"fewer, or a higher audio-sample-rate than {reading.sample_rate}",

@@ -1,4 +1,4 @@
-"""The data sets known by name: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100."""
+"""The built-in data sets: digits, Fashion-MNIST, CIFAR-10 and CIFAR-100."""
 
 import gzip
 import hashlib
@@ -20,10 +20,10 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 def load_digits() -> DataSet:
-    """Return scikit-learn's digits: 1,797 real 8x8 images, one channel, values 0 to 16.
+    """Load scikit-learn's digits: 1,797 real 8x8 images, one channel, values 0 to 16.
 
-    scikit-learn gives no split, so this one is fixed here: of every class, each fifth image
-    is a test image (355 in all). Values are scaled to 0 to 255.
+    scikit-learn defines no split, so it is fixed here: every fifth image of each class is a test
+    image (355 in total). Values are scaled to 0 to 255.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def load_digits() -> DataSet:
 
 
 def _digits_file() -> Path:
-    # Importing scikit-learn takes seconds, in every process of a run, and its file is all it takes.
+    # Importing scikit-learn takes seconds in every process of a run; the file alone is enough.
     package = find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
         path = Path(folder, "datasets", "data", "digits.csv.gz")
@@ -62,7 +62,7 @@ def _digits_file() -> Path:
 
 @dataclass(frozen=True)
 class TorchvisionSource:
-    """A data set that torchvision reads and can download.
+    """A data set that torchvision can read and download.
 
     ``mean`` and ``std`` are the customary per-channel statistics of its training images.
     """
@@ -74,8 +74,8 @@ class TorchvisionSource:
     places: tuple[Path, ...] = ()
 
     def load(self, data_root: str) -> DataSet:
-        """Return the data set from ``data_root``, a system folder, or a one-time download."""
-        # The public data sets do not change, so where to look is all that the key needs.
+        """Load the data set from ``data_root``, a system folder, or a one-time download."""
+        # The public data sets do not change, so the key needs only the place.
         place = hashlib.sha256(data_root.encode()).hexdigest()[:12]
         arrays = cached_arrays(f"{self.name}-{place}", lambda: self._decode(data_root))
         return DataSet(
@@ -99,7 +99,7 @@ class TorchvisionSource:
         }
 
     def _root(self, data_root: str) -> Path:
-        """Return the first folder in which torchvision finds the files, downloading at last."""
+        """Return the first folder where torchvision finds the files; otherwise download them."""
         own = cache_dir() / "torchvision"
         looked_in = [*([Path(data_root).expanduser()] if data_root else []), *self.places, own]
         with machine_lock(f"torchvision-{self.name}"):
@@ -113,10 +113,10 @@ class TorchvisionSource:
                 self._read(download_to, False, True)
             except (OSError, RuntimeError) as error:
                 raise DataError(
-                    f"the data set is not on this machine and cannot be downloaded ({error})",
+                    f"the data set is not on this machine, and cannot be downloaded ({error})",
                     where=f"dataset = {self.name!r}",
                     expected="its files in one of: " + ", ".join(str(p) for p in looked_in),
-                    hint="Put them there, or name their folder with data-root",
+                    hint="Put the files there, or set data-root to their folder",
                 ) from None
             return download_to
 
@@ -135,7 +135,7 @@ class TorchvisionSource:
 
 
 def _unpacked_debian(own: Path) -> Path | None:
-    """Unpack Debian's Fashion-MNIST to where torchvision looks; return None if it is absent."""
+    """Unpack Debian's Fashion-MNIST for torchvision; return None if it is not installed."""
     packed = sorted(DEBIAN_FASHION_MNIST.glob("*-ubyte.gz"))
     if len(packed) != 4:
         return None

@@ -1,4 +1,4 @@
-"""Files in folders ``train/`` and ``test/``, each with a folder a class; and what they were."""
+"""Files in ``train/`` and ``test/``, each with one folder per class, and their fingerprint."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ Files = Sequence[tuple[Path, int]]
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The files of both splits, in the order of their names, and the names of the classes."""
+    """The files of both splits, sorted by name, and the names of the classes."""
 
     class_names: Sequence[str]
     train: Files
@@ -32,14 +32,14 @@ def class_folders(path: str, kind: str, things: str, suffixes: Collection[str]) 
     path
         Absolute path. Classes are the sorted folder names of ``train/``.
     kind, things
-        What such a folder is called (``image-folder``), and what is in it (``images``).
+        Name of such a folder (``image-folder``), and of its content (``images``), for errors.
     suffixes
-        Suffixes of the files, in lower case; other files are left alone.
+        Suffixes of the files, in lower case; other files are ignored.
 
     Raises
     ------
     DataError
-        If a folder is missing or holds no such file, or the classes of train and test differ.
+        If a folder is missing or contains no such file, or if ``test/`` has another class.
     """
     root = absolute(path, kind)
     classes = _classes(root / "train")
@@ -56,19 +56,19 @@ def class_folders(path: str, kind: str, things: str, suffixes: Collection[str]) 
 
 
 def absolute(path: str, kind: str) -> Path:
-    """Return a path that is absolute.
+    """Return the path if it is absolute.
 
     Raises
     ------
     DataError
-        If it is not: processes of a run do not share a working directory.
+        If it is relative: the processes of a run do not share a working directory.
     """
     if not Path(path).is_absolute():
         raise DataError(
             "the path is not absolute",
             where=kind,
             got=path,
-            hint="A relative path of a data set is one from data-root, if that is given",
+            hint="Use an absolute path, or set data-root: data set paths may be relative to it",
         )
     return Path(path)
 
@@ -79,7 +79,7 @@ def labels_of(files: Files) -> NDArray[np.int64]:
 
 
 def fingerprint(files: Files, *settings: object) -> str:
-    """Return a digest that changes with the settings, and when a file comes, goes or changes."""
+    """Return a digest that changes if the settings, or any file, change."""
     digest = hashlib.sha256(repr(settings).encode())
     for file, label in files:
         status = file.stat()
@@ -92,7 +92,7 @@ def _classes(folder: Path) -> list[str]:
         raise DataError(
             "the folder is missing",
             where=str(folder),
-            expected="train/ and test/ below the data folder, each with a folder a class",
+            expected="train/ and test/ in the data folder, each with one folder per class",
         )
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if len(classes) < 2:
@@ -121,7 +121,7 @@ def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collecti
 
 
 def _check_name(path: Path) -> None:
-    """Refuse a name that no text file of a run, such as its report, could hold."""
+    """Refuse a name that is not UTF-8: the text files of a run cannot contain it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""``hf:NAME``: a data set of the Hugging Face Hub, or ``hf:/abs/path``, a copy of one on disk.
+"""``hf:NAME``: a data set of the Hugging Face Hub, or ``hf:/abs/path``, a copy on disk.
 
-Images, texts and recordings, told apart by the type of the input column. The library ``datasets``
-downloads and keeps them where it always does (``HF_HOME``); what is made of them is cached here.
+The type of the input column says whether they are images, texts or recordings. The library
+``datasets`` downloads them into its own cache (``HF_HOME``); the converted arrays are cached here.
 """
 
 import hashlib
@@ -23,28 +23,28 @@ from mdc_flower.data.readers.text import data_set, encode_labels, encode_texts, 
 from strategies.common.errors import DataError
 
 HUB_VERSION = 1
-"""To be raised with every change of what is made of a data set: cached arrays are then void."""
+"""Increase it with every change of the conversion, to invalidate the cache."""
 
 
 def load_hub(name: str, reading: Reading) -> DataSet:
-    """Return a data set of the Hub.
+    """Load a data set of the Hub.
 
     Parameters
     ----------
     name
-        Name on the Hub, with ``@`` and a revision if it is to stay the same; or the absolute path
-        of a folder, either as ``save_to_disk`` writes it or of files that ``load_dataset`` reads.
+        Name on the Hub, optionally with ``@`` and a revision to pin it; or the absolute path of
+        a folder that ``save_to_disk`` has written, or of files that ``load_dataset`` reads.
     reading
-        Subset, test split, columns, and how images, texts or recordings are read. Of labels that
-        have names there the order is kept; others are classes in the order of their texts.
+        Subset, test split, columns, and how images, texts or recordings are read. Labels with
+        names on the Hub keep their order; other labels are sorted as texts.
 
     Raises
     ------
     ConfigError
-        If the input column holds recordings and the extra ``audio`` is missing.
+        If the input column contains recordings and the extra ``audio`` is missing.
     DataError
-        If the data set cannot be had, a split or column is missing, the inputs are of no kind
-        that is known here, or labels are missing.
+        If the data set cannot be loaded, a split or column is missing, the inputs have an
+        unsupported type, or labels are missing.
     """
     from datasets.fingerprint import generate_fingerprint
 
@@ -71,20 +71,20 @@ def hub_train_texts(name: str, reading: Reading) -> Sequence[str]:
     Raises
     ------
     DataError
-        If the data set cannot be had, its training split or the input column is missing, or that
-        column does not hold texts.
+        If the data set cannot be loaded, its training split or the input column is missing, or
+        that column does not contain texts.
     """
     where, column = f"hf:{name}", reading.columns.inputs
     train = _split(where, _download(name, reading.hub), "train", [column])
     if (kind := _kind(where, train, column)) != "text":
         raise DataError(
-            "the inputs are no texts", where=f"{where}, {column}", got=kind, expected="text"
+            "the inputs are not texts", where=f"{where}, {column}", got=kind, expected="text"
         )
     return _texts(where, train, column)
 
 
 def _splits(name: str, reading: Reading) -> tuple[Any, Any]:
-    """Return training and test split, having checked that they have the columns."""
+    """Return training and test split, after a check that they have the columns."""
     where = f"hf:{name}"
     found = _download(name, reading.hub)
     columns = reading.columns
@@ -100,7 +100,7 @@ def _split(where: str, found: Any, split: str, columns: Sequence[str]) -> Any:
             where=where,
             got=split,
             expected="one of: " + ", ".join(found),
-            hint="The split to test on is named by hf-test-split",
+            hint="hf-test-split sets the test split",
         )
     for column in columns:
         if column not in found[split].features:
@@ -109,7 +109,7 @@ def _split(where: str, found: Any, split: str, columns: Sequence[str]) -> Any:
                 where=where,
                 got=list(found[split].features),
                 expected=repr(column),
-                hint="Name the columns with input-column, label-column and group-column",
+                hint="Set the columns with input-column, label-column and group-column",
             )
     return found[split]
 
@@ -124,11 +124,11 @@ def _download(name: str, hub: HubReading) -> Any:
         if Path(path, "dataset_dict.json").is_file():
             return datasets.load_from_disk(path)
         return datasets.load_dataset(path, hub.subset or None, revision=revision or None)
-    except Exception as error:  # the network, the Hub, and each format's reader are behind it
+    except Exception as error:  # from the network, the Hub, or a format's reader
         raise DataError(
-            f"the data set cannot be had from the Hub: {type(error).__name__}: {error}",
+            f"the data set cannot be loaded: {type(error).__name__}: {error}",
             where=f"hf:{name}",
-            hint="It needs the internet once. Elsewhere, give a copy on disk: hf:/abs/path",
+            hint="The first use needs internet access. Offline, use a copy on disk: hf:/abs/path",
         ) from None
 
 
@@ -143,11 +143,11 @@ def _kind(where: str, split: Any, column: str) -> str:
     if getattr(feature, "dtype", "") in ("string", "large_string"):
         return "text"
     raise DataError(
-        "the inputs are of no kind that is known here",
+        "the inputs have an unsupported type",
         where=f"{where}, {column}",
         got=str(feature),
         expected="images, texts or recordings",
-        hint="Name their column with input-column, or write a data set as module:function",
+        hint="Set their column with input-column, or write a data set as module:function",
     )
 
 
@@ -180,9 +180,9 @@ def _labels(where: str, split: Any, column: str) -> list[str]:
     feature = split.features[column]
     if any(value is None or value == -1 for value in values):
         raise DataError(
-            "labels are missing, as they are in test splits of competitions",
+            "labels are missing, as in the test splits of competitions",
             where=f"{where}, {column}",
-            hint="Name a split that has them with hf-test-split",
+            hint="Set hf-test-split to a split that has labels",
         )
     named = hasattr(feature, "int2str")
     return [feature.int2str(value) if named else str(value) for value in values]

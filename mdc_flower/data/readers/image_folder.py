@@ -1,4 +1,4 @@
-"""``image-folder:/abs/path``: folders ``train/`` and ``test/``, each with a folder a class."""
+"""``image-folder:/abs/path``: ``train/`` and ``test/``, each with one folder per class."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,21 +16,21 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_image_folder(path: str, image_size: int) -> DataSet:
-    """Return the images of a folder, decoded once and cached as RGB arrays.
+    """Load the images of a folder as RGB arrays, decoded once and cached.
 
     Parameters
     ----------
     path
         Absolute path. Classes are the sorted folder names of ``train/``.
     image_size
-        Height and width in pixels that every image is resized to (bilinear); 0 keeps the
-        images' size, which must then be the same for all.
+        Height and width in pixels to which every image is resized (bilinear); 0 keeps the
+        size, which must then be the same for all images.
 
     Raises
     ------
     DataError
         If a folder is missing or has no images, if the classes of train and test differ,
-        if a file cannot be decoded, or if sizes differ; naming the file.
+        if a file cannot be decoded, or if sizes differ. The error names the file.
     """
     found = class_folders(path, "image-folder", "images", Image.registered_extensions())
     arrays = cached_arrays(
@@ -58,16 +58,16 @@ def stack_images(
     Parameters
     ----------
     images
-        Each with what to call it in an error.
+        Pairs of a name, for errors, and an image.
     count
-        How many there are.
+        Number of images.
     image_size
-        Height and width in pixels that they are resized to; 0 keeps their size.
+        Height and width in pixels to which they are resized; 0 keeps their size.
 
     Raises
     ------
     DataError
-        If sizes differ and are to be kept.
+        If sizes differ and ``image_size`` is 0, or if there are no images.
     """
     stacked: NDArray[np.uint8] | None = None
     first = ""
@@ -100,5 +100,5 @@ def _image(file: Path) -> Image.Image:
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
-    except Exception as error:  # each format's decoder raises what it likes
+    except Exception as error:  # each format's decoder raises other exceptions
         raise DataError(f"the image cannot be decoded: {error}", where=str(file)) from None

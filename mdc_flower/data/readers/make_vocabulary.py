@@ -1,11 +1,10 @@
-"""Make the vocabulary that all sites share from texts.
+"""Make a vocabulary for all sites from texts.
 
 Usage: ``python -m mdc_flower.data.readers.make_vocabulary FOLDER VOCABULARY.txt``
 
-It reads the training texts of a text folder, and writes their frequent tokens. These are words of
-the texts, so the folder should be one whose words may be known to every site, such as a public
-corpus of the same field. Sites that have no such corpus count their own tokens: `mdc site
-count-tokens`.
+It reads the training texts of a text folder, and writes their frequent tokens. Every site sees
+these words, so the texts should not be confidential: use a public corpus of the same field, for
+example. Without such a corpus, the sites count their own tokens with `mdc site count-tokens`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +40,14 @@ def write_vocabulary(
 ) -> Vocabulary:
     """Write the vocabulary of the sites' token counts to a file, and return it.
 
-    It is the one of the pooled texts, to the byte, if the counts are those of all their tokens.
+    If the counts cover all tokens, it equals the vocabulary of the pooled texts, to the byte.
 
     Parameters
     ----------
     file
-        File to write; what is there is replaced.
+        File to write; an existing file is replaced.
     counts
-        How often each token occurs, for each site; their order does not matter.
+        Count of each token, for each site; the order of the sites does not matter.
     size, min_count
         See `Vocabulary.of_counts`.
 
@@ -64,20 +63,22 @@ def write_vocabulary(
         raise DataError(
             "the vocabulary would be empty",
             where=str(file),
-            hint="Give a smaller --min-count, or a --size above 2: padding and unknown are in it",
+            hint="Use a smaller --min-count, or a --size above 2 (it counts padding and unknown)",
         )
     write_atomically(file, vocabulary.text.encode())
     return vocabulary
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Text folder, with train.*")],
-    file: Annotated[Path, typer.Argument(help="Vocabulary to write.")],
-    size: Annotated[int, typer.Option(help="Most tokens; 0 for all.")] = DEFAULT.vocabulary_size,
-    min_count: Annotated[int, typer.Option(help="Rarer tokens are left out.")] = DEFAULT.min_count,
-    input_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    folder: Annotated[Path, typer.Argument(help="Text folder with a file train.*")],
+    file: Annotated[Path, typer.Argument(help="Vocabulary file to write.")],
+    size: Annotated[
+        int, typer.Option(help="Maximum number of tokens; 0 for all.")
+    ] = DEFAULT.vocabulary_size,
+    min_count: Annotated[int, typer.Option(help="Minimum count of a token.")] = DEFAULT.min_count,
+    input_column: Annotated[str, typer.Option(help="Column that contains the texts.")] = "text",
 ) -> None:
-    """Write a vocabulary, and print what a data contract says about it."""
+    """Write a vocabulary, and print its keys for the data contract."""
     try:
         made = make_vocabulary(folder, file, size, min_count, input_column)
     except MdcError as error:

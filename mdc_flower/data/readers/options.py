@@ -1,4 +1,4 @@
-"""`Reading`: how files become examples, where that is a choice. One part a kind of data."""
+"""`Reading`: the options for turning files into examples, one class per kind of data."""
 
 from dataclasses import dataclass, field
 
@@ -10,9 +10,9 @@ class Columns:
     Attributes
     ----------
     inputs, labels : str
-        What the model sees, and the class of it; no labels, and no groups, if that is empty.
+        Columns of the model's inputs and of their classes; an empty ``labels`` reads no labels.
     groups : str
-        Natural owner of each example, for ``partition = natural-id``; empty for none.
+        Column of each example's natural owner, for ``partition = natural-id``; empty for none.
     """
 
     inputs: str = "text"
@@ -22,16 +22,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class AudioReading:
-    """Every recording becomes as many log-mel bands and frames as any other.
+    """How to read recordings: all get the same number of log-mel bands and frames.
 
     Attributes
     ----------
     sample_rate : int
-        Samples a second (Hz) that every recording is resampled to.
+        Rate in Hz to which every recording is resampled.
     mels : int
         Bands of the mel scale, from 0 Hz to half the sample rate.
     seconds : float
-        Length that recordings are cut to, or padded to with silence.
+        Length to which recordings are cut, or padded with silence.
     """
 
     sample_rate: int = 16_000
@@ -41,18 +41,18 @@ class AudioReading:
 
 @dataclass(frozen=True)
 class TextReading:
-    """Every text becomes as many tokens as any other.
+    """How to read texts: all get the same number of tokens.
 
     Attributes
     ----------
     length : int
-        Tokens that texts are cut to, or padded to.
+        Number of tokens to which texts are cut or padded.
     vocabulary : str
         Absolute path of a vocabulary file; empty to make one from the training texts.
     vocabulary_size : int
-        Most tokens of a vocabulary that is made, padding and unknown among them; 0 for no limit.
+        Maximum size of a vocabulary that is made, including padding and unknown; 0 for no limit.
     min_count : int
-        How often a token of a vocabulary that is made must be in the training texts.
+        Minimum count in the training texts of a token in a vocabulary that is made.
     """
 
     length: int = 64
@@ -63,14 +63,14 @@ class TextReading:
 
 @dataclass(frozen=True)
 class HubReading:
-    """Which part of a data set of the Hugging Face Hub.
+    """Which part of a Hugging Face Hub data set to read.
 
     Attributes
     ----------
     subset : str
-        Name of the subset ("config" there); empty for the only one.
+        Name of the subset (called "config" on the Hub); empty for the only one.
     test_split : str
-        Split that is tested on; ``train`` is trained on.
+        Name of the test split; the training split is always ``train``.
     """
 
     subset: str = ""
@@ -79,12 +79,12 @@ class HubReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the run config says about reading, for every kind of data.
+    """All options of the run config for reading data.
 
     Attributes
     ----------
     image_size : int
-        Pixels that images are resized to; 0 keeps their size.
+        Height and width in pixels to which images are resized; 0 keeps their size.
     """
 
     image_size: int = 0

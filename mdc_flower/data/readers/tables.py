@@ -11,7 +11,7 @@ from strategies.common.errors import DataError
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of text; ``labels`` and ``groups`` are empty where there are none."""
+    """Columns of text; ``labels`` and ``groups`` are empty if there are none."""
 
     inputs: Sequence[str]
     labels: Sequence[str] = ()
@@ -19,17 +19,17 @@ class Table:
 
 
 def read_table(file: Path, columns: Columns) -> Table:
-    """Return the columns of a file, whose suffix says what it is.
+    """Return the columns of a file; the suffix gives the format.
 
     ``.csv`` (comma-separated, quoted with double quotes) and ``.tsv`` (tab-separated, never
-    quoted) begin with a line of column names, and are UTF-8 as is ``.txt``, each line of which is
-    a label, a space, and the text. ``.parquet`` may hold labels and groups of any type.
+    quoted) start with a line of column names. Each line of ``.txt`` is a label, a space, and the
+    text. All three are UTF-8. ``.parquet`` may contain labels and groups of any type.
 
     Raises
     ------
     DataError
-        If the file cannot be read, a column is missing, or a row lacks a value; naming the row,
-        counted from 1.
+        If the file cannot be read, a column is missing, or a row lacks a value. The error names
+        the row, counted from 1.
     """
     try:
         found = SUFFIXES[file.suffix.lower()](file, columns)
@@ -58,7 +58,7 @@ def _delimited(file: Path, rows: Iterator[list[str]], columns: Columns) -> Table
     for number, row in enumerate(filter(None, rows), 1):
         if len(row) != len(names):
             raise DataError(
-                "the row has another number of values than the first line",
+                "the number of values differs from that of the first line",
                 where=f"{file}, row {number}",
                 got=len(row),
                 expected=str(len(names)),
@@ -76,7 +76,7 @@ def _read_parquet(file: Path, columns: Columns) -> Table:
     found = [table.column(name).to_pylist() for name in wanted]
     if bad := next((text for text in found[0] if not isinstance(text, str | None)), None):
         raise DataError(
-            "the column does not hold texts",
+            "the column does not contain texts",
             where=f"{file}, {columns.inputs}",
             got=type(bad).__name__,
             expected="str",
@@ -86,7 +86,7 @@ def _read_parquet(file: Path, columns: Columns) -> Table:
 
 def _read_lines(file: Path, columns: Columns) -> Table:
     if columns.groups:
-        raise DataError("lines of text have no groups", where=str(file), got=columns.groups)
+        raise DataError("a .txt file has no groups", where=str(file), got=columns.groups)
     with file.open(encoding="utf-8-sig") as lines:
         pairs = [line.rstrip("\r\n").partition(" ") for line in lines if line.strip()]
     return _table(file, [[text for _, _, text in pairs], [label for label, _, _ in pairs]])
@@ -98,7 +98,7 @@ SUFFIXES: dict[str, Callable[[Path, Columns], Table]] = {
     ".parquet": _read_parquet,
     ".txt": _read_lines,
 }
-"""What reads a file, by its suffix."""
+"""Functions that read a file, by suffix."""
 
 
 def _named(columns: Columns) -> list[str]:
@@ -112,13 +112,13 @@ def _checked(file: Path, name: str, names: Sequence[str]) -> str:
             where=str(file),
             got=list(names),
             expected=repr(name),
-            hint="Name the columns with input-column, label-column and group-column",
+            hint="Set the columns with input-column, label-column and group-column",
         )
     return name
 
 
 def _table(file: Path, columns: Sequence[Sequence[str]]) -> Table:
-    """Return the table of these columns; a text may be empty, a label or group may not."""
+    """Return the table of these columns; texts may be empty, labels and groups must not be."""
     for what, column in zip(("label", "group"), columns[1:], strict=False):
         for number, value in enumerate(column, 1):
             if not value:

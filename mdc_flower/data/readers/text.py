@@ -15,27 +15,26 @@ from mdc_flower.data.readers.vocabulary import Vocabulary
 from strategies.common.errors import DataError
 
 TOKENS_VERSION = 1
-"""To be raised with every change of the tokens: cached ones are then void."""
+"""Increase it with every change of the tokens, to invalidate the cache."""
 
 
 def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataSet:
-    """Return the texts of a folder as token numbers, tokenized once and cached.
+    """Load the texts of a folder as token numbers, tokenized once and cached.
 
     Parameters
     ----------
     path
         Absolute path of a folder with one ``train.*`` and one ``test.*``; see `read_table` for
-        what they may be. Classes are the sorted labels of ``train``.
+        the formats. Classes are the sorted labels of ``train``.
     reading
-        Length, and vocabulary: that of a file, or made from all texts of ``train``.
+        Length, and vocabulary: from a file, or made from all texts of ``train``.
     columns
         Names of the columns.
 
     Raises
     ------
     DataError
-        If a file is missing, there are two for one split, one cannot be read, or the vocabulary
-        cannot.
+        If a file is missing, a split has two files, or a file or the vocabulary cannot be read.
     """
     root = absolute(path, "text-folder")
     files = [_file(root, split) for split in ("train", "test")]
@@ -56,19 +55,19 @@ def train_texts(path: str, column: str) -> Sequence[str]:
     path
         Absolute path of a folder with one ``train.*``.
     column
-        Name of the texts' column.
+        Name of the column of texts.
 
     Raises
     ------
     DataError
-        If there is no such file, or more than one, or it cannot be read.
+        If there is no such file, there is more than one, or it cannot be read.
     """
     file = _file(absolute(path, "text-folder"), "train")
     return read_table(file, Columns(inputs=column, labels="")).inputs
 
 
 def read_vocabulary(reading: TextReading) -> Vocabulary | None:
-    """Return the vocabulary of the file that is named, None if none is.
+    """Return the vocabulary in the file of ``reading``; None if it names no file.
 
     Raises
     ------
@@ -88,23 +87,23 @@ def encode_labels(
     Parameters
     ----------
     where
-        What to call the data set in an error.
+        Name of the data set for errors.
     train, test
-        Each example's label.
+        Labels of the examples.
     classes
         The classes in their order; if empty, the sorted labels of ``train``.
 
     Raises
     ------
     DataError
-        If there are fewer than two classes, or the test split has one of its own.
+        If there are fewer than two classes, or a class occurs only in the test split.
     """
     names = list(classes) or sorted(set(train))
     if len(names) < 2:
-        raise DataError("fewer than two classes to train on", where=where, got=len(names))
+        raise DataError("there are fewer than two classes", where=where, got=len(names))
     if odd := sorted(set(test) - set(names)):
         raise DataError(
-            "a test example is of a class that there is no training example of",
+            "a test example has a class without training examples",
             where=where,
             got=odd[0],
             expected="one of: " + ", ".join(names),
@@ -120,9 +119,9 @@ def encode_labels(
 def encode_texts(
     tables: Sequence[Table], reading: TextReading, vocabulary: Vocabulary | None
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the texts of training and test table as numbers, with their groups if they have any.
+    """Return the texts of the training and test tables as token numbers, with any groups.
 
-    Without a vocabulary one is made from the training texts.
+    Without a vocabulary, it is made from the training texts.
     """
     train, test = tables
     known = vocabulary or Vocabulary.of(train.inputs, reading.vocabulary_size, reading.min_count)
@@ -143,7 +142,7 @@ def data_set(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> DataSet:
-    """Return cached arrays, named as above, as a data set."""
+    """Return the data set of cached arrays, named as in `encode_labels` and `encode_texts`."""
     train, test = (
         Examples(
             arrays[f"{split}_inputs"],

@@ -1,7 +1,8 @@
-"""How often each token occurs at a site, as a file that its people can read and then hand out.
+"""Token counts of a site, in a file that its staff can read before they send it.
 
-It is CSV in UTF-8: the line ``token,count``, and a line a token, the most frequent first. Sums of
-such files give the vocabulary of the pooled texts, so that no text has to leave a site for it.
+The file is CSV in UTF-8: the line ``token,count``, then one line per token, the most frequent token
+first. The sum of the sites' files gives the vocabulary of the pooled texts, so no text has to leave
+a site.
 """
 
 import csv
@@ -16,17 +17,17 @@ from mdc_flower.data.readers.vocabulary import by_frequency, tokens_of
 from strategies.common.errors import DataError
 
 HEAD = ["token", "count"]
-HINT = "`mdc site count-tokens` writes such files; ask the site for it again"
+HINT = "`mdc site count-tokens` writes such files. Ask the site for a new file"
 
 MAX_BYTES = 256 * 1024**2
-"""A file of counts is never larger: that is some ten million tokens."""
+"""Maximum size of a file of counts: about ten million tokens."""
 
 _COUNT = re.compile("[1-9][0-9]{0,17}")
 _SHOWN_CHARS = 50
 
 
 def merged(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Return how often each token occurs in all; the order of ``counts`` does not matter."""
+    """Return the sums of the counts; the order of ``counts`` does not matter."""
     total: Counter[str] = Counter()
     for one in counts:
         total.update(one)
@@ -34,7 +35,7 @@ def merged(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def without_rare(counts: Mapping[str, int], min_count: int) -> dict[str, int]:
-    """Return the counts that are at least ``min_count``: rare tokens are names and numbers."""
+    """Return the counts that are at least ``min_count``; rare tokens are names and numbers."""
     return {token: count for token, count in counts.items() if count >= min_count}
 
 
@@ -53,9 +54,9 @@ def read_counts(path: Path) -> dict[str, int]:
     Raises
     ------
     DataError
-        If the file cannot be read, is larger than `MAX_BYTES`, has another first line or none
-        after it, or a line is not one token and its count, or has a token that was there before;
-        naming the line.
+        If the file cannot be read, is larger than `MAX_BYTES`, has a wrong first line or no
+        line after it, if a line is not one token and its count, or if a token is repeated. The
+        error names the line.
     """
     counts: dict[str, int] = {}
     try:
@@ -70,7 +71,7 @@ def read_counts(path: Path) -> dict[str, int]:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             for where, token, count in _rows(path, lines):
                 if token in counts:
-                    raise DataError("the token was there before", where=where, got=token)
+                    raise DataError("the token is repeated", where=where, got=token)
                 counts[token] = count
     except (OSError, ValueError, csv.Error) as error:  # bad UTF-8 is a ValueError
         raise DataError(f"the file cannot be read: {error}", where=str(path)) from None
@@ -85,23 +86,23 @@ def read_all_counts(paths: Sequence[Path]) -> list[dict[str, int]]:
     Raises
     ------
     DataError
-        If a file is named twice, so that its site would count twice; and see `read_counts`.
+        If a file is given twice, so that its site would count twice; see also `read_counts`.
     """
     seen: set[Path] = set()
     for path in map(Path.resolve, paths):
         if path in seen:
-            raise DataError("the file is named twice", where=str(path))
+            raise DataError("the file is given twice", where=str(path))
         seen.add(path)
     return [read_counts(path) for path in paths]
 
 
 def _rows(path: Path, lines: TextIO) -> Iterator[tuple[str, str, int]]:
-    """Yield where a row is, its token and its count."""
+    """Yield the place of each row, its token and its count."""
     rows = csv.reader(lines, strict=True)
     head: list[str] = next(rows, [])
     if head != HEAD:
         raise DataError(
-            "this is no file of token counts",
+            "this is not a file of token counts",
             where=f"{path}, line 1",
             got=",".join(head)[:_SHOWN_CHARS],
             expected=",".join(HEAD),
@@ -119,10 +120,10 @@ def _rows(path: Path, lines: TextIO) -> Iterator[tuple[str, str, int]]:
         token, count = row
         if not _COUNT.fullmatch(count):
             raise DataError(
-                "the count is not usable",
+                "the count is not valid",
                 where=where,
                 got=count[:_SHOWN_CHARS],
-                expected="a whole number from 1, of at most 18 digits",
+                expected="a positive whole number with at most 18 digits",
                 hint=HINT,
             )
         yield where, token, int(count)

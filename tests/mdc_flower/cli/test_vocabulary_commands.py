@@ -93,7 +93,7 @@ def test_columns_and_a_root_can_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["digits"], "not tokenized by mdc-flower"),
+        (["digits"], "mdc-flower does not tokenize"),
         (["text-folder:texts"], "the path is not absolute"),
         (["text-folder:/nowhere/at/all"], "there is no file train.*"),
         (["{berlin}", "--min-count", "4"], "no token occurs 4 times"),
@@ -114,9 +114,9 @@ def test_a_site_that_cannot_count_leaves_no_file(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["good.csv", "bad.csv"], "bad.csv, line 2: the count is not usable (got '-1'"),
+        (["good.csv", "bad.csv"], "bad.csv, line 2: the count is not valid (got '-1'"),
         (["good.csv", "none.csv"], "none.csv: the file cannot be read"),
-        (["good.csv", "good.csv"], "good.csv: the file is named twice"),
+        (["good.csv", "good.csv"], "good.csv: the file is given twice"),
         (["good.csv", "--min-count", "3"], "the vocabulary would be empty"),
         (["good.csv", "--size", "-1"], "--size"),
         (["good.csv", "--output", "none/v.txt"], "--output: there is no such folder"),

@@ -26,7 +26,7 @@ def test_a_node_with_other_code_of_the_users_takes_no_part(register: Path) -> No
         assert judge(NORTH, card()) is None  # it does not use it, or is of an older version
         other = judge(NORTH, replace(card(), dataset_code="c" * 64))
         assert other is not None
-        assert "the module that the run names as 'dataset' is not the same file there" in other
+        assert "its code for the run's 'dataset' differs from the coordinator's" in other
         assert "cccccccccccc" in other
         assert "bbbbbbbbbbbb" in other
         assert "Install the same code at both" in other
@@ -50,7 +50,7 @@ def test_a_node_of_another_version_takes_no_part(register: Path) -> None:
     for judge in (admission("").judge, admission(str(register)).judge):
         reason = judge(NORTH, card(version="0.0.1"))
         assert reason == (
-            f"it runs mdc-flower 0.0.1, the coordinator {__version__}. "
+            f"it runs mdc-flower 0.0.1, the coordinator runs {__version__}. "
             "Install the same version at both"
         )
 
@@ -59,20 +59,24 @@ def test_a_registered_node_speaks_under_its_own_name_and_no_other(register: Path
     judge = admission(str(register)).judge
     assert judge(NORTH, card("north")) is None
     assert judge(SOUTH, card("south")) is None
-    assert judge(SOUTH, card("north")) == "it claims this name, but its key is that of 'south'"
-    assert judge(SOUTH, card("west")) == "it claims this name, but its key is that of 'south'"
+    assert (
+        judge(SOUTH, card("north")) == "it claims this name, but its key is registered for 'south'"
+    )
+    assert (
+        judge(SOUTH, card("west")) == "it claims this name, but its key is registered for 'south'"
+    )
 
 
 def test_an_unknown_node_takes_no_part_whatever_its_name(register: Path) -> None:
     judge = admission(str(register)).judge
     for name in ("north", "west"):
-        assert judge(7, card(name)) == "its key is not registered under any name"
+        assert judge(7, card(name)) == "its key is not registered for any site"
 
 
 def test_the_register_is_read_anew_for_each_node(register: Path) -> None:
     judge = admission(str(register)).judge
     register.write_text(json.dumps({"north": str(SOUTH)}))
-    assert judge(NORTH, card("north")) == "its key is not registered under any name"
+    assert judge(NORTH, card("north")) == "its key is not registered for any site"
     assert judge(SOUTH, card("north")) is None
 
 
@@ -112,7 +116,7 @@ def test_a_register_that_cannot_be_read_is_an_error_with_its_path(
 def test_an_empty_register_admits_no_one(tmp_path: Path) -> None:
     path = tmp_path / "sites.json"
     path.write_text("{}")
-    assert admission(str(path)).judge(NORTH, card()) == "its key is not registered under any name"
+    assert admission(str(path)).judge(NORTH, card()) == "its key is not registered for any site"
 
 
 def test_a_node_is_called_by_the_name_it_is_registered_for(register: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_site_gives_no_statistics_to_a_run_that_has_not_said_so(
     context = Context(22, 5, dict(node), RecordDict(), dict(config.to_flower()))
     reply = client_app.app(message, context)
     assert reply.has_error()
-    assert "statistics leave a site only where" in (reply.error.reason or "")
+    assert "a site sends statistics only in a run that recalibrates" in (reply.error.reason or "")
 
 
 @pytest.mark.usefixtures("identity")

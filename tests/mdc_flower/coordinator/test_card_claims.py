@@ -25,7 +25,7 @@ def kit(tmp_path: Path) -> str:
 
 
 def test_a_real_site_that_claims_to_be_one_of_seven_parts_is_refused_alone() -> None:
-    assert "one of 7 parts of a data set, and the run has 3 sites" in reason(
+    assert "one of 7 parts of a data set, but the run has 3 sites" in reason(
         replace(CARD, num_partitions=7)
     )
     for num_partitions, simulated in ((0, False), (3, False), (7, True)):
@@ -39,10 +39,22 @@ def test_a_real_site_that_claims_to_be_one_of_seven_parts_is_refused_alone() -> 
     [
         ("oslo", 100, ""),
         ("oslo", 5000, ""),
-        ("oslo", 99, "it has 99 training examples; agreed are 100 or more, and at most 5000"),
-        ("oslo", 5001, "it has 5001 training examples; agreed are 100 or more, and at most 5000"),
+        (
+            "oslo",
+            99,
+            "it has 99 training examples; the agreed number is 100 or more, and at most 5000",
+        ),
+        (
+            "oslo",
+            5001,
+            "it has 5001 training examples; the agreed number is 100 or more, and at most 5000",
+        ),
         ("rome", 10**9, ""),
-        ("oslo", 0, "it does not say how many training examples it has; agreed are 100 or more"),
+        (
+            "oslo",
+            0,
+            "it does not report its number of training examples; the agreed number is 100 or more",
+        ),
         ("other", 0, ""),
     ],
 )

@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_made_is_said_once_and_costs_the_run_nothing(
     with event_files(tmp_path, []) as (observer,):
         observer.round_finished(record(1), NOWHERE)
     (message,) = flowers_log.messages
-    assert message.startswith("event files for TensorBoard are written no more: ")
+    assert message.startswith("writing event files for TensorBoard stopped: ")
 
 
 def test_a_writer_that_fails_is_not_asked_again(
@@ -195,7 +195,7 @@ def test_a_writer_that_fails_is_not_asked_again(
             observer.round_finished(record(number), NOWHERE)
     assert len(asked) == 1
     (message,) = flowers_log.messages
-    assert message.endswith("written no more: no space left on device")
+    assert message.endswith("TensorBoard stopped: no space left on device")
 
 
 def test_without_tensorboard_there_is_no_observer_and_no_folder(

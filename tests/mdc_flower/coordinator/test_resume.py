@@ -136,7 +136,7 @@ def test_the_same_partition_or_none_at_real_sites_goes_on_with_what_changes(
 
 
 def test_a_run_that_would_be_another_is_refused_though_its_partition_is_the_same() -> None:
-    with pytest.raises(ConfigError, match="a run that goes on cannot change this"):
+    with pytest.raises(ConfigError, match="a resumed run cannot change this key"):
         check_resumable(started_with("a"), read_run_config({"seed": 8}), "a")
 
 
@@ -260,14 +260,14 @@ def test_a_finished_run_that_goes_on_unchanged_trains_nothing(
         ),
         (
             ["--resume", "cut", "--set", "model=small-cnn"],
-            "run config, model: a run that goes on cannot change this "
+            "run config, model: a resumed run cannot change this key "
             "(got 'small-cnn', expected 'mlp')",
         ),
-        (["--resume", "cut", "--seed", "4"], "run config, seed: a run that goes on"),
-        (["--resume", "cut", "--sites", "3"], "run config, num-sites: a run that goes on"),
-        (["--resume", "cut", "--set", "dataset=cli_lab:x"], "run config, dataset: a run that"),
+        (["--resume", "cut", "--seed", "4"], "run config, seed: a resumed run"),
+        (["--resume", "cut", "--sites", "3"], "run config, num-sites: a resumed run"),
+        (["--resume", "cut", "--set", "dataset=cli_lab:x"], "run config, dataset: a resumed run"),
         (["--resume", "cut", "--set", "num-ronds=3"], "no such key. Did you mean 'num-rounds'?"),
-        (["--resume", "cut", "--set", "num-rounds=0"], "one of num-rounds and epoch-budget"),
+        (["--resume", "cut", "--set", "num-rounds=0"], "num-rounds or epoch-budget must be set"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -304,7 +304,7 @@ def test_a_data_set_that_has_changed_behind_its_name_is_refused_before_an_engine
     monkeypatch.setattr("mdc_flower.engines.run_on_ray", lambda *args: started.append(args))
     result = mdc("run", *again)
     assert (result.exit_code, started) == (2, [])
-    assert "partition: the data, or their cut into sites, are not the run's own" in result.stderr
+    assert "partition: the data, or their partition into sites, differ" in result.stderr
     assert "to resume" not in result.stderr  # it cannot
     assert files_below(tmp_path / "out") == before
 

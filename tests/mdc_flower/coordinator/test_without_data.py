@@ -285,7 +285,9 @@ def test_a_site_under_anothers_name_takes_no_part(tmp_path: Path, register: Regi
     register(north=NODES["north"], west=NODES["south"])
     with pytest.raises(QuorumError, match="only 1 of 2 sites") as caught:
         run(config(tmp_path), *both(tmp_path))
-    assert "site 'south': it claims this name, but its key is that of 'west'" in str(caught.value)
+    assert "site 'south': it claims this name, but its key is registered for 'west'" in str(
+        caught.value
+    )
 
 
 def test_a_register_that_cannot_be_read_ends_the_run_before_sites_are_waited_for(

@@ -67,7 +67,7 @@ def test_a_user_without_a_home_needs_one_only_where_no_folder_is_named(
         cache_dir()
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=r"cannot be made: Not a directory.*Set MDC_CACHE_DIR"):
+    with pytest.raises(ConfigError, match=r"cannot be created: Not a directory.*Set MDC_CACHE_DIR"):
         cache_dir()
 
 

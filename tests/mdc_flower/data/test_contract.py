@@ -85,11 +85,11 @@ def test_a_contract_is_read_from_its_table(tmp_path: Path) -> None:
         ({"sample-rate": -1}, "here, sample-rate", "got -1"),
         ({"sample-rate": 8000}, "here", "shape [1, mels, frames]"),
         ({**SOUND, "shape": [40, 101]}, "here", "shape [1, mels, frames]"),
-        ({"num-tokens": 9}, "here", "only examples of type 'int64' have num-tokens"),
-        ({"vocabulary": "0" * 64}, "here", "only examples of type 'int64' have num-tokens"),
+        ({"num-tokens": 9}, "here", "num-tokens and vocabulary need type 'int64'"),
+        ({"vocabulary": "0" * 64}, "here", "num-tokens and vocabulary need type 'int64'"),
         ({**WORDS, "num-tokens": -1}, "here, num-tokens", "got -1"),
         ({**WORDS, "vocabulary": "A" * 64}, "here, vocabulary", "match pattern"),
-        ({**SOUND, "sample-rate": 8}, "here", "in Hz, and at least 1000"),
+        ({**SOUND, "sample-rate": 8}, "here", "in Hz, and must be at least 1000"),
     ],
 )
 def test_a_contract_that_cannot_be_is_refused_by_key(
@@ -213,7 +213,7 @@ def test_texts_of_the_same_vocabulary_keep_the_contract() -> None:
 @pytest.mark.parametrize(
     ("num_tokens", "vocabulary", "named"),
     [
-        (8, WORDS["vocabulary"], "the vocabulary has another size"),
+        (8, WORDS["vocabulary"], "the vocabulary has the wrong size"),
         (9, "f" * 64, "tokens would stand for other words"),
         (9, "", "tokens would stand for other words"),
     ],
@@ -239,12 +239,12 @@ def test_data_that_keep_the_contract_come_under_its_name_and_statistics() -> Non
         (
             dataset(kind="float32"),
             0,
-            "the inputs are of another type (got 'float32', expected uint8)",
+            "the inputs have the wrong type (got 'float32', expected uint8)",
         ),
         (
             dataset(shape=(1, 4, 4)),
             0,
-            "the examples have another shape (got [1, 4, 4], expected [3, 4, 4])",
+            "the examples have the wrong shape (got [1, 4, 4], expected [3, 4, 4])",
         ),
         (
             dataset(classes=("healthy", "other", "pneumonia")),
@@ -255,19 +255,19 @@ def test_data_that_keep_the_contract_come_under_its_name_and_statistics() -> Non
         (
             dataset(classes=("healthy", "Pneumonia", "other")),
             0,
-            "the classes are others (got '3 classes, unknown: Pneumonia, missing: pneumonia', "
+            "the classes differ (got '3 classes, unknown: Pneumonia, missing: pneumonia', "
             "expected 3: healthy, pneumonia, other)",
         ),
         (
             dataset(classes=("healthy", "pneumonia")),
             0,
-            "the classes are others (got '2 classes, missing: other', "
+            "the classes differ (got '2 classes, missing: other', "
             "expected 3: healthy, pneumonia, other)",
         ),
         (
             dataset(classes=("healthy", "pneumonia", "other", "tumor")),
             0,
-            "the classes are others (got '4 classes, unknown: tumor', "
+            "the classes differ (got '4 classes, unknown: tumor', "
             "expected 3: healthy, pneumonia, other)",
         ),
         (
@@ -288,5 +288,5 @@ def test_data_that_do_not_keep_the_contract_are_refused_with_the_point(
 
 
 def test_of_several_points_the_first_is_named() -> None:
-    with pytest.raises(DataError, match="of another type"):
+    with pytest.raises(DataError, match="the wrong type"):
         contract().kept_by(dataset("float32", (1, 2, 2), ("a", "b")), 99)

@@ -270,7 +270,7 @@ def test_natural_id_follows_the_groups_when_they_change() -> None:
     [
         ("iid", 6, examples(5), {}, "num-sites", "more sites than training examples"),
         ("dirichlet", 6, examples(5), {}, "num-sites", "expected at most 5"),
-        ("dirichlet", 10, examples(30), {"alpha": 0.001}, "partition", "cannot be cut so"),
+        ("dirichlet", 10, examples(30), {"alpha": 0.001}, "partition", "cannot be partitioned"),
         (
             "shards", 3, examples(10), {"shards": 4}, "partition-shards",
             "more shards than training examples (got '4 for each of 3 sites', expected at most 3)",

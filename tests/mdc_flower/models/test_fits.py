@@ -52,7 +52,7 @@ class Pair(nn.Module):
 def test_a_model_for_other_inputs_is_refused_with_the_shape() -> None:
     error = refusal(nn.Sequential(nn.Linear(5, 10)), 4)
     assert error.what.startswith("the model does not fit the data: RuntimeError")
-    assert (error.got, error.expected) == ("mine:net", "a model that takes inputs (4,)")
+    assert (error.got, error.expected) == ("mine:net", "a model that accepts inputs of shape (4,)")
     assert error.hint == "", "only of images can it be said what would do"
 
 
@@ -63,20 +63,20 @@ def test_a_model_for_other_inputs_is_refused_with_the_shape() -> None:
         (
             takes_only(1, 75),
             (1, 28, 28),
-            "It takes images (C, H, W) of (1, 75, 75); the key image-size resizes images read "
+            "It accepts images (C, H, W) of (1, 75, 75); the key image-size resizes images "
             "from files",
         ),
         (
             takes_only(3, 8),
             (1, 8, 8),
-            "It takes images (C, H, W) of (3, 8, 8); a model of timm, as timm:NAME, is made for "
+            "It accepts images (C, H, W) of (3, 8, 8); timm:NAME builds a timm model for "
             "any number of channels",
         ),
         (
             takes_only(3, 32),
             (1, 8, 8),
-            "It takes images (C, H, W) of (3, 32, 32); the key image-size resizes images read "
-            "from files; a model of timm, as timm:NAME, is made for any number of channels",
+            "It accepts images (C, H, W) of (3, 32, 32); the key image-size resizes images "
+            "from files; timm:NAME builds a timm model for any number of channels",
         ),
         (takes_only(1, 76), (1, 28, 28), ""),
         (takes_only(1, 32), (1, 48, 48), ""),
@@ -101,7 +101,7 @@ def test_the_error_says_which_images_would_do(
 )
 def test_a_model_of_other_outputs_is_refused_with_both_shapes(model: nn.Module, got: str) -> None:
     error = refusal(model, 1, 8, 8)
-    assert error.what == "the model's output does not fit the classes"
+    assert error.what == "the model's output does not match the number of classes"
     assert f"got {got}, expected (2, 10)" in str(error)
 
 
@@ -111,7 +111,7 @@ def test_a_model_that_returns_no_tensor_is_refused() -> None:
 
 def test_a_model_that_returns_more_in_training_is_refused_before_it_trains() -> None:
     error = refusal(WithAuxiliary(), 1, 8, 8)
-    assert error.what == "the model's output does not fit the classes in training"
+    assert error.what == "the model's output does not match the number of classes in training"
     assert error.got is Outputs
 
 

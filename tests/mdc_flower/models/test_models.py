@@ -302,7 +302,7 @@ def test_the_seed_alone_decides_a_model_of_texts(spec: str) -> None:
 def test_a_model_of_texts_for_anything_else_is_refused(
     spec: str, shape: tuple[int, ...], num_tokens: int
 ) -> None:
-    with pytest.raises(ModelError, match="takes texts as tokens") as caught:
+    with pytest.raises(ModelError, match="needs texts as tokens") as caught:
         build_model(spec, shape, 3, seed=1, num_tokens=num_tokens)
     assert caught.value.got == f"{spec} for inputs {shape} and {num_tokens} tokens"
 
@@ -396,7 +396,7 @@ def test_a_model_that_cannot_be_built_is_refused_with_what_it_was_asked_for(
         build_model(spec, (), 10, seed=1)
     assert named in str(caught.value)
     assert caught.value.got == spec
-    assert caught.value.hint == "It was asked for inputs () and 10 classes"
+    assert caught.value.hint == "It was built for inputs of shape () and 10 classes"
 
 
 def test_a_module_that_is_not_there_is_refused_with_the_key() -> None:

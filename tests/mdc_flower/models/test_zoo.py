@@ -173,4 +173,4 @@ def test_for_images_that_are_too_small_or_grey_the_error_says_which_would_do(
     model = built(Named(spec, shape, 0, 0))
     with pytest.raises(ModelError, match="does not fit the data") as caught:
         check_fits(model, spec, torch.zeros(2, *shape), CLASSES)
-    assert f"It takes images (C, H, W) of {takes}" in caught.value.hint
+    assert f"It accepts images (C, H, W) of {takes}" in caught.value.hint

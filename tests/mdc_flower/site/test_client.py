@@ -185,7 +185,7 @@ def test_arrays_by_name_that_do_not_fit_are_refused_and_change_nothing(
 def test_a_wrong_number_of_arrays_is_refused_and_changes_nothing(count: int) -> None:
     model = network(1)
     arrays = (list(model_arrays(network(2)).values()) * 2)[:count]
-    with pytest.raises(ModelError, match="number of arrays is not the model's") as caught:
+    with pytest.raises(ModelError, match="number of arrays differs from the model's") as caught:
         load_arrays(model, arrays)
     assert caught.value.got == count
     assert caught.value.expected == "7, from '0.weight' to '1.num_batches_tracked'"

@@ -182,7 +182,7 @@ def test_another_data_set_of_the_same_classes_is_normalized_as_the_models_own(
 @pytest.mark.parametrize("data", ["other_names", "fewer_classes"])
 def test_a_data_set_of_other_classes_is_refused_with_both(tmp_path: Path, data: str) -> None:
     run_dir = run_directory(tmp_path / "run")
-    with pytest.raises(DataError, match="classes are not the model's") as caught:
+    with pytest.raises(DataError, match="classes differ from the model's") as caught:
         evaluate_run(run_dir, f"evaluation_lab:{data}", "", best=False)
     names = load_dataset(f"evaluation_lab:{data}").class_names
     assert (caught.value.where, caught.value.got) == ("data set 'lab'", names)
@@ -239,7 +239,7 @@ def test_texts_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     keys = {"dataset": texts_in(tmp_path / "texts"), "model": "text-cnn", "text_length": 5}
     run_dir = run_directory(tmp_path / "run", **keys)
     other = texts_in(tmp_path / "others", "term")  # as many tokens
-    with pytest.raises(DataError, match="vocabulary is not the model's") as caught:
+    with pytest.raises(DataError, match="vocabulary differs from the model's") as caught:
         evaluate_run(run_dir, other, "", best=False)
     assert len(caught.value.expected) == 64
 
@@ -305,7 +305,7 @@ def test_a_model_that_cannot_be_built_here_is_refused(tmp_path: Path) -> None:
 
 
 def test_arrays_that_do_not_fit_the_model_of_their_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not fit the model") as caught:
+    with pytest.raises(ModelError, match="does not match the model") as caught:
         load_model(changed_file(tmp_path / "model", **{"class-names": ["a", "b"]}))
     assert caught.value.where == "array '3.weight'"
 

@@ -102,18 +102,18 @@ def test_a_model_that_its_arrays_do_not_give_back_is_refused(
     new_model: Callable[[], nn.Module],
 ) -> None:
     error = refusal(new_model)
-    assert "gives other outputs" in error.what
-    assert "register it as a buffer" in error.hint
+    assert "gives different outputs" in error.what
+    assert "Register it as a buffer" in error.hint
 
 
 def test_initial_weights_that_no_seed_decides_are_refused() -> None:
-    assert "others each time" in refusal(lambda: nn.Linear(1, 2)).what
+    assert "differ each time" in refusal(lambda: nn.Linear(1, 2)).what
 
 
 def test_a_model_without_a_parameter_to_train_is_refused() -> None:
     assert "no parameter to train" in refusal(lambda: Base().requires_grad_(False)).what
-    assert refusal(lambda: Base().requires_grad_(False)).got == "every parameter is frozen"
-    assert refusal(nn.Identity).got == "no parameter"
+    assert refusal(lambda: Base().requires_grad_(False)).got == "all parameters are frozen"
+    assert refusal(nn.Identity).got == "no parameters"
 
 
 class Detached(Base):

@@ -124,7 +124,7 @@ def test_a_model_that_views_is_refused_under_channels_last_and_taken_without() -
 def test_a_model_that_does_not_fit_the_data_is_refused_before_training() -> None:
     with pytest.raises(ModelError, match="does not fit the data") as caught:
         task(dataset="task_lab:words", max_train_examples=0).new_model()
-    assert caught.value.expected == "a model that takes inputs (5,)"
+    assert caught.value.expected == "a model that accepts inputs of shape (5,)"
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:
@@ -317,7 +317,7 @@ def test_a_contract_file_that_is_missing_is_refused(tmp_path: Path) -> None:
 def test_the_runs_contract_binds_a_site_that_has_no_file_of_it() -> None:
     one = site_task(under_contract(), data="task_lab:scans")
     assert one.pipeline == InputPipeline((0.5,), (0.25,))
-    with pytest.raises(DataError, match="the classes are others"):
+    with pytest.raises(DataError, match="the classes differ"):
         site_task(under_contract(), data="digits")
 
 
@@ -325,7 +325,9 @@ def test_a_run_under_another_contract_than_the_sites_is_refused(tmp_path: Path) 
     keys = {"data": "task_lab:scans", "contract": write_contract(tmp_path)}
     assert site_task(under_contract(), **keys).dataset.name == "scans-2026"
     other = SCANS.model_copy(update={"mean": (0.75,)})
-    with pytest.raises(ConfigError, match="another data contract than this site") as caught:
+    with pytest.raises(
+        ConfigError, match="data contract differs from the one that this site"
+    ) as caught:
         site_task(under_contract(dataset=other.to_spec()), **keys)
     assert caught.value.where == "node config, contract"
 

@@ -148,7 +148,7 @@ def test_a_broken_recording_is_named(tmp_path: Path, content: bytes | None, name
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
     path = write(tmp_path / "odd.wav", np.array([0.1, value]), subtype="FLOAT")
-    with pytest.raises(DataError, match="no finite numbers"):
+    with pytest.raises(DataError, match="not finite"):
         spectrogram(path)
 
 
@@ -156,7 +156,7 @@ def test_more_bands_than_frequencies_are_refused_by_key(tmp_path: Path) -> None:
     path = write(tmp_path / "tone.wav", tone(1000))
     with (
         pytest.warns(UserWarning, match="all zero"),
-        pytest.raises(ConfigError, match="more mel bands") as caught,
+        pytest.raises(ConfigError, match="too many mel bands") as caught,
     ):
         spectrogram(path, AudioReading(RATE, 200, 0.5))
     assert (caught.value.where, caught.value.got) == ("audio-mels", 200)
@@ -326,16 +326,16 @@ def test_a_recording_that_moves_to_the_other_split_is_noticed(list_folder: Path)
     [
         (HEAD, (), "list.csv", "the list is empty"),
         ("path,label", ("a.wav,low",), "list.csv", "a column is missing"),
-        (HEAD, (LINES[0], "a.wav,low,dev,eva"), "list.csv, line 3", "no such split"),
-        (HEAD, ("a.wav,low,train",), "list.csv, line 2", "another number of values"),
-        (HEAD, ("a.wav,low,train,eva,1",), "list.csv, line 2", "another number of values"),
+        (HEAD, (LINES[0], "a.wav,low,dev,eva"), "list.csv, line 3", "unknown split"),
+        (HEAD, ("a.wav,low,train",), "list.csv, line 2", "the number of values differs"),
+        (HEAD, ("a.wav,low,train,eva,1",), "list.csv, line 2", "the number of values differs"),
         (HEAD, (",low,train,eva",), "list.csv, line 2", "the line has no path"),
         (HEAD, ("a.wav,,train,eva",), "list.csv, line 2", "the line has no label"),
         (HEAD, ("a.wav,low,train,",), "list.csv, line 2", "the line has no speaker"),
-        (HEAD, (LINES[0], LINES[3]), "list.csv", "fewer than two classes to train on"),
+        (HEAD, (LINES[0], LINES[3]), "list.csv", "there are fewer than two classes"),
         (HEAD, LINES[:2], "list.csv", "there are no test recordings"),
-        (HEAD, (*LINES, "c.wav,odd,test,eva"), "list.csv", "no training recording of"),
-        (HEAD, (*LINES, "d.wav,low,test,eva"), "d.wav", "a recording of the list is missing"),
+        (HEAD, (*LINES, "c.wav,odd,test,eva"), "list.csv", "a class without training recordings"),
+        (HEAD, (*LINES, "d.wav,low,test,eva"), "d.wav", "a recording in the list does not exist"),
     ],
 )
 def test_a_list_that_is_not_as_it_should_be_is_refused_by_line(

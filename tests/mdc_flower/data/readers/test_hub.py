@@ -102,7 +102,7 @@ def test_a_vocabulary_is_of_the_training_texts(tmp_path: Path) -> None:
 def test_images_are_no_texts(tmp_path: Path) -> None:
     columns = {"image": [Image.new("RGB", (6, 4), RED)]}
     spec = saved(tmp_path, datasets.Features({"image": datasets.Image()}), train=columns)
-    with pytest.raises(DataError, match="the inputs are no texts") as caught:
+    with pytest.raises(DataError, match="the inputs are not texts") as caught:
         training_texts(spec, reading=Reading(columns=Columns("image")))
     assert (caught.value.where, caught.value.got) == (f"{spec}, image", "image")
 
@@ -181,14 +181,14 @@ def test_the_hub_is_asked_for_name_subset_and_revision(
 
 def test_without_the_internet_the_error_says_what_can_be_done() -> None:
     # The library's own refusal, before it asks anybody.
-    with pytest.raises(DataError, match="cannot be had from the Hub: ConnectionError") as caught:
+    with pytest.raises(DataError, match="the data set cannot be loaded: ConnectionError") as caught:
         load("hf:no-such-org/no-such-set")
     assert caught.value.where == "hf:no-such-org/no-such-set"
     assert "hf:/abs/path" in caught.value.hint
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be had") as caught:
+    with pytest.raises(DataError, match="the data set cannot be loaded") as caught:
         load(f"hf:{tmp_path / 'absent'}")
     assert caught.value.where == f"hf:{tmp_path / 'absent'}"
 
@@ -209,7 +209,7 @@ def test_a_column_that_is_missing_is_named_with_those_that_are_there(tmp_path: P
 
 def test_inputs_of_another_kind_are_refused(tmp_path: Path) -> None:
     columns = {"text": [1, 2], "label": ["a", "b"]}
-    with pytest.raises(DataError, match="no kind that is known here"):
+    with pytest.raises(DataError, match="an unsupported type"):
         load(saved(tmp_path, train=columns, test=columns))
 
 

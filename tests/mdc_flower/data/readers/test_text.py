@@ -79,7 +79,7 @@ def test_a_vocabulary_comes_back_from_its_file(tmp_path: Path) -> None:
         (b"a\n\nb\n", ", line 2", "not one token"),
         (b"a\nb c\n", ", line 2", "not one token"),
         (b"a\nB\n", ", line 2", "not one token"),
-        (b"a\nb\na\n", ", line 3", "the token is in line 1 as well"),
+        (b"a\nb\na\n", ", line 3", "the token repeats line 1"),
         (b"", "", "the vocabulary is empty"),
         (b"\xff\xfe", "", "the vocabulary cannot be read"),
         (None, "", "the vocabulary cannot be read"),
@@ -238,7 +238,7 @@ def test_a_vocabulary_needs_neither_labels_nor_test_texts(tmp_path: Path) -> Non
     ["digits", "image-folder:/x", "audio-folder:/x", "my:data", "text-folder", "contract:{}"],
 )
 def test_only_what_is_tokenized_here_has_texts(spec: str) -> None:
-    with pytest.raises(ConfigError, match="not tokenized by mdc-flower") as caught:
+    with pytest.raises(ConfigError, match="mdc-flower does not tokenize") as caught:
         training_texts(spec)
     assert caught.value.got == spec
     assert caught.value.expected == "text-folder:/abs/path or hf:NAME"
@@ -298,10 +298,10 @@ def test_a_missing_and_a_doubled_split_are_named(folder: Path, split: str) -> No
         ("train.csv", "", "", "the column is missing"),
         ("train.csv", "text,label\n", "", "there are no texts"),
         ("train.csv", "words,label\na,x\n", "", "the column is missing"),
-        ("train.csv", "text,label\na,x\nb\n", ", row 2", "another number of values"),
+        ("train.csv", "text,label\na,x\nb\n", ", row 2", "the number of values differs"),
         ("train.csv", "text,label\na,x\nb,\n", ", row 2", "the row has no label"),
         ("train.csv", 'text,label\n"a,x\n', "", "the file cannot be read"),
-        ("train.tsv", "text\tlabel\na\tb\tx\n", ", row 1", "another number of values"),
+        ("train.tsv", "text\tlabel\na\tb\tx\n", ", row 1", "the number of values differs"),
         ("train.txt", "\n\n", "", "there are no texts"),
         ("train.txt", "x a\n y\n", ", row 2", "the row has no label"),
         ("train.txt", b"x \xff\n", "", "the file cannot be read"),
@@ -327,7 +327,7 @@ def test_a_missing_column_is_refused_with_the_key_and_those_that_are_there(folde
 
 
 def test_numbers_in_the_place_of_texts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not hold texts") as caught:
+    with pytest.raises(DataError, match="does not contain texts") as caught:
         load(folder_of(tmp_path / "texts", "parquet", [(1, "x"), (2, "y")]))
     assert caught.value.got == "int"
 
@@ -339,15 +339,15 @@ def test_a_missing_label_in_parquet_is_refused(tmp_path: Path) -> None:
 
 
 def test_lines_have_no_groups(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="have no groups"):
+    with pytest.raises(DataError, match="has no groups"):
         load(folder_of(tmp_path / "texts", "txt"), columns=Columns(groups="author"))
 
 
 @pytest.mark.parametrize(
     ("train", "test", "named"),
     [
-        ([("a", "x"), ("b", "x")], [("a", "x")], "fewer than two classes to train on"),
-        (TRAIN, [("a", "odd")], "a class that there is no training example of"),
+        ([("a", "x"), ("b", "x")], [("a", "x")], "there are fewer than two classes"),
+        (TRAIN, [("a", "odd")], "a class without training examples"),
     ],
 )
 def test_classes_that_do_not_fit_are_refused(

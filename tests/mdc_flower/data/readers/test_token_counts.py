@@ -120,10 +120,10 @@ HEAD = "token,count\n"
 @pytest.mark.parametrize(
     ("content", "where", "named"),
     [
-        ("", ", line 1", "no file of token counts"),
-        ("word,number\na,1\n", ", line 1", "no file of token counts"),
-        ("count,token\n1,a\n", ", line 1", "no file of token counts"),
-        ("a\nb\n", ", line 1", "no file of token counts"),  # a vocabulary
+        ("", ", line 1", "not a file of token counts"),
+        ("word,number\na,1\n", ", line 1", "not a file of token counts"),
+        ("count,token\n1,a\n", ", line 1", "not a file of token counts"),
+        ("a\nb\n", ", line 1", "not a file of token counts"),  # a vocabulary
         (HEAD, "", "there are no tokens"),
         (HEAD + "a,1\nb\n", ", line 3", "not one token and its count"),
         (HEAD + "a,1,1\n", ", line 2", "not one token and its count"),
@@ -132,8 +132,8 @@ HEAD = "token,count\n"
         (HEAD + "a b,1\n", ", line 2", "not one token and its count"),
         (HEAD + "B,1\n", ", line 2", "not one token and its count"),
         (HEAD + '"a\n",1\n', ", line 3", "not one token and its count"),
-        (HEAD + "a,1\nb,2\na,1\n", ", line 4", "the token was there before"),
-        *((HEAD + f"a,1\nb,{count}\n", ", line 3", "the count is not usable")
+        (HEAD + "a,1\nb,2\na,1\n", ", line 4", "the token is repeated"),
+        *((HEAD + f"a,1\nb,{count}\n", ", line 3", "the count is not valid")
           for count in ("x", "", "0", "-1", "+1", " 1", "01", "1.0", "1e3", "nan", "²", "1" * 19)),
         (HEAD + '"a,1\n', "", "the file cannot be read"),
         (HEAD + "a" * 200_000 + ",1\n", "", "the file cannot be read"),
@@ -176,7 +176,7 @@ def test_a_site_cannot_count_twice(tmp_path: Path) -> None:
     assert read_all_counts([one, other]) == [{"a": 1}, {"a": 1}]
     (tmp_path / "link.csv").symlink_to(one)
     for again in (one, tmp_path / "link.csv", tmp_path / "x" / ".." / "one.csv"):
-        with pytest.raises(DataError, match="named twice"):
+        with pytest.raises(DataError, match="given twice"):
             read_all_counts([one, other, again])
 
 

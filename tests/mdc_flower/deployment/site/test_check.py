@@ -272,7 +272,7 @@ def test_keys_of_two_sites(
         ({"data": "image-folder:/no/such/folder"}, "/no/such/folder"),
         ({"data": "no-such-data"}, "no-such-data"),
         ({"min_examples": 99999}, "fewer training examples than the site has promised"),
-        ({"max_examples": 3}, "more training examples than were agreed on"),
+        ({"max_examples": 3}, "more training examples than the sites have agreed on"),
     ],
 )
 def test_data_that_are_not_as_agreed(
