@@ -205,14 +205,14 @@ def without_paths(error: MdcError) -> str:
 
     about_data = isinstance(error, DataError)
     what, *rest = _SLASH.split(error.what, maxsplit=1)
-    told = MdcError(
+    public = MdcError(
         f"{what}<path>" if rest else what,
         where=str(safe(error.where) or ""),
         got=None if about_data else safe(error.got),
         expected="" if about_data else str(safe(error.expected) or ""),
         hint="The site's log has the details" if about_data else str(safe(error.hint) or ""),
     )
-    return str(told)
+    return str(public)
 
 
 def _configs(context: Context) -> tuple[RunConfig, SiteConfig]:

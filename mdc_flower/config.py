@@ -295,7 +295,7 @@ class SiteConfig(ConfigModel):
         """Return whether Flower's simulation created this site."""
         return not self.site
 
-    def for_any_part(self) -> Self:
+    def shared_config(self) -> Self:
         """Return the config that all simulated sites share; a real site keeps its own."""
         return self.model_copy(update={"partition_id": 0}) if self.is_simulated else self
 

@@ -19,13 +19,13 @@ from mdc_flower import __version__
 from mdc_flower.common.extras import DRAWING, require
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.admission import REGISTER, admission
-from mdc_flower.coordinator.card_claims import claims_judged, kit_of_coordinator
+from mdc_flower.coordinator.card_claims import coordinator_kit, with_card_checks
 from mdc_flower.coordinator.event_files import event_files
 from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, check_resumable
 from mdc_flower.models.tensors import trainable_names
-from mdc_flower.site.card import run_code
+from mdc_flower.site.card import code_digests
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import statistics_of
 from mdc_flower.training.task import Task, load_task
@@ -145,12 +145,12 @@ def _ending(error: BaseException) -> dict[str, Any]:
     """Return how an unfinished run ended; ``restart`` says whether another attempt may help."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return INTERRUPTED
-    told = isinstance(error, MdcError)
+    known = isinstance(error, MdcError)
     return {
         "status": "stopped" if isinstance(error, QuorumError) else "failed",
         "exit-status": error.exit_code if isinstance(error, MdcError) else 1,
-        "restart": isinstance(error, EngineError) or not told,
-        "error": str(error) if told else f"{type(error).__name__}: {error}",
+        "restart": isinstance(error, EngineError) or not known,
+        "error": str(error) if known else f"{type(error).__name__}: {error}",
     }
 
 
@@ -186,10 +186,10 @@ def _run(
             "waiting-for-sites", online=list(membership.nodes), expected=expected
         ),
         Membership(
-            admission=claims_judged(
-                admission(os.environ.get(REGISTER, ""), run_code(config)),
+            admission=with_card_checks(
+                admission(os.environ.get(REGISTER, ""), code_digests(config)),
                 config.num_sites,
-                kit_of_coordinator(),
+                coordinator_kit(),
             )
         ),
         **_resume_options(record, config),

@@ -28,7 +28,7 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
         node, because sites come and go during a run. Flower binds node ids to keys: a node
         cannot use the id of another node.
     code
-        Digests of the run's modules at the coordinator; see `mdc_flower.site.card.run_code`.
+        Digests of the run's modules at the coordinator; see `mdc_flower.site.card.code_digests`.
 
     Raises
     ------

@@ -17,7 +17,7 @@ Its table ``[examples]`` gives the least and greatest number of training example
 """
 
 
-def claims_judged(admission: Admission, num_sites: int, kit: str = "") -> Admission:
+def with_card_checks(admission: Admission, num_sites: int, kit: str = "") -> Admission:
     """Return a rule that also rejects admitted nodes whose card makes false claims.
 
     Parameters
@@ -41,7 +41,7 @@ def claims_judged(admission: Admission, num_sites: int, kit: str = "") -> Admiss
     return replace(admission, judge=judge)
 
 
-def kit_of_coordinator() -> str:
+def coordinator_kit() -> str:
     """Return the path of the coordinator's kit from the environment; empty if there is none."""
     return os.environ.get(EXAMPLES, "")
 

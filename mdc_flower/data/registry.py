@@ -36,7 +36,7 @@ TEXT_READERS: dict[str, Callable[[str, Reading], Sequence[str]]] = {
 PLAIN = Reading()
 
 
-def own_module(spec: str) -> str:
+def user_module(spec: str) -> str:
     """Return the module of a user's data set; empty for any other data set."""
     kind, separator, _ = spec.partition(":")
     return kind if separator and kind not in READERS and not spec.startswith(CONTRACT) else ""

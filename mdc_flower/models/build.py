@@ -47,7 +47,7 @@ TORCHVISION_OPTIONS: dict[str, dict[str, bool]] = {
 """Options of torchvision's models that differ from the defaults."""
 
 
-def own_module(spec: str) -> str:
+def user_module(spec: str) -> str:
     """Return the module of a user's model; empty for a built-in or library model."""
     kind, separator, _ = spec.partition(":")
     return kind if separator and spec not in MODELS and kind not in LIBRARIES else ""
@@ -85,7 +85,7 @@ def build_model(
     with seeded(derive_seed(seed, "model")):
         try:
             with relative_paths_explained(spec, "model"):
-                if _takes_tokens(make):
+                if _has_num_tokens(make):
                     model = make(input_shape, num_classes, num_tokens=num_tokens)
                 else:
                     model = make(input_shape, num_classes)
@@ -129,7 +129,7 @@ def _initialize_lazy_layers(model: nn.Module, input_shape: Shape, num_tokens: in
         )
 
 
-def _takes_tokens(make: ModelFunction) -> bool:
+def _has_num_tokens(make: ModelFunction) -> bool:
     try:
         return "num_tokens" in inspect.signature(make).parameters
     except (TypeError, ValueError):  # some functions written in C have no signature

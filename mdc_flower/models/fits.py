@@ -44,7 +44,7 @@ def check_fits(
         try:
             outputs = _outputs(model, example, training)
         except Exception as error:  # the name may refer to library or user code
-            if channels_last and _takes_contiguous(model, example):
+            if channels_last and _accepts_contiguous(model, example):
                 raise ModelError(
                     "the model does not accept images in channels-last memory layout: "
                     f"{type(error).__name__}: {error}",
@@ -58,7 +58,7 @@ def check_fits(
                 where="model",
                 got=spec,
                 expected=f"a model that accepts inputs of shape {tuple(example.shape[1:])}",
-                hint=_would_take(model, example),
+                hint=_suitable_images(model, example),
             ) from error
         if not isinstance(outputs, Tensor) or outputs.shape != (len(example), num_classes):
             when = " in training" if training else ""
@@ -70,7 +70,7 @@ def check_fits(
             )
 
 
-def _would_take(model: nn.Module, example: Tensor) -> str:
+def _suitable_images(model: nn.Module, example: Tensor) -> str:
     """Return a sentence about images that the model accepts; empty if none were found."""
     if example.ndim != 4:
         return ""
@@ -78,13 +78,13 @@ def _would_take(model: nn.Module, example: Tensor) -> str:
     larger = [(side, side) for side in SIDES if side > min(height, width)]
     for wanted in dict.fromkeys((channels, 3)):
         for size in ((height, width), *larger):
-            if _takes(model, example.new_zeros(2, wanted, *size)):
+            if _accepts(model, example.new_zeros(2, wanted, *size)):
                 return _sentence(wanted, size, wanted != channels, size != (height, width))
     return ""
 
 
-def _takes_contiguous(model: nn.Module, example: Tensor) -> bool:
-    return _takes(model.to(memory_format=torch.contiguous_format), example.contiguous())
+def _accepts_contiguous(model: nn.Module, example: Tensor) -> bool:
+    return _accepts(model.to(memory_format=torch.contiguous_format), example.contiguous())
 
 
 def _sentence(channels: int, size: tuple[int, int], recolor: bool, resize: bool) -> str:
@@ -96,7 +96,7 @@ def _sentence(channels: int, size: tuple[int, int], recolor: bool, resize: bool)
     return "; ".join(parts)
 
 
-def _takes(model: nn.Module, example: Tensor) -> bool:
+def _accepts(model: nn.Module, example: Tensor) -> bool:
     try:
         for training in (False, True):
             _outputs(model, example, training)
@@ -106,12 +106,12 @@ def _takes(model: nn.Module, example: Tensor) -> bool:
 
 
 def _outputs(model: nn.Module, example: Tensor, training: bool) -> object:
-    with _as_it_was(model), seeded(0), torch.no_grad():
+    with _restored(model), seeded(0), torch.no_grad():
         return model.train(training)(example)
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Iterator[None]:
     """Restore the mode of every submodule and the values of the buffers afterwards."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -30,7 +30,7 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
     # The site refuses a module that it does not allow when the run imports it.
     code = {
         key: code_digest(module)
-        for key, module in own_modules(config, site).items()
+        for key, module in user_modules(config, site).items()
         if site.allows(module)
     }
     return SiteCard(
@@ -47,20 +47,20 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
     )
 
 
-def own_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str, str]:
+def user_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str, str]:
     """Return the modules that a run names as ``module:function``, by config key.
 
     A site that has its own data set does not use the run's.
     """
-    named = {"model": models.own_module(config.model)}
+    named = {"model": models.user_module(config.model)}
     if site is None or not site.data:
-        named["dataset"] = data.own_module(config.dataset)
+        named["dataset"] = data.user_module(config.dataset)
     return {key: module for key, module in named.items() if module}
 
 
-def run_code(config: RunConfig) -> dict[str, str]:
+def code_digests(config: RunConfig) -> dict[str, str]:
     """Return the digest of each module that a run names, by config key."""
-    return {key: code_digest(module) for key, module in own_modules(config).items()}
+    return {key: code_digest(module) for key, module in user_modules(config).items()}
 
 
 def code_digest(module: str) -> str:

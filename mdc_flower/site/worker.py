@@ -37,7 +37,7 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
     ConfigError, DataError, ModelError
         See `load_site_task` and `Task.new_model`.
     """
-    shared = worker(config, site.for_any_part())
+    shared = worker(config, site.shared_config())
     return SiteClient(
         site.name,
         shared.task.new_model,
@@ -53,7 +53,7 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
 
 @lru_cache(maxsize=1)
 def worker(config: RunConfig, site: SiteConfig) -> Worker:
-    """Return the state that sites share; `SiteConfig.for_any_part` makes ``site`` a cache key.
+    """Return the state that sites share; `SiteConfig.shared_config` makes ``site`` a cache key.
 
     The cache holds one entry: a process works for one run at a time, and a second data set would
     waste memory.

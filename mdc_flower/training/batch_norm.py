@@ -109,7 +109,7 @@ def recalibrate(
     if pipeline.channels_last:
         # As in training; otherwise a process that has not trained would compute different bits.
         model.to(memory_format=torch.channels_last)
-    with evaluating(model, device, autocast_dtype), _taking(model):
+    with evaluating(model, device, autocast_dtype), _recomputing(model):
         for rows in shuffled(len(data), batch_size, order):
             if time.monotonic() >= stop_at:
                 raise DeadlineError("the deadline passed before the statistics were computed")
@@ -117,7 +117,7 @@ def recalibrate(
 
 
 @contextmanager
-def _taking(model: nn.Module) -> Iterator[None]:
+def _recomputing(model: nn.Module) -> Iterator[None]:
     """Reset the statistics, and let the layers average over all batches inside the block."""
     layers = set(_layers(model).values())
     momenta = {layer: layer.momentum for layer in layers}

@@ -193,9 +193,9 @@ def threads_of(config: RunConfig, site: SiteConfig) -> int:
 
 def _check_modules(config: RunConfig, site: SiteConfig) -> None:
     """Refuse a run whose modules this site does not allow."""
-    named = {"model": models.own_module(config.model)}
+    named = {"model": models.user_module(config.model)}
     if not site.data:
-        named["dataset"] = data.own_module(config.dataset)
+        named["dataset"] = data.user_module(config.dataset)
     for key, module in named.items():
         if module and not site.allows(module):
             raise ConfigError(

@@ -22,7 +22,7 @@ from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.data import Part, load_dataset
 from mdc_flower.data.contract import Contract
-from mdc_flower.site.card import run_code
+from mdc_flower.site.card import code_digests
 from mdc_flower.site.worker import site_client, worker
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.loop import EvalResult
@@ -208,7 +208,7 @@ def card_of(where: Context) -> SiteCard:
 def test_a_card_says_which_code_the_sites_own_modules_are(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"model": "client_lab:noisy", "dataset": "client_lab:halves"}
     told = card_of(context(**keys))
-    digest = run_code(read_run_config(RUN | keys))["model"]
+    digest = code_digests(read_run_config(RUN | keys))["model"]
     assert (told.model_code, told.dataset_code) == (digest, digest)
     assert len(digest) == 64
     # A site with data of its own does not use the run's, and tells nothing of what it forbids.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mdc_flower.coordinator.card_claims import claims_judged
+from mdc_flower.coordinator.card_claims import with_card_checks
 from strategies.exchange.membership import Admission
 from strategies.exchange.messages import SiteCard
 
@@ -13,7 +13,7 @@ CARD = SiteCard("oslo", 0, "test")
 
 
 def reason(card: SiteCard, num_sites: int = 3, kit: str = "") -> str:
-    return claims_judged(Admission(), num_sites, kit).judge(17, card) or ""
+    return with_card_checks(Admission(), num_sites, kit).judge(17, card) or ""
 
 
 @pytest.fixture
@@ -68,6 +68,6 @@ def test_a_site_has_as_many_examples_as_were_agreed_on(
 
 def test_who_is_not_admitted_has_nothing_to_claim() -> None:
     refusing = Admission(lambda node, card: "unknown key", lambda node: f"the node {node}")
-    admission = claims_judged(refusing, 3)
+    admission = with_card_checks(refusing, 3)
     assert admission.judge(17, CARD) == "unknown key"
     assert admission.name_of(17) == "the node 17"

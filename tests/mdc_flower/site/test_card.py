@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mdc_flower.config import read_run_config
-from mdc_flower.site.card import code_digest, run_code
+from mdc_flower.site.card import code_digest, code_digests
 
 RELU = "from torch import nn\n\ndef net(shape, classes):\n    return nn.ReLU()\n"
 
@@ -61,5 +61,5 @@ def test_a_run_has_the_digests_of_the_modules_that_it_names(folder: Path) -> Non
     (folder / "card_data.py").write_text("def load():\n    ...\n")
     run = {"model": "card_model:net", "dataset": "card_data:load"}
     digests = {"model": code_digest("card_model"), "dataset": code_digest("card_data")}
-    assert run_code(read_run_config(run)) == digests
-    assert run_code(read_run_config({"model": "mlp", "dataset": "image-folder:/data"})) == {}
+    assert code_digests(read_run_config(run)) == digests
+    assert code_digests(read_run_config({"model": "mlp", "dataset": "image-folder:/data"})) == {}

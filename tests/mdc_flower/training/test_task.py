@@ -15,7 +15,7 @@ from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import Contract
 from mdc_flower.data.readers.builtin import BUILTIN
 from mdc_flower.data.readers.vocabulary import Vocabulary
-from mdc_flower.models.build import own_module
+from mdc_flower.models.build import user_module
 from mdc_flower.training.batches import InputPipeline
 from mdc_flower.training.loop import TrainSettings
 from mdc_flower.training.task import Task, load_site_task, load_task
@@ -485,7 +485,7 @@ def test_a_site_chooses_its_own_data_set_freely() -> None:
 
 @pytest.mark.parametrize("model", ["mlp", "resnet8", "torchvision:resnet18", "timm:resnet18"])
 def test_models_of_ours_and_of_libraries_are_no_modules(model: str) -> None:
-    assert own_module(model) == ""
+    assert user_module(model) == ""
     assert load_site_task(config(model=model), site_that_allows("")).config.model == model
 
 
