@@ -73,7 +73,7 @@ def test_a_relative_path_that_leads_nowhere_is_answered_with_the_folder_it_start
     with pytest.raises(ConfigError) as caught:
         build_model("reference_files:net", (1, 8, 8), 10, seed=1)
     assert (caught.value.where, caught.value.got) == ("model", "weights/backbone.pt")
-    assert f"works in {elsewhere}" in caught.value.hint
+    assert f"runs in {elsewhere}" in caught.value.hint
     assert "absolute path" in caught.value.hint
     with pytest.raises(ConfigError) as caught:
         load_dataset("reference_files:data")
