@@ -30,7 +30,7 @@ class TrainSettings:
     Attributes
     ----------
     optimizer : str
-        ``sgd`` or ``adamw``; created anew in each round, so that missed rounds make no difference.
+        ``sgd`` or ``adamw``; created again in each round, so that missed rounds make no difference.
     momentum, nesterov
         For ``sgd``.
     weight_decay : float

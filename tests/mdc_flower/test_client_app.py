@@ -426,7 +426,7 @@ def test_the_time_for_evaluation_is_taken_from_the_deadline(
         monkeypatch.setattr(f"mdc_flower.{module}.time", clock)
     assert ask_to_train(context(), deadline_s=51.0, evaluate=True).has_content()
     named = reason(ask_to_train(context(), deadline_s=50.0, evaluate=True))
-    assert named.startswith("DeadlineError: round 1: the deadline has come")
+    assert named.startswith("DeadlineError: round 1: the deadline passed")
 
 
 @pytest.mark.parametrize(
@@ -690,7 +690,7 @@ def test_a_site_stops_at_the_deadline_and_trains_the_next_time() -> None:
     where = context()
     expected = trained(ask_to_train(where))
     named = reason(ask_to_train(where, deadline_s=1e-9))
-    assert named.startswith("DeadlineError: round 1: the deadline has come")
+    assert named.startswith("DeadlineError: round 1: the deadline passed")
     assert "got '0 of 2 steps" in named
     assert trained(ask_to_train(where)) == expected
 

@@ -124,7 +124,7 @@ def num_frames(reading: AudioReading) -> int:
 
 
 def seconds_of(frames: int, sample_rate: int) -> float:
-    """Return the shortest length in seconds that gives so many frames."""
+    """Return the shortest length in seconds that gives ``frames`` frames."""
     reading = AudioReading(sample_rate=sample_rate)
     return (frames - 1) * _hop(reading) / sample_rate
 

@@ -199,7 +199,7 @@ def test_only_images_can_be_augmented(kind: str, inputs: NDArray[Any], shown: st
     with pytest.raises(ConfigError, match="only images can be augmented") as caught:
         InputPipeline.of(data, kind)
     assert caught.value.where == "augment"
-    assert caught.value.got == f"{kind}, for inputs {shown}"
+    assert caught.value.got == f"{kind} for inputs {shown}"
     assert InputPipeline.of(data, "none").augment == "none"
 
 
