@@ -351,7 +351,7 @@ def test_evaluate_takes_a_model_file(finished_run: tuple[Path, Result], tmp_path
 def test_evaluate_on_data_of_other_classes_is_refused(finished_run: tuple[Path, Result]) -> None:
     result = mdc("evaluate", finished_run[0], "--data", "cli_lab:letters")
     assert result.exit_code == 2
-    assert "the data set's classes are not the model's" in result.stderr
+    assert "the data set's classes differ from the model's" in result.stderr
 
 
 def test_evaluate_without_a_run_has_status_1(tmp_path: Path) -> None:
