@@ -188,7 +188,7 @@ def test_a_port_without_a_server_and_an_unknown_host(sites: RealSites, tmp_path:
         kit = changed_kit(sites, tmp_path / "a", port=held.getsockname()[1])
         assert "cannot be reached" in failures(kit)["connection"]
     kit = changed_kit(sites, tmp_path / "b", host="no-such-host.invalid")
-    assert "Ask for its DNS entry" in failures(kit)["name resolution"]
+    assert "for its DNS entry" in failures(kit)["name resolution"]
 
 
 def test_data_that_violate_the_contract(sites: RealSites, tmp_path: Path) -> None:
