@@ -15,7 +15,7 @@ install: $(INSTALLED)
 # pooled data. Ends with the table and the path of the picture.
 run: $(INSTALLED)
 	$(BIN)/mdc run simulations/arms/co-learning.toml --sites 5 --seed 1 \
-		--set max-train-examples=500 --set batch-size=16 --set epoch-budget=24 --set local-epochs=3 \
+		--set max-train-examples=500 --set batch-size=16 --set epoch-budget=12 --set local-epochs=3 \
 		--output $(OUTPUT)/ray
 	$(BIN)/mdc compare simulations/comparisons/digits.toml --output $(OUTPUT)/comparison
 

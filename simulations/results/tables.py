@@ -177,11 +177,13 @@ def provenance_line(results: Results) -> str:
     facts = results.facts
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     tuned = ", including tuning" if facts.tuning else ""
-    hours = f"{facts.seconds / 3600:.1f} core hours in total{tuned}"
+    hours = facts.seconds / 3600
+    # A short comparison has one digit that is not 0.
+    effort = f"{hours:.1f}" if hours >= 0.1 else f"{hours:.1g}"
     seeds = ", ".join(map(str, facts.seeds))
     return (
-        f"`{facts.command}`, {facts.date}, on {facts.hardware}; seeds {seeds}; {hours}; "
-        f"{versions}.\n"
+        f"`{facts.command}`, {facts.date}, on {facts.hardware}; seeds {seeds}; "
+        f"{effort} core hours in total{tuned}; {versions}.\n"
     )
 
 
