@@ -79,7 +79,8 @@ def test_real_sites_train(commands: Path, tmp_path: Path) -> None:
             sites.start_site(name)
         done = sites.mdc(
             "coordinator", "run", str(sites.kit("coordinator")),
-            *TINY[4:], "--set", "model=tests.tiny:linear", "--output", str(run_dir),
+            *TINY[4:], "--set", "model=tests.tiny:linear", "--set", "epoch-budget=1",
+            "--output", str(run_dir),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr + sites.log("site-0")
     assert (run_dir / "global-model.safetensors").is_file()
