@@ -182,6 +182,8 @@ def late_introductions(
 
 
 def _with_expired_hello(membership: Membership, node: int) -> Membership:
+    if node not in membership.silent:  # it has gone offline meanwhile
+        return membership
     times = membership.silent[node].times + 1
     pause_s = HELLO_DEADLINE_S * (2 ** (times - 1) - 1)
     log(WARNING, "%s did not introduce itself", membership.admission.name_of(node))

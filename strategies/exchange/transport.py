@@ -152,7 +152,7 @@ class Exchange:
         for message_id, (message, sent_at) in list(waiting.items()):
             if message.metadata.dst_node_id in nodes:
                 del waiting[message_id]
-                if message.metadata.message_type != MessageType.QUERY:  # a hello is sent again
+                if message.metadata.message_type != MessageType.QUERY:  # its answer still counts
                     self._overdue[message_id] = message.metadata, sent_at
 
     def _send(self, messages: Iterable[Message], waiting: dict[str, _Sent]) -> Iterator[Message]:

@@ -338,3 +338,17 @@ def test_the_answer_of_a_newcomer_counts_in_the_next_attempt(clock: Clock) -> No
     clock.sleep(10.0)
     assert due(following, grid) == [D]
     assert following.name_of(D) == "d"
+
+
+def test_a_newcomer_that_goes_offline_before_it_answers_is_forgotten(clock: Clock) -> None:
+    grid = three()
+    requests = asked(requests_of(grid))
+    grid.nodes[D] = LinearSite("d")
+    clock.sleep(LOOKUP_INTERVAL_S)
+    (hello,) = requests.due()
+    del grid.nodes[D]
+    clock.sleep(LOOKUP_INTERVAL_S)
+    assert due(requests, grid) == []
+    unavailable = Error(ErrorCode.NODE_UNAVAILABLE, "node unavailable")
+    requests.introduce(Message(unavailable, reply_to=hello))
+    assert D not in requests.membership.silent
