@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mdc_flower.common.cores import usable_cores
+from mdc_flower.common.extras import install_command
 from mdc_flower.console.checks import Check, guarded
 from mdc_flower.data import load_dataset
 from mdc_flower.data.cache import cache_dir
@@ -53,7 +54,7 @@ def _package(name: str) -> Check:
 
 def _optional(name: str) -> Check:
     found = _package(name)
-    hint = "not installed; simulations need it: pip install 'mdc-flower[simulation]'"
+    hint = f"not installed; simulations need it: {install_command('simulation')}"
     return found if found.ok else Check(name, None, hint)
 
 

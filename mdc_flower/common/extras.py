@@ -41,9 +41,14 @@ def require(names: tuple[str, ...], extra: str, where: str) -> None:
             raise _not_installed(f"No module named {name!r}", extra, where)
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"pip install 'mdc-flower[{extra}]'"
+
+
 def _not_installed(reason: str, extra: str, where: str) -> ConfigError:
     return ConfigError(
         f"an optional library is not installed: {reason}",
         where=where,
-        hint=f"Install it with: pip install 'mdc-flower[{extra}]'",
+        hint=f"Install it with: {install_command(extra)}",
     )

@@ -170,15 +170,19 @@ def late_introductions(
     for node, silence in membership.silent.items():
         if silence.hello is None or node in skip:
             continue
-        # Without an id the hello was never sent.
-        ids = [sent] if (sent := silence.hello.metadata.message_id) else []
-        for reply in grid.pull_messages(ids) if ids else ():
-            membership = introduced(membership, from_node(reply, silence.hello))
-            break
-        else:
-            if time.monotonic() >= silence.ask_at:
-                membership = _with_expired_hello(membership, node)
+        if (reply := _late_reply(grid, silence.hello)) is not None:
+            membership = introduced(membership, reply)
+        elif time.monotonic() >= silence.ask_at:
+            membership = _with_expired_hello(membership, node)
     return membership
+
+
+def _late_reply(grid: Grid, hello: Message) -> Message | None:
+    sent = hello.metadata.message_id
+    if not sent:  # the exchange ended before the hello was sent
+        return None
+    replies = list(grid.pull_messages([sent]))
+    return from_node(replies[0], hello) if replies else None
 
 
 def _with_expired_hello(membership: Membership, node: int) -> Membership:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mdc_flower.common.extras import install_command
 from mdc_flower.data.cache import cache_dir, cached_arrays, machine_lock
 from mdc_flower.data.dataset import DataSet, Examples
 from strategies.common.errors import DataError
@@ -56,7 +57,7 @@ def _digits_file() -> Path:
     raise DataError(
         "scikit-learn, which contains the digits, is not installed",
         where="dataset = 'digits'",
-        hint="Install it with: pip install 'mdc-flower[simulation]'",
+        hint=f"Install it with: {install_command('simulation')}",
     )
 
 
