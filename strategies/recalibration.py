@@ -3,53 +3,40 @@
 Averaged running statistics do not belong to the averaged weights, and a mean of variances is not
 the variance of all data. So each site passes its training examples once through the final model,
 and the coordinator pools the resulting statistics.
-
-Failures are handled as in a round. A site whose reply is rejected or missing gets one more request;
-if that fails too, it is left out and named in the record. Below the quorum the exchange is repeated
-for the missing sites, and then the run stops. Replies are stored on disk before they count, so a
-resumed run asks only the other sites.
 """
 
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from logging import INFO, WARNING
+from dataclasses import asdict, dataclass, field
+from logging import INFO
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from strategies.aggregation.averaging import Arrays, Update, Weighting, bounded
+from strategies.aggregation.averaging import Arrays, Weighting, bounded
 from strategies.aggregation.pooled_statistics import Layers, pooled_statistics
-from strategies.common.errors import EngineError
 from strategies.common.fault_points import reach
 from strategies.common.log import log
-from strategies.exchange.attendance import Attendance
-from strategies.exchange.causes import Cause
+from strategies.exchange.attendance import Attendance, Awaited
 from strategies.exchange.deadline import Pacing
 from strategies.exchange.example_counts import Claims
-from strategies.exchange.gate import Rejection, engine_died, judge_statistics
-from strategies.exchange.messages import (
-    STATISTICS,
-    arrays_to_record,
-    evaluate_content,
-    statistics_content,
-)
-from strategies.exchange.metrics import mean_evaluation
-from strategies.exchange.requests import Requests
-from strategies.exchange.traffic import Traffic
+from strategies.exchange.gate import judge_statistics
+from strategies.exchange.gathering import Gathering, Request, Terms
+from strategies.exchange.messages import STATISTICS, arrays_to_record, statistics_content
+from strategies.exchange.outcome import Outcome
+from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
+from strategies.exchange.update_store import UpdateStore
 from strategies.pending_evaluation import EvaluateFn
 from strategies.storage.recalibrations import Recalibrations
-from strategies.storage.updates import UpdateStore
-from strategies.too_few_sites import too_few
 
 
 @dataclass
-class RecalibrationRecord:
+class RecalibrationRecord(Outcome):
     """Record of one recalibration; other fields as in `RoundRecord`.
 
     Attributes
@@ -63,17 +50,8 @@ class RecalibrationRecord:
     round: int
     plan_id: str
     participants: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    causes: dict[str, Cause] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    asked_again: list[str] = field(default_factory=list)
-    attempts: int = 1
-    deadline_s: float = 0.0
     evaluation: dict[str, Any] = field(default_factory=dict)
     site_evaluation: dict[str, float] = field(default_factory=dict)
-    sent_bytes: int = 0
-    received_bytes: int = 0
     seconds: float = 0.0
 
 
@@ -95,7 +73,7 @@ class Recalibration:
         Number of finished rounds.
     sites : Attendance
         Sites that are online, and sites that are no longer waited for.
-    min_sites, max_round_retries, wait_s, quorum_patience_s
+    terms : Terms
         As for a round.
     pacing : Pacing
         How long to wait for replies.
@@ -115,10 +93,7 @@ class Recalibration:
     results: Recalibrations
     round_number: int
     sites: Attendance
-    min_sites: int
-    max_round_retries: int
-    wait_s: float
-    quorum_patience_s: float
+    terms: Terms
     pacing: Pacing
     site_evaluation: bool
     on_event: Callable[..., None]
@@ -146,11 +121,12 @@ class Recalibration:
         known = self.results.read(plan_id)
         if known is None:
             started = time.monotonic()
-            statistics, record = self._collect(grid, arrays, plan_id)
+            exchange = Exchange(grid)
+            statistics, record = self._collect(grid, exchange, arrays, plan_id)
             packed = arrays_to_record({**arrays, **statistics})
             record.evaluation = dict(evaluate(self.round_number, packed) or {})
             if self.site_evaluation:
-                self._evaluate(grid, packed, record)
+                self._evaluate(grid, exchange, packed, record)
             record.seconds = round(time.monotonic() - started, 3)
             reach("recalibrated", round=self.round_number)
             self.results.save(plan_id, statistics, asdict(record))
@@ -161,139 +137,64 @@ class Recalibration:
         return {**arrays, **statistics}, outcome
 
     def _collect(
-        self, grid: Grid, arrays: Arrays, plan_id: str
+        self, grid: Grid, exchange: Exchange, arrays: Arrays, plan_id: str
     ) -> tuple[dict[str, NDArray[np.generic]], RecalibrationRecord]:
-        """Repeat the exchange until the quorum is met; return the pooled statistics."""
-        record = RecalibrationRecord(self.round_number, plan_id)
+        """Gather the statistics of the sites; return the pooled statistics."""
         log(INFO, "recomputing the BatchNorm statistics of the final model")
-        self.updates.open(plan_id)
-        traffic = Traffic.from_updates(self.updates.updates())
-        while True:
-            updates = self._attempt(grid, arrays, record, traffic)
-            if len(updates) >= self.min_sites:
-                reach("statistics-folding", round=self.round_number)
-                record.participants = {update.site: update.num_examples for update in updates}
-                weighting = bounded(self.weighting, updates, self.max_site_weight)
-                return pooled_statistics(updates, weighting, self.layers), record
-            if record.attempts > self.max_round_retries:
-                raise too_few(
-                    "too few sites sent statistics of the final model",
-                    record,
-                    len(updates),
-                    self.min_sites,
-                    self.sites.membership.nodes,
-                )
-            record.attempts += 1
-
-    def _attempt(
-        self, grid: Grid, arrays: Arrays, record: RecalibrationRecord, traffic: Traffic
-    ) -> list[Update]:
-        """Ask the sites without stored statistics; return all stored ones, in site order."""
-        kept = self.updates.sites()
-        pacing = self.pacing.with_updates(self.updates.updates())
-        longest_s = pacing.seconds(pacing.pace, record.attempts)
-        self.sites = self.sites.wait(
-            grid,
-            kept,
-            self.min_sites,
-            min(self.wait_s, longest_s),
-            self.quorum_patience_s,
-            lambda awaited: self.on_event("sites-awaited", **asdict(awaited)),
-        )
-        here = {*self.sites.membership.nodes, *kept}
-        record.deadline_s = pacing.seconds(here, record.attempts)
+        record = RecalibrationRecord(self.round_number, plan_id)
         packed = arrays_to_record(arrays)
-        requests = Requests(
-            grid,
-            self.sites.membership,
-            self.round_number,
-            lambda left_s: statistics_content(packed, record.plan_id, left_s),
-            deadline_s=record.deadline_s,
-            wait_s=self.wait_s,
-            kept=kept,
-            kind=STATISTICS,
-            traffic=traffic,
-            pacing=pacing,
-        )
-        asked = [site for site in self.sites.membership.nodes if site not in kept]
-        self.on_event("recalibration-started", round=self.round_number, sites=asked, kept=kept)
-        reach("recalibrating", round=self.round_number)
-        for reply in Exchange(grid).replies(requests.first(), record.deadline_s, requests):
-            if reply.metadata.message_type == MessageType.QUERY:
-                requests.introduce(reply)
-            else:
-                self._take(reply, requests, arrays, record)
-        record.asked_again = traffic.asked_again()
-        record.sent_bytes = traffic.sent_bytes.total()
-        record.received_bytes = traffic.received_bytes.total()
-        self.sites = replace(
-            self.sites, membership=requests.membership, absent=self.sites.absent | requests.gone()
-        )
-        updates = self.updates.updates()
-        answered = {*traffic.times, *(update.site for update in updates)}
-        record.missing = sorted(set(self.sites.membership.missing) - answered)
-        return updates
-
-    def _take(
-        self, reply: Message, requests: Requests, arrays: Arrays, record: RecalibrationRecord
-    ) -> None:
-        """Check one reply; store its statistics if they are accepted."""
-        site = requests.site_of(reply)
-        if site is None or site in requests.accepted:
-            log(WARNING, "ignoring a second statistics reply from %s", site)
-            return
-        if self.sites.membership.simulated and engine_died(reply):
-            raise EngineError(
-                "a worker of the simulation died",
-                where=f"statistics of the final model, {site}",
-                got=(reply.error.reason or "").splitlines()[0],
-            )
         expected = {name: arrays[name] for pair in self.layers.items() for name in pair}
-        verdict = self.claims.check(
-            judge_statistics(reply, site, record.plan_id, expected, self.layers),
-            requests.membership.num_examples,
-        )
-        requests.traffic.receive(site, reply)
-        if isinstance(verdict, Rejection):
-            record.dropped[site] = verdict.reason
-            record.causes[site] = verdict.cause
-            if verdict.detail:
-                record.errors[site] = verdict.detail
-            log(WARNING, "statistics of %s rejected: %s", site, verdict.reason)
-            requests.reject(site)
-        else:
-            pace = requests.seconds_of(site) / self.pacing.work
-            self.updates.add(requests.traffic.record_in(replace(verdict, pace=pace)))
-            record.dropped.pop(site, None)
-            record.causes.pop(site, None)
-            requests.accept(site)
-            reach("statistics-accepted", site=site, count=len(requests.accepted))
-        self.on_event(
-            "statistics-answered",
+        request = Request(
+            kind=STATISTICS,
+            plan_id=plan_id,
             round=self.round_number,
-            site=site,
-            dropped=record.dropped.get(site),
+            what="statistics of the final model",
+            content=lambda left_s: statistics_content(packed, plan_id, left_s),
+            judge=lambda reply, site: judge_statistics(reply, site, plan_id, expected, self.layers),
         )
-
-    def _evaluate(self, grid: Grid, packed: ArrayRecord, record: RecalibrationRecord) -> None:
-        """Let the sites evaluate the model with its new statistics."""
-        requests = Requests(
-            grid,
-            self.sites.membership,
-            self.round_number,
-            lambda left_s: evaluate_content(packed),
-            deadline_s=record.deadline_s,
-            wait_s=0.0,
-            kind=MessageType.EVALUATE,
+        gathering = Gathering(
+            request,
+            record,
+            self.sites,
+            terms=self.terms,
             pacing=self.pacing,
-            again=False,
+            claims=self.claims,
+            store=self.updates,
+            listener=_Events(self.on_event, self.round_number),
         )
-        messages = requests.first()
-        record.sent_bytes += packed.count_bytes() * len(messages)
-        replies = Exchange(grid).replies(messages, record.deadline_s, requests)
-        record.site_evaluation = mean_evaluation(
-            replies, requests, record.dropped, self.claims, self.max_site_weight
-        )
+        updates = gathering.gather(grid, exchange)
+        self.sites = gathering.sites
+        record.participants = {update.site: update.num_examples for update in updates}
+        weighting = bounded(self.weighting, updates, self.max_site_weight)
+        return pooled_statistics(updates, weighting, self.layers), record
+
+    def _evaluate(
+        self, grid: Grid, exchange: Exchange, packed: ArrayRecord, record: RecalibrationRecord
+    ) -> None:
+        """Let the sites evaluate the model with its new statistics."""
+        gathering = site_evaluation(packed, self.round_number, self.sites, self.pacing, self.claims)
+        answers = gathering.gather(grid, exchange)
+        record.site_evaluation = add_evaluation(record, gathering, answers, self.max_site_weight)
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Reports the events of the exchange."""
+
+    on_event: Callable[..., None]
+    round: int
+
+    def awaited(self, awaited: Awaited) -> None:
+        self.on_event("sites-awaited", **asdict(awaited))
+
+    def asked(self, sites: list[str], kept: list[str]) -> None:
+        self.on_event("recalibration-started", round=self.round, sites=sites, kept=kept)
+
+    def answered(self, site: str, reason: str | None) -> None:
+        self.on_event("statistics-answered", round=self.round, site=site, dropped=reason)
+
+    def repeated(self) -> None:
+        pass
 
 
 def _digest(arrays: Arrays) -> str:

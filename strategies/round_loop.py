@@ -1,13 +1,7 @@
 """`RoundLoop`: the round loop, and the only class that implements Flower's strategy hooks.
 
-Failure handling:
-
-- A site whose reply is rejected or missing gets one more request while there is time. If that
-  fails too, the round goes on without its update, and the record names the site.
-- A round with fewer updates than the quorum is repeated; only sites without an update get a
-  request. After the last attempt the run stops.
-- Updates are stored before they count. If the coordinator dies, it later asks only the sites whose
-  updates were not stored.
+Each round sends a plan to the sites, gathers their updates (see `strategies.exchange.gathering` for
+what happens when sites fail), averages them, and records what happened.
 """
 
 import time
@@ -21,29 +15,27 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from strategies.aggregation.averaging import Arrays, bounded
+from strategies.aggregation.averaging import Arrays, Update, bounded
 from strategies.aggregation.outer_optimizers import next_model
 from strategies.aggregation.pooled_statistics import Layers
-from strategies.common.errors import DivergedError, EngineError
-from strategies.common.fault_points import reach
+from strategies.common.errors import DivergedError, RunError
 from strategies.common.log import log
 from strategies.exchange.attendance import Attendance, Awaited
-from strategies.exchange.causes import Cause
 from strategies.exchange.deadline import Deadline, Pacing
 from strategies.exchange.example_counts import Claims
-from strategies.exchange.gate import Rejection, engine_died, judge_train, unfit_model
+from strategies.exchange.gate import judge_train, unfit_model
+from strategies.exchange.gathering import Gathering, Request, Terms
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     VALIDATION_ACCURACY,
     arrays_to_record,
-    evaluate_content,
     record_to_arrays,
     train_content,
 )
-from strategies.exchange.metrics import mean_evaluation, mean_metrics, mean_validation
-from strategies.exchange.requests import Requests
-from strategies.exchange.traffic import Traffic
+from strategies.exchange.metrics import mean_metrics, mean_validation
+from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
+from strategies.exchange.update_store import MemoryUpdates, UpdateStore
 from strategies.method.local_epochs import EpochState, Horizon, count_round, relative_change
 from strategies.method.recipes import Recipe
 from strategies.method.round_plan import RoundPlan
@@ -52,8 +44,6 @@ from strategies.recalibration import Recalibration
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
 from strategies.storage.round_record import RoundRecord, RunObserver
-from strategies.storage.updates import MemoryUpdates, UpdateStore
-from strategies.too_few_sites import too_few
 
 SELECTION_METRIC = "validation-accuracy"
 """The coordinator's metric that selects the best model; never a metric of the test set.
@@ -131,10 +121,7 @@ class RoundLoop(Strategy):
         self.observers = tuple(observers)
         self.updates = updates if updates is not None else MemoryUpdates()
         self.site_evaluation = site_evaluation
-        self.min_sites = min_sites
-        self.max_round_retries = max_round_retries
-        self.wait_s = wait_s
-        self.quorum_patience_s = quorum_patience_s
+        self.terms = Terms(min_sites, max_round_retries, wait_s, quorum_patience_s)
         self.deadline = deadline or Deadline()
         self.max_relative_update = max_relative_update
         self.executor = executor or Inline()
@@ -168,47 +155,13 @@ class RoundLoop(Strategy):
         changed: the plan contains every instruction to a site.
         """
         plan = self.recipe.plan(self._position.epochs, self.seed)
-        again = self._round if self._round and self._round.plan == plan else None
-        self.updates.open(plan.plan_id)
-        if again is None:
+        if self._round is None or self._round.plan != plan:
             self._position = replace(self._position, arrays=record_to_arrays(arrays))
-            facts = plan.model_dump() | {"plan_id": plan.plan_id}
-            record = RoundRecord(plan.round, plan=facts)
-            traffic = Traffic.from_updates(self.updates.updates())
-        else:
-            record, traffic = again.record, again.requests.traffic
-            record.attempts += 1
-        kept = self.updates.sites()
-        pacing = self._pacing(_work(plan)).with_updates(self.updates.updates())
-        longest_s = pacing.seconds(pacing.pace, record.attempts)
-        self._sites = self._sites.wait(
-            grid,
-            kept,
-            self.min_sites,
-            min(self.wait_s, longest_s),
-            self.quorum_patience_s,
-            self._report_awaited,
-        )
-        membership = self._sites.membership
-        record.deadline_s = pacing.seconds({*membership.nodes, *kept}, record.attempts)
-        record.missing = sorted(set(membership.missing) - set(kept) - set(traffic.times))
-        requests = Requests(
-            grid,
-            membership,
-            plan.round,
-            lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
-            deadline_s=record.deadline_s,
-            wait_s=self.wait_s,
-            kept=kept,
-            traffic=traffic,
-            pacing=replace(pacing, simulated=membership.simulated),
-        )
-        self._round = _OpenRound(plan, record, requests)
-        asked = [site for site in membership.nodes if site not in kept]
-        for observer in self.observers:
-            observer.round_started(plan, asked, kept)
-        reach("sending", round=plan.round)
-        return requests.first()
+            self._round = self._open(plan, arrays)
+        gathering = self._round.gathering
+        messages = gathering.ask(grid)
+        self._sites = gathering.sites
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -229,38 +182,16 @@ class RoundLoop(Strategy):
             If the new global model cannot be used.
         """
         opened = self._opened()
-        record, requests = opened.record, opened.requests
-        for reply in replies:
-            if reply.metadata.message_type == MessageType.QUERY:
-                requests.introduce(reply)
-            else:
-                self._take(reply)
-            del reply  # free its model before the next one arrives
-        self._sites = replace(self._sites, membership=requests.membership)
-        record.asked_again = requests.traffic.asked_again()
-        record.sent_bytes = requests.traffic.sent_bytes.total()
-        record.received_bytes = requests.traffic.received_bytes.total()
-        record.missing = sorted(set(record.missing) - set(requests.times))
-        updates = self.updates.updates()
-        reach("folding", round=server_round)
-        for site in sorted(requests.accepted - {update.site for update in updates}):
-            record.dropped[site] = "its update was damaged on the coordinator's disk"
-            record.causes[site] = Cause.DAMAGED
-        opened.pace = {update.site: update.pace for update in updates}
-        record.failed = len(updates) < self.min_sites
+        record, gathering = opened.record, opened.gathering
+        updates = gathering.take(replies)
+        self._sites = gathering.sites
+        record.failed = not gathering.has_quorum(updates)
         record.participants = {update.site: dict(update.metrics) for update in updates}
-        machines = requests.membership.machines
+        machines = self._sites.membership.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}
         record.start_evaluation = mean_validation(record.participants, self.recipe.max_site_weight)
+        opened.updates = updates
         if record.failed:
-            log(
-                WARNING,
-                "round %d: %d updates count, the quorum is %d; dropped: %s",
-                server_round,
-                len(updates),
-                self.min_sites,
-                record.dropped or "none",
-            )
             return None, None
         before = self._position.arrays
         arrays, opened.outer_state = next_model(
@@ -284,31 +215,28 @@ class RoundLoop(Strategy):
         """
         if not (self.site_evaluation and self._is_over(self._counted())):
             return []
-        opened, membership = self._opened(), self._sites.membership
+        opened = self._opened()
         pacing = self._pass_pacing({**self._position.pace, **opened.pace})
-        opened.evaluation = Requests(
-            grid,
-            membership,
-            opened.plan.round,
-            lambda left_s: evaluate_content(arrays),
-            deadline_s=pacing.seconds(membership.nodes),
-            wait_s=0.0,
-            kind=MessageType.EVALUATE,
-            pacing=pacing,
-            again=False,
+        opened.evaluation = site_evaluation(
+            arrays, opened.plan.round, self._sites, pacing, self._claims
         )
-        return opened.evaluation.first()
+        messages = opened.evaluation.ask(grid)
+        self._sites = opened.evaluation.sites
+        return messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the sites' metrics, averaged by number of examples; None if there are none."""
         opened = self._opened()
-        record, requests = opened.record, opened.evaluation or opened.requests
-        record.site_evaluation = mean_evaluation(
-            replies, requests, record.dropped, self._claims, self.recipe.max_site_weight
+        if opened.evaluation is None:
+            return None
+        answers = opened.evaluation.take(replies)
+        opened.record.site_evaluation = add_evaluation(
+            opened.record, opened.evaluation, answers, self.recipe.max_site_weight
         )
-        return MetricRecord({**record.site_evaluation}) if record.site_evaluation else None
+        metrics = opened.record.site_evaluation
+        return MetricRecord({**metrics}) if metrics else None
 
     def start(
         self,
@@ -422,10 +350,7 @@ class RoundLoop(Strategy):
             results=results,
             round_number=self._position.epochs.rounds_done,
             sites=self._sites,
-            min_sites=self.min_sites,
-            max_round_retries=self.max_round_retries,
-            wait_s=self.wait_s,
-            quorum_patience_s=self.quorum_patience_s,
+            terms=self.terms,
             pacing=self._pass_pacing(self._position.pace),
             site_evaluation=self.site_evaluation,
             on_event=on_event,
@@ -435,7 +360,11 @@ class RoundLoop(Strategy):
         """Return the pacing for this amount of work, based on the sites' known paces."""
         known = self._position.pace if pace is None else pace
         return Pacing(
-            self.deadline, self.min_sites, known, work, simulated=self._sites.membership.simulated
+            self.deadline,
+            self.terms.min_sites,
+            known,
+            work,
+            simulated=self._sites.membership.simulated,
         )
 
     def _pass_pacing(self, pace: Mapping[str, float]) -> Pacing:
@@ -446,6 +375,32 @@ class RoundLoop(Strategy):
         """
         known = {} if self.recipe.local_steps else pace
         return self._pacing(max(1, self._position.epochs.local_epochs), known)
+
+    def _open(self, plan: RoundPlan, arrays: ArrayRecord) -> "_OpenRound":
+        """Return a round in which no site has been asked yet."""
+        before = self._position.arrays
+        record = RoundRecord(plan.round, plan=plan.model_dump() | {"plan_id": plan.plan_id})
+        request = Request(
+            kind=MessageType.TRAIN,
+            plan_id=plan.plan_id,
+            round=plan.round,
+            what="updates",
+            content=lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
+            judge=lambda reply, site: judge_train(
+                reply, site, plan.plan_id, before, self.max_relative_update, self.variances
+            ),
+        )
+        gathering = Gathering(
+            request,
+            record,
+            self._sites,
+            terms=self.terms,
+            pacing=self._pacing(_work(plan)),
+            claims=self._claims,
+            store=self.updates,
+            listener=_RoundListener(self.observers, plan, record, self.terms.min_sites),
+        )
+        return _OpenRound(plan, record, gathering)
 
     def _train(
         self,
@@ -459,24 +414,17 @@ class RoundLoop(Strategy):
         """Repeat a round until the quorum is met; return the new global model and metrics."""
         while True:
             messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
-            record, requests = self._opened().record, self._opened().requests
-            replies = exchange.replies(messages, record.deadline_s, requests)
+            opened = self._opened()
+            replies = opened.gathering.replies(messages, exchange)
             averaged, metrics = self.aggregate_train(number, evaluation.wait_after(replies))
-            self._sites = replace(self._sites, absent=self._sites.absent | requests.gone())
             if averaged is not None and metrics is not None:
                 return averaged, metrics
-            if record.attempts > self.max_round_retries:
+            try:
+                opened.gathering.repeat(opened.updates)
+            except RunError:
                 for observer in self.observers:
-                    observer.round_failed(record)
-                raise too_few(
-                    f"round {number} has too few updates",
-                    record,
-                    len(record.participants),
-                    self.min_sites,
-                    requests.membership.nodes,
-                )
-            for observer in self.observers:
-                observer.round_retried(record, self.min_sites)
+                    observer.round_failed(opened.record)
+                raise
 
     def _evaluate_at_sites(
         self,
@@ -487,14 +435,13 @@ class RoundLoop(Strategy):
         exchange: Exchange,
         result: Result,
     ) -> None:
-        record = self._opened().record
-        messages = list(self.configure_evaluate(number, arrays, config or ConfigRecord(), grid))
-        record.sent_bytes += arrays.count_bytes() * len(messages)
-        requests = self._opened().evaluation
-        replies = exchange.replies(messages, requests.deadline_s, requests) if requests else []
-        sites_metrics = self.aggregate_evaluate(number, replies)
-        if sites_metrics is not None:
-            result.evaluate_metrics_clientapp[number] = sites_metrics
+        messages = self.configure_evaluate(number, arrays, config or ConfigRecord(), grid)
+        gathering = self._opened().evaluation
+        if gathering is None:
+            return
+        metrics = self.aggregate_evaluate(number, gathering.replies(messages, exchange))
+        if metrics is not None:
+            result.evaluate_metrics_clientapp[number] = metrics
 
     def _fold(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> RoundRecord:
         """Close the round, advance the position, and return the record, not yet finished."""
@@ -502,7 +449,7 @@ class RoundLoop(Strategy):
         record = opened.record
         late_pace: dict[str, float] = {}
         for asked in exchange.late():
-            site = opened.requests.name_of(asked.dst_node_id)
+            site = opened.gathering.name_of(asked.dst_node_id)
             record.late[site] = int(asked.group_id)
             late_pace[site] = asked.seconds / _work(opened.plan)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
@@ -540,48 +487,6 @@ class RoundLoop(Strategy):
         for observer in self.observers:
             observer.round_finished(record, self._position)
 
-    def _take(self, reply: Message) -> None:
-        """Check one reply; store its update if it is accepted."""
-        opened = self._opened()
-        record, plan, requests = opened.record, opened.plan, opened.requests
-        site = requests.site_of(reply)
-        if site is None or site in requests.accepted:
-            log(WARNING, "round %d: ignoring a second reply from %s", plan.round, site)
-            return
-        # For a real site, the same error affects only that site.
-        if self._sites.membership.simulated and engine_died(reply):
-            raise EngineError(
-                "a worker of the simulation died",
-                where=f"round {plan.round}, {site}",
-                got=(reply.error.reason or "").splitlines()[0],
-            )
-        verdict = judge_train(
-            reply,
-            site,
-            plan.plan_id,
-            self._position.arrays,
-            self.max_relative_update,
-            self.variances,
-        )
-        verdict = self._claims.check(verdict, requests.membership.num_examples)
-        requests.traffic.receive(site, reply)
-        if isinstance(verdict, Rejection):
-            record.dropped[site] = verdict.reason
-            record.causes[site] = verdict.cause
-            if verdict.detail:
-                record.errors[site] = verdict.detail
-            log(WARNING, "round %d: reply of %s rejected: %s", plan.round, site, verdict.reason)
-            requests.reject(site)
-        else:
-            pace = requests.seconds_of(site) / _work(plan)
-            self.updates.add(requests.traffic.record_in(replace(verdict, pace=pace)))
-            record.dropped.pop(site, None)
-            record.causes.pop(site, None)
-            requests.accept(site)
-            reach("update-accepted", round=plan.round, site=site, count=len(requests.accepted))
-        for observer in self.observers:
-            observer.site_answered(plan.round, site, record.dropped.get(site))
-
     def _check_model(self, arrays: Arrays) -> None:
         """End the run if the new global model cannot be used; the previous model is kept."""
         opened = self._opened()
@@ -597,10 +502,6 @@ class RoundLoop(Strategy):
             hint="The sites' updates were valid. Start a new run with a lower outer-lr or another "
             "outer-optimizer. The run directory keeps the global model of the previous round",
         )
-
-    def _report_awaited(self, awaited: Awaited) -> None:
-        for observer in self.observers:
-            observer.sites_awaited(awaited)
 
     def _counted(self) -> EpochState:
         """Return the epoch state after the open round."""
@@ -626,22 +527,53 @@ class _OpenRound:
         Instructions to the sites.
     record : RoundRecord
         What has happened in the round so far.
-    requests : Requests
-        The current attempt.
-    evaluation : Requests or None
+    gathering : Gathering
+        The exchange in which the sites train.
+    evaluation : Gathering or None
         The exchange in which the sites evaluate the new model, if there is one.
-    pace : dict
-        Seconds per unit of work of each site whose update was accepted.
+    updates : list of Update
+        The updates that count so far.
     outer_state : Arrays
         State of the outer optimizer after the round; empty until the new model exists.
     """
 
     plan: RoundPlan
     record: RoundRecord
-    requests: Requests
-    evaluation: Requests | None = None
-    pace: Mapping[str, float] = field(default_factory=dict)
+    gathering: Gathering
+    evaluation: Gathering | None = None
+    updates: list[Update] = field(default_factory=list)
     outer_state: Arrays = field(default_factory=dict)
+
+    @property
+    def pace(self) -> dict[str, float]:
+        """Return the seconds per unit of work of each site whose update was accepted."""
+        return {update.site: update.pace for update in self.updates}
+
+
+@dataclass(frozen=True)
+class _RoundListener:
+    """Passes the events of a round's exchange on to the observers of the run."""
+
+    observers: tuple[RunObserver, ...]
+    plan: RoundPlan
+    record: RoundRecord
+    quorum: int
+
+    def awaited(self, awaited: Awaited) -> None:
+        for observer in self.observers:
+            observer.sites_awaited(awaited)
+
+    def asked(self, sites: list[str], kept: list[str]) -> None:
+        for observer in self.observers:
+            observer.round_started(self.plan, sites, kept)
+
+    def answered(self, site: str, reason: str | None) -> None:
+        for observer in self.observers:
+            observer.site_answered(self.plan.round, site, reason)
+
+    def repeated(self) -> None:
+        for observer in self.observers:
+            observer.round_retried(self.record, self.quorum)
 
 
 def _work(plan: RoundPlan) -> int:

@@ -31,10 +31,10 @@ class Claims:
         """
         if isinstance(verdict, Rejection):
             return verdict
-        reason = self.contradiction(verdict.site, verdict.metrics, most)
+        reason = self._contradiction(verdict.site, verdict.metrics, most)
         return Rejection(verdict.site, Cause.CLAIM, reason) if reason else verdict
 
-    def contradiction(
+    def _contradiction(
         self, site: str, metrics: Mapping[str, float], most: Mapping[str, int]
     ) -> str | None:
         """Return why a site's counts are inconsistent; if they are not, store them, return None."""

@@ -170,13 +170,18 @@ def judge_statistics(
     return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
 
 
-def judge_evaluate(reply: Message, site: str) -> dict[str, float] | Rejection:
-    """Check an evaluate reply: only metrics of `VALIDATION_METRICS`, and more than 0 examples."""
+def judge_evaluate(reply: Message, site: str) -> Update | Rejection:
+    """Check an evaluate reply: only metrics of `VALIDATION_METRICS`, and more than 0 examples.
+
+    The update has no arrays. Its number of examples is the number of validation examples, 0 if the
+    site has none.
+    """
     try:
         _check_no_error(reply)
-        return _metrics(reply, set(), VALIDATION_METRICS)
+        metrics = _metrics(reply, set(), VALIDATION_METRICS)
     except _UnfitError as unfit:
         return unfit.rejection(reply, site)
+    return Update(site, int(metrics.get(NUM_VALIDATION, 0)), {}, metrics)
 
 
 def unfit_model(

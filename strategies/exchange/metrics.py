@@ -1,49 +1,11 @@
 """Means of the sites' metrics, weighted by numbers of examples."""
 
-from collections.abc import Iterable, Mapping
-
-from flwr.app import Message
+from collections.abc import Mapping
 
 from strategies.aggregation.averaging import capped
-from strategies.exchange.example_counts import Claims
-from strategies.exchange.gate import Rejection, judge_evaluate
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION, VALIDATION_METRICS
-from strategies.exchange.requests import Requests
 
 BySite = Mapping[str, Mapping[str, float]]
-
-
-def mean_evaluation(
-    replies: Iterable[Message],
-    requests: Requests,
-    dropped: dict[str, str],
-    claims: Claims | None = None,
-    max_share: float = 1.0,
-) -> dict[str, float]:
-    """Return the mean of the sites' validation metrics; empty if no reply is accepted.
-
-    Accepted replies are marked in ``requests``; reasons for rejected replies are added to
-    ``dropped``. A reply is also rejected if a count contradicts ``claims``. For ``max_share`` see
-    `mean_validation`.
-    """
-    claims = claims or Claims()
-    by_site: dict[str, Mapping[str, float]] = {}
-    for reply in replies:
-        site = requests.site_of(reply)
-        if site is None or site in by_site:
-            continue
-        verdict = judge_evaluate(reply, site)
-        if isinstance(verdict, Rejection):
-            reason: str | None = verdict.reason
-        else:
-            reason = claims.contradiction(site, verdict, requests.membership.num_examples)
-        if reason:
-            before = f"{dropped[site]}; " if site in dropped else ""
-            dropped[site] = f"{before}evaluation: {reason}"
-        elif not isinstance(verdict, Rejection):
-            by_site[site] = verdict
-            requests.accept(site)
-    return mean_validation(dict(sorted(by_site.items())), max_share)
 
 
 def mean_metrics(by_site: BySite) -> dict[str, float]:

@@ -1,17 +1,17 @@
 """The record of one round, and the protocol for observers of a run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from strategies.exchange.attendance import Awaited
-from strategies.exchange.causes import Cause
+from strategies.exchange.outcome import Outcome
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.position import Position
 
 
 @dataclass
-class RoundRecord:
+class RoundRecord(Outcome):
     """What happened in one round: a line of ``history.jsonl``.
 
     If a coordinator died during the round, the sites that it had dropped are not included; the
@@ -66,26 +66,17 @@ class RoundRecord:
     plan: dict[str, Any]
     participants: dict[str, dict[str, float]] = field(default_factory=dict)
     machines: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    causes: dict[str, Cause] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    asked_again: list[str] = field(default_factory=list)
     late: dict[str, int] = field(default_factory=dict)
-    attempts: int = 1
-    deadline_s: float = 0.0
     relative_change: float | None = None
     failed: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)
     start_evaluation: dict[str, float] = field(default_factory=dict)
     site_evaluation: dict[str, float] = field(default_factory=dict)
-    sent_bytes: int = 0
-    received_bytes: int = 0
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain data."""
-        return asdict(self)
+        """Return the record as plain data, round and plan first."""
+        return {"round": self.round, "plan": None, **asdict(self)}
 
 
 class RunObserver(Protocol):
@@ -121,20 +112,3 @@ class RunObserver(Protocol):
     def round_failed(self, record: RoundRecord) -> None:
         """Handle a round that ended the run."""
         ...
-
-
-def reasons_by_site(dropped: Mapping[str, str], missing: Iterable[str]) -> dict[str, str]:
-    """Return why each site gave no update, as text, by site."""
-    return {**dropped, **{site: "not online" for site in missing if site not in dropped}}
-
-
-def causes_by_site(causes: Mapping[str, Cause], missing: Iterable[str]) -> dict[str, Cause]:
-    """Return why each site gave no update, as a code, by site."""
-    return {**dict.fromkeys(missing, Cause.NOT_ONLINE), **causes}
-
-
-def reasons(dropped: Mapping[str, str], missing: Iterable[str]) -> str:
-    """Return why each site gave no update, in one line."""
-    return "; ".join(
-        f"{site}: {reason}" for site, reason in reasons_by_site(dropped, missing).items()
-    )

@@ -7,9 +7,8 @@ all updates accepted so far stay intact.
 import hashlib
 from logging import WARNING
 from pathlib import Path
-from typing import Protocol
 
-from strategies.aggregation.averaging import Update, in_site_order
+from strategies.aggregation.averaging import Update
 from strategies.common.files import (
     DamagedError,
     check_seal,
@@ -22,60 +21,6 @@ from strategies.common.log import log
 from strategies.storage.model_files import StoredArrays, pack_model
 
 SUFFIX = ".safetensors"
-
-
-class UpdateStore(Protocol):
-    """Stores the updates of the open round."""
-
-    def open(self, plan_id: str) -> None:
-        """Begin or continue the round of a plan; discard the updates of other plans."""
-        ...
-
-    def add(self, update: Update) -> None:
-        """Store an accepted update. It counts once this returns."""
-        ...
-
-    def sites(self) -> list[str]:
-        """Return the sites whose updates are stored, in site order."""
-        ...
-
-    def updates(self) -> list[Update]:
-        """Return the stored updates, in site order."""
-        ...
-
-    def close(self, round_number: int) -> None:
-        """End the round, whose result is stored elsewhere."""
-        ...
-
-
-class MemoryUpdates:
-    """Updates in memory, lost when the process ends; for trying a recipe and for tests."""
-
-    def __init__(self) -> None:
-        self._plan_id = ""
-        self._updates: dict[str, Update] = {}
-
-    def open(self, plan_id: str) -> None:
-        """Begin or continue the round of a plan."""
-        if plan_id != self._plan_id:
-            self._updates = {}
-        self._plan_id = plan_id
-
-    def add(self, update: Update) -> None:
-        """Store an update."""
-        self._updates[update.site] = update
-
-    def sites(self) -> list[str]:
-        """Return the sites whose updates are stored."""
-        return sorted(self._updates)
-
-    def updates(self) -> list[Update]:
-        """Return the stored updates, in site order."""
-        return in_site_order(self._updates.values())
-
-    def close(self, round_number: int) -> None:
-        """Discard the updates."""
-        self._updates = {}
 
 
 class StoredUpdates:

@@ -53,7 +53,7 @@ KILLS = [
         id="before-sending",
     ),
     pytest.param(
-        Fault("update-accepted", "kill", {"round": 2, "count": 1}), 1,
+        Fault("accepted", "kill", {"round": 2, "count": 1}), 1,
         marks=fault(
             "coordinator killed while it waits, after it stored one update",
             f"{RESUME}; only the sites without a stored update are asked",

@@ -71,7 +71,7 @@ def test_a_dead_actor_restarts_the_engine(tmp_path: Path, undisturbed: str) -> N
     "detected within seconds; the engine is restarted, and the run is resumed",
 )
 def test_a_killed_coordinator_is_restarted(tmp_path: Path, undisturbed: str) -> None:
-    said = mdc_run(tmp_path / "run", [Fault("update-accepted", "kill", {"round": 3, "count": 2})])
+    said = mdc_run(tmp_path / "run", [Fault("accepted", "kill", {"round": 3, "count": 2})])
     assert "the coordinator died" in said
     assert sha256(tmp_path / "run") == undisturbed
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.engines import run_in_process
+from strategies.exchange.messages import STATISTICS
 from strategies.storage.run_directory import (
     OPEN_RECALIBRATION,
     RECALIBRATIONS,
@@ -32,7 +33,7 @@ KILLS = [
         id="before-it",
     ),
     pytest.param(
-        Fault("statistics-accepted", "kill", {"count": 1}), 1,
+        Fault("accepted", "kill", {"kind": STATISTICS, "count": 1}), 1,
         marks=fault(
             "coordinator killed in the recalibration, after it stored one site's statistics",
             "resumed after the last round; only the sites without stored statistics are asked",
@@ -40,7 +41,7 @@ KILLS = [
         id="one-in",
     ),
     pytest.param(
-        Fault("statistics-folding", "kill"), 3,
+        Fault("folding", "kill", {"kind": STATISTICS}), 3,
         marks=[fault(
             "coordinator killed before it combines the sites' statistics",
             "resumed after the last round; no site is asked",

@@ -90,14 +90,17 @@ def test_an_engine_that_does_not_come_up_is_named_in_its_own_words(tmp_path: Pat
     assert not isinstance(caught.value, EngineError), "another start would not help"
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("ray", signal.SIGINT), ("in-process", signal.SIGTERM)]
+)
 def test_an_interrupted_run_exits_with_130_and_leaves_no_process(
-    tmp_path: Path, kind: signal.Signals
+    tmp_path: Path, engine: str, kind: signal.Signals
 ) -> None:
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-c", "from mdc_flower.cli.main import app; app(prog_name='mdc')",
-         "run", "--sites", "2", "--set", "epoch-budget=100000", "--output", str(run_dir)],
+         "run", "--engine", engine, "--sites", "2", "--set", "epoch-budget=100000",
+         "--output", str(run_dir)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
@@ -106,7 +109,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_no_process(
     )  # fmt: skip
     _wait_for(lambda: (run_dir / "history.jsonl").exists() and read_history(run_dir), process)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert any("raylet" in child.name() for child in family)
+    assert any("raylet" in child.name() for child in family) == (engine == "ray")
 
     process.send_signal(kind)
     _, errors = process.communicate(timeout=120)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mdc_flower.engines.flower_processes import environment, free_port
 from simulations.pages.published import BLOCK
+from strategies.storage.run_directory import read_history
 from tests.integration.conftest import stop_local_superlink, summary_of
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,11 @@ def test_flwr_run_command(tmp_path: Path) -> None:
     finally:
         stop_local_superlink(port)
     (run_dir,) = (tmp_path / "runs").iterdir()
-    assert summary_of(run_dir)["status"] == "finished"
+    assert run_dir.name.isdigit(), "the directory's name is the run id"
+    summary = summary_of(run_dir)
+    assert summary["status"] == "finished"
+    assert summary["sites"] == ["site-0", "site-1", "site-2"], "num-sites = 0 takes all sites"
+    assert len(read_history(run_dir)) == 2
 
 
 def test_commands_for_real_sites_are_on_the_deployment_page() -> None:

@@ -69,10 +69,10 @@ def test_the_environment_has_none_of_them(commands: Path) -> None:
     assert done.stdout.strip() == b"[]"
 
 
-def test_real_sites_train(commands: Path, tmp_path: Path) -> None:
+def test_a_real_site_trains(commands: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     with real_sites(
-        tmp_path, num_sites=2, data="tests.tiny:vectors", mdc=commands / "mdc"
+        tmp_path, num_sites=1, data="tests.tiny:vectors", mdc=commands / "mdc"
     ) as sites:
         sites.start_coordinator()
         for name in sites.names:

@@ -283,12 +283,12 @@ def test_an_evaluate_message_is_answered_with_metrics_of_the_sites_validation_ex
     reply = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), context())
     verdict = judge_evaluate(reply, "site-0")
     assert not isinstance(verdict, Rejection), verdict
-    assert set(verdict) == VALIDATION_METRICS
-    assert verdict["num-validation-examples"] == 5
-    accuracy = verdict["validation-accuracy"]
+    assert set(verdict.metrics) == VALIDATION_METRICS
+    assert verdict.num_examples == verdict.metrics["num-validation-examples"] == 5
+    accuracy = verdict.metrics["validation-accuracy"]
     assert 0 <= accuracy <= 1
     assert accuracy * 5 == pytest.approx(round(accuracy * 5))
-    assert verdict["validation-loss"] > 0
+    assert verdict.metrics["validation-loss"] > 0
 
 
 def metrics_of(reply: Message) -> dict[str, Any]:
@@ -342,7 +342,7 @@ def test_a_site_without_validation_examples_still_gives_its_update() -> None:
     assert set(metrics_of(reply)) == TRAIN_METRICS - VALIDATION_METRICS
     assert isinstance(judge_train(reply, "north", PLANNED.plan_id, initial()), Update)
     alone = ask(MessageType.EVALUATE, evaluate_content(arrays_to_record(initial())), where)
-    assert judge_evaluate(alone, "north") == {}
+    assert judge_evaluate(alone, "north") == Update("north", 0, {}, {})
 
 
 def test_a_model_whose_loss_is_no_number_costs_no_site_its_update(

@@ -231,11 +231,11 @@ def test_what_is_recorded_does_not_depend_on_where_models_are_evaluated(
 
 DEATHS = [
     ("storage.run_directory", "round-folded", {"round": 1}),
-    ("round_loop", "sending", {"round": 2}),
-    ("round_loop", "update-accepted", {"round": 2, "count": 1}),
+    ("exchange.gathering", "sending", {"round": 2}),
+    ("exchange.gathering", "accepted", {"round": 2, "count": 1}),
     ("storage.run_directory", "checkpoint-written", {"round": 1}),
     ("storage.run_directory", "round-folded", {"round": 2}),
-    ("round_loop", "sending", {"round": 3}),
+    ("exchange.gathering", "sending", {"round": 3}),
     ("storage.run_directory", "round-finished", {"round": 2}),
     ("storage.run_directory", "round-folded", {"round": 3}),
     ("storage.run_directory", "checkpoint-written", {"round": 3}),

@@ -15,6 +15,7 @@ from strategies.aggregation.averaging import by_examples
 from strategies.common.errors import EngineError, QuorumError
 from strategies.exchange.attendance import Attendance
 from strategies.exchange.deadline import Deadline, Pacing
+from strategies.exchange.gathering import Terms
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     ARRAYS,
@@ -29,9 +30,10 @@ from strategies.exchange.messages import (
     statistics_plan_id,
     statistics_reply_content,
 )
+from strategies.exchange.update_store import MemoryUpdates, UpdateStore
 from strategies.recalibration import Recalibration
 from strategies.storage.recalibrations import Recalibrations
-from strategies.storage.updates import MemoryUpdates, StoredUpdates, UpdateStore
+from strategies.storage.updates import StoredUpdates
 from tests.strategies.fakes import (
     NODE_IDS,
     FakeGrid,
@@ -101,10 +103,7 @@ class Bench:
             "results": Recalibrations(folder / "recalibrations"),
             "round_number": 4,
             "sites": Attendance(Membership()),
-            "min_sites": 2,
-            "max_round_retries": 1,
-            "wait_s": 5.0,
-            "quorum_patience_s": 0.0,
+            "terms": Terms(min_sites=2, max_retries=1, wait_s=5.0),
             "pacing": Pacing(Deadline(fixed_s=100.0), quorum=2),
             "site_evaluation": False,
             "on_event": lambda kind, **more: self.events.append((kind, more)),
@@ -305,7 +304,7 @@ def test_bytes_exchanged_before_the_coordinator_died_are_counted(
 
     _, whole = bench("whole").apply(federation())
     assert whole["sent_bytes"] == 4 * arrays_to_record(MODEL).count_bytes()
-    with dies_at("recalibration", "statistics-accepted", count=answers):
+    with dies_at("exchange.gathering", "accepted", count=answers):
         bench("cut").apply(federation())
     sites = three()
     _, told = bench("cut").apply(grid_of(*sites))

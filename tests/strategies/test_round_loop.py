@@ -48,6 +48,7 @@ from strategies.exchange.messages import (
     train_reply_content,
 )
 from strategies.exchange.requests import LATE_WINDOW_S
+from strategies.exchange.update_store import MemoryUpdates
 from strategies.method.local_epochs import EpochState, Fixed, Horizon, Spread
 from strategies.method.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.method.round_plan import RoundPlan
@@ -57,7 +58,7 @@ from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
 from strategies.storage.round_record import RoundRecord, RunObserver
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, run_directory
-from strategies.storage.updates import MemoryUpdates, StoredUpdates
+from strategies.storage.updates import StoredUpdates
 from tests.strategies.fakes import (
     NODE_IDS,
     Clock,
@@ -1333,7 +1334,7 @@ def test_a_resumed_run_has_exchanged_as_many_bytes_as_one_that_was_not_disturbed
     assert exchanged(whole) == [(3 * one, 3 * one), (4 * one, 4 * one), (6 * one, 3 * one)]
 
     before, store = Watcher(), StoredUpdates(tmp_path)
-    with dies_at("round_loop", "update-accepted", round=2, count=answers):
+    with dies_at("exchange.gathering", "accepted", round=2, count=answers):
         run(federation(), recipe, watcher=before, updates=store, site_evaluation=True)
     sites = three_sites()
     after, _ = run(
@@ -1353,7 +1354,7 @@ def test_what_was_exchanged_before_a_death_is_counted_once_in_a_round_that_is_re
     tmp_path: Path,
 ) -> None:
     recipe, one = fedavg(1, 1, 0.1), model().count_bytes()
-    with dies_at("round_loop", "update-accepted", count=1):
+    with dies_at("exchange.gathering", "accepted", count=1):
         run(grid_of(*three_sites()), recipe, updates=StoredUpdates(tmp_path))
     # Of the two that are left b raises in the first attempt, both times.
     sites = three_sites(b={1: times(2, raises)})

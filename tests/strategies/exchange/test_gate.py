@@ -659,7 +659,7 @@ GOOD_EVALUATION: dict[str, float] = {
 }
 
 
-def judge_evaluation(metrics: dict[str, float]) -> dict[str, float] | Rejection:
+def judge_evaluation(metrics: dict[str, float]) -> Update | Rejection:
     asked = request(MessageType.EVALUATE)
     return judge_evaluate(Message(evaluate_reply_content(metrics), reply_to=asked), "site-b")
 
@@ -667,7 +667,7 @@ def judge_evaluation(metrics: dict[str, float]) -> dict[str, float] | Rejection:
 @pytest.mark.parametrize("withheld", [set(), {VALIDATION_LOSS}, set(GOOD_EVALUATION)])
 def test_a_good_evaluation_is_what_was_sent(withheld: set[str]) -> None:
     sent = {name: value for name, value in GOOD_EVALUATION.items() if name not in withheld}
-    assert judge_evaluation(sent) == sent
+    assert judge_evaluation(sent) == Update("site-b", int(sent.get(NUM_VALIDATION, 0)), {}, sent)
 
 
 @pytest.mark.parametrize(

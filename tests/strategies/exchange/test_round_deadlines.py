@@ -9,8 +9,8 @@ from flwr.app import MessageType
 from strategies.aggregation.averaging import by_examples
 from strategies.exchange.deadline import MIN_DEADLINE_S, Deadline, Pacing
 from strategies.exchange.messages import deadline_of
+from strategies.exchange.update_store import MemoryUpdates
 from strategies.method.recipes import fedavg
-from strategies.storage.updates import MemoryUpdates
 from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, LinearSite, raises, silent, times
 from tests.strategies.test_recalibration import Bench, three
 from tests.strategies.test_round_loop import Watcher, model, run, strategy_of, three_sites

@@ -10,8 +10,9 @@ import pytest
 
 from strategies.aggregation.averaging import Update
 from strategies.common.files import StorageError, seal
+from strategies.exchange.update_store import MemoryUpdates, UpdateStore
 from strategies.storage.model_files import pack_model
-from strategies.storage.updates import MemoryUpdates, StoredUpdates, UpdateStore
+from strategies.storage.updates import StoredUpdates
 
 PLAN, OTHER = "0123456789abcdef", "fedcba9876543210"
 METRICS = {"num-examples": 40, "train-loss": 0.1 + 0.2, "train-seconds": 2.0}

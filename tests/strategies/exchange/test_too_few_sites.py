@@ -5,9 +5,9 @@ from flwr.app import Error, Message
 
 from strategies.common.errors import ConfigError, DataError, ModelError, PlanError, SiteInputError
 from strategies.exchange.causes import Cause, error_code
+from strategies.exchange.too_few_sites import too_few
 from strategies.method.recipes import fedavg
 from strategies.storage.round_record import RoundRecord
-from strategies.too_few_sites import too_few
 from tests.strategies.fakes import NODE_IDS, Fault, grid_of, silent
 from tests.strategies.test_round_loop import Watcher, run, stopped, three_sites
 

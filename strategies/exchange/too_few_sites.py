@@ -1,24 +1,14 @@
 """The error for too few replies: what happened at each site, and whether its input is the cause."""
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
 
 from strategies.common.errors import QuorumError, RunError, SiteInputError
 from strategies.exchange.causes import BAD_INPUT, Cause
-from strategies.storage.round_record import causes_by_site, reasons, reasons_by_site
+from strategies.exchange.outcome import Outcome, causes_by_site, reasons, reasons_by_site
 
 NOT_IN_TIME = frozenset({Cause.NO_REPLY, Cause.LATE})
 
 _INPUTS = {Cause.CONFIG: "config", Cause.DATA: "data", Cause.MODEL: "model", Cause.PLAN: "plan"}
-
-
-class Outcome(Protocol):
-    """The fields of a record about sites whose replies do not count."""
-
-    attempts: int
-    dropped: dict[str, str]
-    causes: dict[str, Cause]
-    missing: list[str]
 
 
 def too_few(
@@ -35,7 +25,7 @@ def too_few(
     what
         What happened, in one clause. The number of attempts is appended.
     outcome
-        Record of the round or recalibration.
+        What happened at the sites.
     got, quorum
         Number of accepted replies, and number required.
     online
