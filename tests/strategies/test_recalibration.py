@@ -238,7 +238,7 @@ def test_below_the_quorum_the_missing_are_asked_again_and_then_the_run_stops(
     tmp_path: Path,
 ) -> None:
     sites = three(b=raises, c=raises)
-    with pytest.raises(QuorumError, match="too few sites sent statistics") as caught:
+    with pytest.raises(QuorumError, match="too few statistics") as caught:
         Bench(tmp_path).apply(grid_of(*sites))
     assert (caught.value.got, caught.value.expected) == (1, "2 or more")
     assert "b: the site failed" in str(caught.value)
