@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mdc_flower.data import load_dataset
-from mdc_flower.site.worker import worker
+from mdc_flower.site.resources import resources
 from mdc_flower.training.task import load_site_task, load_task
 
 
@@ -38,7 +38,7 @@ def _forget() -> None:
     load_dataset.cache_clear()
     load_task.cache_clear()
     load_site_task.cache_clear()
-    worker.cache_clear()
+    resources.cache_clear()
 
 
 @pytest.fixture(autouse=True)

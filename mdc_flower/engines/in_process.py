@@ -20,6 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig
+from mdc_flower.site.error_replies import error_of
 from strategies.exchange.messages import STATISTICS, deadline_of
 from strategies.exchange.transport import NO_REPLY
 from strategies.pending_evaluation import Inline
@@ -155,7 +156,7 @@ class InProcessGrid(Grid):
                 return Message(Error(NO_REPLY, "the deadline has passed"), reply_to=message)
             return self._client(message, context)
         except Exception as error:  # as on every engine, a ClientApp's error becomes a reply
-            return client_app.raised_reply(message, error)
+            return Message(error_of(error), reply_to=message)
 
 
 def _is_overdue(message: Message) -> bool:

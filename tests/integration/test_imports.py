@@ -43,7 +43,7 @@ PROCESS_THAT_TRAINS = """
 import sys
 from mdc_flower import server_app  # a process with simulated sites imports it
 from mdc_flower.config import read_run_config, read_site_config
-from mdc_flower.site.worker import site_client
+from mdc_flower.site.resources import site_client
 from strategies.method.round_plan import RoundPlan
 
 config = read_run_config({"max-train-examples": 20, "model": "mlp"})

@@ -45,12 +45,13 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
 ) -> None:
     # One site is slow, so that the coordinator dies in the middle of a round.
     slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=8.0)
+    killed = Fault("training", "kill", {"round": 1, "site": "site-0"})  # its worker
     run_dir, simulated = tmp_path / "run", tmp_path / "simulated"
     with real_sites(
         tmp_path,
         num_sites=2,
         coordinator_data="digits",
-        variables=plan(tmp_path / "faults", [slow]),
+        variables=plan(tmp_path / "faults", [slow, killed]),
     ) as sites:
         coordinator = sites.start_coordinator()
         leaving, _ = [sites.start_site(name) for name in sites.names]
@@ -73,10 +74,12 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
             assert re.search(rf"{name} .* online .* 0\.1\.0 .* 3 ", told), told
         _check_that_nothing_private_is_written(sites, run_dir)
 
-    run_in_process(small_config(simulated, epoch_budget=3), 2)
+    run_in_process(small_config(simulated, epoch_budget=3, num_sites=2), 2)
     assert sha256(run_dir) == sha256(simulated)
     history = read_history(run_dir)
     assert [sorted(line["participants"]) for line in history] == [sites.names] * 3
+    assert [line["asked_again"] for line in history] == [["site-0"], [], []]
+    assert "the worker ended (SIGKILL); it is started again" in sites.log("site-0")
     assert [event["rounds_done"] for event in summary_of(run_dir)["resumes"]] == [1]
     assert "the run died: " in sites.log("run")
     assert re.search(r"round 1: epoch 1 of 1, step 14 of 14, learning rate", sites.log("site-0"))

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import mdc_flower
-from mdc_flower.client_app import TRACE_CALLS, TRACE_LINES, app, without_paths
+from mdc_flower.client_app import app
 from mdc_flower.common.cores import usable_cores
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.data import Part, load_dataset
 from mdc_flower.data.contract import Contract
 from mdc_flower.site.card import code_digests
-from mdc_flower.site.worker import site_client, worker
+from mdc_flower.site.error_replies import TRACE_CALLS, TRACE_LINES, without_paths
+from mdc_flower.site.resources import resources, site_client
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.loop import EvalResult
 from mdc_flower.training.numerics import processor
@@ -377,7 +378,7 @@ def test_the_deadline_counts_from_the_arrival_of_the_message_while_data_are_read
         load_dataset.cache_clear()
         load_task.cache_clear()
         load_site_task.cache_clear()
-        worker.cache_clear()
+        resources.cache_clear()
         train = train_content(arrays, PLANNED, deadline_s)
         content = (
             train if kind == MessageType.TRAIN else statistics_content(arrays, "p", deadline_s)

@@ -16,6 +16,7 @@ from mdc_flower.deployment.kits.kits import KIT, SiteKit
 from mdc_flower.deployment.kits.private_files import PRIVATE, write_file
 from mdc_flower.deployment.site import state_folder
 from mdc_flower.deployment.site.check import ask_coordinator
+from mdc_flower.deployment.site.worker_process import FOLDER, WorkerProcess
 from mdc_flower.engines.flower_processes import environment, free_port, running
 from mdc_flower.engines.guardian import guarded
 from strategies.common.errors import RunError
@@ -117,10 +118,16 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
     command += ["--node-config", str(config_path), "--port", str(free_port())]
     events, trouble = Tail(event_path), Tail(log_path)
     env = {**environment(home), SITE_LOG: str(event_path)}
+    worker = WorkerProcess(kit.state / FOLDER, env, log_path, tell)
     tell(f"{kit.site} joins federation {kit.federation!r} at {kit.address}; log: {log_path}")
-    with guarded(home), running(command, env, Path.cwd(), log_path) as process:
+    with (
+        guarded(home),
+        worker,
+        running(command, env | worker.variables, Path.cwd(), log_path) as process,
+    ):
         view = SiteView()
         while process.poll() is None:
+            worker.look()
             _show(events, trouble, view, tell)
             for path in (log_path, event_path):
                 shorten(path)
@@ -198,6 +205,13 @@ class SiteView:
                 )
             case "app-refused":
                 return f"this site refuses to run the coordinator's app: {event['reason']}"
+            case "worker-grew":
+                return (
+                    f"the worker uses {event['now_bytes'] / 2**30:.1f} GiB of memory, after "
+                    f"{event['first_bytes'] / 2**30:.1f} GiB at first; it is started again"
+                )
+            case "worker-abandoned":
+                return "nobody waits for the worker's answer any more; it is started again"
             case "failed":
                 return f"{event['message']} failed: {event['error']}"
         return ""

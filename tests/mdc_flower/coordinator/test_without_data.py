@@ -305,7 +305,7 @@ def test_a_register_that_cannot_be_read_later_costs_the_run_no_site_it_knows(
 ) -> None:
     path = register(north=NODES["north"], south=NODES["south"])
     monkeypatch.setattr(
-        "mdc_flower.client_app.reach", lambda point, **where: path.unlink(missing_ok=True)
+        "mdc_flower.site.answers.reach", lambda point, **where: path.unlink(missing_ok=True)
     )
     run_dir = run(config(tmp_path), *both(tmp_path))
     assert not path.exists()

@@ -1,0 +1,103 @@
+"""Keep the worker of a site running while the site's SuperNode runs."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from mdc_flower.engines.flower_processes import running
+from mdc_flower.site.handover import WORKER
+from mdc_flower.site.worker import ABANDONED
+
+FOLDER = "worker"
+"""The worker's folder in the kit's ``state``."""
+
+LONGEST_PAUSE_S = 60.0
+"""Longest pause before a worker that keeps ending is started again, in seconds."""
+
+STEADY_S = 60.0
+"""A worker that has run for this many seconds is started again at once."""
+
+
+class WorkerProcess:
+    """The worker of a site; a context manager that stops it at the end.
+
+    Parameters
+    ----------
+    folder : Path
+        The worker's folder; created for its owner only.
+    env : Mapping[str, str]
+        Environment variables of the worker.
+    log_path : Path
+        File to append its output to.
+    tell : callable
+        Called with each line to show to the operator.
+    """
+
+    def __init__(
+        self, folder: Path, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]
+    ) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder = folder
+        self._env = env
+        self._log_path = log_path
+        self._tell = tell
+        self._stack = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = self._start_at = self._pause_s = 0.0
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables with which a ClientApp finds the worker."""
+        return {WORKER: str(self._folder)}
+
+    def __enter__(self) -> "WorkerProcess":
+        """Start the worker."""
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the worker."""
+        self._stack.close()
+
+    def look(self) -> None:
+        """Start the worker again if it has ended; tell the operator, unless it ended as planned."""
+        now = time.monotonic()
+        if self._process is None:
+            if now >= self._start_at:
+                self._start()
+            return
+        status = self._process.poll()
+        if status is None:
+            return
+        self._stack.close()  # also ends what it has started
+        self._process = None
+        if status in (0, ABANDONED):
+            self._start()
+            return
+        is_steady = now - self._started_at >= STEADY_S
+        self._pause_s = 0.0 if is_steady else min(LONGEST_PAUSE_S, 2 * self._pause_s + 1.0)
+        self._start_at = now + self._pause_s
+        after = f" in {self._pause_s:.0f} s" if self._pause_s else ""
+        self._tell(f"the worker ended ({_ending(status)}); it is started again{after}")
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "mdc_flower.site.worker", str(self._folder)]
+        self._started_at = time.monotonic()
+        self._process = self._stack.enter_context(
+            running(command, self._env, Path.cwd(), self._log_path)
+        )
+
+
+def _ending(status: int) -> str:
+    """Return how a process ended."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -1,0 +1,174 @@
+"""How a site answers a message: the message's content in, content or an error out."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from logging import ERROR
+
+import numpy as np
+from flwr.app import Error, MessageType, RecordDict
+
+from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
+from mdc_flower.console.site_log import site_event
+from mdc_flower.site.card import site_card
+from mdc_flower.site.client import NDArrays, Scalar, SiteClient
+from mdc_flower.site.error_replies import error_of, is_simulated
+from mdc_flower.site.resources import site_client
+from mdc_flower.training.numerics import repeatable
+from mdc_flower.training.task import threads_of
+from strategies.common.errors import ModelError, PlanError
+from strategies.common.fault_points import reach
+from strategies.common.log import log
+from strategies.exchange.messages import (
+    ARRAYS,
+    DEADLINE,
+    NUM_EXAMPLES,
+    NUM_VALIDATION,
+    PLAN,
+    STATISTICS,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    arrays_to_record,
+    deadline_of,
+    evaluate_reply_content,
+    record_to_arrays,
+    statistics_plan_id,
+    statistics_reply_content,
+    train_reply_content,
+    wants_evaluation,
+)
+from strategies.method.round_plan import RoundPlan
+
+Config = Mapping[str, bool | float | int | str]
+"""A run config or node config as Flower delivers it."""
+
+
+def answer(
+    kind: str, content: RecordDict, run_config: Config, node_config: Config
+) -> RecordDict | Error:
+    """Return the content of the reply to a message, or the error that answering it raised.
+
+    Flower reports an exception differently on each engine, and not at all in a deployment. The
+    coordinator needs the reason to report which site failed and why.
+
+    Parameters
+    ----------
+    kind
+        Flower's type of the message.
+    content
+        The content of the message.
+    run_config, node_config
+        Flower's context of the message.
+    """
+    try:
+        config, site = read_run_config(run_config), read_site_config(node_config)
+        return _HANDLERS[kind](content, config, site)
+    except Exception as error:
+        log(ERROR, "%s failed", kind, exc_info=error)
+        site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
+        # The node config itself may be wrong, so it is not parsed here.
+        return error_of(error, private=not is_simulated(node_config))
+
+
+def _hello(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
+    """Return the site's card: its name, version and hardware."""
+    card = site_card(config, site)
+    site_event("hello", site=site.name)
+    return card.to_content()
+
+
+def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
+    """Train the model in the message by its plan; evaluate it first if the message says so."""
+    # The time to load the data counts towards the deadline.
+    arrived = time.monotonic()
+    client = site_client(config, site)
+    names, arrays = _model_in(content, client)
+    record = content.config_records[PLAN]
+    plan = RoundPlan.from_config_record(record)
+    stop_at = arrived + deadline_of(content)
+    reach("training", round=plan.round, site=client.site)
+    site_event("training", examples=len(client.data.train), **plan.model_dump())
+    with repeatable(threads_of(config, site), client.device):
+        validated = _validate(client, arrays) if wants_evaluation(content) else {}
+        # The evaluation's time counts towards the deadline as well.
+        settings: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
+        trained, num_examples, metrics = client.fit(arrays, settings)
+    site_event("trained", round=plan.round, **metrics)
+    return train_reply_content(
+        arrays_to_record(dict(zip(names, trained, strict=True))),
+        _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),  # type: ignore[dict-item]
+        plan.plan_id,
+    )
+
+
+def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
+    """Evaluate the model in the message on the site's validation examples."""
+    client = site_client(config, site)
+    _, arrays = _model_in(content, client)
+    with repeatable(threads_of(config, site), client.device):
+        validated = _validate(client, arrays)
+    site_event("evaluated", **validated)
+    return evaluate_reply_content(_shared(validated, site))
+
+
+def _statistics(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
+    """Compute the model's BatchNorm statistics on the site's training examples."""
+    arrived = time.monotonic()
+    client = site_client(config, site)
+    if config.batch_norm != "recalibrate":
+        raise PlanError(
+            "a site sends statistics only in a run that recalibrates BatchNorm",
+            where="batch-norm",
+            got=config.batch_norm,
+            expected="'recalibrate'",
+        )
+    plan_id = statistics_plan_id(content)
+    stop_at = arrived + deadline_of(content)
+    _, arrays = _model_in(content, client)
+    reach("statistics", site=client.site)
+    with repeatable(threads_of(config, site), client.device):
+        taken, num_examples = client.statistics(arrays, stop_at - time.monotonic())
+    site_event("recalibrated", examples=num_examples)
+    return statistics_reply_content(arrays_to_record(taken), num_examples, plan_id)
+
+
+_HANDLERS: Mapping[str, Callable[[RecordDict, RunConfig, SiteConfig], RecordDict]] = {
+    MessageType.QUERY: _hello,
+    MessageType.TRAIN: _train,
+    MessageType.EVALUATE: _evaluate,
+    STATISTICS: _statistics,
+}
+
+
+def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, float | int]:
+    """Return the metrics of a model on the site's validation examples; empty without examples.
+
+    A metric that is not finite is left out: it is no reason to reject the site's update.
+    """
+    loss, num_examples, metrics = client.evaluate(arrays, {})
+    if num_examples == 0:
+        return {}
+    accuracy = float(metrics["accuracy"])
+    found = {NUM_VALIDATION: num_examples, VALIDATION_LOSS: loss, VALIDATION_ACCURACY: accuracy}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _shared(metrics: Mapping[str, float | int], site: SiteConfig) -> dict[str, float | int]:
+    """Return the metrics that may leave the site."""
+    return {name: value for name, value in metrics.items() if name in site.shared_metrics}
+
+
+def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
+    """Return names and arrays of the model in a message; check that the site's model has them."""
+    arrays = record_to_arrays(content.array_records[ARRAYS])
+    own = client.names
+    if list(arrays) != own:
+        misfits = [(a, b) for a, b in zip(arrays, own, strict=False) if a != b]
+        got, expected = misfits[0] if misfits else (f"{len(arrays)} arrays", f"{len(own)}")
+        raise ModelError(
+            "the coordinator's model differs from this site's model",
+            where="arrays",
+            got=got,
+            expected=expected,
+        )
+    return list(arrays), list(arrays.values())

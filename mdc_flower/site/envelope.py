@@ -1,0 +1,59 @@
+"""Put the content of a message into a file, and read it back, without importing PyTorch.
+
+The arrays are in a safetensors file, as the bytes that Flower carries, so an encoded array stays as
+it is. Everything else is JSON.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+Header = Mapping[str, Any]
+"""What `unpack` needs besides the file; can be written as JSON."""
+
+
+def pack(content: RecordDict, path: Path) -> Header:
+    """Write the arrays of a message's content to a file; return the rest."""
+    blobs: dict[str, np.ndarray[Any, Any]] = {}
+    arrays: dict[str, list[dict[str, Any]]] = {}
+    for record, packed in content.array_records.items():
+        arrays[record] = []
+        for name, array in packed.items():
+            key = str(len(blobs))
+            blobs[key] = np.frombuffer(array.data, np.uint8)
+            about = {"dtype": array.dtype, "shape": list(array.shape), "stype": array.stype}
+            arrays[record].append({"key": key, "name": name, **about})
+    save_file(blobs, path)
+    return {
+        "arrays": arrays,
+        "configs": {name: dict(record) for name, record in content.config_records.items()},
+        "metrics": {name: dict(record) for name, record in content.metric_records.items()},
+    }
+
+
+def unpack(header: Header, path: Path) -> RecordDict:
+    """Return the content that `pack` wrote."""
+    content = RecordDict()
+    with safe_open(path, framework="np") as file:
+        for record, entries in header["arrays"].items():
+            content[record] = ArrayRecord(
+                {
+                    entry["name"]: Array(
+                        entry["dtype"],
+                        tuple(entry["shape"]),
+                        entry["stype"],
+                        file.get_tensor(entry["key"]).tobytes(),
+                    )
+                    for entry in entries
+                }
+            )
+    for record, values in header["configs"].items():
+        content[record] = ConfigRecord(values)
+    for record, values in header["metrics"].items():
+        content[record] = MetricRecord(values)
+    return content

@@ -1,0 +1,217 @@
+"""The worker of a real site: its answers, and what happens when it ends, hangs or grows."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Error, MessageType, RecordDict
+
+from mdc_flower.config import read_run_config, read_site_config
+from mdc_flower.console.site_log import SITE_LOG
+from mdc_flower.deployment.site.site import SiteView
+from mdc_flower.deployment.site.worker_process import WorkerProcess
+from mdc_flower.engines.flower_processes import environment
+from mdc_flower.site import handover, worker
+from mdc_flower.site.answers import answer
+from mdc_flower.site.client import SiteClient
+from mdc_flower.site.error_replies import error_of
+from mdc_flower.site.handover import hand_over
+from mdc_flower.site.resources import site_client
+from strategies.common.errors import EngineError
+from strategies.exchange.causes import Cause, cause_of
+from strategies.exchange.messages import (
+    ARRAYS,
+    METRICS,
+    arrays_to_record,
+    record_to_arrays,
+    train_content,
+)
+from tests.faults.catalog import fault
+from tests.faults.injector import Fault
+from tests.faults.injector import plan as fault_plan
+from tests.mdc_flower.examples import plan
+from tests.tiny import KEYS
+
+NODE: dict[str, Any] = {"site": "north", "modules": "tests.tiny", "threads": 1}
+PLANNED = plan(lr_max=0.1, lr_min=0.05, shape="cosine")
+RUN_ID = 7
+
+
+@pytest.fixture(scope="module")
+def client() -> SiteClient:
+    return site_client(read_run_config(KEYS), read_site_config(NODE))
+
+
+def order(client: SiteClient, deadline_s: float = 100.0) -> RecordDict:
+    """Return a train message's content."""
+    model = dict(zip(client.names, client.get_parameters({}), strict=True))
+    return train_content(arrays_to_record(model), PLANNED, deadline_s)
+
+
+def ask(
+    folder: Path, content: RecordDict, run_id: int = RUN_ID, keys: Any = None
+) -> RecordDict | Error:
+    kind = MessageType.TRAIN if ARRAYS in content.array_records else MessageType.QUERY
+    return hand_over(folder, run_id, kind, content, KEYS | (keys or {}), NODE)
+
+
+def bits(content: RecordDict | Error) -> dict[str, bytes]:
+    assert isinstance(content, RecordDict), content.reason
+    arrays = record_to_arrays(content.array_records[ARRAYS])
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+class Site:
+    """A worker that is looked after, as by `mdc site start`."""
+
+    def __init__(self, folder: Path, faults: Sequence[Fault]) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder / "worker"
+        self.told: list[str] = []
+        self._events = folder / "events.jsonl"
+        env = {
+            **environment(folder),
+            SITE_LOG: str(self._events),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **(fault_plan(folder / "faults", faults) if faults else {}),
+        }
+        self.process = WorkerProcess(self.folder, env, folder / "log", self.told.append)
+
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in self._events.read_text().splitlines()]
+
+    def pid(self) -> int:
+        """Return the process id of the idle worker; it gets no message."""
+        connection, pid = handover._connect(self.folder, time.monotonic() + 100)
+        connection.close()
+        return pid
+
+
+@contextmanager
+def site(folder: Path, *faults: Fault) -> Iterator[Site]:
+    started, stop = Site(folder, faults), threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.05):
+            started.process.look()
+
+    with started.process:
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            yield started
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def test_a_worker_answers_as_this_process_does(tmp_path: Path, client: SiteClient) -> None:
+    # The path is longer than a socket's may be.
+    with site(tmp_path / ("a-long-name-of-a-kit-" * 6)) as north:
+        first = north.pid()
+        card = ask(north.folder, RecordDict())
+        trained = [ask(north.folder, order(client)) for _ in range(2)]
+        failed = ask(north.folder, order(client), keys={"model": "unknown"})
+        last = north.pid()
+    here = answer(MessageType.TRAIN, order(client), KEYS, NODE)
+    assert bits(trained[0]) == bits(trained[1]) == bits(here)
+    assert isinstance(trained[0], RecordDict)
+    assert isinstance(here, RecordDict)
+    metrics = [dict(content.metric_records[METRICS]) for content in (trained[0], here)]
+    assert metrics[0] | {"train-seconds": 0} == metrics[1] | {"train-seconds": 0}
+    assert card == answer(MessageType.QUERY, RecordDict(), KEYS, NODE)
+    expected = answer(MessageType.TRAIN, order(client), KEYS | {"model": "unknown"}, NODE)
+    assert isinstance(failed, Error)
+    assert isinstance(expected, Error)
+    assert (failed.code, failed.reason) == (expected.code, expected.reason)
+    assert (last, north.told) == (first, [])
+
+
+@fault(
+    "a real site's worker killed while it trains",
+    "it is started again, and the site is asked once more",
+)
+def test_a_worker_that_is_killed_is_started_again(tmp_path: Path, client: SiteClient) -> None:
+    with site(tmp_path / "site", Fault("training", "kill")) as north:
+        with pytest.raises(EngineError, match="worker ended before it answered") as caught:
+            ask(north.folder, order(client))
+        again = ask(north.folder, order(client))
+    assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
+    assert north.told == ["the worker ended (SIGKILL); it is started again in 1 s"]
+    assert cause_of(error_of(caught.value, private=True).code) is Cause.SITE_FAILED
+
+
+@pytest.mark.integration
+@fault(
+    "a real site's worker hangs",
+    "it is killed a minute after the deadline and started again",
+    "the site's update of this round, unless it answers a second request in time",
+)
+def test_a_worker_that_hangs_is_killed_and_started_again(
+    tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "GRACE_S", 0.0)
+    with site(tmp_path / "site", Fault("training", "hang")) as north:
+        ask(north.folder, RecordDict())  # wait until it has started
+        with pytest.raises(EngineError, match="worker hung and was stopped"):
+            ask(north.folder, order(client, deadline_s=2.0))
+        monkeypatch.undo()
+        again = ask(north.folder, order(client))
+    assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
+    assert len(north.told) == 1
+
+
+@pytest.mark.integration
+def test_another_run_gets_a_new_worker(tmp_path: Path) -> None:
+    with site(tmp_path / "site") as north:
+        ask(north.folder, RecordDict())
+        first = north.pid()
+        ask(north.folder, RecordDict(), run_id=RUN_ID + 1)
+        second = north.pid()
+    assert first != second
+    assert north.told == [], "the operator need not know"
+
+
+@pytest.mark.integration
+@fault(
+    "Flower's process for a message killed while the worker answers",
+    "the worker notices and is started again; the site is asked once more",
+)
+def test_a_worker_whose_message_is_abandoned_is_started_again(
+    tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site(tmp_path / "site", Fault("training", "hang")) as north:
+        first = north.pid()
+        with monkeypatch.context() as patch:
+            patch.setattr(handover, "_patience_s", lambda content: 2.0)
+            patch.setattr(os, "kill", lambda pid, kind: None)
+            with pytest.raises(EngineError):
+                ask(north.folder, order(client))
+        second = north.pid()
+        assert north.events()[-1] == "worker-abandoned"
+        again = ask(north.folder, order(client))
+    assert first != second
+    assert north.told == []
+    assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
+
+
+def test_a_worker_that_has_grown_ends_after_its_answer(
+    tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SITE_LOG, str(tmp_path / "events.jsonl"))
+    monkeypatch.setattr(worker, "SPARE_BYTES", -(2**20))
+    monkeypatch.setattr(worker, "GROWTH", 1.0)
+    serving = threading.Thread(target=worker.serve, args=(tmp_path,))
+    serving.start()
+    assert bits(ask(tmp_path, order(client)))
+    serving.join(60)
+    assert not serving.is_alive()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert events[-1]["event"] == "worker-grew"
+    assert SiteView().line(events[-1]).startswith("the worker uses ")
