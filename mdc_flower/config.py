@@ -252,6 +252,7 @@ class SiteConfig(ConfigModel):
     num_examples: Count = 0  # 0 if the site does not report it
     metrics: str = ""
     modules: str = "*"
+    state: str = ""  # empty to keep no files of a round
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Count = 0
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from logging import ERROR
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Error, MessageType, RecordDict
@@ -14,6 +15,7 @@ from mdc_flower.site.card import site_card
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
 from mdc_flower.site.error_replies import error_of, is_simulated
 from mdc_flower.site.resources import site_client
+from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.training.numerics import repeatable
 from mdc_flower.training.task import threads_of
 from strategies.common.errors import ModelError, PlanError
@@ -87,6 +89,11 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     plan = RoundPlan.from_config_record(record)
     stop_at = arrived + deadline_of(content)
     reach("training", round=plan.round, site=client.site)
+    files = _round_files(content, client, config, site)
+    if files is not None and (kept := files.reply()):
+        site_event("sent-again", round=plan.round)
+        return kept
+    client.epochs = files
     site_event("training", examples=len(client.data.train), **plan.model_dump())
     with repeatable(threads_of(config, site), client.device):
         validated = _validate(client, arrays) if wants_evaluation(content) else {}
@@ -94,11 +101,24 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         settings: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
         trained, num_examples, metrics = client.fit(arrays, settings)
     site_event("trained", round=plan.round, **metrics)
-    return train_reply_content(
+    reply = train_reply_content(
         arrays_to_record(dict(zip(names, trained, strict=True))),
         _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),  # type: ignore[dict-item]
         plan.plan_id,
     )
+    if files is not None:
+        files.keep_reply(reply, plan.plan_id)
+    return reply
+
+
+def _round_files(
+    content: RecordDict, client: SiteClient, config: RunConfig, site: SiteConfig
+) -> RoundFiles | None:
+    """Return the files of the round in a train message; None if the site keeps none."""
+    if not site.state:
+        return None
+    about = [config.model_dump(), site.model_dump(), len(client.data.train)]
+    return RoundFiles(Path(site.state), round_key(content, about))
 
 
 def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:

@@ -18,7 +18,7 @@ from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.arrays import load_arrays, model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.loop import Progress, TrainSettings, evaluate, train
+from mdc_flower.training.loop import Epochs, Progress, TrainSettings, evaluate, train
 from strategies.exchange.messages import DEADLINE
 from strategies.method.round_plan import RoundPlan
 
@@ -53,6 +53,8 @@ class SiteClient(NumPyClient):
         Whether BatchNorm's running statistics stay at the site. Replies then contain the received
         statistics, and a model is evaluated with the site's own, which are recomputed from its
         training examples.
+    epochs
+        Saves the state of training after each epoch; None to save nothing.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SiteClient(NumPyClient):
         on_progress: Callable[[Progress], None] | None = None,
         seed: int = 0,
         local_statistics: bool = False,
+        epochs: Epochs | None = None,
     ) -> None:
         self.site = site
         self.new_model = new_model
@@ -76,6 +79,7 @@ class SiteClient(NumPyClient):
         self.on_progress = on_progress
         self.seed = seed
         self.local_statistics = local_statistics
+        self.epochs = epochs
 
     @cached_property
     def names(self) -> list[str]:
@@ -129,6 +133,7 @@ class SiteClient(NumPyClient):
             self.site,
             on_progress=self.on_progress,
             stop_at=stop_at,
+            epochs=self.epochs,
         )
         metrics: dict[str, Scalar] = {
             "num-steps": result.num_steps,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from mdc_flower.common.seeded import seeded
 from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
+from mdc_flower.training.loop_state import LoopState
 from mdc_flower.training.optimizers import SGD, AdamW
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed
@@ -113,6 +115,18 @@ class EvalResult:
         return sum(known) / len(known) if known else math.nan
 
 
+class Epochs(Protocol):
+    """Saves the state of training after each epoch."""
+
+    def load(self, state: LoopState) -> None:
+        """Restore the last saved state, if there is one."""
+        ...
+
+    def save(self, state: LoopState) -> None:
+        """Save the state."""
+        ...
+
+
 def train(
     model: nn.Module,
     data: Tensors,
@@ -124,6 +138,7 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     stop_at: float = math.inf,
+    epochs: Epochs | None = None,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
@@ -135,27 +150,30 @@ def train(
     generators) comes from the plan's seed, its round and the site's name. ``after_epoch`` is called
     with the number of each finished epoch; it may evaluate the model, but must not change it.
     ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
+    Training continues from the state that ``epochs`` restores, and passes it the state after each
+    epoch but the last.
 
     Raises
     ------
     DeadlineError
         If training does not finish by ``stop_at``, a time of `time.monotonic`.
     """
-    started = time.monotonic()
-    batches = torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site))
+    started = last_report = time.monotonic()
     steps = num_local_steps(plan, len(data), settings.batch_size)
     model.to(device).train()
     if pipeline.channels_last:
         model.to(memory_format=torch.channels_last)
     forward = torch.compile(model) if settings.compile else model
-    optimizer = _optimizer(model, settings)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16)
     anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
-    # Sums stay on the device, because reading them would synchronize every step.
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    num_right = torch.zeros((), dtype=torch.int64, device=device)
-    num_seen, step, epoch = 0, 0, 0
-    last_report = started
+    state = LoopState(
+        model,
+        _optimizer(model, settings),
+        torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16),
+        torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site)),
+        # Sums stay on the device, because reading them would synchronize every step.
+        loss_sum=torch.zeros((), dtype=torch.float64, device=device),
+        num_right=torch.zeros((), dtype=torch.int64, device=device),
+    )
 
     def report_progress() -> None:
         nonlocal last_report
@@ -163,63 +181,73 @@ def train(
             last_report = time.monotonic()
             on_progress(
                 Progress(
-                    epoch=min(epoch + 1, plan.local_epochs or epoch + 1),
-                    step=step,
+                    epoch=min(state.epoch + 1, plan.local_epochs or state.epoch + 1),
+                    step=state.step,
                     num_steps=steps,
-                    lr=optimizer.param_groups[0]["lr"],
-                    loss=float(loss_sum) / num_seen,
-                    num_seen=num_seen,
+                    lr=state.optimizer.param_groups[0]["lr"],
+                    loss=float(state.loss_sum) / state.num_seen,
+                    num_seen=state.num_seen,
                     seconds=last_report - started,
                 )
             )
 
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
-        while step < steps:
-            for rows in shuffled(len(data), settings.batch_size, batches):
-                if step == steps:
+        if epochs is not None:
+            epochs.load(state)
+        while state.step < steps:
+            for rows in shuffled(len(data), settings.batch_size, state.batches):
+                if state.step == steps:
                     break
                 now = time.monotonic()
                 if now >= stop_at:
                     raise DeadlineError(
                         "the deadline passed before training finished",
                         where=f"round {plan.round}",
-                        got=f"{step} of {steps} steps in {now - started:.0f} s",
+                        got=f"{state.step} of {steps} steps in {now - started:.0f} s",
                     )
-                if now - last_report >= PROGRESS_S and step:
+                if now - last_report >= PROGRESS_S and state.step:
                     report_progress()
-                _set_lr(optimizer, plan.lr_at(step / (steps - 1) if steps > 1 else 0.0))
-                inputs = pipeline(data.inputs[rows], device, batches)
+                progress = state.step / (steps - 1) if steps > 1 else 0.0
+                _set_lr(state.optimizer, plan.lr_at(progress))
+                inputs = pipeline(data.inputs[rows], device, state.batches)
                 labels = data.labels[rows].to(device)
                 with _autocast(device, settings.autocast_dtype):
                     outputs = forward(inputs)
                     loss = functional.cross_entropy(
                         outputs, labels, label_smoothing=settings.label_smoothing
                     )
-                optimizer.zero_grad(set_to_none=True)
                 total = loss + _proximal(model, anchor, plan.proximal_mu) if anchor else loss
-                scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-                if settings.clip_norm:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-                scaler.step(optimizer)
-                scaler.update()
-                loss_sum += loss.detach().double() * len(rows)
-                num_right += (outputs.argmax(1) == labels).sum()
-                num_seen += len(rows)
-                step += 1
+                _step(state, total, settings.clip_norm)
+                state.loss_sum += loss.detach().double() * len(rows)
+                state.num_right += (outputs.argmax(1) == labels).sum()
+                state.num_seen += len(rows)
+                state.step += 1
             else:
                 report_progress()
-                epoch += 1
+                state.epoch += 1
                 if after_epoch is not None:
-                    after_epoch(epoch)
+                    after_epoch(state.epoch)
+                if epochs is not None and state.step < steps:
+                    epochs.save(state)
 
     return TrainResult(
         num_examples=len(data),
         num_steps=steps,
-        loss=float(loss_sum) / num_seen,
-        accuracy=int(num_right) / num_seen,
+        loss=float(state.loss_sum) / state.num_seen,
+        accuracy=int(state.num_right) / state.num_seen,
         seconds=time.monotonic() - started,
     )
+
+
+def _step(state: LoopState, loss: Tensor, clip_norm: float) -> None:
+    """Take one optimizer step."""
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if clip_norm:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
 
 
 def evaluate(

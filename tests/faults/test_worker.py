@@ -39,7 +39,7 @@ from tests.mdc_flower.examples import plan
 from tests.tiny import KEYS
 
 NODE: dict[str, Any] = {"site": "north", "modules": "tests.tiny", "threads": 1}
-PLANNED = plan(lr_max=0.1, lr_min=0.05, shape="cosine")
+PLANNED = plan(local_epochs=2, lr_max=0.1, lr_min=0.05, shape="cosine")
 RUN_ID = 7
 
 
@@ -55,10 +55,14 @@ def order(client: SiteClient, deadline_s: float = 100.0) -> RecordDict:
 
 
 def ask(
-    folder: Path, content: RecordDict, run_id: int = RUN_ID, keys: Any = None
+    folder: Path,
+    content: RecordDict,
+    run_id: int = RUN_ID,
+    keys: Any = None,
+    node: dict[str, Any] = NODE,
 ) -> RecordDict | Error:
     kind = MessageType.TRAIN if ARRAYS in content.array_records else MessageType.QUERY
-    return hand_over(folder, run_id, kind, content, KEYS | (keys or {}), NODE)
+    return hand_over(folder, run_id, kind, content, KEYS | (keys or {}), node)
 
 
 def bits(content: RecordDict | Error) -> dict[str, bytes]:
@@ -145,6 +149,38 @@ def test_a_worker_that_is_killed_is_started_again(tmp_path: Path, client: SiteCl
     assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
     assert north.told == ["the worker ended (SIGKILL); it is started again in 1 s"]
     assert cause_of(error_of(caught.value, private=True).code) is Cause.SITE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("point", "event"),
+    [
+        pytest.param(
+            Fault("epoch-saved", "kill", {"epoch": 1}), "continued",
+            marks=fault(
+                "a real site's worker killed between two local epochs",
+                "the site is asked once more and continues after the last saved epoch",
+            ),
+        ),
+        pytest.param(
+            Fault("reply-kept", "kill"), "sent-again",
+            marks=fault(
+                "a real site's worker killed before its finished update is sent",
+                "the site is asked once more and sends the same update without training",
+            ),
+        ),
+    ],
+    ids=["between-epochs", "before-sending"],
+)  # fmt: skip
+def test_a_killed_worker_does_not_train_its_round_anew(
+    tmp_path: Path, client: SiteClient, point: Fault, event: str
+) -> None:
+    node = NODE | {"state": str(tmp_path / "round")}
+    with site(tmp_path / "site", point) as north:
+        with pytest.raises(EngineError, match="worker ended before it answered"):
+            ask(north.folder, order(client), node=node)
+        again = ask(north.folder, order(client), node=node)
+    assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
+    assert event in north.events()
 
 
 @pytest.mark.integration

@@ -23,6 +23,8 @@ from strategies.common.errors import RunError
 from strategies.storage.run_directory import read_event
 
 EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
+ROUND = "round"
+"""The folder in ``state`` for the files of the current round."""
 LOOK_S = 0.5
 
 STILL_ONLINE_S = 120.0
@@ -50,6 +52,7 @@ def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
         "num-examples": num_examples,
         "metrics": ",".join(kit.metrics),
         "modules": ",".join(kit.modules),
+        "state": str(kit.state / ROUND),
     }
     if kit.partition_id >= 0:
         config |= {"partition-id": kit.partition_id, "num-partitions": kit.num_partitions}
@@ -196,6 +199,10 @@ class SiteView:
                     f"{event['train-loss']:.4f}, accuracy {event['train-accuracy']:.4f}; "
                     "sending the update"
                 )
+            case "continued":
+                return f"continues after epoch {event['epoch']}, which was saved before"
+            case "sent-again":
+                return f"round {event['round']}: the finished update is sent again"
             case "evaluated" if "validation-accuracy" not in event:
                 return "last model: not evaluated, because this site has no validation examples"
             case "evaluated":

@@ -1,0 +1,149 @@
+"""The files of one round at a site: its last finished epoch, and its finished reply.
+
+A site that was killed or cut off in mid-round is asked again. With these files it continues after
+the last saved epoch, or sends its reply again, with the same bits as without the interruption.
+"""
+
+import hashlib
+import json
+import time
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+from flwr.app import RecordDict
+
+from mdc_flower import __version__
+from mdc_flower.console.site_log import site_event
+from mdc_flower.training.loop_state import LoopState
+from strategies.common.fault_points import reach
+from strategies.common.files import (
+    DamagedError,
+    StorageError,
+    check_seal,
+    remove_temporary,
+    seal,
+    sealed_files,
+)
+from strategies.common.log import log
+from strategies.exchange.messages import (
+    ARRAYS,
+    DEADLINE,
+    METRICS,
+    arrays_to_record,
+    record_to_arrays,
+    train_reply_content,
+)
+from strategies.storage.model_files import StoredArrays, pack_model
+
+SUFFIX = ".safetensors"
+EPOCH, REPLY = "epoch", "reply"
+
+SHARE = 0.01
+"""Largest share of the training time that may be spent on saving epochs."""
+
+
+def round_key(content: RecordDict, about: Any) -> str:
+    """Return a digest of everything that a site's reply depends on, 24 hex digits.
+
+    Parameters
+    ----------
+    content
+        The content of the train message, with plan and model. Its deadline does not count.
+    about
+        Run config, node config, and whatever else matters, as plain data.
+    """
+    digest = hashlib.sha256(json.dumps([__version__, about], sort_keys=True).encode())
+    for name, record in sorted(content.config_records.items()):
+        fields = {key: value for key, value in record.items() if key != DEADLINE}
+        digest.update(json.dumps([name, fields], sort_keys=True).encode())
+    for name, array in content.array_records[ARRAYS].items():
+        digest.update(json.dumps([name, array.dtype, list(array.shape), array.stype]).encode())
+        digest.update(array.data)
+    return digest.hexdigest()[:24]
+
+
+class RoundFiles:
+    """The files of the round with a key; files of other rounds are deleted.
+
+    A file that cannot be written or read costs only time, so it never fails the round.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder for the files; created if missing, for its owner only.
+    key : str
+        See `round_key`.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder = folder
+        self._key = key
+        self._saved_at = time.monotonic()
+        self._cost_s = 0.0
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_temporary(folder)
+            for path in list(sealed_files(folder, SUFFIX)):
+                if not path.name.startswith(f"{key}."):
+                    path.unlink()
+        except OSError as error:
+            log(WARNING, "%s cannot be used: %s", folder, error)
+
+    def reply(self) -> RecordDict | None:
+        """Return the finished reply; None if there is none."""
+        stored = self._read(REPLY)
+        if stored is None:
+            return None
+        arrays, about = stored
+        return train_reply_content(
+            arrays_to_record({name: arrays[name] for name in about["names"]}),
+            about["metrics"],
+            about["plan-id"],
+        )
+
+    def keep_reply(self, reply: RecordDict, plan_id: str) -> None:
+        """Save the finished reply; it replaces the epochs."""
+        arrays = record_to_arrays(reply.array_records[ARRAYS])
+        metrics = dict(reply.metric_records[METRICS])
+        about = {"names": list(arrays), "metrics": metrics, "plan-id": plan_id}
+        self._replace(REPLY, pack_model(arrays, about))
+        reach("reply-kept", path=str(self._folder))
+
+    def load(self, state: LoopState) -> None:
+        """Restore the last saved epoch, if there is one."""
+        stored = self._read(EPOCH)
+        if stored is not None:
+            state.restore(*stored)
+            site_event("continued", epoch=state.epoch, step=state.step)
+
+    def save(self, state: LoopState) -> None:
+        """Save the state after an epoch, unless saving would cost more than `SHARE` of the time."""
+        started = time.monotonic()
+        if started - self._saved_at >= self._cost_s / SHARE:
+            self._replace(EPOCH, pack_model(*state.saved()))
+            self._saved_at = time.monotonic()
+            self._cost_s = self._saved_at - started
+        reach("epoch-saved", epoch=state.epoch, path=str(self._folder))
+
+    def _read(self, kind: str) -> tuple[StoredArrays, dict[str, Any]] | None:
+        for path in list(sealed_files(self._folder, SUFFIX)):
+            if path.name.startswith(f"{self._key}.{kind}."):
+                try:
+                    check_seal(path)
+                    stored = StoredArrays(path)
+                    return stored, stored.metadata
+                except DamagedError as error:
+                    log(WARNING, "%s. It is ignored", error)
+                    path.unlink(missing_ok=True)
+        return None
+
+    def _replace(self, kind: str, content: bytes) -> None:
+        """Write a file, then delete the older ones of the round."""
+        try:
+            written = seal(self._folder, f"{self._key}.{kind}", SUFFIX, content)
+            for path in list(sealed_files(self._folder, SUFFIX)):
+                if path != written:
+                    path.unlink()
+        except (StorageError, OSError) as error:
+            log(WARNING, "%s. A site that is killed starts its round anew", error)

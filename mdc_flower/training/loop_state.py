@@ -1,0 +1,115 @@
+"""The state of local training between two epochs, as arrays and plain values."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mdc_flower.models.tensors import tensors_of
+from strategies.aggregation.averaging import Arrays
+
+MODEL, OPTIMIZER = "model.", "optimizer."
+BATCHES, TORCH, CUDA, NUMPY = "batches", "torch", "cuda", "numpy"
+LOSS_SUM, NUM_RIGHT = "loss-sum", "num-right"
+
+
+@dataclass
+class LoopState:
+    """Everything that training changes. Restored, training continues with the same bits.
+
+    Attributes
+    ----------
+    model : nn.Module
+        On its device.
+    optimizer : torch.optim.Optimizer
+        Its learning rate is not part of the state; the plan sets it before each step.
+    scaler : torch.amp.GradScaler
+        Scales losses in float16.
+    batches : torch.Generator
+        Draws the order of the examples and the augmentation.
+    loss_sum, num_right : Tensor
+        Sums over the examples seen, on the device.
+    num_seen, step, epoch : int
+        Examples seen, optimizer steps and epochs finished.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    batches: torch.Generator
+    loss_sum: Tensor
+    num_right: Tensor
+    num_seen: int = 0
+    step: int = 0
+    epoch: int = 0
+
+    def saved(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+        """Return copies of the state, with that of the global random generators."""
+        of_numpy: Any = np.random.get_state()
+        tensors = {MODEL + name: tensor for name, tensor in tensors_of(self.model).items()}
+        numbers: dict[str, Any] = {}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                kept = tensors if isinstance(value, Tensor) else numbers
+                kept[f"{OPTIMIZER}{index}.{key}"] = value
+        tensors |= {
+            BATCHES: self.batches.get_state(),
+            TORCH: torch.get_rng_state(),
+            LOSS_SUM: self.loss_sum,
+            NUM_RIGHT: self.num_right,
+        }
+        if self.loss_sum.is_cuda:
+            tensors[CUDA] = torch.cuda.get_rng_state(self.loss_sum.device)
+        arrays = {name: t.detach().cpu().contiguous().numpy().copy() for name, t in tensors.items()}
+        about = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "num-seen": self.num_seen,
+            "optimizer": numbers,
+            "scaler": self.scaler.state_dict(),
+            "numpy": [of_numpy[0], *of_numpy[2:]],
+            "python": random.getstate(),
+        }
+        return {**arrays, NUMPY: of_numpy[1]}, about
+
+    def restore(self, arrays: Arrays, about: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        with torch.no_grad():
+            for name, tensor in tensors_of(self.model).items():
+                tensor.copy_(torch.from_numpy(arrays[MODEL + name]))
+        self._restore_optimizer(arrays, about["optimizer"])
+        self.scaler.load_state_dict(about["scaler"])
+        self.batches.set_state(torch.from_numpy(arrays[BATCHES]))
+        self.loss_sum.copy_(torch.from_numpy(arrays[LOSS_SUM]))
+        self.num_right.copy_(torch.from_numpy(arrays[NUM_RIGHT]))
+        self.step, self.epoch = about["step"], about["epoch"]
+        self.num_seen = about["num-seen"]
+        torch.set_rng_state(torch.from_numpy(arrays[TORCH]))
+        if CUDA in arrays:
+            torch.cuda.set_rng_state(torch.from_numpy(arrays[CUDA]), self.loss_sum.device)
+        kind, *rest = about["numpy"]
+        np.random.set_state((kind, arrays[NUMPY], *rest))
+        version, internal, gauss = about["python"]
+        random.setstate((version, tuple(internal), gauss))
+
+    def _restore_optimizer(self, arrays: Arrays, numbers: Mapping[str, Any]) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Any]] = {}
+        values = dict(numbers)
+        for name in arrays:
+            if name.startswith(OPTIMIZER):
+                values[name] = torch.from_numpy(arrays[name])
+        for name, value in values.items():
+            index, key = name.removeprefix(OPTIMIZER).split(".", 1)
+            parameter = parameters[int(index)]
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # The fused optimizers need the memory layout of the parameter.
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            state.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,169 @@
+"""The files of a round at a site: which survive, which count, and what happens without them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, MessageType, RecordDict
+
+from mdc_flower.config import read_run_config, read_site_config
+from mdc_flower.console.site_log import SITE_LOG
+from mdc_flower.site.answers import answer
+from mdc_flower.site.resources import site_client
+from mdc_flower.site.round_files import RoundFiles, round_key
+from mdc_flower.training.loop_state import LoopState
+from strategies.exchange.messages import (
+    ARRAYS,
+    METRICS,
+    ORDERS,
+    arrays_to_record,
+    record_to_arrays,
+    train_content,
+)
+from strategies.method.round_plan import RoundPlan
+from tests.mdc_flower.examples import plan
+from tests.tiny import KEYS
+
+PLANNED = plan(local_epochs=3, lr_max=0.1, lr_min=0.05, shape="cosine")
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(SITE_LOG, str(tmp_path / "events.jsonl"))
+    return tmp_path / "events.jsonl"
+
+
+def kinds(log: Path) -> list[str]:
+    return [json.loads(line)["event"] for line in log.read_text().splitlines()]
+
+
+def node(folder: Path) -> dict[str, Any]:
+    return {"site": "north", "modules": "tests.tiny", "threads": 1, "state": str(folder / "round")}
+
+
+def order(plan: RoundPlan = PLANNED, deadline_s: float = 100.0) -> RecordDict:
+    client = site_client(read_run_config(KEYS), read_site_config({"site": "north"}))
+    model = dict(zip(client.names, client.get_parameters({}), strict=True))
+    return train_content(arrays_to_record(model), plan, deadline_s)
+
+
+def train(content: RecordDict, folder: Path, **keys: Any) -> RecordDict:
+    reply = answer(MessageType.TRAIN, content, KEYS | keys, node(folder))
+    assert isinstance(reply, RecordDict), reply.reason
+    return reply
+
+
+def files(folder: Path) -> list[str]:
+    return [path.name.split(".")[1] for path in sorted((folder / "round").iterdir())]
+
+
+def test_a_finished_update_is_sent_again_without_training(tmp_path: Path, log: Path) -> None:
+    first = train(order(), tmp_path)
+    again = train(order(deadline_s=50.0), tmp_path)
+    assert again == first, "even the seconds that training took"
+    assert kinds(log).count("trained") == 1
+    assert kinds(log)[-1] == "sent-again"
+    assert files(tmp_path) == ["reply"]
+    (kept,) = (tmp_path / "round").iterdir()
+    assert (kept.parent.stat().st_mode & 0o777) == 0o700
+
+
+def test_another_round_replaces_the_files(tmp_path: Path, log: Path) -> None:
+    first, second = order(), order(plan(round=2, local_epochs=3))
+    train(first, tmp_path)
+    train(second, tmp_path)
+    assert len(files(tmp_path)) == 1
+    train(first, tmp_path)
+    assert kinds(log).count("trained") == 3
+
+
+@pytest.mark.parametrize("change", ["cut", "changed"])
+def test_a_damaged_file_is_ignored(tmp_path: Path, log: Path, change: str) -> None:
+    first = train(order(), tmp_path)
+    (kept,) = (tmp_path / "round").iterdir()
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-1] if change == "cut" else content[:-1] + b"?")
+    again = train(order(), tmp_path)
+    assert kinds(log).count("trained") == 2
+    assert record_to_arrays(again.array_records[ARRAYS]).keys()
+    assert [a.data for a in again.array_records[ARRAYS].values()] == [
+        a.data for a in first.array_records[ARRAYS].values()
+    ]
+
+
+def test_a_folder_that_cannot_be_written_costs_no_update(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "round").write_text("not a folder")
+    reply = train(order(), tmp_path)
+    assert reply.metric_records[METRICS]["num-examples"]
+    assert kinds(log)[-1] == "trained"
+
+
+def test_an_epoch_is_saved_only_if_saving_takes_little_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    class State:
+        epoch = 0
+
+        def saved(self) -> Any:
+            now[0] += 2.0  # seconds that saving takes
+            return {"array": torch.zeros(1).numpy()}, {"epoch": self.epoch}
+
+    monkeypatch.setattr("mdc_flower.site.round_files.time.monotonic", lambda: now[0])
+    found, state, saved = RoundFiles(tmp_path, "key"), State(), []
+    for epoch, seconds in enumerate((10.0, 10.0, 189.0, 2.0, 150.0), 1):
+        state.epoch = epoch
+        now[0] += seconds
+        before = now[0]
+        found.save(state)  # type: ignore[arg-type]
+        saved.append(now[0] > before)
+    # The first time nobody knows what saving costs; then 200 s must pass.
+    assert saved == [True, False, False, True, False]
+
+
+def changed(content: RecordDict, record: str, key: str, value: Any) -> RecordDict:
+    content.config_records[record] = ConfigRecord({**content.config_records[record], key: value})
+    return content
+
+
+def test_the_key_covers_all_that_an_update_depends_on() -> None:
+    about = [{"seed": 1}, {"site": "north"}, 24]
+    key = round_key(order(), about)
+    assert key == round_key(order(deadline_s=3.0), about), "a deadline changes no bit"
+    other_model = order()
+    arrays = record_to_arrays(other_model.array_records[ARRAYS])
+    arrays = {name: array + 1 for name, array in arrays.items()}
+    others = [
+        round_key(order(plan(local_epochs=4)), about),
+        round_key(train_content(arrays_to_record(arrays), PLANNED, 100.0), about),
+        round_key(changed(order(), ORDERS, "evaluate", True), about),
+        round_key(order(), [{"seed": 2}, *about[1:]]),
+        round_key(order(), [*about[:2], 25]),
+    ]
+    assert len({key, *others}) == 6
+
+
+def test_training_continues_after_the_last_saved_epoch(tmp_path: Path, log: Path) -> None:
+    whole = train(order(), tmp_path)
+    (tmp_path / "round").rename(tmp_path / "old")
+
+    class Stopped(RoundFiles):
+        def save(self, state: LoopState) -> None:
+            super().save(state)
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mdc_flower.site.answers.RoundFiles", Stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(order(), tmp_path)
+    assert files(tmp_path) == ["epoch"]
+    again = train(order(), tmp_path)
+    assert [a.data for a in again.array_records[ARRAYS].values()] == [
+        a.data for a in whole.array_records[ARRAYS].values()
+    ]
+    (event,) = [json.loads(line) for line in log.read_text().splitlines() if '"continued"' in line]
+    assert event["epoch"] == 1
+    assert files(tmp_path) == ["reply"]

@@ -1,0 +1,108 @@
+"""Training that is interrupted between two epochs and continued gives the same bits."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.loop import TrainResult, TrainSettings, train
+from mdc_flower.training.loop_state import LoopState
+from strategies.aggregation.averaging import Arrays
+from strategies.method.round_plan import RoundPlan
+from tests.mdc_flower.examples import CPU, plan, same_bits
+
+PIPELINE = InputPipeline((0.5,), (0.25,), augment="crop-flip")
+PLAN = plan(local_epochs=4, lr_max=0.02, lr_min=0.002, shape="cosine")
+SGD = TrainSettings(batch_size=8, weight_decay=1e-3)
+SETTINGS = {
+    "sgd": SGD,
+    "adamw": replace(SGD, optimizer="adamw"),
+    "plain": replace(SGD, momentum=0.0, clip_norm=0.1, label_smoothing=0.1),
+    "float16": replace(SGD, autocast_dtype=torch.float16),
+    "bfloat16": replace(SGD, autocast_dtype=torch.bfloat16),
+}
+
+
+class Noisy(nn.Module):
+    """Draws from the generators of torch, numpy and Python in training, and has BatchNorm."""
+
+    def __init__(self, convolution: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            first = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)] if convolution else [nn.Identity()]
+            self.layers = nn.Sequential(
+                *first, nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.LazyLinear(3)
+            )
+            self.layers(torch.zeros(2, 1, 8, 8))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        noise = random.random() + float(np.random.random())
+        outputs: Tensor = self.layers(inputs + 0.1 * noise * self.training)
+        return outputs
+
+
+def images() -> Tensors:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (41, 1, 8, 8), generator=generator).to(torch.uint8)
+    return Tensors(inputs, torch.randint(0, 3, (41,), generator=generator))
+
+
+class Saved:
+    """Keeps the state after each epoch, as JSON and copies; restores one if asked to."""
+
+    def __init__(self, restored: tuple[Arrays, str] | None = None) -> None:
+        self.states: list[tuple[Arrays, str]] = []
+        self._restored = restored
+
+    def load(self, state: LoopState) -> None:
+        if self._restored is not None:
+            state.restore(self._restored[0], json.loads(self._restored[1]))
+
+    def save(self, state: LoopState) -> None:
+        arrays, about = state.saved()
+        self.states.append((arrays, json.dumps(about)))
+
+
+def fit(settings: TrainSettings, plan: RoundPlan, epochs: Saved) -> tuple[nn.Module, TrainResult]:
+    # Convolutions in float16 give NaN on some CPUs.
+    model = Noisy(convolution=settings.autocast_dtype != torch.float16)
+    result = train(model, images(), plan, settings, PIPELINE, CPU, "north", epochs=epochs)
+    return model, replace(result, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"local_steps": 17, "local_epochs": 0}, {"proximal_mu": 0.1}], ids=str
+)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_training_continues_after_any_epoch_with_the_same_bits(
+    name: str, changes: dict[str, Any]
+) -> None:
+    settings = SETTINGS[name]
+    fields = PLAN.model_dump() | changes
+    planned = RoundPlan(**fields)
+    saved = Saved()
+    whole, expected = fit(settings, planned, saved)
+    assert math.isfinite(expected.loss)
+    assert len(saved.states) == 3, "after each epoch but the last"
+    for number, state in enumerate(saved.states, 1):
+        rest = Saved(state)
+        continued, result = fit(settings, planned, rest)
+        assert same_bits(continued, whole), f"after epoch {number}"
+        assert result == expected
+        assert len(rest.states) == 3 - number, "no epoch is trained twice"
+
+
+def test_saving_changes_no_bit() -> None:
+    whole, expected = fit(SGD, PLAN, Saved())
+    model = Noisy()
+    result = train(model, images(), PLAN, SGD, PIPELINE, CPU, "north")
+    assert same_bits(model, whole)
+    assert replace(result, seconds=0.0) == expected
