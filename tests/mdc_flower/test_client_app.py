@@ -368,7 +368,7 @@ def test_the_deadline_counts_from_the_arrival_of_the_message_while_data_are_read
     import client_lab  # type: ignore[import-not-found]
 
     clock = SimpleNamespace(monotonic=lambda: client_lab.clock[0])
-    for module in ("client_app", "site.client", "training.loop", "training.batch_norm"):
+    for module in ("site.answers", "site.client", "training.loop", "training.batch_norm"):
         monkeypatch.setattr(f"mdc_flower.{module}.time", clock)
     keys: dict[str, Any] = {"dataset": "client_lab:slow", "model": "client_lab:noisy"}
     where = context(batch_norm="recalibrate", **keys)
@@ -422,7 +422,7 @@ def test_the_time_for_evaluation_is_taken_from_the_deadline(
         return EvalResult(5, 1.0, 0.2)
 
     monkeypatch.setattr("mdc_flower.site.client.evaluate", slow)
-    for module in ("client_app", "site.client", "training.loop"):
+    for module in ("site.answers", "site.client", "training.loop"):
         clock = SimpleNamespace(monotonic=lambda: now[0])
         monkeypatch.setattr(f"mdc_flower.{module}.time", clock)
     assert ask_to_train(context(), deadline_s=51.0, evaluate=True).has_content()
