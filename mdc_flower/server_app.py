@@ -24,11 +24,11 @@ from mdc_flower.coordinator.event_files import event_files
 from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, check_resumable
+from mdc_flower.jobs.task import Task, load_task
 from mdc_flower.models.tensors import trainable_names
 from mdc_flower.site.card import code_digests
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import statistics_of
-from mdc_flower.training.task import Task, load_task
 from strategies.common.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
 from strategies.common.files import StorageError, write_atomically
 from strategies.common.log import log

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mdc_flower.data import load_dataset
+from mdc_flower.jobs.task import load_site_task, load_task
 from mdc_flower.site.resources import resources
-from mdc_flower.training.task import load_site_task, load_task
 
 
 @pytest.fixture(autouse=True, scope="package")

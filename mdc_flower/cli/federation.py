@@ -133,7 +133,7 @@ def run_on_coordinator(
             run_on_sites,
         )
         from mdc_flower.deployment.kits.kits import read_coordinator_kit
-        from mdc_flower.training.task import load_task
+        from mdc_flower.jobs.task import load_task
         from strategies.common.errors import ConfigError
         from strategies.storage.run_directory import refuse_used
 

@@ -25,7 +25,7 @@ from mdc_flower.config import RunConfig
 from strategies.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mdc_flower.training.task import Task
+    from mdc_flower.jobs.task import Task
 
 DEFAULT_SITES = 5
 
@@ -92,7 +92,7 @@ def evaluate(
     """Evaluate a run's model on a test set."""
 
     def work() -> None:
-        from mdc_flower.training.model_files import evaluate_run
+        from mdc_flower.jobs.model_files import evaluate_run
 
         result = evaluate_run(run_dir.expanduser().absolute(), data, data_root, best, recalibrate)
         console.print_json(data=result)
@@ -121,7 +121,7 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
         require(("ray",), "simulation", "--engine ray")
     # torch and Flower take seconds to import. Importing them here reports a wrong key first.
     from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
-    from mdc_flower.training.task import load_task
+    from mdc_flower.jobs.task import load_task
     from strategies.storage.run_directory import refuse_used
 
     task = load_task(config)

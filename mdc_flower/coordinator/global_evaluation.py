@@ -1,6 +1,6 @@
 """Evaluation of a global model on the coordinator's validation and test examples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
@@ -8,12 +8,12 @@ from torch import nn
 
 from mdc_flower.config import read_site_config
 from mdc_flower.data import CoordinatorData
+from mdc_flower.jobs.task import Task
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import recalibrate
-from mdc_flower.training.batches import Tensors
+from mdc_flower.training.job import Job, Value
 from mdc_flower.training.loop import evaluate
 from mdc_flower.training.numerics import repeatable
-from mdc_flower.training.task import Task
 from strategies.exchange.messages import record_to_arrays
 from strategies.pending_evaluation import EvaluateFn
 
@@ -34,20 +34,16 @@ def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> Evalu
     num_partitions
         Number of simulated sites; 0 if the sites are real.
     """
-    splits = {
-        name: Tensors.of(examples)
-        for name, examples in (("validation", data.validation), ("test", data.test))
-        if len(examples)
-    }
+    job = task.job({"validation": data.validation, "test": data.test})
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
-        model = task.new_model()
+        model = job.model()
         load_arrays(model, record_to_arrays(arrays))
         with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":
-                return MetricRecord({**_metrics(task, model, splits)})
+                return MetricRecord({**_metrics(task, model, job)})
             by_site = [
-                _metrics(task, model, splits)
+                _metrics(task, model, job)
                 for _ in _with_each_sites_statistics(task, model, num_partitions)
             ]
         return MetricRecord(
@@ -60,17 +56,13 @@ def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> Evalu
     return evaluate_global
 
 
-def _metrics(
-    task: Task, model: nn.Module, splits: Mapping[str, Tensors]
-) -> dict[str, float | list[float]]:
-    metrics: dict[str, float | list[float]] = {}
-    for name, tensors in splits.items():
-        result = evaluate(model, tensors, task.pipeline, task.device, task.settings.autocast_dtype)
-        metrics[f"{name}-loss"] = result.loss
-        metrics[f"{name}-accuracy"] = result.accuracy
-        # If nearly all examples are of one class, accuracy hides that no other class is found.
-        metrics[f"{name}-balanced-accuracy"] = result.balanced_accuracy
-        metrics[f"{name}-recall"] = result.recall
+def _metrics(task: Task, model: nn.Module, job: Job) -> dict[str, Value]:
+    metrics: dict[str, Value] = {}
+    for split in ("validation", "test"):
+        if job.size(split):
+            found = evaluate(model, job, split, task.device, task.settings.autocast_dtype)
+            metrics[f"{split}-loss"] = found.loss
+            metrics |= {f"{split}-{name}": value for name, value in found.metrics.items()}
     return metrics
 
 
@@ -82,9 +74,7 @@ def _with_each_sites_statistics(
         site = read_site_config({"partition-id": number, "num-partitions": num_partitions})
         recalibrate(
             model,
-            Tensors.of(task.site_data(site).train),
-            task.settings.batch_size,
-            task.pipeline,
+            task.job({"train": task.site_data(site).train}),
             task.device,
             task.settings.autocast_dtype,
             task.config.seed,

@@ -11,13 +11,13 @@ from flwr.app import Error, MessageType, RecordDict
 
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.console.site_log import site_event
+from mdc_flower.jobs.task import threads_of
 from mdc_flower.site.card import site_card
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
 from mdc_flower.site.error_replies import error_of, is_simulated
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.training.numerics import repeatable
-from mdc_flower.training.task import threads_of
 from strategies.common.errors import ModelError, PlanError
 from strategies.common.fault_points import reach
 from strategies.common.log import log
@@ -94,7 +94,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         site_event("sent-again", round=plan.round)
         return kept
     client.epochs = files
-    site_event("training", examples=len(client.data.train), **plan.model_dump())
+    site_event("training", examples=client.job.size("train"), **plan.model_dump())
     with repeatable(threads_of(config, site), client.device):
         validated = _validate(client, arrays) if wants_evaluation(content) else {}
         # The evaluation's time counts towards the deadline as well.
@@ -117,7 +117,7 @@ def _round_files(
     """Return the files of the round in a train message; None if the site keeps none."""
     if not site.state:
         return None
-    about = [config.model_dump(), site.model_dump(), len(client.data.train)]
+    about = [config.model_dump(), site.model_dump(), client.job.size("train")]
     return RoundFiles(Path(site.state), round_key(content, about))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.data import registry as data
+from mdc_flower.jobs.task import threads_of
 from mdc_flower.models import build as models
 from mdc_flower.training.numerics import (
     device_name,
@@ -14,7 +15,6 @@ from mdc_flower.training.numerics import (
     pick_autocast_dtype,
     pick_device,
 )
-from mdc_flower.training.task import threads_of
 from strategies.exchange.messages import SiteCard
 
 

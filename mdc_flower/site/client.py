@@ -13,11 +13,10 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import nn
 
-from mdc_flower.data import SiteData
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.arrays import load_arrays, model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
-from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.job import Job, numbers
 from mdc_flower.training.loop import Epochs, Progress, TrainSettings, evaluate, train
 from strategies.exchange.messages import DEADLINE
 from strategies.method.round_plan import RoundPlan
@@ -39,12 +38,10 @@ class SiteClient(NumPyClient):
     ----------
     site : str
         The site's name; its random streams depend on it.
-    new_model : callable
-        Returns a new model of the run's architecture; the client overwrites its weights.
-    data : SiteData
-        The site's examples.
-    settings, pipeline, device
-        How to train, how to make batches, and on which device.
+    job : Job
+        Model, data, loss and metrics; the client overwrites the weights of a new model.
+    settings, device
+        How to train, and on which device.
     on_progress
         Called with the progress of local training; None for no reports.
     seed
@@ -60,10 +57,8 @@ class SiteClient(NumPyClient):
     def __init__(
         self,
         site: str,
-        new_model: Callable[[], nn.Module],
-        data: SiteData,
+        job: Job,
         settings: TrainSettings,
-        pipeline: InputPipeline,
         device: torch.device,
         on_progress: Callable[[Progress], None] | None = None,
         seed: int = 0,
@@ -71,10 +66,8 @@ class SiteClient(NumPyClient):
         epochs: Epochs | None = None,
     ) -> None:
         self.site = site
-        self.new_model = new_model
-        self.data = data
+        self.job = job
         self.settings = settings
-        self.pipeline = pipeline
         self.device = device
         self.on_progress = on_progress
         self.seed = seed
@@ -84,11 +77,11 @@ class SiteClient(NumPyClient):
     @cached_property
     def names(self) -> list[str]:
         """The names of the model's arrays, in order."""
-        return list(tensors_of(self.new_model()))
+        return list(tensors_of(self.job.model()))
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
         """Return the initial model's arrays, in the order of `names`."""
-        return list(model_arrays(self.new_model()).values())
+        return list(model_arrays(self.job.model()).values())
 
     def fit(
         self, parameters: NDArrays, config: dict[str, Scalar]
@@ -125,10 +118,9 @@ class SiteClient(NumPyClient):
         model = self._loaded(parameters)
         result = train(
             model,
-            Tensors.of(self.data.train),
+            self.job,
             plan,
             self.settings,
-            self.pipeline,
             self.device,
             self.site,
             on_progress=self.on_progress,
@@ -138,7 +130,7 @@ class SiteClient(NumPyClient):
         metrics: dict[str, Scalar] = {
             "num-steps": result.num_steps,
             "train-loss": result.loss,
-            "train-accuracy": result.accuracy,
+            **{f"train-{name}": value for name, value in numbers(result.metrics).items()},
             "train-seconds": result.seconds,
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()
@@ -157,7 +149,7 @@ class SiteClient(NumPyClient):
         Returns
         -------
         tuple
-            Mean loss, the number of validation examples, and the accuracy.
+            Mean loss, the number of validation examples, and the metrics that are numbers.
 
         Raises
         ------
@@ -167,14 +159,8 @@ class SiteClient(NumPyClient):
         model = self._loaded(parameters)
         if self.local_statistics:
             self._recalibrate(model)
-        result = evaluate(
-            model,
-            Tensors.of(self.data.validation),
-            self.pipeline,
-            self.device,
-            self.settings.autocast_dtype,
-        )
-        return result.loss, result.num_examples, {"accuracy": result.accuracy}
+        result = evaluate(model, self.job, "validation", self.device, self.settings.autocast_dtype)
+        return result.loss, result.num_examples, {**numbers(result.metrics)}
 
     def statistics(
         self, parameters: NDArrays, deadline_s: float = math.inf
@@ -197,19 +183,17 @@ class SiteClient(NumPyClient):
         model = self._loaded(parameters)
         names = [name for pair in statistics_of(model).items() for name in pair]
         self._recalibrate(model, stop_at)
-        return model_arrays(model, names), len(self.data.train)
+        return model_arrays(model, names), self.job.size("train")
 
     def _loaded(self, parameters: NDArrays) -> nn.Module:
-        model = self.new_model()
+        model = self.job.model()
         load_arrays(model, parameters)
         return model
 
     def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:
         recalibrate(
             model,
-            Tensors.of(self.data.train),
-            self.settings.batch_size,
-            self.pipeline,
+            self.job,
             self.device,
             self.settings.autocast_dtype,
             self.seed,

@@ -8,9 +8,9 @@ from functools import lru_cache
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.console.site_log import SITE_LOG, site_event
 from mdc_flower.data.partitions import Partition
+from mdc_flower.jobs.task import Task, load_site_task
 from mdc_flower.site.client import SiteClient
 from mdc_flower.training.loop import Progress
-from mdc_flower.training.task import Task, load_site_task
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,11 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
         See `load_site_task` and `Task.new_model`.
     """
     shared = resources(config, site.shared_config())
+    data = shared.task.site_data(site, shared.parts)
     return SiteClient(
         site.name,
-        shared.task.new_model,
-        shared.task.site_data(site, shared.parts),
+        shared.task.job({"train": data.train, "validation": data.validation}),
         shared.task.settings,
-        shared.task.pipeline,
         shared.task.device,
         _progress_log(),
         config.seed,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mdc_flower.models.tensors import first_names
-from mdc_flower.training.batches import InputPipeline, Tensors, shuffled
+from mdc_flower.training.job import Job, Pass
 from mdc_flower.training.loop import evaluating
 from strategies.aggregation.pooled_statistics import Layers
 from strategies.common.errors import ConfigError, DeadlineError
@@ -68,9 +68,7 @@ def check_policy(model: nn.Module, spec: str, policy: str) -> None:
 
 def recalibrate(
     model: nn.Module,
-    data: Tensors,
-    batch_size: int,
-    pipeline: InputPipeline,
+    job: Job,
     device: torch.device,
     autocast_dtype: torch.dtype | None,
     seed: int,
@@ -89,11 +87,9 @@ def recalibrate(
     ----------
     model
         The model to recalibrate.
-    data
-        Training examples; they are not augmented.
-    batch_size
-        Examples per batch; a last batch of one example is left out, as in training.
-    pipeline, device, autocast_dtype
+    job
+        Its training examples are used, in the batches of training, but not augmented.
+    device, autocast_dtype
         As for evaluation.
     seed, site
         The run's seed, and the site that has the data.
@@ -106,14 +102,13 @@ def recalibrate(
         If the deadline passes before the end.
     """
     order = torch.Generator().manual_seed(derive_seed(seed, "statistics", site))
-    if pipeline.channels_last:
-        # As in training; otherwise a process that has not trained would compute different bits.
-        model.to(memory_format=torch.channels_last)
+    # As in training; otherwise a process that has not trained would compute different bits.
+    job.prepare(model)
     with evaluating(model, device, autocast_dtype), _recomputing(model):
-        for rows in shuffled(len(data), batch_size, order):
+        for batch in job.batches(Pass("train", device, order)):
             if time.monotonic() >= stop_at:
                 raise DeadlineError("the deadline passed before the statistics were computed")
-            model(pipeline(data.inputs[rows], device))
+            job.forward(model, batch)
 
 
 @contextmanager

@@ -2,24 +2,20 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mdc_flower.common.seeded import seeded
-from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
+from mdc_flower.training.job import Job, Pass, Value, add_sums, values_of
 from mdc_flower.training.loop_state import LoopState
-from mdc_flower.training.optimizers import SGD, AdamW
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed
 from strategies.method.round_plan import RoundPlan
-
-EVALUATION_BATCH = 256
 
 PROGRESS_S = 10.0
 """Seconds between two progress reports within an epoch."""
@@ -79,40 +75,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of local training; loss and accuracy are means over all examples seen."""
+    """Result of local training; loss and metrics are over all examples seen."""
 
     num_examples: int
     num_steps: int
     loss: float
-    accuracy: float
+    metrics: Mapping[str, Value]
     seconds: float
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Mean loss per example and share of correct predictions, over all examples.
-
-    ``class_counts`` and ``class_right`` give, for each class, the number of examples and the number
-    of correctly classified ones.
-    """
+    """Mean loss and metrics over all examples; NaN and no metrics if there are none."""
 
     num_examples: int
     loss: float
-    accuracy: float
-    class_counts: tuple[int, ...] = ()
-    class_right: tuple[int, ...] = ()
-
-    @property
-    def recall(self) -> list[float]:
-        """Return the recall of each class; NaN for a class without examples."""
-        pairs = zip(self.class_right, self.class_counts, strict=True)
-        return [right / count if count else math.nan for right, count in pairs]
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Return the mean recall of the classes that have examples; NaN if there are none."""
-        known = [value for value in self.recall if not math.isnan(value)]
-        return sum(known) / len(known) if known else math.nan
+    metrics: Mapping[str, Value]
 
 
 class Epochs(Protocol):
@@ -129,10 +107,9 @@ class Epochs(Protocol):
 
 def train(
     model: nn.Module,
-    data: Tensors,
+    job: Job,
     plan: RoundPlan,
     settings: TrainSettings,
-    pipeline: InputPipeline,
     device: torch.device,
     site: str,
     after_epoch: Callable[[int], None] | None = None,
@@ -159,20 +136,18 @@ def train(
         If training does not finish by ``stop_at``, a time of `time.monotonic`.
     """
     started = last_report = time.monotonic()
-    steps = num_local_steps(plan, len(data), settings.batch_size)
+    steps = plan.local_steps or plan.local_epochs * job.steps_per_epoch()
     model.to(device).train()
-    if pipeline.channels_last:
-        model.to(memory_format=torch.channels_last)
+    job.prepare(model)
     forward = torch.compile(model) if settings.compile else model
     anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
     state = LoopState(
         model,
-        _optimizer(model, settings),
+        job.optimizer(model),
         torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16),
         torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site)),
         # Sums stay on the device, because reading them would synchronize every step.
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
-        num_right=torch.zeros((), dtype=torch.int64, device=device),
     )
 
     def report_progress() -> None:
@@ -191,11 +166,12 @@ def train(
                 )
             )
 
+    training = Pass("train", device, state.batches, augment=True)
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
         if epochs is not None:
             epochs.load(state)
         while state.step < steps:
-            for rows in shuffled(len(data), settings.batch_size, state.batches):
+            for batch in job.batches(training):
                 if state.step == steps:
                     break
                 now = time.monotonic()
@@ -209,18 +185,13 @@ def train(
                     report_progress()
                 progress = state.step / (steps - 1) if steps > 1 else 0.0
                 _set_lr(state.optimizer, plan.lr_at(progress))
-                inputs = pipeline(data.inputs[rows], device, state.batches)
-                labels = data.labels[rows].to(device)
                 with _autocast(device, settings.autocast_dtype):
-                    outputs = forward(inputs)
-                    loss = functional.cross_entropy(
-                        outputs, labels, label_smoothing=settings.label_smoothing
-                    )
-                total = loss + _proximal(model, anchor, plan.proximal_mu) if anchor else loss
-                _step(state, total, settings.clip_norm)
-                state.loss_sum += loss.detach().double() * len(rows)
-                state.num_right += (outputs.argmax(1) == labels).sum()
-                state.num_seen += len(rows)
+                    done = job.forward(forward, batch)
+                drift = _proximal(model, anchor, plan.proximal_mu) if anchor else None
+                _step(state, done.loss if drift is None else done.loss + drift, settings.clip_norm)
+                state.loss_sum += done.loss.detach().double() * done.count
+                add_sums(state.sums, done.sums)
+                state.num_seen += done.count
                 state.step += 1
             else:
                 report_progress()
@@ -231,10 +202,10 @@ def train(
                     epochs.save(state)
 
     return TrainResult(
-        num_examples=len(data),
+        num_examples=job.size("train"),
         num_steps=steps,
         loss=float(state.loss_sum) / state.num_seen,
-        accuracy=int(state.num_right) / state.num_seen,
+        metrics=values_of(job.metrics, state.sums),
         seconds=time.monotonic() - started,
     )
 
@@ -252,75 +223,26 @@ def _step(state: LoopState, loss: Tensor, clip_norm: float) -> None:
 
 def evaluate(
     model: nn.Module,
-    data: Tensors,
-    pipeline: InputPipeline,
+    job: Job,
+    split: str,
     device: torch.device,
     autocast_dtype: torch.dtype | None = None,
 ) -> EvalResult:
-    """Evaluate ``model`` without changing its weights, statistics or mode."""
-    loss_sum, num_classes = 0.0, 0
-    hits: list[Tensor] = []
+    """Evaluate ``model`` on a split without changing its weights, statistics or mode."""
+    loss_sum, count = 0.0, 0
+    sums: dict[str, Tensor] = {}
     with evaluating(model, device, autocast_dtype):
-        for start in range(0, len(data), EVALUATION_BATCH):
-            rows = slice(start, start + EVALUATION_BATCH)
-            labels = data.labels[rows].to(device)
-            outputs = model(pipeline(data.inputs[rows], device)).float()
-            loss_sum += float(functional.cross_entropy(outputs, labels, reduction="sum"))
-            hits.append((outputs.argmax(1) == labels).cpu())
-            num_classes = outputs.shape[1]
-    count = len(data)
-    if not count:
-        return _NOTHING
-    right = data.labels[torch.cat(hits)]
-    class_counts = torch.bincount(data.labels, minlength=num_classes)
-    class_right = torch.bincount(right, minlength=num_classes)
-    return EvalResult(
-        count,
-        loss_sum / count,
-        len(right) / count,
-        tuple(class_counts.tolist()),
-        tuple(class_right.tolist()),
-    )
+        for batch in job.batches(Pass(split, device)) if job.size(split) else ():
+            done = job.forward(model, batch)
+            exact = done.loss_sum
+            loss_sum += float(done.loss) * done.count if exact is None else float(exact)
+            count += done.count
+            add_sums(sums, done.sums)
+    loss = loss_sum / count if count else math.nan
+    return EvalResult(job.size(split), loss, values_of(job.metrics, sums))
 
-
-def class_probabilities(
-    model: nn.Module,
-    inputs: Inputs,
-    pipeline: InputPipeline,
-    device: torch.device,
-    autocast_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Return the softmax outputs, shape (examples, classes), float64, on the CPU."""
-    with evaluating(model, device, autocast_dtype):
-        outputs = [
-            model(pipeline(inputs[start : start + EVALUATION_BATCH], device)).double().cpu()
-            for start in range(0, len(inputs), EVALUATION_BATCH)
-        ]
-    return functional.softmax(torch.cat(outputs), dim=1)
-
-
-_NOTHING = EvalResult(0, math.nan, math.nan)
 
 _EVALUATION_SEED = derive_seed(0, "evaluation noise")
-
-
-def num_local_steps(plan: RoundPlan, num_examples: int, batch_size: int) -> int:
-    """Return the number of optimizer steps of a plan at a site with ``num_examples``."""
-    return plan.local_steps or plan.local_epochs * steps_per_epoch(num_examples, batch_size)
-
-
-def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if settings.optimizer == "adamw":
-        return AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True)
-    return SGD(
-        parameters,
-        lr=0.0,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov and settings.momentum > 0,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from strategies.aggregation.averaging import Arrays
 
 MODEL, OPTIMIZER = "model.", "optimizer."
 BATCHES, TORCH, CUDA, NUMPY = "batches", "torch", "cuda", "numpy"
-LOSS_SUM, NUM_RIGHT = "loss-sum", "num-right"
+LOSS_SUM, SUMS = "loss-sum", "sums."
 
 
 @dataclass
@@ -32,8 +32,10 @@ class LoopState:
         Scales losses in float16.
     batches : torch.Generator
         Draws the order of the examples and the augmentation.
-    loss_sum, num_right : Tensor
-        Sums over the examples seen, on the device.
+    loss_sum : Tensor
+        Sum of the loss over the examples seen, on the device.
+    sums : dict
+        Sums of the metrics, in the same way.
     num_seen, step, epoch : int
         Examples seen, optimizer steps and epochs finished.
     """
@@ -43,7 +45,7 @@ class LoopState:
     scaler: torch.amp.GradScaler
     batches: torch.Generator
     loss_sum: Tensor
-    num_right: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
     num_seen: int = 0
     step: int = 0
     epoch: int = 0
@@ -61,8 +63,8 @@ class LoopState:
             BATCHES: self.batches.get_state(),
             TORCH: torch.get_rng_state(),
             LOSS_SUM: self.loss_sum,
-            NUM_RIGHT: self.num_right,
         }
+        tensors |= {SUMS + name: values for name, values in self.sums.items()}
         if self.loss_sum.is_cuda:
             tensors[CUDA] = torch.cuda.get_rng_state(self.loss_sum.device)
         arrays = {name: t.detach().cpu().contiguous().numpy().copy() for name, t in tensors.items()}
@@ -86,7 +88,11 @@ class LoopState:
         self.scaler.load_state_dict(about["scaler"])
         self.batches.set_state(torch.from_numpy(arrays[BATCHES]))
         self.loss_sum.copy_(torch.from_numpy(arrays[LOSS_SUM]))
-        self.num_right.copy_(torch.from_numpy(arrays[NUM_RIGHT]))
+        self.sums = {
+            name.removeprefix(SUMS): torch.from_numpy(arrays[name]).to(self.loss_sum.device)
+            for name in arrays
+            if name.startswith(SUMS)
+        }
         self.step, self.epoch = about["step"], about["epoch"]
         self.num_seen = about["num-seen"]
         torch.set_rng_state(torch.from_numpy(arrays[TORCH]))

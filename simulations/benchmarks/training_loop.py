@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.engines import run_on_ray
+from mdc_flower.jobs.classification import ACCURACY, ClassificationJob
 from mdc_flower.models import build_model
 from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.job import numbers
 from mdc_flower.training.loop import TrainSettings, evaluate, train
 from mdc_flower.training.numerics import pick_autocast_dtype, repeatable
 from simulations.benchmarks.coordinator_cost import bench_memory, bench_safety
@@ -96,8 +98,14 @@ def our_loop(model: nn.Module, data: DataSet, epochs: int, seed: int) -> float:
         nesterov=False, batch_size=BATCH_SIZE, autocast_dtype=pick_autocast_dtype("auto", CPU)
     )
     started = time.perf_counter()
-    train(model, Tensors.of(data.train), plan, settings, InputPipeline.of(data), CPU, "bench")
+    train(model, _job(data, settings), plan, settings, CPU, "bench")
     return time.perf_counter() - started
+
+
+def _job(data: DataSet, settings: TrainSettings) -> ClassificationJob:
+    """Return a job that is only used with models that exist already."""
+    splits = {"train": Tensors.of(data.train), "test": Tensors.of(data.test)}
+    return ClassificationJob(nn.Identity, splits, settings, InputPipeline.of(data))
 
 
 def time_loop(
@@ -111,8 +119,8 @@ def time_loop(
     model = build_model(name, data.input_shape, data.num_classes, seed, data.num_tokens)
     with repeatable(1):
         seconds = loop(model, data, epochs, seed)
-        result = evaluate(model, Tensors.of(data.test), InputPipeline.of(data), CPU)
-    return Loop(epochs * len(data.train) / seconds, result.accuracy)
+        result = evaluate(model, _job(data, TrainSettings()), "test", CPU)
+    return Loop(epochs * len(data.train) / seconds, numbers(result.metrics)[ACCURACY])
 
 
 def bench_training(name: str, data: DataSet, epochs: int, repeats: int) -> str:

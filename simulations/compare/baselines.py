@@ -8,11 +8,13 @@ from torch.nn import functional
 
 from mdc_flower.config import RunConfig, read_site_config
 from mdc_flower.data import Examples, Part
+from mdc_flower.jobs.classification import ACCURACY, class_probabilities
+from mdc_flower.jobs.task import Task, load_task
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.batches import Tensors
-from mdc_flower.training.loop import EvalResult, class_probabilities, evaluate, train
+from mdc_flower.training.job import numbers
+from mdc_flower.training.loop import EvalResult, evaluate, train
 from mdc_flower.training.numerics import repeatable
-from mdc_flower.training.task import Task, load_task
 from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import ConfigError
 from strategies.method.round_plan import RoundPlan
@@ -38,31 +40,22 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
     task = load_task(config)
     held = task.coordinator_data(config.num_sites)
     data = held.pooled if kind == "centralized" else _examples(task, 0)
-    model = task.new_model()
-    splits = [Tensors.of(held.validation), Tensors.of(held.test)]
+    job = task.job({"train": data, "validation": held.validation, "test": held.test})
+    model = job.model()
     points: list[Point] = []
 
     def after_epoch(epoch: int) -> None:
         if not _on_curve(epoch, config.epoch_budget):
             return
         validation, test = (
-            evaluate(model, split, task.pipeline, task.device, task.settings.autocast_dtype)
-            for split in splits
+            evaluate(model, job, split, task.device, task.settings.autocast_dtype)
+            for split in ("validation", "test")
         )
         seconds = time.monotonic() - started
         points.append(_point(config, epoch, validation, test, seconds=seconds))
 
     with repeatable(config.threads_per_site, task.device):
-        train(
-            model,
-            Tensors.of(data),
-            plan,
-            task.settings,
-            task.pipeline,
-            task.device,
-            kind,
-            after_epoch,
-        )
+        train(model, job, plan, task.settings, task.device, kind, after_epoch)
     return Outcome(points)
 
 
@@ -86,7 +79,8 @@ def train_ensemble(config: RunConfig) -> Outcome:
     sums: list[dict[int, Tensor]] = [{}, {}]
     model_bytes = 0
     for site in range(config.num_sites):
-        model = task.new_model()
+        job = task.job({"train": _examples(task, site)})
+        model = job.model()
         model_bytes += sum(tensor.nbytes for tensor in tensors_of(model).values())
 
         def after_epoch(epoch: int, model: nn.Module = model) -> None:
@@ -100,16 +94,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
                 by_epoch[epoch] = probabilities if previous is None else previous + probabilities
 
         with repeatable(config.threads_per_site, task.device):
-            train(
-                model,
-                Tensors.of(_examples(task, site)),
-                plan,
-                task.settings,
-                task.pipeline,
-                task.device,
-                f"site-{site}",
-                after_epoch,
-            )
+            train(model, job, plan, task.settings, task.device, f"site-{site}", after_epoch)
     seconds = time.monotonic() - started
     return Outcome(
         [
@@ -147,9 +132,9 @@ def _point(
         local_epochs=epoch,
         lr_max=config.lr_max,
         relative_change=None,
-        validation=validation.accuracy,
+        validation=numbers(validation.metrics)[ACCURACY],
         validation_loss=validation.loss,
-        test=test.accuracy,
+        test=numbers(test.metrics)[ACCURACY],
         test_loss=test.loss,
         sent_bytes=0,
         received_bytes=received_bytes,
@@ -184,7 +169,7 @@ def _eval_result(probabilities: Tensor, split: Tensors) -> EvalResult:
     """Return loss and accuracy, given probabilities of shape (examples, classes)."""
     right = probabilities.argmax(1) == split.labels
     loss = functional.nll_loss(probabilities.log(), split.labels)
-    return EvalResult(len(split), float(loss), float(right.double().mean()))
+    return EvalResult(len(split), float(loss), {ACCURACY: float(right.double().mean())})
 
 
 def _examples(task: Task, site: int) -> Examples | Part:

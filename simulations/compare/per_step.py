@@ -1,9 +1,9 @@
 """Bytes that averaging after every optimizer step would exchange, as a reference."""
 
 from mdc_flower.config import RunConfig
+from mdc_flower.jobs.task import load_task
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.batches import steps_per_epoch
-from mdc_flower.training.task import load_task
 
 
 def per_step_bytes(config: RunConfig) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from mdc_flower.common.config_model import Scalar
 from mdc_flower.config import RunConfig
-from mdc_flower.training.task import load_task
+from mdc_flower.jobs.task import load_task
 from simulations.compare.arm import Arm
 from simulations.compare.comparison_file import Comparison, check_seeds
 from simulations.compare.equal_budgets import configs_of, placeholder_rounds

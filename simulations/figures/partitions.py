@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mdc_flower.config import read_run_config
+from mdc_flower.jobs.task import load_task
 from mdc_flower.reports.plotting import DARK, finish
-from mdc_flower.training.task import load_task
 from simulations.compare.comparison_file import read_comparison
 from simulations.figures.panels import panel_grid
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mdc_flower.data import Examples
+from mdc_flower.jobs.classification import class_probabilities
 from mdc_flower.reports.plotting import DARK, MIDDLE, finish
 from mdc_flower.training.batches import InputPipeline
-from mdc_flower.training.loop import class_probabilities
 
 Probabilities = NDArray[np.float64]
 """Array of shape (examples, classes), values in [0, 1]; each row sums to 1."""
@@ -24,7 +24,7 @@ def predict(model: nn.Module, about: Mapping[str, Any], examples: Examples) -> P
     Parameters
     ----------
     model, about
-        Return values of `mdc_flower.training.model_files.load_model`.
+        Return values of `mdc_flower.jobs.model_files.load_model`.
     """
     pipeline = InputPipeline(tuple(about["mean"]), tuple(about["std"]))
     inputs = torch.from_numpy(np.array(examples.inputs))

@@ -9,7 +9,7 @@ import pytest
 import mdc_flower.cli.federation  # noqa: F401  # adds its commands to `mdc`
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.data.contract import Contract
-from mdc_flower.training.task import load_site_task
+from mdc_flower.jobs.task import load_site_task
 from strategies.storage.run_directory import read_history
 from tests.integration.conftest import summary_of
 from tests.mdc_flower.commands import mdc, model_sha256, process_state

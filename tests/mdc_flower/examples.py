@@ -1,6 +1,6 @@
 """Small data, plans and models whose every number is known."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mdc_flower.data import DataSet, Examples
-from mdc_flower.training.batches import Tensors
+from mdc_flower.data import DataSet, Examples, SiteData
+from mdc_flower.jobs.classification import ClassificationJob
+from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.job import numbers
+from mdc_flower.training.loop import EvalResult, TrainResult, TrainSettings, evaluate
 from strategies.method.round_plan import RoundPlan
 
 CPU = torch.device("cpu")
@@ -50,6 +53,46 @@ def dataset_of(train: Examples, test: Examples, num_classes: int = 2, **changes:
 def vectors(rows: Sequence[Sequence[float]], labels: Sequence[int]) -> Tensors:
     """Return float32 vectors and their classes."""
     return Tensors(torch.tensor(rows), torch.tensor(labels))
+
+
+def job_of(
+    data: Tensors,
+    settings: TrainSettings | None = None,
+    pipeline: InputPipeline | None = None,
+    new_model: Callable[[], nn.Module] = nn.Identity,
+    **others: Tensors,
+) -> ClassificationJob:
+    """Return a classification job that trains on ``data``; ``others`` are further splits."""
+    splits = {"train": data, **others}
+    return ClassificationJob(
+        new_model, splits, settings or TrainSettings(), pipeline or InputPipeline()
+    )
+
+
+def evaluated(
+    model: nn.Module,
+    data: Tensors,
+    pipeline: InputPipeline | None = None,
+    dtype: torch.dtype | None = None,
+) -> EvalResult:
+    """Evaluate a model on examples."""
+    return evaluate(model, job_of(data, pipeline=pipeline), "train", CPU, dtype)
+
+
+def accuracy_of(result: EvalResult | TrainResult) -> float:
+    """Return the accuracy in a result."""
+    return numbers(result.metrics)["accuracy"]
+
+
+def site_job(
+    new_model: Callable[[], nn.Module],
+    data: SiteData,
+    settings: TrainSettings,
+    pipeline: InputPipeline,
+) -> ClassificationJob:
+    """Return the job of a site with these examples."""
+    validation = Tensors.of(data.validation)
+    return job_of(Tensors.of(data.train), settings, pipeline, new_model, validation=validation)
 
 
 def linear(weights: Sequence[Sequence[float]]) -> nn.Linear:

@@ -20,15 +20,15 @@ from mdc_flower.client_app import app
 from mdc_flower.common.cores import usable_cores
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
-from mdc_flower.data import Part, load_dataset
+from mdc_flower.data import load_dataset
 from mdc_flower.data.contract import Contract
+from mdc_flower.jobs.task import load_site_task, load_task
 from mdc_flower.site.card import code_digests
 from mdc_flower.site.error_replies import TRACE_CALLS, TRACE_LINES, without_paths
 from mdc_flower.site.resources import resources, site_client
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.loop import EvalResult
 from mdc_flower.training.numerics import processor
-from mdc_flower.training.task import load_site_task, load_task
 from strategies.aggregation.averaging import Update
 from strategies.common.errors import ConfigError, DataError, MdcError, PlanError
 from strategies.exchange.causes import Cause, cause_of
@@ -350,7 +350,7 @@ def test_a_model_whose_loss_is_no_number_costs_no_site_its_update(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "mdc_flower.site.client.evaluate", lambda *args: EvalResult(5, math.inf, 0.2)
+        "mdc_flower.site.client.evaluate", lambda *args: EvalResult(5, math.inf, {"accuracy": 0.2})
     )
     reply = ask_to_train(context(), evaluate=True)
     assert {name: metrics_of(reply).get(name) for name in VALIDATION_METRICS} == {
@@ -407,9 +407,10 @@ def test_the_simulated_sites_of_a_process_share_one_data_set_and_keep_no_model()
     gc.collect()
     assert not [model for model in client_lab.built if model() is not None]
     clients = [site_client(run, read_site_config(site.node_config)) for site in sites]
-    parts = [part for one in clients for part in (one.data.train, one.data.validation)]
-    assert len({id(part.whole) for part in parts if isinstance(part, Part)}) == 1
-    assert sum(len(part) for part in parts) == 40
+    jobs = [one.job for one in clients]
+    assert sum(job.size("train") + job.size("validation") for job in jobs) == 40
+    inputs = [split.inputs for job in jobs for split in job.splits.values()]  # type: ignore[attr-defined]
+    assert len({id(stored.array) for stored in inputs}) == 1
 
 
 def test_the_time_for_evaluation_is_taken_from_the_deadline(
@@ -419,7 +420,7 @@ def test_the_time_for_evaluation_is_taken_from_the_deadline(
 
     def slow(*args: Any) -> EvalResult:
         now[0] += 50.0
-        return EvalResult(5, 1.0, 0.2)
+        return EvalResult(5, 1.0, {"accuracy": 0.2})
 
     monkeypatch.setattr("mdc_flower.site.client.evaluate", slow)
     for module in ("site.answers", "site.client", "training.loop"):

@@ -13,13 +13,13 @@ from flwr.clientapp import ClientApp
 from mdc_flower import client_app
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.engines import run_in_process
+from mdc_flower.jobs.model_files import evaluate_run, load_model
+from mdc_flower.jobs.task import load_task
 from mdc_flower.site.client import SiteClient
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.batches import Tensors
-from mdc_flower.training.loop import evaluate
-from mdc_flower.training.model_files import evaluate_run, load_model
-from mdc_flower.training.task import load_task
+from mdc_flower.training.loop import TrainSettings
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import (
     ARRAYS,
@@ -38,7 +38,7 @@ from strategies.storage.run_directory import (
     read_history,
 )
 from tests.mdc_flower.commands import run_small
-from tests.mdc_flower.examples import plan
+from tests.mdc_flower.examples import accuracy_of, evaluated, job_of, plan
 
 
 def config_in(folder: Path, **keys: Any) -> RunConfig:
@@ -179,10 +179,15 @@ def test_the_coordinator_of_a_simulation_evaluates_with_every_sites_statistics(
         own = task.site_data(read_site_config({"partition-id": site, "num-partitions": 2}))
         dtype = task.settings.autocast_dtype
         recalibrate(
-            model, Tensors.of(own.train), 32, task.pipeline, task.device, dtype, 1, f"site-{site}"
+            model,
+            job_of(Tensors.of(own.train), TrainSettings(batch_size=32), task.pipeline),
+            task.device,
+            dtype,
+            1,
+            f"site-{site}",
         )
         test = Tensors.of(task.dataset.test)
-        seen.append(evaluate(model, test, task.pipeline, task.device, dtype).accuracy)
+        seen.append(accuracy_of(evaluated(model, test, task.pipeline, dtype)))
     assert summary["final"]["test-accuracy"] == pytest.approx(np.mean(seen))
 
 
@@ -235,7 +240,8 @@ def test_a_site_gives_the_same_bits_whether_or_not_it_has_trained(
     def client() -> SiteClient:
         task = load_task(config)
         data = task.site_data(read_site_config(site))
-        return SiteClient("a", task.new_model, data, task.settings, task.pipeline, task.device)
+        job = task.job({"train": data.train})
+        return SiteClient("a", job, task.settings, task.device)
 
     fresh, used = client(), client()
     initial = fresh.get_parameters({})

@@ -11,8 +11,8 @@ from mdc_flower import server_app
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.engines import run_in_process
+from mdc_flower.jobs.task import load_task
 from mdc_flower.training.arrays import model_arrays
-from mdc_flower.training.task import load_task
 from strategies.exchange.messages import arrays_to_record
 from strategies.pending_evaluation import one_thread
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, SUMMARY, read_history

@@ -14,7 +14,7 @@ from mdc_flower.cli.launching import resumed_config
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.resume import changed_keys, check_resumable
 from mdc_flower.data import load_dataset
-from mdc_flower.training.task import load_site_task, load_task
+from mdc_flower.jobs.task import load_site_task, load_task
 from strategies.common.errors import ConfigError
 from strategies.storage.run_directory import (
     CONFIG,

@@ -18,10 +18,10 @@ from mdc_flower.coordinator.admission import REGISTER
 from mdc_flower.data.contract import Contract
 from mdc_flower.engines import run_in_process
 from mdc_flower.engines.in_process import InProcessGrid
+from mdc_flower.jobs.model_files import evaluate_run
 from mdc_flower.reports import run_figures
 from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.reports.series import site_scores
-from mdc_flower.training.model_files import evaluate_run
 from strategies.common.errors import ConfigError, DataError, QuorumError, SiteInputError
 from strategies.exchange.messages import VALIDATION_METRICS
 from strategies.storage.model_files import read_model

@@ -20,7 +20,7 @@ from strategies.aggregation.averaging import Arrays, Update, by_examples, weight
 from strategies.common.errors import ModelError
 from strategies.exchange.gate import judge_train
 from strategies.exchange.messages import arrays_to_record, train_reply_content
-from tests.mdc_flower.examples import CPU, plan
+from tests.mdc_flower.examples import CPU, plan, site_job
 from tests.strategies.fakes import NODE_IDS, train_metrics
 
 CLASSES = 10
@@ -76,7 +76,12 @@ def client(site: str, model: nn.Module, shape: tuple[int, ...], count: int) -> S
     # without bound.
     settings = TrainSettings(batch_size=4, clip_norm=1.0)
     pipeline = InputPipeline((0.5,), (0.25,))
-    return SiteClient(site, lambda: model, SiteData(some(count), some(2)), settings, pipeline, CPU)
+    return SiteClient(
+        site,
+        site_job(lambda: model, SiteData(some(count), some(2)), settings, pipeline),
+        settings,
+        CPU,
+    )
 
 
 def update_of(site: SiteClient, before: Arrays) -> Update:

@@ -12,11 +12,12 @@ from mdc_flower.models import build_model
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, check_policy, recalibrate, statistics_of
 from mdc_flower.training.batches import InputPipeline, Tensors, shuffled
+from mdc_flower.training.loop import TrainSettings
 from strategies.aggregation.averaging import Update, by_examples
 from strategies.aggregation.pooled_statistics import pooled_statistics
 from strategies.common.errors import ConfigError, DeadlineError
 from strategies.common.seeds import derive_seed
-from tests.mdc_flower.examples import CPU, same_bits, state_of
+from tests.mdc_flower.examples import CPU, job_of, same_bits, state_of
 
 PIPELINE = InputPipeline(mean=(0.5,), std=(0.25,))
 
@@ -39,7 +40,9 @@ def images(count: int, seed: int = 0) -> Tensors:
 
 
 def retake(model: nn.Module, data: Tensors, batch_size: int = 4, site: str = "a") -> nn.Module:
-    recalibrate(model, data, batch_size, PIPELINE, CPU, None, 3, site)
+    recalibrate(
+        model, job_of(data, TrainSettings(batch_size=batch_size), PIPELINE), CPU, None, 3, site
+    )
     return model
 
 
@@ -102,7 +105,9 @@ def test_examples_sorted_by_class_are_not_met_class_by_class() -> None:
     inputs = torch.cat([torch.zeros(32, 1), torch.ones(32, 1)])
     data = Tensors(inputs, torch.zeros(64, dtype=torch.int64))
     model = nn.Sequential(nn.BatchNorm1d(1))
-    recalibrate(model, data, 8, InputPipeline(), CPU, None, 3, "a")
+    recalibrate(
+        model, job_of(data, TrainSettings(batch_size=8), InputPipeline()), CPU, None, 3, "a"
+    )
     # 1/4 of all examples together, by the unbiased estimate 16/63.
     assert float(state_of(model)["0.running_var"][0]) == pytest.approx(0.25, abs=0.05)
 
@@ -111,7 +116,7 @@ def test_folded_statistics_of_the_sites_are_those_of_the_pooled_data() -> None:
     # Each site's batch is all that it has. Of the input's layer the law of total variance is exact,
     # up to the factor n / (n - 1) by which PyTorch's estimates are unbiased.
     parts = [images(count, seed) for seed, count in enumerate((20, 12, 28))]
-    model = nn.Sequential(nn.BatchNorm2d(1))
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
     layers = statistics_of(model)
     updates = []
     for index, part in enumerate(parts):
@@ -136,7 +141,15 @@ def test_folded_statistics_of_the_sites_are_those_of_the_pooled_data() -> None:
 def test_a_deadline_that_has_come_ends_it_and_gives_the_momenta_back() -> None:
     model = network()
     with pytest.raises(DeadlineError):
-        recalibrate(model, images(10), 4, PIPELINE, CPU, None, 3, "a", stop_at=-math.inf)
+        recalibrate(
+            model,
+            job_of(images(10), TrainSettings(batch_size=4), PIPELINE),
+            CPU,
+            None,
+            3,
+            "a",
+            stop_at=-math.inf,
+        )
     assert model[1].momentum == 0.1
 
 

@@ -17,20 +17,28 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mdc_flower.data import load_dataset
+from mdc_flower.jobs.classification import class_probabilities
 from mdc_flower.models import build_model
 from mdc_flower.training.batches import InputPipeline, Tensors
 from mdc_flower.training.loop import (
     Progress,
     TrainResult,
     TrainSettings,
-    class_probabilities,
-    evaluate,
-    num_local_steps,
     train,
 )
 from strategies.common.errors import DeadlineError
 from strategies.method.round_plan import CycleShape, RoundPlan
-from tests.mdc_flower.examples import CPU, linear, plan, same_bits, state_of, vectors
+from tests.mdc_flower.examples import (
+    CPU,
+    accuracy_of,
+    evaluated,
+    job_of,
+    linear,
+    plan,
+    same_bits,
+    state_of,
+    vectors,
+)
 
 PLAIN = TrainSettings(momentum=0.0, nesterov=False)
 RAW = InputPipeline()
@@ -46,7 +54,7 @@ def fit(
     pipeline: InputPipeline = RAW,
     after_epoch: Callable[[int], None] | None = None,
 ) -> TrainResult:
-    return train(model, data, plan, settings, pipeline, CPU, site, after_epoch)
+    return train(model, job_of(data, settings, pipeline), plan, settings, CPU, site, after_epoch)
 
 
 def random_vectors(count: int, width: int = 3, num_classes: int = 2, seed: int = 0) -> Tensors:
@@ -232,7 +240,6 @@ def test_the_rate_of_adamw_follows_the_plan_too(rates: list[float]) -> None:
 def test_a_round_is_as_long_as_the_plan_says(
     rates: list[float], orders: RoundPlan, num_examples: int, steps: int
 ) -> None:
-    assert num_local_steps(orders, num_examples, 4) == steps
     settings = replace(PLAIN, batch_size=4)
     result = fit(linear([[0.0] * 3] * 2), random_vectors(num_examples), orders, settings)
     assert result.num_steps == len(rates) == steps
@@ -270,8 +277,8 @@ def test_labels_go_with_their_examples() -> None:
     model = linear([[0.0], [0.0]])
     data = vectors([[sign] for sign in signs], [0 if sign > 0 else 1 for sign in signs])
     result = fit(model, data, plan(local_epochs=5), replace(PLAIN, batch_size=3))
-    assert result.accuracy > 0.95
-    assert evaluate(model, data, RAW, CPU).accuracy == 1.0
+    assert accuracy_of(result) > 0.95
+    assert accuracy_of(evaluated(model, data)) == 1.0
 
 
 # Loss and accuracy
@@ -289,14 +296,14 @@ def test_loss_and_accuracy_are_means_over_the_examples_of_unequal_batches() -> N
     assert same_bits(model, before)
     expected = (math.log1p(E**9) + 4 * math.log1p(E**-2)) / 5
     assert result.loss == pytest.approx(expected, rel=1e-6)
-    assert result.accuracy == 4 / 5
+    assert accuracy_of(result) == 4 / 5
 
 
 def test_an_example_that_is_left_out_of_an_epoch_does_not_count() -> None:
     # 4 examples in batches of 3: the last one alone is left out; the others are all right.
     data = vectors([[1.0]] * 4, [0] * 4)
     result = fit(linear([[1.0], [0.0]]), data, plan(), replace(PLAIN, batch_size=3))
-    assert (result.num_examples, result.num_steps, result.accuracy) == (4, 1, 1.0)
+    assert (result.num_examples, result.num_steps, accuracy_of(result)) == (4, 1, 1.0)
     assert result.loss == pytest.approx(math.log1p(E**-1))
 
 
@@ -461,9 +468,9 @@ def test_a_model_that_draws_in_evaluation_is_evaluated_alike_each_time(
     draw: Callable[[], float],
 ) -> None:
     model, data = Drawing(draw), vectors([[1.0]], [0])
-    first = evaluate(model, data, RAW, CPU)
+    first = evaluated(model, data)
     draw()
-    assert evaluate(model, data, RAW, CPU) == first
+    assert evaluated(model, data) == first
 
 
 @pytest.mark.parametrize(
@@ -542,13 +549,13 @@ def test_after_epoch_is_called_with_each_epoch_and_may_evaluate() -> None:
     losses: dict[int, float] = {}
 
     def after_epoch(epoch: int) -> None:
-        losses[epoch] = evaluate(watched, data, RAW, CPU).loss
+        losses[epoch] = evaluated(watched, data).loss
 
     fit(watched, data, orders, after_epoch=after_epoch)
     fit(unwatched, data, orders)
     assert list(losses) == [1, 2, 3, 4]
     assert len(set(losses.values())) == 4
-    assert losses[4] == evaluate(watched, data, RAW, CPU).loss
+    assert losses[4] == evaluated(watched, data).loss
     assert same_bits(watched, unwatched)
 
 
@@ -578,10 +585,9 @@ def reports(monkeypatch: pytest.MonkeyPatch, orders: RoundPlan, step_s: float) -
         model = small_net(dropout=0.5)
         train(
             model,
-            random_vectors(20),
+            job_of(random_vectors(20), settings),
             orders,
             settings,
-            RAW,
             CPU,
             "north",
             on_progress=told.append,
@@ -612,7 +618,13 @@ def test_the_last_progress_holds_the_loss_that_training_returns() -> None:
     orders = plan(local_epochs=2, lr_max=0.1, lr_min=0.1)
     model = small_net()
     result = train(
-        model, random_vectors(20), orders, PLAIN, RAW, CPU, "north", on_progress=told.append
+        model,
+        job_of(random_vectors(20), PLAIN),
+        orders,
+        PLAIN,
+        CPU,
+        "north",
+        on_progress=told.append,
     )
     assert (told[-1].loss, told[-1].num_steps) == (result.loss, result.num_steps)
 
@@ -651,7 +663,7 @@ def test_training_stops_between_two_steps_when_its_time_has_come(
     clock = SimpleNamespace(monotonic=iter(range(100, 120)).__next__)
     monkeypatch.setattr("mdc_flower.training.loop.time", clock)
     with pytest.raises(DeadlineError) as caught:
-        train(stopped, data, orders, settings, RAW, CPU, "north", stop_at=106)
+        train(stopped, job_of(data, settings), orders, settings, CPU, "north", stop_at=106)
     assert caught.value.where == "round 1"
     assert str(caught.value.got).startswith("5 of 12 steps in ")
     assert same_bits(stopped, whole)
@@ -660,7 +672,7 @@ def test_training_stops_between_two_steps_when_its_time_has_come(
 def test_a_time_that_has_come_before_lets_no_step_happen() -> None:
     model = small_net()
     with pytest.raises(DeadlineError, match="0 of 1 steps"):
-        train(model, random_vectors(8), plan(), PLAIN, RAW, CPU, "north", stop_at=0.0)
+        train(model, job_of(random_vectors(8), PLAIN), plan(), PLAIN, CPU, "north", stop_at=0.0)
     assert same_bits(model, small_net())
 
 
@@ -684,7 +696,7 @@ def test_a_short_number_format_reaches_about_the_accuracy_of_float32(
         assert math.isfinite(result.loss)
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert all(p.isfinite().all() for p in model.parameters())
-        return evaluate(model, Tensors.of(data.test), pipeline, CPU, dtype).accuracy
+        return accuracy_of(evaluated(model, Tensors.of(data.test), pipeline, dtype))
 
     full, short = accuracy(None), accuracy(dtype)
     assert full > 0.9
@@ -710,36 +722,38 @@ def test_evaluation_is_exact_over_more_examples_than_a_batch_holds() -> None:
     # Logits (x, 0). 300 times x = 1 and class 0, right, with loss ln(1 + 1/e); 100 times x = 2
     # and class 1, wrong, with loss ln(1 + e^2).
     data = vectors([[1.0]] * 300 + [[2.0]] * 100, [0] * 300 + [1] * 100)
-    result = evaluate(linear([[1.0], [0.0]]), data, RAW, CPU)
-    assert (result.num_examples, result.accuracy) == (400, 0.75)
+    result = evaluated(linear([[1.0], [0.0]]), data)
+    assert (result.num_examples, accuracy_of(result)) == (400, 0.75)
     assert result.loss == pytest.approx((300 * math.log1p(1 / E) + 100 * math.log1p(E**2)) / 400)
 
 
 def test_a_model_that_never_finds_the_rare_class_is_seen_by_its_recall() -> None:
     # 98 of 100 are healthy, class 0, and the model says so of everyone. Class 2 has no examples.
     data = vectors([[1.0]] * 100, [0] * 98 + [1] * 2)
-    result = evaluate(linear([[1.0], [0.0], [0.0]]), data, RAW, CPU)
-    assert result.accuracy == 0.98
-    assert (result.class_counts, result.class_right) == ((98, 2, 0), (98, 0, 0))
-    assert result.recall[:2] == [1.0, 0.0]
-    assert math.isnan(result.recall[2])
-    assert result.balanced_accuracy == 0.5
+    result = evaluated(linear([[1.0], [0.0], [0.0]]), data)
+    assert accuracy_of(result) == 0.98
+    recall = result.metrics["recall"]
+    assert isinstance(recall, list)
+    assert recall[:2] == [1.0, 0.0]
+    assert math.isnan(recall[2])
+    assert result.metrics["balanced-accuracy"] == 0.5
 
 
 def test_evaluation_of_nothing_is_not_a_number() -> None:
-    result = evaluate(linear([[1.0], [0.0]]), Tensors(torch.zeros(0, 1), torch.zeros(0)), RAW, CPU)
+    result = evaluated(linear([[1.0], [0.0]]), Tensors(torch.zeros(0, 1), torch.zeros(0)))
     assert result.num_examples == 0
     assert math.isnan(result.loss)
-    assert math.isnan(result.accuracy)
-    assert math.isnan(result.balanced_accuracy)
-    assert result.recall == []
+    assert result.metrics == {}
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_leaves_weights_statistics_mode_and_random_state(training: bool) -> None:
     model, data = small_net(dropout=0.5).train(training), random_vectors(20)
     before, random_state = copy.deepcopy(model), torch.get_rng_state()
-    first, second = evaluate(model, data, RAW, CPU), evaluate(model, data, RAW, CPU)
+    first, second = (
+        evaluated(model, data),
+        evaluated(model, data),
+    )
     assert first == second
     assert same_bits(model, before)
     assert [module.training for module in model.modules()] == [training] * 6
@@ -764,7 +778,7 @@ def test_class_probabilities_cover_all_batches_and_leave_the_model_as_it_is() ->
     single = class_probabilities(model, data.inputs[599:], RAW, CPU)
     assert said[599].tolist() == pytest.approx(single[0].tolist(), rel=1e-5)
     share = float((said.argmax(1) == data.labels).double().mean())
-    assert share == evaluate(model, data, RAW, CPU).accuracy
+    assert share == accuracy_of(evaluated(model, data))
     assert same_bits(model, before)
     assert model.training
 
@@ -772,7 +786,7 @@ def test_class_probabilities_cover_all_batches_and_leave_the_model_as_it_is() ->
 def test_evaluation_gives_the_mode_back_also_when_it_fails() -> None:
     model = small_net().train()
     with pytest.raises(RuntimeError):
-        evaluate(model, random_vectors(4, width=5), RAW, CPU)
+        evaluated(model, random_vectors(4, width=5))
     assert model.training
 
 
@@ -785,7 +799,7 @@ def test_evaluation_uses_the_running_statistics() -> None:
          "running_var": torch.tensor([4.0 - 1e-5])}
     )  # fmt: skip
     model = nn.Sequential(norm, linear([[1.0], [0.0]]))
-    assert evaluate(model, vectors([[7.0]], [0]), RAW, CPU).loss == pytest.approx(math.log1p(E**-2))
+    assert evaluated(model, vectors([[7.0]], [0])).loss == pytest.approx(math.log1p(E**-2))
 
 
 def test_evaluation_does_not_augment() -> None:
@@ -795,4 +809,4 @@ def test_evaluation_does_not_augment() -> None:
     corner[0, 0] = 1
     model = nn.Sequential(nn.Flatten(), linear(corner.tolist()))
     data = Tensors(images, torch.zeros(20, dtype=torch.int64))
-    assert evaluate(model, data, NOISY, CPU).loss == pytest.approx(math.log1p(1 / E))
+    assert evaluated(model, data, NOISY).loss == pytest.approx(math.log1p(1 / E))

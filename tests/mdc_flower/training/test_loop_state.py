@@ -16,7 +16,7 @@ from mdc_flower.training.loop import TrainResult, TrainSettings, train
 from mdc_flower.training.loop_state import LoopState
 from strategies.aggregation.averaging import Arrays
 from strategies.method.round_plan import RoundPlan
-from tests.mdc_flower.examples import CPU, plan, same_bits
+from tests.mdc_flower.examples import CPU, job_of, plan, same_bits
 
 PIPELINE = InputPipeline((0.5,), (0.25,), augment="crop-flip")
 PLAN = plan(local_epochs=4, lr_max=0.02, lr_min=0.002, shape="cosine")
@@ -74,7 +74,9 @@ class Saved:
 def fit(settings: TrainSettings, plan: RoundPlan, epochs: Saved) -> tuple[nn.Module, TrainResult]:
     # Convolutions in float16 give NaN on some CPUs.
     model = Noisy(convolution=settings.autocast_dtype != torch.float16)
-    result = train(model, images(), plan, settings, PIPELINE, CPU, "north", epochs=epochs)
+    result = train(
+        model, job_of(images(), settings, PIPELINE), plan, settings, CPU, "north", epochs=epochs
+    )
     return model, replace(result, seconds=0.0)
 
 
@@ -103,6 +105,6 @@ def test_training_continues_after_any_epoch_with_the_same_bits(
 def test_saving_changes_no_bit() -> None:
     whole, expected = fit(SGD, PLAN, Saved())
     model = Noisy()
-    result = train(model, images(), PLAN, SGD, PIPELINE, CPU, "north")
+    result = train(model, job_of(images(), SGD, PIPELINE), PLAN, SGD, CPU, "north")
     assert same_bits(model, whole)
     assert replace(result, seconds=0.0) == expected

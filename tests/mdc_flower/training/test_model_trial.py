@@ -1,6 +1,7 @@
 """A model is tried before a run: what cannot be trained, averaged or stored is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from mdc_flower.data import DataSet, Examples
-from mdc_flower.training.batches import InputPipeline
+from mdc_flower.jobs.task import two_examples
+from mdc_flower.training.batches import InputPipeline, Tensors
 from mdc_flower.training.loop import TrainSettings
-from mdc_flower.training.model_trial import try_model, two_examples
+from mdc_flower.training.model_trial import try_model
 from strategies.common.errors import ModelError
 from strategies.storage.model_files import read_model
 from strategies.storage.run_directory import GLOBAL_MODEL
 from tests.mdc_flower.commands import run_small
-from tests.mdc_flower.examples import dataset_of, numbered
+from tests.mdc_flower.examples import dataset_of, job_of, numbered
 
-DATA = dataset_of(numbered(10), numbered(4))
+TWO = Tensors(torch.tensor([[0.0], [9.0]]), torch.tensor([0, 1]))
 PIPELINE = InputPipeline(mean=(4.0,), std=(2.0,))
+
+
+def attempt(new_model: Callable[[], nn.Module], settings: TrainSettings) -> None:
+    """Try a model with two examples, as the task of a run does."""
+    settings = replace(settings, batch_size=2, autocast_dtype=None, compile=False)
+    try_model(job_of(TWO, settings, PIPELINE, new_model), settings)
 
 
 def refusal(new_model: Callable[[], nn.Module]) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        try_model(new_model, DATA, TrainSettings(), PIPELINE)
+        attempt(new_model, TrainSettings())
     return caught.value
 
 
@@ -69,7 +77,7 @@ def test_a_model_that_can_take_part_passes(
         optimizer=optimizer, autocast_dtype=torch.bfloat16, compile=True, clip_norm=1.0
     )
     random_state = torch.get_rng_state()
-    try_model(new_model, DATA, settings, PIPELINE)
+    attempt(new_model, settings)
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -102,7 +110,7 @@ def test_a_model_that_its_arrays_do_not_give_back_is_refused(
     new_model: Callable[[], nn.Module],
 ) -> None:
     error = refusal(new_model)
-    assert "gives different outputs" in error.what
+    assert "gives different results" in error.what
     assert "Register it as a buffer" in error.hint
 
 
@@ -179,7 +187,7 @@ def test_weights_that_are_tied_by_their_data_alone_are_refused() -> None:
 
 
 def test_they_are_the_first_and_the_last_of_the_data_set() -> None:
-    examples = two_examples(DATA)
+    examples = two_examples(dataset_of(numbered(10), numbered(4)))
     assert examples.inputs[:].tolist() == [[0.0], [9.0]]
     assert examples.labels.tolist() == [0, 1]
 

@@ -9,7 +9,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
-from mdc_flower.training.task import load_task
+from mdc_flower.jobs.task import load_task
 from simulations.compare.baselines import train_ensemble, train_without_exchange
 from simulations.results.outcome import Outcome
 from strategies.common.errors import MdcError
@@ -197,8 +197,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[float]]]:
     """Let training give site-i the i-th of `LOGITS`; note the sites and their examples."""
     seen: list[tuple[str, list[float]]] = []
 
-    def train(model: Any, data: Any, plan: RoundPlan, *others: Any) -> None:
-        site, after_epoch = others[-2], others[-1]
+    def train(model: Any, job: Any, plan: RoundPlan, *others: Any) -> None:
+        site, after_epoch, data = others[-2], others[-1], job.splits["train"]
         seen.append((site, data.inputs[0 : len(data)][:, 0].tolist()))
         with torch.no_grad():
             model.layer.weight.zero_()

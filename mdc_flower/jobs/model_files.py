@@ -12,11 +12,13 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.readers.options import Reading
+from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.models import build_model
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy, recalibrate
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.loop import evaluate
+from mdc_flower.training.job import numbers
+from mdc_flower.training.loop import TrainSettings, evaluate
 from mdc_flower.training.numerics import pick_autocast_dtype, pick_device, repeatable
 from strategies.common.errors import ConfigError, DataError
 from strategies.common.files import finite
@@ -95,30 +97,29 @@ def evaluate_run(
     pipeline = InputPipeline(
         tuple(metadata["mean"]), tuple(metadata["std"]), channels_last=config.channels_last
     )
+    splits = {"test": Tensors.of(dataset.test)}
     with repeatable(config.threads_per_site, device), torch.no_grad():
         if recalibrate_on:
             check_policy(model, metadata["model"], "recalibrate")
             own = load(recalibrate_on)
             if len(own.train) == 0:
                 raise _empty(own, "training", "--recalibrate")
-            recalibrate(
-                model,
-                Tensors.of(own.train),
-                config.batch_size,
-                pipeline,
-                device,
-                dtype,
-                config.seed,
-                own.name,
-            )
-        result = evaluate(model, Tensors.of(dataset.test), pipeline, device, dtype)
+            splits |= {"train": Tensors.of(own.train)}
+        settings = TrainSettings(batch_size=config.batch_size)
+        job = ClassificationJob(lambda: model, splits, settings, pipeline)
+        if recalibrate_on:
+            recalibrate(model, job, device, dtype, config.seed, own.name)
+        result = evaluate(model, job, "test", device, dtype)
     return {
         "model": file.name,
         "dataset": dataset.name,
         "num-examples": result.num_examples,
-        "accuracy": result.accuracy,
-        "balanced-accuracy": result.balanced_accuracy,
-        "recall": finite(dict(zip(dataset.class_names, result.recall, strict=True))),
+        **numbers(result.metrics),
+        **{
+            name: finite(dict(zip(dataset.class_names, value, strict=True)))
+            for name, value in result.metrics.items()
+            if isinstance(value, list)
+        },
         "loss": result.loss,
     }
 

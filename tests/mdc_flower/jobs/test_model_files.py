@@ -14,15 +14,14 @@ from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import Contract
 from mdc_flower.data.readers.builtin import BUILTIN
 from mdc_flower.data.readers.vocabulary import Vocabulary
+from mdc_flower.jobs.model_files import evaluate_run, load_model
+from mdc_flower.jobs.task import load_task
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.loop import evaluate
-from mdc_flower.training.model_files import evaluate_run, load_model
-from mdc_flower.training.task import load_task
 from strategies.common.errors import ConfigError, DataError, ModelError, RunError
 from strategies.storage.model_files import pack_model, read_model
 from strategies.storage.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
-from tests.mdc_flower.examples import CPU, same_bits
+from tests.mdc_flower.examples import accuracy_of, evaluated, same_bits
 
 LAB = """
 import numpy as np
@@ -89,10 +88,10 @@ def run_directory(path: Path, **keys: Any) -> Path:
     return path
 
 
-def accuracy_of(seed: int, **keys: Any) -> float:
+def model_accuracy(seed: int, **keys: Any) -> float:
     data = load_dataset("digits").limited(0, keys.get("max_test_examples", 0))
     model = load_task(config(seed=seed)).new_model()
-    return evaluate(model, Tensors.of(data.test), InputPipeline.of(data), CPU).accuracy
+    return accuracy_of(evaluated(model, Tensors.of(data.test), InputPipeline.of(data)))
 
 
 @pytest.mark.parametrize("model", ["mlp", "small-cnn"])
@@ -109,7 +108,7 @@ def test_a_model_file_needs_nothing_beside_it(tmp_path: Path) -> None:
     alone = tmp_path / "alone.safetensors"
     file.rename(alone)
     result = evaluate_run(alone, "digits", "", best=False)
-    assert (result["model"], result["accuracy"]) == ("alone.safetensors", accuracy_of(2))
+    assert (result["model"], result["accuracy"]) == ("alone.safetensors", model_accuracy(2))
 
 
 @pytest.mark.parametrize(
@@ -127,16 +126,16 @@ def test_a_runs_model_is_evaluated_on_the_test_examples_of_its_data_set(
         "model": name,
         "dataset": "digits",
         "num-examples": 355,
-        "accuracy": accuracy_of(seed),
+        "accuracy": model_accuracy(seed),
     }
-    assert accuracy_of(1) != accuracy_of(2)
+    assert model_accuracy(1) != model_accuracy(2)
 
 
 def test_the_runs_limit_of_test_examples_holds(tmp_path: Path) -> None:
     run_dir = run_directory(tmp_path / "run", max_test_examples=40, max_train_examples=50)
     result = evaluate_run(run_dir, "", "", best=False)
     assert result["num-examples"] == 40
-    assert result["accuracy"] == accuracy_of(2, max_test_examples=40)
+    assert result["accuracy"] == model_accuracy(2, max_test_examples=40)
 
 
 def test_the_runs_data_root_holds_unless_another_is_given(
@@ -176,7 +175,7 @@ def test_another_data_set_of_the_same_classes_is_normalized_as_the_models_own(
     test = load_dataset("evaluation_lab:same_classes").test  # it has no statistics of its own
     model = load_task(config(seed=2)).new_model()
     own = InputPipeline((0.305,), (0.376,))
-    assert result["loss"] == evaluate(model, Tensors.of(test), own, CPU).loss
+    assert result["loss"] == evaluated(model, Tensors.of(test), own).loss
 
 
 @pytest.mark.parametrize("data", ["other_names", "fewer_classes"])
@@ -207,7 +206,7 @@ def test_what_a_model_draws_beside_its_arrays_is_the_same_as_in_its_run(tmp_path
     own = load_task(config(model=model, seed=2)).new_model()
     data = load_dataset("digits")
     results = [
-        evaluate(one, Tensors.of(data.test), InputPipeline.of(data), CPU) for one in (rebuilt, own)
+        evaluated(one, Tensors.of(data.test), InputPipeline.of(data)) for one in (rebuilt, own)
     ]
     assert results[0] == results[1]
 
@@ -250,7 +249,7 @@ def test_a_model_file_of_a_version_before_texts_is_rebuilt(tmp_path: Path) -> No
     arrays, metadata = read_model(path)
     old = {k: v for k, v in metadata.items() if k not in ("num-tokens", "vocabulary", "seed")}
     path.write_bytes(pack_model(arrays, old))
-    assert evaluate_run(run_dir, "", "", best=False)["accuracy"] == accuracy_of(2)
+    assert evaluate_run(run_dir, "", "", best=False)["accuracy"] == model_accuracy(2)
 
 
 def test_under_a_contract_files_are_read_into_its_shape(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import Contract
 from mdc_flower.data.readers.builtin import BUILTIN
 from mdc_flower.data.readers.vocabulary import Vocabulary
+from mdc_flower.jobs.task import Task, load_site_task, load_task
 from mdc_flower.models.build import user_module
 from mdc_flower.training.batches import InputPipeline
 from mdc_flower.training.loop import TrainSettings
-from mdc_flower.training.task import Task, load_site_task, load_task
 from strategies.common.errors import ConfigError, DataError, ModelError
 from tests.mdc_flower.examples import same_bits
 

@@ -1,13 +1,14 @@
 """`Task`: data set, model and settings of a run, put together in one place."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mdc_flower import __version__
@@ -16,6 +17,8 @@ from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.data import (
     CoordinatorData,
     DataSet,
+    Examples,
+    Part,
     SiteData,
     coordinator_data,
     load_dataset,
@@ -25,14 +28,16 @@ from mdc_flower.data import registry as data
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.models import build as models
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
-from mdc_flower.training.batches import InputPipeline
+from mdc_flower.training.batches import InputPipeline, Tensors
 from mdc_flower.training.loop import TrainSettings
 from mdc_flower.training.model_trial import try_model
 from mdc_flower.training.numerics import pick_autocast_dtype, pick_device
 from strategies.common.errors import ConfigError
+from strategies.common.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,17 @@ class Task:
         check_policy(model, spec, self.config.batch_norm)
         return build
 
+    def job(self, splits: Mapping[str, Examples | Part]) -> ClassificationJob:
+        """Return the training job on these examples, by the name of their split.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            See `new_model`.
+        """
+        tensors = {name: Tensors.of(examples) for name, examples in splits.items()}
+        return ClassificationJob(self.new_model, tensors, self.settings, self.pipeline)
+
     def check_model(self) -> None:
         """Check that the model can be trained, averaged and stored, before a run begins.
 
@@ -79,7 +95,9 @@ class Task:
         ConfigError, ModelError
             See `new_model` and `try_model`.
         """
-        try_model(self.new_model, self.dataset, self.settings, self.pipeline)
+        settings = replace(self.settings, batch_size=2, autocast_dtype=None, compile=False)
+        examples = {"train": two_examples(self.dataset)}
+        try_model(ClassificationJob(self.new_model, examples, settings, self.pipeline), settings)
 
     def partition(self, num_sites: int) -> Partition:
         """Return the partition of the training examples into simulated sites."""
@@ -255,3 +273,19 @@ def _task(config: RunConfig, dataset: DataSet, device: str) -> Task:
         ),
         pipeline=InputPipeline.of(dataset, config.augment, config.channels_last),
     )
+
+
+def two_examples(data: DataSet) -> Tensors:
+    """Return the first and the last training example; random examples if there are none."""
+    inputs, labels = data.train.inputs, data.train.labels
+    if len(labels):
+        rows = [0, -1]
+        return Tensors(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows]))
+    generator = np.random.default_rng(derive_seed(0, "trial"))
+    shape = (2, *data.input_shape)
+    if inputs.dtype == np.float32:
+        drawn: NDArray[np.generic] = generator.random(shape, np.float32)
+    else:
+        largest = 255 if inputs.dtype == np.uint8 else max(0, data.num_tokens - 1)
+        drawn = generator.integers(0, largest, shape, inputs.dtype, endpoint=True)
+    return Tensors(torch.from_numpy(drawn), torch.zeros(2, dtype=torch.int64))

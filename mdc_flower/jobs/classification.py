@@ -1,0 +1,165 @@
+"""Single-label classification of stored arrays: the default job."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
+from mdc_flower.training.job import Forward, Metric, Pass
+from mdc_flower.training.loop import TrainSettings, evaluating
+from mdc_flower.training.optimizers import SGD, AdamW
+
+EVALUATION_BATCH = 256
+
+ACCURACY, BALANCED_ACCURACY, RECALL = "accuracy", "balanced-accuracy", "recall"
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and labels, on the device."""
+
+
+def share(sums: list[float]) -> float:
+    """Return the share of correct predictions; NaN without examples."""
+    right, count = sums
+    return right / count if count else math.nan
+
+
+def recalls(sums: list[float]) -> list[float]:
+    """Return the recall of each class; NaN for a class without examples.
+
+    Parameters
+    ----------
+    sums
+        For each class the number of correct predictions, then for each class the number of
+        examples.
+    """
+    half = len(sums) // 2
+    pairs = zip(sums[:half], sums[half:], strict=True)
+    return [right / count if count else math.nan for right, count in pairs]
+
+
+def balanced(sums: list[float]) -> float:
+    """Return the mean recall of the classes that have examples; NaN if there are none."""
+    known = [value for value in recalls(sums) if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True)
+class ClassificationJob:
+    """Cross-entropy on a model's outputs, one for each class.
+
+    Attributes
+    ----------
+    new_model : callable
+        Returns a new model of the run's architecture.
+    splits : Mapping[str, Tensors]
+        The examples of each split.
+    settings : TrainSettings
+        Optimizer, batch size and label smoothing.
+    pipeline : InputPipeline
+        How stored inputs become model inputs.
+    """
+
+    new_model: Callable[[], nn.Module]
+    splits: Mapping[str, Tensors]
+    settings: TrainSettings
+    pipeline: InputPipeline
+
+    metrics = (
+        Metric(ACCURACY, "max", ACCURACY, share, selects=True),
+        # If nearly all examples are of one class, accuracy hides that no other class is found.
+        Metric(BALANCED_ACCURACY, "max", RECALL, balanced, in_training=False),
+        Metric(RECALL, "max", RECALL, recalls, in_training=False),
+    )
+
+    def model(self) -> nn.Module:
+        """Return a new model."""
+        return self.new_model()
+
+    def prepare(self, model: nn.Module) -> None:
+        """Give the weights the memory layout of the inputs."""
+        if self.pipeline.channels_last:
+            model.to(memory_format=torch.channels_last)
+
+    def batches(self, which: Pass) -> Iterator[Batch]:
+        """Yield inputs and labels; without a generator, in larger batches."""
+        data = self.splits[which.split]
+        augmenting = which.generator if which.augment else None
+        for rows in _rows(len(data), which.generator, self.settings.batch_size):
+            inputs = self.pipeline(data.inputs[rows], which.device, augmenting)
+            yield inputs, data.labels[rows].to(which.device)
+
+    def size(self, split: str) -> int:
+        """Return the number of examples of a split; 0 for a split that this job does not have."""
+        return len(self.splits[split]) if split in self.splits else 0
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of batches in a pass over the training examples."""
+        return steps_per_epoch(self.size("train"), self.settings.batch_size)
+
+    def forward(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Forward:
+        """Return the cross-entropy and the numbers of correct predictions."""
+        inputs, labels = batch
+        outputs = model(inputs)
+        if torch.is_grad_enabled():
+            loss = functional.cross_entropy(
+                outputs, labels, label_smoothing=self.settings.label_smoothing
+            )
+            right = outputs.argmax(1) == labels
+            return Forward(loss, len(labels), {ACCURACY: _counts(right)})
+        outputs = outputs.float()
+        loss_sum = functional.cross_entropy(outputs, labels, reduction="sum")
+        right, classes = outputs.argmax(1) == labels, outputs.shape[1]
+        of_class = [torch.bincount(rows, minlength=classes) for rows in (labels[right], labels)]
+        sums = {ACCURACY: _counts(right), RECALL: torch.cat(of_class).double()}
+        return Forward(loss_sum / len(labels), len(labels), sums, loss_sum)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return a new optimizer for the trainable parameters."""
+        settings = self.settings
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if settings.optimizer == "adamw":
+            return AdamW(parameters, lr=0.0, weight_decay=settings.weight_decay, fused=True)
+        return SGD(
+            parameters,
+            lr=0.0,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+
+def class_probabilities(
+    model: nn.Module,
+    inputs: Inputs,
+    pipeline: InputPipeline,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the softmax outputs, shape (examples, classes), float64, on the CPU."""
+    with evaluating(model, device, autocast_dtype):
+        outputs = [
+            model(pipeline(inputs[rows], device)).double().cpu()
+            for rows in _rows(len(inputs), None, EVALUATION_BATCH)
+        ]
+    return functional.softmax(torch.cat(outputs), dim=1)
+
+
+def _rows(
+    count: int, generator: torch.Generator | None, batch_size: int
+) -> Iterator[Tensor | slice]:
+    """Yield the rows of each batch: shuffled by the generator, or in the stored order."""
+    if generator is not None:
+        yield from shuffled(count, batch_size, generator)
+        return
+    for start in range(0, count, EVALUATION_BATCH):
+        yield slice(start, start + EVALUATION_BATCH)
+
+
+def _counts(right: Tensor) -> Tensor:
+    """Return the number of correct predictions and of all, float64."""
+    return torch.stack([right.sum().double(), right.new_full((), len(right), dtype=torch.float64)])
