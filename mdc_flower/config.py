@@ -36,6 +36,11 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}
 """Learning rate of each outer optimizer if ``outer-lr`` is 0."""
 
+AUTO_TRACK = "auto"
+"""Value of ``track`` for TensorBoard event files if TensorBoard is installed."""
+
+TRACKERS = frozenset({"tensorboard", "mlflow", "wandb"})
+
 
 class RunConfig(ConfigModel):
     """Settings that are the same for everyone in a run.
@@ -128,6 +133,7 @@ class RunConfig(ConfigModel):
     max_restarts: Count = 3
     keep_checkpoints: AtLeastOne = 2
     keep_updates: bool = False
+    track: str = AUTO_TRACK
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
@@ -161,7 +167,17 @@ class RunConfig(ConfigModel):
             raise ValueError("outer-optimizer 'average' does not use outer-lr: set it to 0")
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
+        if self.track != AUTO_TRACK and (unknown := sorted(set(self.tracker_names) - TRACKERS)):
+            raise ValueError(
+                f"track: there is no tracker {unknown[0]!r}; use {AUTO_TRACK!r}, or any of "
+                f"{', '.join(sorted(TRACKERS))}, separated by commas; empty for none"
+            )
         return self
+
+    @property
+    def tracker_names(self) -> list[str]:
+        """Return the names in ``track``."""
+        return [name.strip() for name in self.track.split(",") if name.strip()]
 
     def quorum(self, num_sites: int) -> int:
         """Return how many updates a round needs: ``min-sites``, or more than half of the sites."""

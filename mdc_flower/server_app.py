@@ -20,10 +20,10 @@ from mdc_flower.common.extras import DRAWING, require
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.admission import REGISTER, admission
 from mdc_flower.coordinator.card_claims import coordinator_kit, with_card_checks
-from mdc_flower.coordinator.event_files import event_files
 from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, check_resumable
+from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.jobs.task import Task, load_task
 from mdc_flower.models.tensors import trainable_names
 from mdc_flower.site.card import code_digests
@@ -176,6 +176,7 @@ def _run(
     if record.checkpoint is not None:
         changed_keys(record.checkpoint.run["config"], config)  # refuse before waiting for sites
     task.check_model()  # likewise
+    check_trackers(config)
     model = task.new_model()
     membership = wait_for_sites(
         grid,
@@ -228,7 +229,7 @@ def _run(
             version=[record.checkpoint.run["version"], __version__],
         )
     evaluate_global = evaluate_fn(task, data, num_partitions)
-    with event_files(record.path, read_history(record.path)) as observers:
+    with trackers(config, record.path, read_history(record.path)) as observers:
         strategy = RoundLoop(
             recipe,
             membership,

@@ -20,6 +20,7 @@ MAY_CHANGE = frozenset(
         "max-restarts",
         "keep-checkpoints",
         "keep-updates",
+        "track",
         "data-root",
         "output-dir",
         "resume",

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[2]
 EXTRA = {
     "flwr-datasets", "matplotlib", "ray", "scikit-learn", "scipy", "seaborn", "soundfile",
-    "tensorboard", "timm", "torchaudio",
+    "mlflow-skinny", "tensorboard", "timm", "torchaudio", "wandb",
 }  # fmt: skip
 TINY = [text for key, value in KEYS.items() for text in ("--set", f"{key}={value}")]
 INSTALL = "pip install 'mdc-flower[simulation]'"

@@ -107,6 +107,7 @@ OTHER_VALUES: dict[str, Any] = {
     "max-restarts": 0,
     "keep-checkpoints": 5,
     "keep-updates": True,
+    "track": "tensorboard",
 }
 
 
@@ -231,6 +232,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "max-restarts": NOT_COUNTS,
     "keep-checkpoints": [0, *NOT_COUNTS],
     "keep-updates": ["perhaps"],
+    "track": ["aim", "mlflow,auto"],
 }
 
 

@@ -20,7 +20,7 @@ from mdc_flower.cli.launching import read_config
 from mdc_flower.cli.main import app
 from mdc_flower.cli.shared import with_exit_status
 from mdc_flower.config import RunConfig
-from mdc_flower.coordinator.event_files import FOLDER
+from mdc_flower.coordinator.trackers.tensorboard_sink import FOLDER
 from strategies.common.errors import ConfigError, DataError, EngineError, QuorumError, RunError
 from strategies.round_loop import RoundLoop
 from strategies.storage.lock import LOCK, coordinator_lock

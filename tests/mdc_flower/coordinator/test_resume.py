@@ -55,6 +55,7 @@ FREE = {
         "num-rounds",
         "quorum-patience-s",
         "round-deadline-s",
+        "track",
         "wait-for-sites-s",
     )
 }

@@ -1,29 +1,27 @@
-"""Event files for TensorBoard, read back by TensorBoard itself."""
+"""Trackers, each read back by its own library."""
 
+import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mdc_flower.config import read_run_config
-from mdc_flower.coordinator.event_files import (
-    EPOCHS,
-    FOLDER,
-    ROUNDS,
-    EventFiles,
-    event_files,
-    learning_rates,
-    round_scalars,
-)
+from mdc_flower.config import RunConfig, read_run_config
+from mdc_flower.coordinator.trackers import check_trackers, trackers
+from mdc_flower.coordinator.trackers.scalars import learning_rates, round_scalars
+from mdc_flower.coordinator.trackers.tensorboard_sink import FOLDER, TensorBoardSink
+from mdc_flower.coordinator.trackers.tracker import EPOCHS, ROUNDS, Start, Tracker
 from mdc_flower.engines import run_in_process
+from strategies.common.errors import ConfigError
 from strategies.method.local_epochs import EpochState
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import read_history
 from tests.mdc_flower.examples import plan
+from tests.tiny import KEYS
 
 NOWHERE = Position({}, EpochState(1))
 
@@ -36,6 +34,16 @@ def record(number: int, **fields: Any) -> RoundRecord:
     orders = {"lr_max": 0.1, "lr_min": 0.05, "shape": "linear"}
     one = plan(round=number, local_epochs=2, **orders)
     return RoundRecord(number, one.model_dump() | {"plan_id": one.plan_id}, **fields)
+
+
+def config_of(track: str, **keys: Any) -> RunConfig:
+    """Return a config of two rounds that uses these trackers."""
+    return read_run_config({**KEYS, "track": track, **keys})
+
+
+def event_files(run_dir: Path, rounds_done: int, work_done: int) -> Tracker:
+    start = Start(run_dir, config_of("tensorboard"), rounds_done, work_done)
+    return Tracker("tensorboard", TensorBoardSink, start)
 
 
 # What is written
@@ -122,17 +130,17 @@ def read() -> Read:
 def test_what_is_written_again_after_a_resume_takes_the_place_of_what_was_there(
     tmp_path: Path, read: Read
 ) -> None:
-    first = EventFiles(tmp_path, rounds_done=0, work_done=0)
+    first = event_files(tmp_path, 0, 0)
     for number in (1, 2):
         first.round_finished(record(number, evaluation={"test-accuracy": 0.25}), NOWHERE)
     first.round_failed(record(3, failed=True, sent_bytes=7))
     first.close()
     # Round 1 is over, round 2 was lost with its checkpoint.
-    again = EventFiles(tmp_path, rounds_done=1, work_done=2)
+    again = event_files(tmp_path, 1, 2)
     for number in (2, 3):
         again.round_finished(record(number, evaluation={"test-accuracy": 0.5}), NOWHERE)
     again.close()
-    rounds, epochs = read(tmp_path / ROUNDS), read(tmp_path / EPOCHS)
+    rounds, epochs = read(tmp_path / FOLDER / ROUNDS), read(tmp_path / FOLDER / EPOCHS)
     assert rounds["accuracy/test"] == [(1, 0.25), (2, 0.5), (3, 0.5)]
     assert rounds["bytes/sent"] == [(1, 0), (2, 0), (3, 0)]
     assert [step for step, _ in epochs["learning-rate/start"]] == [1, 2, 3, 4, 5, 6]
@@ -172,10 +180,10 @@ def test_a_folder_that_cannot_be_made_is_said_once_and_costs_the_run_nothing(
     tmp_path: Path, flowers_log: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / FOLDER).write_text("in the way")
-    with event_files(tmp_path, []) as (observer,):
+    with trackers(config_of("tensorboard"), tmp_path, []) as (observer,):
         observer.round_finished(record(1), NOWHERE)
     (message,) = flowers_log.messages
-    assert message.startswith("writing event files for TensorBoard stopped: ")
+    assert message.startswith("tracking with tensorboard stopped: ")
 
 
 def test_a_writer_that_fails_is_not_asked_again(
@@ -190,18 +198,112 @@ def test_a_writer_that_fails_is_not_asked_again(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
-    with event_files(tmp_path, []) as (observer,):
+    with trackers(config_of("tensorboard"), tmp_path, []) as (observer,):
         for number in (1, 2):
             observer.round_finished(record(number), NOWHERE)
     assert len(asked) == 1
     (message,) = flowers_log.messages
-    assert message.endswith("TensorBoard stopped: no space left on device")
+    assert message.endswith("tracking with tensorboard stopped: no space left on device")
 
 
 def test_without_tensorboard_there_is_no_observer_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with event_files(tmp_path, []) as observers:
+    with trackers(config_of("auto"), tmp_path, []) as observers:
         assert observers == []
     assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_tracker_whose_library_is_missing_is_refused_with_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mdc-flower\[mlflow\]'"):
+        check_trackers(config_of("tensorboard, mlflow"))
+
+
+def test_an_unknown_tracker_is_refused_by_its_name() -> None:
+    with pytest.raises(ConfigError, match="there is no tracker 'aim'"):
+        config_of("mlflow,aim")
+    assert config_of("").tracker_names == []
+
+
+# Other trackers
+
+
+def run_twice(run_dir: Path, track: str) -> list[dict[str, Any]]:
+    """Run two rounds, then resume for a third; return the history."""
+    config = config_of(track, **{"output-dir": str(run_dir)})
+    run_in_process(config, 2)
+    run_in_process(config.model_copy(update={"epoch_budget": 3, "resume": True}), 2)
+    return read_history(run_dir)
+
+
+def test_mlflow_has_one_run_with_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="pip install 'mdc-flower[mlflow]'")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    history = run_twice(tmp_path, "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mdc-flower")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epoch-budget"] == "2", "the keys with which the run began"
+    points = client.get_metric_history(run.info.run_id, "accuracy/test")
+    assert {point.step: point.value for point in points} == {
+        line["round"]: line["evaluation"]["test-accuracy"] for line in history
+    }
+    rates = client.get_metric_history(run.info.run_id, "learning-rate/end")
+    assert [point.step for point in rates] == [1, 2, 3]
+
+
+def test_wandb_writes_one_run_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="pip install 'mdc-flower[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    history = run_twice(tmp_path, "wandb")
+    run_id = (tmp_path / "wandb-run-id").read_text()
+    files = sorted((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
+    assert files, "both processes wrote under the same id"
+    written = [row for path in files for row in rows_of(path)]
+    accuracies = {row["round"]: row["accuracy/test"] for row in written if "accuracy/test" in row}
+    assert accuracies == {line["round"]: line["evaluation"]["test-accuracy"] for line in history}
+    assert [row["local-work"] for row in written if "learning-rate/end" in row] == [1, 2, 3]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Return the logged rows in a file of Weights & Biases."""
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    rows = []
+    for data in records_of(path.read_bytes()):
+        record = proto.Record()  # type: ignore[attr-defined]
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            rows.append(
+                {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+            )
+    return rows
+
+
+def records_of(log: bytes) -> Iterator[bytes]:
+    """Yield the records of a LevelDB log: chunks of checksum, length and type in 32 KiB blocks."""
+    at, record = 7, b""  # after the file's own header
+    while at + 7 <= len(log):
+        if 2**15 - at % 2**15 < 7:  # too little is left of the block for a chunk
+            at += 2**15 - at % 2**15
+            continue
+        length, kind = int.from_bytes(log[at + 4 : at + 6], "little"), log[at + 6]
+        record += log[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""

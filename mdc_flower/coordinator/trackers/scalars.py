@@ -1,0 +1,60 @@
+"""What trackers show of a round: named numbers from its record and its plan."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from strategies.method.round_plan import RoundPlan
+from strategies.storage.round_record import RoundRecord
+
+
+def round_scalars(record: RoundRecord) -> dict[str, float]:
+    """Return the scalars of a round by tag, without those that are unknown or not finite.
+
+    ``sites-before`` has the sites' scores of the model from which the round started;
+    ``sites-after`` has their scores of the round's own model, after the last round only. The
+    metrics that a site has sent are under ``site/NAME/``.
+    """
+    scalars = {
+        "relative-change": record.relative_change,
+        "bytes/sent": record.sent_bytes,
+        "bytes/received": record.received_bytes,
+        "sites/took-part": len(record.participants),
+        "sites/dropped": len(record.dropped),
+        "sites/missing": len(record.missing),
+        "work/local-epochs": record.plan["local_epochs"] or None,
+        "work/local-steps": record.plan["local_steps"] or None,
+        "seconds": None if record.failed else record.seconds,  # a failed round has no end
+    }
+    for metric in ("accuracy", "loss"):
+        scalars[f"{metric}/test"] = record.evaluation.get(f"test-{metric}")
+        scalars[f"{metric}/validation"] = record.evaluation.get(f"validation-{metric}")
+        scalars[f"{metric}/sites-before"] = record.start_evaluation.get(f"validation-{metric}")
+        scalars[f"{metric}/sites-after"] = record.site_evaluation.get(f"validation-{metric}")
+    for split in ("test", "validation"):
+        scalars[f"balanced-accuracy/{split}"] = record.evaluation.get(f"{split}-balanced-accuracy")
+    for site, metrics in record.participants.items():
+        scalars |= {f"site/{site}/{name}": value for name, value in metrics.items()}
+    return {
+        tag: value for tag, value in scalars.items() if value is not None and math.isfinite(value)
+    }
+
+
+def learning_rates(plan: Mapping[str, Any], done: int) -> list[tuple[int, dict[str, float]]]:
+    """Return the learning rate at both ends of each local epoch, with the work done by then.
+
+    A round that is counted in steps has one point, at its end, because the number of steps per
+    epoch differs between sites.
+    """
+    valid = RoundPlan.model_validate({key: plan[key] for key in RoundPlan.model_fields})
+    parts = valid.local_epochs or 1
+    return [
+        (
+            done + part * (valid.local_steps or 1),
+            {
+                "learning-rate/start": valid.lr_at((part - 1) / parts),
+                "learning-rate/end": valid.lr_at(part / parts),
+            },
+        )
+        for part in range(1, parts + 1)
+    ]
