@@ -8,7 +8,7 @@ of the round's plan. Flower's values are int, float, bool or str, so 0 or "" mea
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
@@ -40,6 +40,20 @@ AUTO_TRACK = "auto"
 """Value of ``track`` for TensorBoard event files if TensorBoard is installed."""
 
 TRACKERS = frozenset({"tensorboard", "mlflow", "wandb"})
+
+
+def _known_trackers(track: str) -> str:
+    if track != AUTO_TRACK and (unknown := sorted(set(_names_in(track)) - TRACKERS)):
+        raise ValueError(
+            f"there is no tracker {unknown[0]!r}; use {AUTO_TRACK!r}, or any of "
+            f"{', '.join(sorted(TRACKERS))}, separated by commas; empty for none"
+        )
+    return track
+
+
+def _names_in(text: str) -> list[str]:
+    """Return the names in a text that separates them by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 class RunConfig(ConfigModel):
@@ -133,7 +147,7 @@ class RunConfig(ConfigModel):
     max_restarts: Count = 3
     keep_checkpoints: AtLeastOne = 2
     keep_updates: bool = False
-    track: str = AUTO_TRACK
+    track: Annotated[str, AfterValidator(_known_trackers)] = AUTO_TRACK
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
@@ -167,17 +181,12 @@ class RunConfig(ConfigModel):
             raise ValueError("outer-optimizer 'average' does not use outer-lr: set it to 0")
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
-        if self.track != AUTO_TRACK and (unknown := sorted(set(self.tracker_names) - TRACKERS)):
-            raise ValueError(
-                f"track: there is no tracker {unknown[0]!r}; use {AUTO_TRACK!r}, or any of "
-                f"{', '.join(sorted(TRACKERS))}, separated by commas; empty for none"
-            )
         return self
 
     @property
     def tracker_names(self) -> list[str]:
         """Return the names in ``track``."""
-        return [name.strip() for name in self.track.split(",") if name.strip()]
+        return _names_in(self.track)
 
     def quorum(self, num_sites: int) -> int:
         """Return how many updates a round needs: ``min-sites``, or more than half of the sites."""
