@@ -11,6 +11,7 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from mdc_flower.console.site_log import site_event
 from mdc_flower.site.error_replies import error_of
 from mdc_flower.site.handover import WORKER, hand_over
 from strategies.common.log import log
@@ -29,12 +30,16 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context) -> RecordDict | Error:
-    kind, configs = message.metadata.message_type, (context.run_config, context.node_config)
-    if socket := os.environ.get(WORKER):
+    metadata, configs = message.metadata, (context.run_config, context.node_config)
+    kind = metadata.message_type
+    if folder := os.environ.get(WORKER):
         try:
-            return hand_over(Path(socket), context.run_id, kind, message.content, *configs)
+            return hand_over(
+                Path(folder), context.run_id, kind, message.content, *configs, metadata.ttl
+            )
         except Exception as error:
             log(ERROR, "%s failed", kind, exc_info=error)
+            site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
             return error_of(error, private=True)
     from mdc_flower.site import answers  # imports PyTorch
 

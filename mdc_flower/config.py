@@ -36,6 +36,31 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}
 """Learning rate of each outer optimizer if ``outer-lr`` is 0."""
 
+MAY_CHANGE = frozenset(
+    {
+        "num-rounds",
+        "epoch-budget",
+        "min-sites",
+        "max-round-retries",
+        "wait-for-sites-s",
+        "quorum-patience-s",
+        "round-deadline-s",
+        "deadline-factor",
+        "longest-round-s",
+        "max-restarts",
+        "keep-checkpoints",
+        "keep-updates",
+        "track",
+        "data-root",
+        "output-dir",
+        "resume",
+    }
+)
+"""Run config keys that may change in a resumed run: its end, waiting times, places of files.
+
+They do not change what a site computes for a given plan.
+"""
+
 AUTO_TRACK = "auto"
 """Value of ``track`` for TensorBoard event files if TensorBoard is installed."""
 

@@ -221,7 +221,8 @@ class RoundLoop(Strategy):
             arrays, opened.plan.round, self._sites, pacing, self._claims
         )
         messages = opened.evaluation.ask(grid)
-        self._sites = opened.evaluation.sites
+        # Nobody waits for an evaluation, so who is offline now is no reason not to wait later.
+        self._sites = replace(opened.evaluation.sites, absent=self._sites.absent)
         return messages
 
     def aggregate_evaluate(
@@ -454,6 +455,7 @@ class RoundLoop(Strategy):
             late_pace[site] = asked.seconds / _work(opened.plan)
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
+        measured = {site: pace for site, pace in opened.pace.items() if pace}
         self._position = replace(
             before,
             arrays=record_to_arrays(arrays),
@@ -462,7 +464,7 @@ class RoundLoop(Strategy):
             # Late replies set the pace only of sites without one: otherwise a site that has never
             # answered in time would always get too little time. A site that became slower does
             # not get more time, because it could delay all others.
-            pace={**late_pace, **before.pace, **opened.pace},
+            pace={**opened.pace, **late_pace, **before.pace, **measured},
             absent=self._sites.absent,
             unfinished=record,
         )
@@ -546,7 +548,7 @@ class _OpenRound:
 
     @property
     def pace(self) -> dict[str, float]:
-        """Return the seconds per unit of work of each site whose update was accepted."""
+        """Return the seconds per unit of work of each site whose update counts, or 0."""
         return {update.site: update.pace for update in self.updates}
 
 

@@ -1,7 +1,7 @@
 """The site's event log: what the site's operators see. Its events never leave the site.
 
-Flower handles each message in a process that ends with the message. That process writes this log,
-and the command at the site follows it.
+The process that answers a message writes this log: the site's worker, or Flower's process for the
+message. The command at the site follows it.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""The coordinator's work outside the rounds: admission, evaluation, resume, event files."""
+"""The coordinator's work outside the rounds: admission, evaluation, resume, trackers."""

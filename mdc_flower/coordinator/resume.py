@@ -3,30 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mdc_flower.config import RunConfig, spelled_as
+from mdc_flower.config import MAY_CHANGE, RunConfig, spelled_as
 from strategies.common.errors import ConfigError
-
-MAY_CHANGE = frozenset(
-    {
-        "num-rounds",
-        "epoch-budget",
-        "min-sites",
-        "max-round-retries",
-        "wait-for-sites-s",
-        "quorum-patience-s",
-        "round-deadline-s",
-        "deadline-factor",
-        "longest-round-s",
-        "max-restarts",
-        "keep-checkpoints",
-        "keep-updates",
-        "track",
-        "data-root",
-        "output-dir",
-        "resume",
-    }
-)
-"""Keys of the run config for the end of a run, its waiting times, and the places of files."""
 
 SILENT = frozenset({"output-dir", "resume"})
 

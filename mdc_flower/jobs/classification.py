@@ -1,5 +1,6 @@
 """Single-label classification of stored arrays: the default job."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from mdc_flower.training.loop import TrainSettings, evaluating
 from mdc_flower.training.optimizers import SGD, AdamW
 
 EVALUATION_BATCH = 256
+
+FINGERPRINT_ROWS = 256
+"""About how many inputs a fingerprint covers: reading all would take long."""
 
 ACCURACY, BALANCED_ACCURACY, RECALL = "accuracy", "balanced-accuracy", "recall"
 
@@ -95,6 +99,14 @@ class ClassificationJob:
     def size(self, split: str) -> int:
         """Return the number of examples of a split; 0 for a split that this job does not have."""
         return len(self.splits[split]) if split in self.splits else 0
+
+    def fingerprint(self) -> str:
+        """Return a digest of all labels, and of inputs spread over the training examples."""
+        data = self.splits["train"]
+        rows = torch.arange(0, len(data), max(1, len(data) // FINGERPRINT_ROWS))
+        digest = hashlib.sha256(data.labels.numpy().tobytes())
+        digest.update(data.inputs[rows].numpy().tobytes())
+        return digest.hexdigest()
 
     def steps_per_epoch(self) -> int:
         """Return the number of batches in a pass over the training examples."""

@@ -7,12 +7,13 @@ from logging import ERROR
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Error, MessageType, RecordDict
 
-from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
+from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.console.site_log import site_event
 from mdc_flower.jobs.task import threads_of
-from mdc_flower.site.card import site_card
+from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
 from mdc_flower.site.error_replies import error_of, is_simulated
 from mdc_flower.site.resources import site_client
@@ -34,6 +35,7 @@ from strategies.exchange.messages import (
     deadline_of,
     evaluate_reply_content,
     record_to_arrays,
+    shortened,
     statistics_plan_id,
     statistics_reply_content,
     train_reply_content,
@@ -92,7 +94,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     files = _round_files(content, client, config, site)
     if files is not None and (kept := files.reply()):
         site_event("sent-again", round=plan.round)
-        return kept
+        return shortened(kept)
     client.epochs = files
     site_event("training", examples=client.job.size("train"), **plan.model_dump())
     with repeatable(threads_of(config, site), client.device):
@@ -106,9 +108,10 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),  # type: ignore[dict-item]
         plan.plan_id,
     )
-    if files is not None:
-        files.keep_reply(reply, plan.plan_id)
-    return reply
+    if files is None:
+        return reply
+    files.keep_reply(reply, plan.plan_id)
+    return shortened(reply) if files.continued else reply
 
 
 def _round_files(
@@ -117,7 +120,10 @@ def _round_files(
     """Return the files of the round in a train message; None if the site keeps none."""
     if not site.state:
         return None
-    about = [config.model_dump(), site.model_dump(), client.job.size("train")]
+    settings = {key: v for key, v in config.to_flower().items() if key not in MAY_CHANGE}
+    modules = {key: code_digest(module) for key, module in user_modules(config, site).items()}
+    computing = [torch.__version__, str(client.device), str(client.settings.autocast_dtype)]
+    about = [settings, site.to_flower(), modules, computing, client.job.fingerprint()]
     return RoundFiles(Path(site.state), round_key(content, about))
 
 

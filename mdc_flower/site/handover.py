@@ -11,11 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Error, RecordDict
+from flwr.app import Error, RecordDict
 
 from mdc_flower.site.envelope import pack, unpack
 from strategies.common.errors import EngineError
-from strategies.exchange.messages import DEADLINE, ORDERS
 
 WORKER = "MDC_SITE_WORKER"
 """Environment variable with the absolute path of the worker's folder; unset without a worker."""
@@ -23,11 +22,8 @@ WORKER = "MDC_SITE_WORKER"
 START_S = 300.0
 """Longest wait for a worker that is being started, in seconds."""
 
-GRACE_S = 60.0
-"""Seconds after a message's deadline until a worker that has not answered is considered hung."""
-
-NO_DEADLINE_S = 3600.0
-"""Seconds to wait for the answer to a message without a deadline."""
+GRACE_S = 30.0
+"""Seconds after the end of a message's life until a worker without an answer is considered hung."""
 
 AGAIN = "again"
 """Answer of a worker that ends before it has touched the message; its successor gets it."""
@@ -43,8 +39,21 @@ def hand_over(
     content: RecordDict,
     run_config: Mapping[str, Any],
     node_config: Mapping[str, Any],
+    life_s: float,
 ) -> RecordDict | Error:
-    """Return the worker's answer to a message; parameters as for `answers.answer`.
+    """Return the worker's answer to a message.
+
+    Parameters
+    ----------
+    folder
+        The worker's folder.
+    run_id
+        The run; a worker serves only one.
+    kind, content, run_config, node_config
+        As for `mdc_flower.site.answers.answer`. The content is empty afterwards.
+    life_s
+        Seconds for which somebody waits for the answer. The worker itself checks the deadline of
+        training, which ends earlier.
 
     Raises
     ------
@@ -60,13 +69,12 @@ def hand_over(
             "content": pack(content, folder / REQUEST),
         }
     ).encode()
-    patience_s = _patience_s(content)
     content.clear()  # the model is in the file now
     give_up = time.monotonic() + START_S
     while True:
         connection, pid = _connect(folder, give_up)
         with connection:
-            answered = _ask(connection, pid, sent, patience_s)
+            answered = _ask(connection, pid, sent, life_s + GRACE_S)
         if answered != {AGAIN: True}:
             break
     if error := answered.get("error"):
@@ -118,10 +126,3 @@ def _ask(
         got=f"no answer within {patience_s:.0f} s",
         hint="It is started again",
     )
-
-
-def _patience_s(content: RecordDict) -> float:
-    """Return how long to wait for an answer; the worker itself checks the deadline."""
-    deadline_s = content.config_records.get(ORDERS, ConfigRecord()).get(DEADLINE)
-    is_number = isinstance(deadline_s, float) and deadline_s > 0
-    return deadline_s + GRACE_S if is_number else NO_DEADLINE_S  # type: ignore[operator]

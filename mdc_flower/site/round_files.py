@@ -6,6 +6,7 @@ the last saved epoch, or sends its reply again, with the same bits as without th
 
 import hashlib
 import json
+import re
 import time
 from logging import WARNING
 from pathlib import Path
@@ -16,6 +17,7 @@ from flwr.app import RecordDict
 from mdc_flower import __version__
 from mdc_flower.console.site_log import site_event
 from mdc_flower.training.loop_state import LoopState
+from strategies.common.errors import MdcError
 from strategies.common.fault_points import reach
 from strategies.common.files import (
     DamagedError,
@@ -38,6 +40,8 @@ from strategies.storage.model_files import StoredArrays, pack_model
 
 SUFFIX = ".safetensors"
 EPOCH, REPLY = "epoch", "reply"
+
+OWN_NAME = re.compile(r"[0-9a-f]{24}\.(epoch|reply)\.[0-9a-f]{32}\.safetensors")
 
 SHARE = 0.01
 """Largest share of the training time that may be spent on saving epochs."""
@@ -63,6 +67,11 @@ def round_key(content: RecordDict, about: Any) -> str:
     return digest.hexdigest()[:24]
 
 
+def _own_files(folder: Path) -> list[Path]:
+    """Return the files that this module has written, whatever else is in the folder."""
+    return [path for path in sealed_files(folder, SUFFIX) if OWN_NAME.fullmatch(path.name)]
+
+
 class RoundFiles:
     """The files of the round with a key; files of other rounds are deleted.
 
@@ -74,6 +83,11 @@ class RoundFiles:
         Folder for the files; created if missing, for its owner only.
     key : str
         See `round_key`.
+
+    Attributes
+    ----------
+    continued : bool
+        Whether training continued after a saved epoch.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -81,10 +95,11 @@ class RoundFiles:
         self._key = key
         self._saved_at = time.monotonic()
         self._cost_s = 0.0
+        self.continued = False
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_temporary(folder)
-            for path in list(sealed_files(folder, SUFFIX)):
+            for path in _own_files(folder):
                 if not path.name.startswith(f"{key}."):
                     path.unlink()
         except OSError as error:
@@ -113,9 +128,19 @@ class RoundFiles:
     def load(self, state: LoopState) -> None:
         """Restore the last saved epoch, if there is one."""
         stored = self._read(EPOCH)
-        if stored is not None:
+        if stored is None:
+            return
+        try:
             state.restore(*stored)
-            site_event("continued", epoch=state.epoch, step=state.step)
+        except Exception as error:  # whatever is in the file, it must fail the round only once
+            stored[0].path.unlink(missing_ok=True)
+            raise MdcError(
+                f"the saved epoch cannot be restored: {type(error).__name__}: {error}",
+                where=str(stored[0].path),
+                hint="The file was deleted; asked again, the site trains the round anew",
+            ) from error
+        self.continued = True
+        site_event("continued", epoch=state.epoch, step=state.step)
 
     def save(self, state: LoopState) -> None:
         """Save the state after an epoch, unless saving would cost more than `SHARE` of the time."""
@@ -127,7 +152,7 @@ class RoundFiles:
         reach("epoch-saved", epoch=state.epoch, path=str(self._folder))
 
     def _read(self, kind: str) -> tuple[StoredArrays, dict[str, Any]] | None:
-        for path in list(sealed_files(self._folder, SUFFIX)):
+        for path in _own_files(self._folder):
             if path.name.startswith(f"{self._key}.{kind}."):
                 try:
                     check_seal(path)
@@ -142,7 +167,7 @@ class RoundFiles:
         """Write a file, then delete the older ones of the round."""
         try:
             written = seal(self._folder, f"{self._key}.{kind}", SUFFIX, content)
-            for path in list(sealed_files(self._folder, SUFFIX)):
+            for path in _own_files(self._folder):
                 if path != written:
                     path.unlink()
         except (StorageError, OSError) as error:

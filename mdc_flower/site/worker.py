@@ -8,7 +8,8 @@ It ends, and its successor goes on:
 
 - before the first message of another run, because the user's modules may have changed;
 - if the process that handed a message over is gone, because nobody waits for the answer;
-- if its memory has grown a lot since its first answer with a model.
+- if its memory has grown a lot since its first answer with a model;
+- if it has had nothing to do for a while, to give back its memory and that of the GPU.
 """
 
 import json
@@ -18,6 +19,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
+from logging import ERROR
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,7 +31,12 @@ from flwr.app import Error, MessageType
 from mdc_flower.console.site_log import site_event
 from mdc_flower.site.answers import answer
 from mdc_flower.site.envelope import pack, unpack
+from mdc_flower.site.error_replies import error_of
 from mdc_flower.site.handover import AGAIN, REPLY, REQUEST, SOCKET
+from strategies.common.log import log
+
+IDLE_S = 1800.0
+"""Seconds without a message after which a worker that has served a run ends."""
 
 ABANDONED = 75
 """Exit status of a worker whose answer nobody waits for."""
@@ -44,19 +51,38 @@ def serve(folder: Path) -> None:
     run: int | None = None
     listener = _listen(folder)
     while True:
-        # A process that goes away before its answer is sent is not this worker's concern.
-        with suppress(OSError, EOFError), _accept(listener) as connection:
-            connection.send_bytes(str(os.getpid()).encode())
-            request = json.loads(connection.recv_bytes())
+        try:
+            connection = _accept(listener)
+        except TimeoutError:
+            return  # its successor holds no data and no memory of a GPU
+        with connection:
+            request = _receive(connection)
+            if request is None:
+                continue
             if run not in (None, request["run"]):
-                connection.send_bytes(json.dumps({AGAIN: True}).encode())
+                _send(connection, {AGAIN: True})
                 return
             run = request["run"]
+            listener.settimeout(IDLE_S)
             with _ends_when_abandoned(connection):
                 answered = _answer(request, folder)
-            connection.send_bytes(json.dumps(answered).encode())
+            _send(connection, answered)
             if request["kind"] != MessageType.QUERY and memory.has_grown():
                 return
+
+
+def _receive(connection: "Connection[Any, Any]") -> dict[str, Any] | None:
+    """Return the message of a process; None if the process is gone."""
+    with suppress(OSError, EOFError):
+        connection.send_bytes(str(os.getpid()).encode())
+        return dict(json.loads(connection.recv_bytes()))
+    return None
+
+
+def _send(connection: "Connection[Any, Any]", answered: dict[str, Any]) -> None:
+    """Send an answer, unless the process is gone."""
+    with suppress(OSError):
+        connection.send_bytes(json.dumps(answered).encode())
 
 
 def _accept(listener: socket.socket) -> "Connection[Any, Any]":
@@ -88,11 +114,15 @@ def _listen(folder: Path) -> socket.socket:
 
 
 def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    content = unpack(request["content"], folder / REQUEST)
-    answered = answer(request["kind"], content, request["run-config"], request["node-config"])
-    if isinstance(answered, Error):
-        return {"error": {"code": answered.code, "reason": answered.reason}}
-    return {"content": pack(answered, folder / REPLY)}
+    try:
+        content = unpack(request["content"], folder / REQUEST)
+        answered = answer(request["kind"], content, request["run-config"], request["node-config"])
+        if not isinstance(answered, Error):
+            return {"content": pack(answered, folder / REPLY)}
+    except Exception as error:  # the files with the arrays cannot be read or written
+        log(ERROR, "the message could not be handed over", exc_info=error)
+        answered = error_of(error, private=True)
+    return {"error": {"code": answered.code, "reason": answered.reason}}
 
 
 @contextmanager

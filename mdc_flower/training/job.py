@@ -107,12 +107,16 @@ class Job(Protocol):
         """Return the number of examples of a split."""
         ...
 
+    def fingerprint(self) -> str:
+        """Return a digest that changes when the training examples change."""
+        ...
+
     def steps_per_epoch(self) -> int:
         """Return the number of batches in a pass over the training examples."""
         ...
 
     def forward(self, model: Callable[[Any], Any], batch: Any) -> Forward:
-        """Return loss and sums of a batch; the model's mode says whether it is in training."""
+        """Return loss and sums of a batch; it is in training where gradients are enabled."""
         ...
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -135,7 +135,7 @@ def train(
     DeadlineError
         If training does not finish by ``stop_at``, a time of `time.monotonic`.
     """
-    started = last_report = time.monotonic()
+    started = resumed = last_report = time.monotonic()
     steps = plan.local_steps or plan.local_epochs * job.steps_per_epoch()
     model.to(device).train()
     job.prepare(model)
@@ -162,7 +162,7 @@ def train(
                     lr=state.optimizer.param_groups[0]["lr"],
                     loss=float(state.loss_sum) / state.num_seen,
                     num_seen=state.num_seen,
-                    seconds=last_report - started,
+                    seconds=state.seconds + last_report - resumed,
                 )
             )
 
@@ -170,6 +170,7 @@ def train(
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
         if epochs is not None:
             epochs.load(state)
+            resumed = time.monotonic()
         while state.step < steps:
             for batch in job.batches(training):
                 if state.step == steps:
@@ -199,14 +200,14 @@ def train(
                 if after_epoch is not None:
                     after_epoch(state.epoch)
                 if epochs is not None and state.step < steps:
-                    epochs.save(state)
+                    epochs.save(replace(state, seconds=state.seconds + time.monotonic() - resumed))
 
     return TrainResult(
         num_examples=job.size("train"),
         num_steps=steps,
         loss=float(state.loss_sum) / state.num_seen,
         metrics=values_of(job.metrics, state.sums),
-        seconds=time.monotonic() - started,
+        seconds=state.seconds + time.monotonic() - resumed,
     )
 
 

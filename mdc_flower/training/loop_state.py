@@ -38,6 +38,8 @@ class LoopState:
         Sums of the metrics, in the same way.
     num_seen, step, epoch : int
         Examples seen, optimizer steps and epochs finished.
+    seconds : float
+        Time spent before this process continued the training.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class LoopState:
     num_seen: int = 0
     step: int = 0
     epoch: int = 0
+    seconds: float = 0.0
 
     def saved(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
         """Return copies of the state, with that of the global random generators."""
@@ -72,6 +75,7 @@ class LoopState:
             "step": self.step,
             "epoch": self.epoch,
             "num-seen": self.num_seen,
+            "seconds": self.seconds,
             "optimizer": numbers,
             "scaler": self.scaler.state_dict(),
             "numpy": [of_numpy[0], *of_numpy[2:]],
@@ -94,7 +98,7 @@ class LoopState:
             if name.startswith(SUMS)
         }
         self.step, self.epoch = about["step"], about["epoch"]
-        self.num_seen = about["num-seen"]
+        self.num_seen, self.seconds = about["num-seen"], about["seconds"]
         torch.set_rng_state(torch.from_numpy(arrays[TORCH]))
         if CUDA in arrays:
             torch.cuda.set_rng_state(torch.from_numpy(arrays[CUDA]), self.loss_sum.device)

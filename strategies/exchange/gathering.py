@@ -28,6 +28,7 @@ from strategies.exchange.causes import Cause
 from strategies.exchange.deadline import Pacing
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import Rejection, engine_died
+from strategies.exchange.messages import is_shortened
 from strategies.exchange.outcome import Outcome
 from strategies.exchange.requests import Requests
 from strategies.exchange.too_few_sites import too_few
@@ -305,7 +306,8 @@ class Gathering:
             log(WARNING, "round %d: ignoring a second reply from %s", request.round, site)
             return
         # For a real site, the same error affects only that site.
-        if self.sites.membership.simulated and engine_died(reply):
+        is_needed = self.terms.min_sites > 0
+        if is_needed and self.sites.membership.simulated and engine_died(reply):
             raise EngineError(
                 "a worker of the simulation died",
                 where=f"round {request.round}, {site}",
@@ -319,7 +321,9 @@ class Gathering:
             log(WARNING, "round %d: reply of %s rejected: %s", request.round, site, verdict.reason)
             requests.reject(site)
         else:
-            pace = requests.seconds_of(site) / self._pacing.work
+            # An update that the site had finished, in part or whole, says nothing about its pace.
+            seconds = 0.0 if is_shortened(reply.content) else requests.seconds_of(site)
+            pace = seconds / self._pacing.work
             self._store.add(self._traffic.record_in(replace(verdict, pace=pace)))
             self.outcome.forgive(site)
             requests.accept(site)

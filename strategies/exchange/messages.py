@@ -28,6 +28,8 @@ ARRAYS, PLAN, METRICS, REPLY, SITE = "arrays", "plan", "metrics", "reply", "site
 ORDERS = "orders"
 NUM_EXAMPLES, PLAN_ID, DEADLINE, EVALUATE = "num-examples", "plan-id", "deadline-s", "evaluate"
 
+SHORTENED = "shortened"
+
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.EVALUATE}.{STATISTICS_ACTION}"
 """Flower's message type for *statistics*."""
@@ -206,6 +208,17 @@ def train_reply_content(
             REPLY: ConfigRecord({PLAN_ID: plan_id}),
         }
     )
+
+
+def shortened(content: RecordDict) -> RecordDict:
+    """Mark a train reply as one for which the site did not train the whole round just now."""
+    record = content.config_records[REPLY]
+    return RecordDict({**content, REPLY: ConfigRecord({**record, SHORTENED: True})})
+
+
+def is_shortened(content: RecordDict) -> bool:
+    """Return whether a train reply is marked by `shortened`."""
+    return content.config_records.get(REPLY, ConfigRecord()).get(SHORTENED) is True
 
 
 def evaluate_content(arrays: ArrayRecord) -> RecordDict:

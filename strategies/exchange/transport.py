@@ -115,8 +115,9 @@ class Exchange:
                     if asked is not None:
                         yield from_node(reply, asked.message)
                     del reply
-            self._meanwhile()
+            # Whatever arrives in the meantime is fetched before the wait ends.
             elapsed_s = time.monotonic() - started
+            self._meanwhile()
             limit_s = deadline_s
             if elapsed_s >= limit_s:
                 break

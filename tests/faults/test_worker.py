@@ -60,9 +60,10 @@ def ask(
     run_id: int = RUN_ID,
     keys: Any = None,
     node: dict[str, Any] = NODE,
+    life_s: float = 300.0,
 ) -> RecordDict | Error:
     kind = MessageType.TRAIN if ARRAYS in content.array_records else MessageType.QUERY
-    return hand_over(folder, run_id, kind, content, KEYS | (keys or {}), node)
+    return hand_over(folder, run_id, kind, content, KEYS | (keys or {}), node, life_s)
 
 
 def bits(content: RecordDict | Error) -> dict[str, bytes]:
@@ -186,7 +187,7 @@ def test_a_killed_worker_does_not_train_its_round_anew(
 @pytest.mark.integration
 @fault(
     "a real site's worker hangs",
-    "it is killed a minute after the deadline and started again",
+    "it is killed half a minute after nobody waits for it any more, and started again",
     "the site's update of this round, unless it answers a second request in time",
 )
 def test_a_worker_that_hangs_is_killed_and_started_again(
@@ -196,7 +197,7 @@ def test_a_worker_that_hangs_is_killed_and_started_again(
     with site(tmp_path / "site", Fault("training", "hang")) as north:
         ask(north.folder, RecordDict())  # wait until it has started
         with pytest.raises(EngineError, match="worker hung and was stopped"):
-            ask(north.folder, order(client, deadline_s=2.0))
+            ask(north.folder, order(client), life_s=2.0)
         monkeypatch.undo()
         again = ask(north.folder, order(client))
     assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
@@ -225,10 +226,10 @@ def test_a_worker_whose_message_is_abandoned_is_started_again(
     with site(tmp_path / "site", Fault("training", "hang")) as north:
         first = north.pid()
         with monkeypatch.context() as patch:
-            patch.setattr(handover, "_patience_s", lambda content: 2.0)
+            patch.setattr(handover, "GRACE_S", 0.0)
             patch.setattr(os, "kill", lambda pid, kind: None)
             with pytest.raises(EngineError):
-                ask(north.folder, order(client))
+                ask(north.folder, order(client), life_s=2.0)
         second = north.pid()
         assert north.events()[-1] == "worker-abandoned"
         again = ask(north.folder, order(client))
@@ -251,3 +252,27 @@ def test_a_worker_that_has_grown_ends_after_its_answer(
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert events[-1]["event"] == "worker-grew"
     assert SiteView().line(events[-1]).startswith("the worker uses ")
+
+
+def test_an_idle_worker_ends(
+    tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "IDLE_S", 0.2)
+    serving = threading.Thread(target=worker.serve, args=(tmp_path,))
+    serving.start()
+    assert bits(ask(tmp_path, order(client)))
+    serving.join(60)
+    assert not serving.is_alive()
+
+
+def test_a_message_that_cannot_be_read_gets_an_error_reply(
+    tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "IDLE_S", 0.2)
+    monkeypatch.setattr(handover, "pack", lambda content, path: {"arrays": {"arrays": []}})
+    serving = threading.Thread(target=worker.serve, args=(tmp_path,))
+    serving.start()
+    failed = ask(tmp_path, order(client))
+    serving.join(60)
+    assert isinstance(failed, Error)
+    assert "FileNotFoundError" in str(failed.reason)

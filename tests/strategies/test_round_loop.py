@@ -45,6 +45,7 @@ from strategies.exchange.messages import (
     arrays_to_record,
     deadline_of,
     record_to_arrays,
+    shortened,
     train_reply_content,
 )
 from strategies.exchange.requests import LATE_WINDOW_S
@@ -1587,6 +1588,20 @@ def test_the_deadline_is_learned_from_the_slowest_site_and_told_to_all() -> None
         found[1],
         found[1],
     ]
+
+
+def test_an_update_that_was_finished_before_says_nothing_about_a_sites_pace() -> None:
+    a, b = two_sites()
+    b.faults = {2: lambda request, reply: Message(shortened(reply.content), reply_to=request)}
+    grid = FakeGrid({A: a, B: b}, delays={A: 100.0, B: 40.0})
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), timeout=0.0)
+    assert watcher.positions[0].pace["b"] == watcher.positions[1].pace["b"] > 39.0
+    a, b = two_sites()
+    b.faults = {1: lambda request, reply: Message(shortened(reply.content), reply_to=request)}
+    grid = FakeGrid({A: a, B: b}, delays={A: 100.0, B: 40.0})
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), timeout=0.0)
+    assert watcher.positions[0].pace["b"] == 0.0, "not measured"
+    assert watcher.positions[1].pace["b"] == pytest.approx(40.0, abs=0.8)
 
 
 @pytest.mark.parametrize(

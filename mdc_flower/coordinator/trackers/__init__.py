@@ -1,11 +1,11 @@
 """Trackers: show a run in TensorBoard, MLflow or Weights & Biases while it goes on.
 
-They get only data of the history, which the sites send anyway. If a tracker fails, it logs the
-error once and stops; the run continues.
+They get numbers of the history, which the sites send anyway, and the run config without paths. If a
+tracker fails, it logs the error once and stops; the run continues.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,11 +51,14 @@ def trackers(config: RunConfig, run_dir: Path, history: History) -> Iterator[lis
         The rounds that are finished already.
     """
     start = Start(run_dir, config, len(history), sum(map(work, history)))
-    with ExitStack() as stack:
-        opened = [Tracker(name, SINKS[name], start) for name in _names(config)]
-        for tracker in opened:
-            stack.callback(tracker.close)
+    opened = [Tracker(name, SINKS[name], start) for name in _names(config)]
+    has_finished = False
+    try:
         yield opened
+        has_finished = True
+    finally:
+        for tracker in opened:
+            tracker.close(has_finished)
 
 
 def _names(config: RunConfig) -> list[str]:

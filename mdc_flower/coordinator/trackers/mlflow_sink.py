@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 from mdc_flower import __version__
-from mdc_flower.coordinator.trackers.tracker import Start, remembered
+from mdc_flower.coordinator.trackers.tracker import Start, remembered, shown
 
 DATABASE, RUN_ID = "mlflow.db", "mlflow-run-id"
 EXPERIMENT = "mdc-flower"
@@ -26,7 +26,7 @@ class MlflowSink:
         self._run_id = remembered(start.run_dir / RUN_ID, lambda: self._new_run(start))
         self._client.update_run(self._run_id, "RUNNING")
         if is_new:
-            for key, value in start.config.to_flower().items():
+            for key, value in shown(start.config).items():
                 self._client.log_param(self._run_id, key, value)
 
     def write(self, axis: str, step: int, scalars: Mapping[str, float]) -> None:
@@ -38,9 +38,9 @@ class MlflowSink:
     def flush(self) -> None:
         """Do nothing: every number is written at once."""
 
-    def close(self) -> None:
+    def close(self, has_finished: bool) -> None:
         """End the run; a resumed run opens it again."""
-        self._client.set_terminated(self._run_id)
+        self._client.set_terminated(self._run_id, "FINISHED" if has_finished else "FAILED")
 
     def _new_run(self, start: Start) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT

@@ -32,7 +32,7 @@ class TensorBoardSink:
         for writer in self._writers.values():
             writer.flush()
 
-    def close(self) -> None:
+    def close(self, has_finished: bool) -> None:
         """Close the files."""
         for writer in self._writers.values():
             writer.close()

@@ -1,9 +1,10 @@
 """`Tracker`: passes the numbers of each round to one tracking library."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from logging import ERROR
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
 from mdc_flower.config import RunConfig
@@ -12,6 +13,9 @@ from mdc_flower.reports.series import work
 from strategies.common.log import log
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
+
+CLOSE_S = 60.0
+"""Longest wait at the end of a run, in seconds."""
 
 ROUNDS, EPOCHS = "rounds", "epochs"
 """The two axes: numbers of rounds, and units of local work done."""
@@ -37,8 +41,8 @@ class Sink(Protocol):
         """Let readers see what was written."""
         ...
 
-    def close(self) -> None:
-        """End the run in the tracker."""
+    def close(self, has_finished: bool) -> None:
+        """End the run in the tracker; it may have failed."""
         ...
 
 
@@ -47,6 +51,9 @@ NewSink = Callable[[Start], Sink]
 
 class Tracker:
     """A `RunObserver` that writes the numbers of every round.
+
+    A thread of its own writes them, because a tracking server may take minutes to answer, and the
+    round loop must not wait for it.
 
     Parameters
     ----------
@@ -61,9 +68,10 @@ class Tracker:
     def __init__(self, name: str, new_sink: NewSink, start: Start) -> None:
         self._name = name
         self._work = start.work_done
-        self._sink: Sink | None = None
-        with self._until_it_fails():
-            self._sink = new_sink(start)
+        self._calls: Queue[Callable[[Sink], None] | None] = Queue()
+        self._has_finished = False
+        self._thread = Thread(target=self._serve, args=(new_sink, start), daemon=True)
+        self._thread.start()
 
     def round_started(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: a round is written when it ends."""
@@ -78,29 +86,40 @@ class Tracker:
         """Write the round; if the run continues, the repeated round is written too."""
         self._write(record)
 
-    def close(self) -> None:
-        """Close the sink."""
-        with self._until_it_fails():
-            if self._sink is not None:
-                self._sink.close()
+    def close(self, has_finished: bool) -> None:
+        """Write what is left, and close the sink; give up after `CLOSE_S` seconds."""
+        self._has_finished = has_finished
+        self._calls.put(None)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            log(ERROR, "tracking with %s has not ended within %g s", self._name, CLOSE_S)
 
     def _write(self, record: RoundRecord) -> None:
-        rates = learning_rates(record.plan, self._work)
+        points = [(ROUNDS, record.round, round_scalars(record))]
+        points += [(EPOCHS, *rates) for rates in learning_rates(record.plan, self._work)]
         self._work += work(record.to_dict())
-        with self._until_it_fails():
-            if self._sink is not None:
-                self._sink.write(ROUNDS, record.round, round_scalars(record))
-                for step, scalars in rates:
-                    self._sink.write(EPOCHS, step, scalars)
-                self._sink.flush()
 
-    @contextmanager
-    def _until_it_fails(self) -> Iterator[None]:
+        def write(sink: Sink) -> None:
+            for point in points:
+                sink.write(*point)
+            sink.flush()
+
+        self._calls.put(write)
+
+    def _serve(self, new_sink: NewSink, start: Start) -> None:
+        """Make the sink and serve the queue; the first error ends both."""
+        sink: Sink | None = None
         try:
-            yield
+            sink = new_sink(start)
+            while call := self._calls.get():
+                call(sink)
         except Exception as error:  # no error here may end the run
-            self._sink = None
             log(ERROR, "tracking with %s stopped: %s", self._name, error)
+        if sink is not None:
+            try:
+                sink.close(self._has_finished)
+            except Exception as error:
+                log(ERROR, "closing %s failed: %s", self._name, error)
 
 
 def remembered(path: Path, new: Callable[[], str]) -> str:
@@ -111,3 +130,9 @@ def remembered(path: Path, new: Callable[[], str]) -> str:
     if not path.is_file():
         path.write_text(new())
     return path.read_text()
+
+
+def shown(config: RunConfig) -> dict[str, Any]:
+    """Return the run config by key, without paths of this machine."""
+    paths = {"data-root", "output-dir", "vocabulary"}
+    return {key: value for key, value in config.to_flower().items() if key not in paths}

@@ -4,7 +4,14 @@ import os
 import uuid
 from collections.abc import Mapping
 
-from mdc_flower.coordinator.trackers.tracker import EPOCHS, ROUNDS, Start, remembered
+from mdc_flower.coordinator.trackers.tracker import (
+    CLOSE_S,
+    EPOCHS,
+    ROUNDS,
+    Start,
+    remembered,
+    shown,
+)
 
 RUN_ID = "wandb-run-id"
 PROJECT = "mdc-flower"
@@ -26,7 +33,16 @@ class WandbSink:
             resume="allow",
             name=start.run_dir.name,
             dir=str(start.run_dir),
-            config=start.config.to_flower(),
+            config=shown(start.config),
+            # Send the numbers only, and do not wait for ever for a server that is gone.
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                finish_timeout=CLOSE_S / 2,
+            ),
         )
         for axis, pattern in ((ROUNDS, "*"), (EPOCHS, "learning-rate/*")):
             self._run.define_metric(STEP[axis])
@@ -39,9 +55,9 @@ class WandbSink:
     def flush(self) -> None:
         """Do nothing: the library sends the numbers in the background."""
 
-    def close(self) -> None:
+    def close(self, has_finished: bool) -> None:
         """End the run; a resumed run continues it."""
         import wandb
 
-        self._run.finish()
+        self._run.finish(exit_code=0 if has_finished else 1)
         wandb.teardown()  # ends the library's process

@@ -1,11 +1,12 @@
 """Keep the worker of a site running while the site's SuperNode runs."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -79,7 +80,9 @@ class WorkerProcess:
         status = self._process.poll()
         if status is None:
             return
-        self._stack.close()  # also ends what it has started
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # what it started and left behind
+        self._stack.close()
         self._process = None
         if status in (0, ABANDONED):
             self._start()

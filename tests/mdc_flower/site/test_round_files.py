@@ -6,24 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, MessageType, RecordDict
+from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.site.answers import answer
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles, round_key
+from mdc_flower.training.batches import Tensors
 from mdc_flower.training.loop_state import LoopState
 from strategies.exchange.messages import (
     ARRAYS,
     METRICS,
     ORDERS,
     arrays_to_record,
+    is_shortened,
     record_to_arrays,
+    shortened,
     train_content,
 )
 from strategies.method.round_plan import RoundPlan
-from tests.mdc_flower.examples import plan
+from tests.mdc_flower.examples import job_of, plan
 from tests.tiny import KEYS
 
 PLANNED = plan(local_epochs=3, lr_max=0.1, lr_min=0.05, shape="cosine")
@@ -62,7 +65,8 @@ def files(folder: Path) -> list[str]:
 def test_a_finished_update_is_sent_again_without_training(tmp_path: Path, log: Path) -> None:
     first = train(order(), tmp_path)
     again = train(order(deadline_s=50.0), tmp_path)
-    assert again == first, "even the seconds that training took"
+    assert again == shortened(first), "even the seconds that training took"
+    assert (is_shortened(first), is_shortened(again)) == (False, True)
     assert kinds(log).count("trained") == 1
     assert kinds(log)[-1] == "sent-again"
     assert files(tmp_path) == ["reply"]
@@ -166,4 +170,58 @@ def test_training_continues_after_the_last_saved_epoch(tmp_path: Path, log: Path
     ]
     (event,) = [json.loads(line) for line in log.read_text().splitlines() if '"continued"' in line]
     assert event["epoch"] == 1
+    assert is_shortened(again)
     assert files(tmp_path) == ["reply"]
+
+
+def test_files_of_others_stay(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "round").mkdir()
+    others = [tmp_path / "round" / name for name in ("model.safetensors", "a.reply.safetensors")]
+    for other in others:
+        other.write_text("precious")
+    train(order(), tmp_path)
+    train(order(plan(round=2)), tmp_path)
+    assert all(other.read_text() == "precious" for other in others)
+
+
+def test_a_state_that_cannot_be_restored_fails_once(tmp_path: Path, log: Path) -> None:
+    def stops(self: RoundFiles, state: LoopState) -> None:
+        saved(self, state)
+        raise KeyboardInterrupt
+
+    saved = RoundFiles.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RoundFiles, "save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train(order(), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoopState, "restore", lambda *args: 1 / 0)
+        failed = answer(MessageType.TRAIN, order(), KEYS, node(tmp_path))
+    assert isinstance(failed, Error)
+    assert "the saved epoch cannot be restored: ZeroDivisionError" in str(failed.reason)
+    assert train(order(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_kept"),
+    [({"resume": True}, True), ({"epoch-budget": 9}, True), ({"batch-size": 3}, False)],
+    ids=str,
+)
+def test_only_what_changes_the_update_makes_a_site_train_anew(
+    tmp_path: Path, log: Path, keys: dict[str, Any], is_kept: bool
+) -> None:
+    train(order(), tmp_path)
+    train(order(), tmp_path, **keys)
+    assert (kinds(log)[-1] == "sent-again") == is_kept
+
+
+def test_corrected_labels_make_a_site_train_anew(tmp_path: Path) -> None:
+    client = site_client(read_run_config(KEYS), read_site_config({"site": "north"}))
+    data = client.job.splits["train"]  # type: ignore[attr-defined]
+    labels = data.labels.clone()
+    labels[3] = 1 - labels[3]
+    inputs = data.inputs[0 : len(data)].clone()
+    inputs[0] += 1.0
+    others = [Tensors(data.inputs, labels), Tensors(inputs, data.labels)]
+    prints = {job_of(split).fingerprint() for split in (data, *others)}
+    assert len(prints) == 3

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.coordinator.trackers.scalars import learning_rates, round_scalars
 from mdc_flower.coordinator.trackers.tensorboard_sink import FOLDER, TensorBoardSink
-from mdc_flower.coordinator.trackers.tracker import EPOCHS, ROUNDS, Start, Tracker
+from mdc_flower.coordinator.trackers.tracker import EPOCHS, ROUNDS, Start, Tracker, shown
 from mdc_flower.engines import run_in_process
 from strategies.common.errors import ConfigError
 from strategies.method.local_epochs import EpochState
@@ -134,12 +135,12 @@ def test_what_is_written_again_after_a_resume_takes_the_place_of_what_was_there(
     for number in (1, 2):
         first.round_finished(record(number, evaluation={"test-accuracy": 0.25}), NOWHERE)
     first.round_failed(record(3, failed=True, sent_bytes=7))
-    first.close()
+    first.close(True)
     # Round 1 is over, round 2 was lost with its checkpoint.
     again = event_files(tmp_path, 1, 2)
     for number in (2, 3):
         again.round_finished(record(number, evaluation={"test-accuracy": 0.5}), NOWHERE)
-    again.close()
+    again.close(True)
     rounds, epochs = read(tmp_path / FOLDER / ROUNDS), read(tmp_path / FOLDER / EPOCHS)
     assert rounds["accuracy/test"] == [(1, 0.25), (2, 0.5), (3, 0.5)]
     assert rounds["bytes/sent"] == [(1, 0), (2, 0), (3, 0)]
@@ -307,3 +308,26 @@ def records_of(log: bytes) -> Iterator[bytes]:
         if kind in (1, 4):  # whole, or the last part
             yield record
             record = b""
+
+
+def test_a_tracker_that_hangs_costs_the_run_a_bounded_time(
+    tmp_path: Path, flowers_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    class Hanging(TensorBoardSink):
+        def flush(self) -> None:
+            released.wait(60)
+
+    monkeypatch.setattr("mdc_flower.coordinator.trackers.tracker.CLOSE_S", 0.1)
+    start = Start(tmp_path, config_of("tensorboard"), 0, 0)
+    tracker = Tracker("tensorboard", Hanging, start)
+    tracker.round_finished(record(1), NOWHERE)
+    tracker.close(True)
+    assert flowers_log.messages == ["tracking with tensorboard has not ended within 0.1 s"]
+    released.set()
+
+
+def test_paths_of_the_machine_are_not_shown() -> None:
+    keys = shown(config_of("mlflow", **{"data-root": "/srv/x", "output-dir": "/srv/y"}))
+    assert not [value for value in keys.values() if "/srv" in str(value)]
