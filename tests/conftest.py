@@ -10,10 +10,21 @@ from tests.processes import default_signals_for_children, ends_what_it_starts
 REAL_PROCESSES = ("integration", "slow")
 """Marks of tests that start processes. No process may be left after such a test."""
 
+LONGEST = {
+    "test_deployment_doc.py", "test_federation.py", "test_readme.py", "test_real_sites.py",
+    "test_wide_area.py",
+}  # fmt: skip
+"""Files whose tests take minutes."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare this process: pytest itself or one of its workers."""
     default_signals_for_children()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")
