@@ -82,7 +82,7 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
     assert "the worker ended (SIGKILL); it is started again" in sites.log("site-0")
     assert [event["rounds_done"] for event in summary_of(run_dir)["resumes"]] == [1]
     assert "the run died: " in sites.log("run")
-    assert re.search(r"round 1: epoch 1 of 1, step 14 of 14, learning rate", sites.log("site-0"))
+    assert re.search(r"round 1: epoch 1 of 1, step 21 of 21, learning rate", sites.log("site-0"))
 
 
 def _check_that_nothing_private_is_written(sites: RealSites, run_dir: Path) -> None:
