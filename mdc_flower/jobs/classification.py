@@ -92,7 +92,11 @@ class ClassificationJob:
         """Yield inputs and labels; without a generator, in larger batches."""
         data = self.splits[which.split]
         augmenting = which.generator if which.augment else None
-        for rows in _rows(len(data), which.generator, self.settings.batch_size):
+        if which.generator is None:
+            order = _in_order(len(data))
+        else:
+            order = shuffled(len(data), self.settings.batch_size, which.generator)
+        for rows in order:
             inputs = self.pipeline(data.inputs[rows], which.device, augmenting)
             yield inputs, data.labels[rows].to(which.device)
 
@@ -155,19 +159,13 @@ def class_probabilities(
     """Return the softmax outputs, shape (examples, classes), float64, on the CPU."""
     with evaluating(model, device, autocast_dtype):
         outputs = [
-            model(pipeline(inputs[rows], device)).double().cpu()
-            for rows in _rows(len(inputs), None, EVALUATION_BATCH)
+            model(pipeline(inputs[rows], device)).double().cpu() for rows in _in_order(len(inputs))
         ]
     return functional.softmax(torch.cat(outputs), dim=1)
 
 
-def _rows(
-    count: int, generator: torch.Generator | None, batch_size: int
-) -> Iterator[Tensor | slice]:
-    """Yield the rows of each batch: shuffled by the generator, or in the stored order."""
-    if generator is not None:
-        yield from shuffled(count, batch_size, generator)
-        return
+def _in_order(count: int) -> Iterator[Tensor | slice]:
+    """Yield the rows of each batch of an evaluation, in the stored order."""
     for start in range(0, count, EVALUATION_BATCH):
         yield slice(start, start + EVALUATION_BATCH)
 

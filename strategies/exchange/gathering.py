@@ -113,17 +113,10 @@ class Listener(Protocol):
 class Silent:
     """A `Listener` that does nothing."""
 
-    def awaited(self, awaited: Awaited) -> None:
+    def awaited(self, *args: object) -> None:
         """Do nothing."""
 
-    def asked(self, sites: list[str], kept: list[str]) -> None:
-        """Do nothing."""
-
-    def answered(self, site: str, reason: str | None) -> None:
-        """Do nothing."""
-
-    def repeated(self) -> None:
-        """Do nothing."""
+    asked = answered = repeated = awaited
 
 
 class Gathering:

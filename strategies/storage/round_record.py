@@ -76,7 +76,7 @@ class RoundRecord(Outcome):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data, round and plan first."""
-        return {"round": self.round, "plan": None, **asdict(self)}
+        return {"round": self.round, "plan": self.plan, **asdict(self)}
 
 
 class RunObserver(Protocol):
