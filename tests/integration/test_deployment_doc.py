@@ -11,6 +11,7 @@ import pytest
 
 from mdc_flower.engines.flower_processes import environment, free_port, script
 from strategies.storage.run_directory import read_events, read_history
+from tests.faults.runs import wait_until
 from tests.integration.conftest import summary_of
 from tests.processes import kill_strays
 
@@ -55,7 +56,7 @@ class Machines:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def start(self, command: str, folder: Path) -> None:
+    def start(self, command: str, folder: Path) -> subprocess.Popen[bytes]:
         """Start a command in the background; its output goes to log.txt in its folder."""
         with (folder / "log.txt").open("ab") as log:
             self._processes.append(
@@ -69,6 +70,7 @@ class Machines:
                     start_new_session=True,
                 )
             )
+        return self._processes[-1]
 
     def close(self) -> None:
         """Stop all processes."""
@@ -89,8 +91,6 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 def wait_for(text: str, path: Path) -> None:
     """Wait until a log contains a text."""
-    from tests.faults.runs import wait_until
-
     wait_until(lambda: text in path.read_text(), 600)
 
 
@@ -105,7 +105,7 @@ def test_every_command_of_the_page(machines: Machines) -> None:
     federation.write_text(text)
 
     machines.run(provision, center)
-    machines.start(coordinate, center)
+    coordinator = machines.start(coordinate, center)
     wait_for("3 sites may take part: berlin, lisbon, oslo", center / "log.txt")
     *unpack_and_check, start = join.splitlines()
     for name in SITES:
@@ -130,10 +130,22 @@ def test_every_command_of_the_page(machines: Machines) -> None:
     machines.run(revoke, center)
     wait_for("lisbon: its key is no longer accepted", center / "log.txt")
     wait_for("no longer accepts this site's key", machines.site("lisbon") / "log.txt")
+    coordinator.terminate()
+    coordinator.wait(60)
     machines.run(backup, center)
-    with tarfile.open(center / "backup.tar.gz") as archive:
-        names = set(archive.getnames())
-    assert {"kits/coordinator/coordinator.key", "runs/first/history.jsonl"} <= names
+    _check_backup(machines, coordinate, status)
+
+
+def _check_backup(machines: Machines, coordinate: str, status: str) -> None:
+    """Restore the backup elsewhere: its coordinator knows the sites, and a site reconnects."""
+    restored = machines.folder / "restored"
+    restored.mkdir()
+    with tarfile.open(machines.center / "backup.tar.gz") as archive:
+        archive.extractall(restored, filter="data")
+    machines.start(coordinate, restored)
+    wait_for("2 sites may take part: berlin, oslo", restored / "log.txt")
+    wait_until(lambda: re.search(r"oslo\W+online", machines.run(status, restored)) is not None, 300)
+    assert len(read_history(restored / "runs" / "first")) == 3
 
 
 def _check_run(run_dir: Path) -> None:
