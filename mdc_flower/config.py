@@ -15,7 +15,8 @@ from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, R
 from strategies.aggregation.averaging import WEIGHTINGS
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.exchange.deadline import Deadline
-from strategies.exchange.messages import NUM_EXAMPLES, TRAIN_METRICS
+from strategies.exchange.messages import NUM_EXAMPLES
+from strategies.exchange.metrics import TRAIN, TRAIN_METRICS, VALIDATION, may_be_metric
 from strategies.method.local_epochs import (
     EpochController,
     Fixed,
@@ -60,6 +61,9 @@ MAY_CHANGE = frozenset(
 
 They do not change what a site computes for a given plan.
 """
+
+CLASSIFICATION_JOB = "classification"
+"""Value of ``job`` for the classification of the run's data set."""
 
 AUTO_TRACK = "auto"
 """Value of ``track`` for TensorBoard event files if TensorBoard is installed."""
@@ -113,6 +117,7 @@ class RunConfig(ConfigModel):
     partition_size_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
 
     # Model and local training
+    job: str = CLASSIFICATION_JOB
     model: str = "small-cnn"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -300,6 +305,7 @@ class SiteConfig(ConfigModel):
     min_examples: Count = 0
     max_examples: Count = 0  # 0 for no limit
     num_examples: Count = 0  # 0 if the site does not report it
+    job: str = ""  # empty for the run's
     metrics: str = ""
     modules: str = "*"
     state: str = ""  # empty to keep no files of a round
@@ -310,10 +316,11 @@ class SiteConfig(ConfigModel):
     def _names_a_site(self) -> Self:
         if not self.site and self.partition_id < 0:
             raise ValueError("a site needs a name: --node-config 'site=\"NAME\"'")
-        if unknown := sorted(self.shared_metrics - TRAIN_METRICS):
+        if unknown := [name for name in self.metric_names if not may_be_metric(name)]:
             raise ValueError(
-                f"metrics: there is no metric {unknown[0]!r}; the metrics are "
-                f"{', '.join(sorted(TRAIN_METRICS))}"
+                f"metrics: there is no metric {unknown[0]!r}; a classification has "
+                f"{', '.join(sorted(TRAIN_METRICS))}, other jobs name theirs {TRAIN}NAME and "
+                f"{VALIDATION}NAME"
             )
         if self.partition_id >= 0 and self.partition_id >= self.num_partitions:
             raise ValueError(
@@ -328,10 +335,13 @@ class SiteConfig(ConfigModel):
         return self.site or f"site-{self.partition_id}"
 
     @property
-    def shared_metrics(self) -> frozenset[str]:
-        """Return the metrics that the site sends; the number of examples is always among them."""
-        named = {name.strip() for name in self.metrics.split(",") if name.strip()}
-        return frozenset({NUM_EXAMPLES, *named}) if named else TRAIN_METRICS
+    def metric_names(self) -> list[str]:
+        """Return the names in ``metrics``; empty for all metrics of the job."""
+        return _names_in(self.metrics)
+
+    def shares(self, metric: str) -> bool:
+        """Return whether the site sends a metric; it always sends the number of examples."""
+        return not self.metric_names or metric in (NUM_EXAMPLES, *self.metric_names)
 
     def allows(self, module: str) -> bool:
         """Return whether a run may import ``module`` at this site.

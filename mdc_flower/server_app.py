@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
 from mdc_flower.common.extras import DRAWING, require
+from mdc_flower.common.shown_metrics import shown_metrics
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.admission import REGISTER, admission
 from mdc_flower.coordinator.card_claims import coordinator_kit, with_card_checks
@@ -24,7 +25,7 @@ from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, check_resumable
 from mdc_flower.coordinator.trackers import check_trackers, trackers
-from mdc_flower.jobs.task import Task, load_task
+from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.models.tensors import trainable_names
 from mdc_flower.site.card import code_digests
 from mdc_flower.training.arrays import model_arrays
@@ -35,6 +36,7 @@ from strategies.common.log import log
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import arrays_to_record
+from strategies.exchange.metrics import SiteMetrics, described
 from strategies.exchange.waiting import wait_for_sites
 from strategies.pending_evaluation import one_thread
 from strategies.round_loop import RoundLoop
@@ -77,7 +79,7 @@ def lead(grid: Grid, context: Context, executor: Executor, with_picture: bool = 
     """
     config = read_run_config(context.run_config)
     path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
-    task = load_task(config)
+    task = load_run_task(config)
     with run_directory(
         path,
         task.model_metadata(),
@@ -88,10 +90,10 @@ def lead(grid: Grid, context: Context, executor: Executor, with_picture: bool = 
     ) as record:
         summary = _lead(grid, task, record, executor)
         if with_picture:
-            _draw(record, summary)
+            _draw(record, summary, described(task.metrics))
 
 
-def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> dict[str, Any]:
+def _lead(grid: Grid, task: RunTask, record: RunDirectory, executor: Executor) -> dict[str, Any]:
     """Run the training; always write a summary that says how it ended, and return it."""
     started = time.time()
     before = read_summary(record.path) if record.checkpoint else {}
@@ -121,14 +123,17 @@ def _lead(grid: Grid, task: Task, record: RunDirectory, executor: Executor) -> d
     return summary
 
 
-def _draw(record: RunDirectory, summary: Mapping[str, Any]) -> None:
+def _draw(
+    record: RunDirectory, summary: Mapping[str, Any], metrics: list[dict[str, str | bool]]
+) -> None:
     """Draw the report; a failure here must not fail a finished run."""
     try:
         require(DRAWING, "simulation", "report.png")
         # The import takes seconds, and only a process that leads a run needs it.
         from mdc_flower.reports.run_figures import draw_run
 
-        picture = draw_run(read_history(record.path), summary.get("recalibration"))
+        history, recalibration = read_history(record.path), summary.get("recalibration")
+        picture = draw_run(history, recalibration, shown_metrics(metrics))
         write_atomically(record.path / "report.png", picture)
     except Exception as error:
         log(ERROR, "the report could not be drawn: %s", error)
@@ -165,7 +170,7 @@ def _write_ending(record: RunDirectory, summary: dict[str, Any]) -> None:
 
 def _run(
     grid: Grid,
-    task: Task,
+    task: RunTask,
     record: RunDirectory,
     executor: Executor,
     beginning: Mapping[str, Any],
@@ -197,14 +202,12 @@ def _run(
     )
     _check_partitions(membership, config)
     _check_local_statistics(membership, config)
-    # A coordinator without data cannot partition it, and does not need to.
-    num_partitions = membership.num_partitions if len(task.dataset.train) else 0
-    data = task.coordinator_data(num_partitions)
     facts = {
         "sites": list(membership.nodes),
         "versions": {card.name: card.version for card in membership.cards.values()},
         "machines": membership.machines,
-        **_partition_facts(task, num_partitions),
+        "metrics": described(task.metrics),
+        **task.facts(membership.num_partitions),
     }
     recipe = config.recipe()
     run = {"config": config.to_flower(), "version": __version__, "partition": _sha256(facts)}
@@ -228,7 +231,7 @@ def _run(
             changed=changed,
             version=[record.checkpoint.run["version"], __version__],
         )
-    evaluate_global = evaluate_fn(task, data, num_partitions)
+    evaluate_global = evaluate_fn(task, membership.num_partitions)
     with trackers(config, record.path, read_history(record.path)) as observers:
         strategy = RoundLoop(
             recipe,
@@ -247,12 +250,13 @@ def _run(
             max_relative_update=config.max_relative_update,
             executor=executor,
             variances=frozenset(statistics_of(model).values()),
+            metrics=SiteMetrics(task.metrics),
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
     return {
         **facts,
-        "class-names": list(task.dataset.class_names),
+        **task.summary(),
         **finish(grid, strategy, record, initial, evaluate_global, layers),
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
@@ -316,15 +320,3 @@ def _check_local_statistics(membership: Membership, config: RunConfig) -> None:
             expected="site-evaluation = true",
             hint="The coordinator cannot evaluate a model without these statistics",
         )
-
-
-def _partition_facts(task: Task, num_partitions: int) -> dict[str, Any]:
-    if not num_partitions:
-        return {}
-    cut = task.partition(num_partitions)
-    return {
-        "partition": {
-            "sha256": cut.sha256,
-            "label-histogram": cut.histogram(task.dataset.train.labels, task.dataset.num_classes),
-        }
-    }

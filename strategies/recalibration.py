@@ -27,6 +27,7 @@ from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_statistics
 from strategies.exchange.gathering import Gathering, Request, Terms
 from strategies.exchange.messages import STATISTICS, arrays_to_record, statistics_content
+from strategies.exchange.metrics import SiteMetrics, Value
 from strategies.exchange.outcome import Outcome
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
@@ -51,7 +52,7 @@ class RecalibrationRecord(Outcome):
     plan_id: str
     participants: dict[str, int] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
-    site_evaluation: dict[str, float] = field(default_factory=dict)
+    site_evaluation: dict[str, Value] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -85,6 +86,8 @@ class Recalibration:
         Largest share of one site in the sum of the weights.
     claims : Claims
         Numbers of examples that the sites reported in the rounds.
+    metrics : SiteMetrics
+        The metrics that a site may send.
     """
 
     layers: Layers
@@ -99,6 +102,7 @@ class Recalibration:
     on_event: Callable[..., None]
     max_site_weight: float = 1.0
     claims: Claims = field(default_factory=Claims)
+    metrics: SiteMetrics = field(default_factory=SiteMetrics)
 
     def apply(
         self, grid: Grid, arrays: Arrays, evaluate: EvaluateFn
@@ -172,9 +176,13 @@ class Recalibration:
         self, grid: Grid, exchange: Exchange, packed: ArrayRecord, record: RecalibrationRecord
     ) -> None:
         """Let the sites evaluate the model with its new statistics."""
-        gathering = site_evaluation(packed, self.round_number, self.sites, self.pacing, self.claims)
+        gathering = site_evaluation(
+            packed, self.round_number, self.sites, self.pacing, self.claims, self.metrics
+        )
         answers = gathering.gather(grid, exchange)
-        record.site_evaluation = add_evaluation(record, gathering, answers, self.max_site_weight)
+        record.site_evaluation = add_evaluation(
+            record, gathering, answers, self.max_site_weight, self.metrics
+        )
 
 
 @dataclass(frozen=True)

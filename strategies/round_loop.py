@@ -4,6 +4,7 @@ Each round sends a plan to the sites, gathers their updates (see `strategies.exc
 what happens when sites fail), averages them, and records what happened.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -26,13 +27,8 @@ from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_train, unfit_model
 from strategies.exchange.gathering import Gathering, Request, Terms
 from strategies.exchange.membership import Membership
-from strategies.exchange.messages import (
-    VALIDATION_ACCURACY,
-    arrays_to_record,
-    record_to_arrays,
-    train_content,
-)
-from strategies.exchange.metrics import mean_metrics, mean_validation
+from strategies.exchange.messages import arrays_to_record, record_to_arrays, train_content
+from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
@@ -44,12 +40,6 @@ from strategies.recalibration import Recalibration
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
 from strategies.storage.round_record import RoundRecord, RunObserver
-
-SELECTION_METRIC = "validation-accuracy"
-"""The coordinator's metric that selects the best model; never a metric of the test set.
-
-If the coordinator has no data, the validation accuracy of the sites is used.
-"""
 
 
 class RoundLoop(Strategy):
@@ -93,6 +83,10 @@ class RoundLoop(Strategy):
         evaluate before the next round begins.
     variances : frozenset of str
         Names of the arrays that hold variances, in updates and in the global model.
+    metrics : SiteMetrics
+        The metrics that a site may send, and which one selects the best model, as measured on
+        validation examples: the coordinator's, or the sites' if the coordinator has none. A metric
+        of the test set never selects.
     """
 
     def __init__(
@@ -114,6 +108,7 @@ class RoundLoop(Strategy):
         max_relative_update: float = 0.0,
         executor: Executor | None = None,
         variances: frozenset[str] = frozenset(),
+        metrics: SiteMetrics | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -126,6 +121,7 @@ class RoundLoop(Strategy):
         self.max_relative_update = max_relative_update
         self.executor = executor or Inline()
         self.variances = variances
+        self.metrics = metrics or SiteMetrics()
         # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round with its own config; budgets may have changed.
@@ -186,10 +182,12 @@ class RoundLoop(Strategy):
         updates = gathering.take(replies)
         self._sites = gathering.sites
         record.failed = not gathering.has_quorum(updates)
-        record.participants = {update.site: dict(update.metrics) for update in updates}
+        sent = {update.site: update.metrics for update in updates}
+        record.participants = {site: self.metrics.values(of) for site, of in sent.items()}
         machines = self._sites.membership.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}
-        record.start_evaluation = mean_validation(record.participants, self.recipe.max_site_weight)
+        record.training = self.metrics.mean_training(sent)
+        record.start_evaluation = self.metrics.mean_validation(sent, self.recipe.max_site_weight)
         opened.updates = updates
         if record.failed:
             return None, None
@@ -204,7 +202,7 @@ class RoundLoop(Strategy):
         )
         self._check_model(arrays)
         record.relative_change = relative_change(before, arrays, self.trainable)
-        return arrays_to_record(arrays), MetricRecord({**mean_metrics(record.participants)})
+        return arrays_to_record(arrays), MetricRecord({**record.training})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -218,7 +216,7 @@ class RoundLoop(Strategy):
         opened = self._opened()
         pacing = self._pass_pacing({**self._position.pace, **opened.pace})
         opened.evaluation = site_evaluation(
-            arrays, opened.plan.round, self._sites, pacing, self._claims
+            arrays, opened.plan.round, self._sites, pacing, self._claims, self.metrics
         )
         messages = opened.evaluation.ask(grid)
         # Nobody waits for an evaluation, so who is offline now is no reason not to wait later.
@@ -234,7 +232,7 @@ class RoundLoop(Strategy):
             return None
         answers = opened.evaluation.take(replies)
         opened.record.site_evaluation = add_evaluation(
-            opened.record, opened.evaluation, answers, self.recipe.max_site_weight
+            opened.record, opened.evaluation, answers, self.recipe.max_site_weight, self.metrics
         )
         metrics = opened.record.site_evaluation
         return MetricRecord({**metrics}) if metrics else None
@@ -347,6 +345,7 @@ class RoundLoop(Strategy):
             weighting=self.recipe.weighting,
             max_site_weight=self.recipe.max_site_weight,
             claims=self._claims,
+            metrics=self.metrics,
             updates=updates,
             results=results,
             round_number=self._position.epochs.rounds_done,
@@ -388,7 +387,13 @@ class RoundLoop(Strategy):
             what="updates",
             content=lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
             judge=lambda reply, site: judge_train(
-                reply, site, plan.plan_id, before, self.max_relative_update, self.variances
+                reply,
+                site,
+                plan.plan_id,
+                before,
+                self.max_relative_update,
+                self.variances,
+                self.metrics,
             ),
         )
         gathering = Gathering(
@@ -479,15 +484,36 @@ class RoundLoop(Strategy):
         if metrics is not None:
             record.evaluation = dict(metrics)
             result.evaluate_metrics_serverapp[record.round] = metrics
-        best_round, best_score = self._position.best_round, self._position.best_score
-        for number, score in _scores(record):
-            if score > best_score:
-                best_round, best_score = number, score
-        self._position = replace(
-            self._position, best_round=best_round, best_score=best_score, unfinished=None
-        )
+        best = self._position
+        for number, score in self._scores(record):
+            if self.beats(score, best):
+                best = replace(best, best_round=number, best_score=score)
+        self._position = replace(best, unfinished=None)
         for observer in self.observers:
             observer.round_finished(record, self._position)
+
+    def beats(self, score: float, position: Position) -> bool:
+        """Return whether a model with this score is better than the best of a position."""
+        if not position.best_round:
+            return not math.isnan(score)
+        return self.metrics.selection.is_better(score, position.best_score)
+
+    def score(self, evaluation: Mapping[str, Value]) -> float | None:
+        """Return the value that selects the best model; None if the evaluation has none."""
+        value = evaluation.get(VALIDATION + self.metrics.selection.name)
+        return None if isinstance(value, list) else value
+
+    def _scores(self, record: RoundRecord) -> list[tuple[int, float]]:
+        """Return the scores in a record, each with the round number of the scored model."""
+        at_coordinator = self.score(record.evaluation)
+        if at_coordinator is not None:
+            return [(record.round, at_coordinator)]
+        at_sites = (
+            (record.round - 1, self.score(record.start_evaluation)),
+            (record.round, self.score(record.site_evaluation)),
+        )
+        # The model before round 1 is untrained.
+        return [(number, score) for number, score in at_sites if number and score is not None]
 
     def _check_model(self, arrays: Arrays) -> None:
         """End the run if the new global model cannot be used; the previous model is kept."""
@@ -581,16 +607,3 @@ class _RoundListener:
 def _work(plan: RoundPlan) -> int:
     """Return a round's units of work: local epochs or local steps."""
     return plan.local_steps or plan.local_epochs
-
-
-def _scores(record: RoundRecord) -> list[tuple[int, float]]:
-    """Return the scores in a record, each with the round number of the scored model."""
-    if SELECTION_METRIC in record.evaluation:
-        return [(record.round, record.evaluation[SELECTION_METRIC])]
-    known = ((record.round - 1, record.start_evaluation), (record.round, record.site_evaluation))
-    return [
-        (number, metrics[VALIDATION_ACCURACY])
-        for number, metrics in known
-        # The model before round 1 is untrained.
-        if number and VALIDATION_ACCURACY in metrics
-    ]

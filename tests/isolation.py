@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mdc_flower.data import load_dataset
+from mdc_flower.jobs.run_task import load_run_task, load_site_run_task
 from mdc_flower.jobs.task import load_site_task, load_task
-from mdc_flower.site.resources import resources
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -38,7 +38,8 @@ def _forget() -> None:
     load_dataset.cache_clear()
     load_task.cache_clear()
     load_site_task.cache_clear()
-    resources.cache_clear()
+    load_run_task.cache_clear()
+    load_site_run_task.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -133,7 +133,7 @@ def run_on_coordinator(
             run_on_sites,
         )
         from mdc_flower.deployment.kits.kits import read_coordinator_kit
-        from mdc_flower.jobs.task import load_task
+        from mdc_flower.jobs.run_task import load_run_task
         from strategies.common.errors import ConfigError
         from strategies.storage.run_directory import refuse_used
 
@@ -142,7 +142,7 @@ def run_on_coordinator(
             config = read_config(arm, set_ or [], options, run_defaults(read))
         else:
             config = resumed_config(resume, arm, set_ or [], options)
-        load_task(config).check_model()
+        load_run_task(config).check_model()
         run_dir = Path(config.output_dir)
         if not config.resume:
             refuse_used(run_dir, ConfigError, "--output")

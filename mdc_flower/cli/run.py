@@ -25,7 +25,7 @@ from mdc_flower.config import RunConfig
 from strategies.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mdc_flower.jobs.task import Task
+    from mdc_flower.jobs.run_task import RunTask
 
 DEFAULT_SITES = 5
 
@@ -121,13 +121,13 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
         require(("ray",), "simulation", "--engine ray")
     # torch and Flower take seconds to import. Importing them here reports a wrong key first.
     from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
-    from mdc_flower.jobs.task import load_task
+    from mdc_flower.jobs.run_task import load_run_task
     from strategies.storage.run_directory import refuse_used
 
-    task = load_task(config)
+    task = load_run_task(config)
     task.check_model()
     num_sites = config.num_sites or DEFAULT_SITES
-    task.partition(num_sites)
+    task.partition_sha256(num_sites)
     run_dir = Path(config.output_dir)
     if not config.resume:
         # Check this before an engine starts.
@@ -148,14 +148,14 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
     run_supervised(config, launch, "mdc run", console, errors)
 
 
-def _check_resumable(task: "Task", config: RunConfig, num_sites: int) -> None:
+def _check_resumable(task: "RunTask", config: RunConfig, num_sites: int) -> None:
     """Refuse a run that the ServerApp would refuse, before an engine starts."""
     from mdc_flower.coordinator.resume import check_resumable
     from strategies.storage.run_directory import run_directory
 
     with run_directory(Path(config.output_dir), {}, resume=True) as record:
         if record.checkpoint is not None:
-            check_resumable(record.checkpoint.run, config, task.partition(num_sites).sha256)
+            check_resumable(record.checkpoint.run, config, task.partition_sha256(num_sites))
 
 
 def _gpu_share(num_sites: int, cores: int) -> float:

@@ -6,7 +6,7 @@ dies does not affect the run.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,12 +16,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mdc_flower.common.shown_metrics import (
+    OF_A_CLASSIFICATION,
+    ShownMetric,
+    others,
+    selecting,
+    short_name,
+    shown_metrics,
+)
 from mdc_flower.console.tail import Tail
 from strategies.exchange.attendance import Awaited
-from strategies.exchange.messages import VALIDATION_ACCURACY
+from strategies.exchange.metrics import VALIDATION
 from strategies.storage.run_directory import EVENTS, read_event
-
-ACCURACIES = ("accuracy", "balanced-accuracy")
 
 
 class RunState:
@@ -39,7 +45,8 @@ class RunState:
         self.num_rounds = 0
         self.epochs_done = self.epochs_at_start = 0
         self.rounds_done = self.rounds_at_start = 0
-        self.accuracy = ""
+        self.metrics: Sequence[ShownMetric] = OF_A_CLASSIFICATION
+        self.scores = ""
         self.started = time.monotonic()
         self.first_round_at: float | None = None
 
@@ -55,6 +62,7 @@ class RunState:
                 return self.headline
             case "run-started":
                 self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
+                self.metrics = shown_metrics(event.get("metrics"))
                 self.sites = dict.fromkeys(event["sites"], "ready")
                 self.seen |= set(self.sites)
                 self.headline = "running"
@@ -91,11 +99,9 @@ class RunState:
                 self.sites[event["site"]] = f"dropped: {why}" if why else "done"
                 return f"statistics: {event['site']} dropped: {why}" if why else None
             case "recalibrated":
-                scores = _accuracies(event)
                 return (
                     f"statistics recomputed at {len(event['participants'])} sites, "
-                    + (f"accuracy: {scores}" if scores else "not evaluated")
-                    + f", {event['seconds']:.1f} s"
+                    f"{self._evaluated(event)}, {event['seconds']:.1f} s"
                 )
             case "run-ended":
                 self.headline = event["status"]
@@ -107,9 +113,8 @@ class RunState:
         if event["round"] > self.rounds_done:
             self.epochs_done += plan["local_epochs"]
             self.rounds_done = event["round"]
-        self.accuracy = _accuracies(event)
-        scores = f"accuracy: {self.accuracy}" if self.accuracy else "not evaluated"
-        outcome = "failed" if event["failed"] else scores
+        self.scores = _scores(event, self.metrics)
+        outcome = "failed" if event["failed"] else self._evaluated(event)
         change = event["relative_change"]
         return (
             f"round {event['round']}: {self._took_part(event)}, "
@@ -117,6 +122,11 @@ class RunState:
             + (f", relative change {change:.3f}" if change is not None else "")
             + f", {event['seconds']:.1f} s{self._time_left()}"
         )
+
+    def _evaluated(self, event: Mapping[str, Any]) -> str:
+        """Return the scores of a model as text, with the name of the metric."""
+        scores = _scores(event, self.metrics)
+        return f"{selecting(self.metrics).words}: {scores}" if scores else "not evaluated"
 
     def _took_part(self, event: Mapping[str, Any]) -> str:
         """Return how many sites took part in a round, and since when missing sites are gone."""
@@ -157,7 +167,7 @@ class RunState:
             lines.append(
                 Text(
                     f"round {self.plan['round']}: {describe_work(self.plan)}, "
-                    f"lr {describe_lr(self.plan)}   {self.accuracy}"
+                    f"lr {describe_lr(self.plan)}   {self.scores}"
                 )
             )
         grid = Table.grid(padding=(0, 2))
@@ -166,26 +176,31 @@ class RunState:
         return Group(*lines, grid)
 
 
-def _accuracies(event: Mapping[str, Any]) -> str:
-    """Return a round's accuracies as text: first the coordinator's, then the sites'.
+def _scores(event: Mapping[str, Any], metrics: Sequence[ShownMetric]) -> str:
+    """Return a round's scores as text: first the coordinator's, then the sites'.
 
     The sites evaluate the model that a round starts from: the model of the round before. They
     evaluate the last round's model after that round.
     """
-    scores = event["evaluation"]
+    found, first = event["evaluation"], selecting(metrics)
     texts = []
     for split in ("validation", "test"):
-        value, balanced = (scores.get(f"{split}-{name}") for name in ACCURACIES)
+        value = found.get(f"{split}-{first.name}")
         if value is not None:
-            text = f"{split} {value:.4f}"
-            texts.append(text if balanced is None else f"{text} (balanced {balanced:.4f})")
+            beside = [
+                f"{short_name(one, first)} {one.short(other)}"
+                for one in others(metrics)
+                if isinstance(other := found.get(f"{split}-{one.name}"), float)
+            ]
+            more = f" ({', '.join(beside)})" if beside else ""
+            texts.append(f"{split} {first.short(value)}{more}")
     number = event["round"]
     for key, of in (("start_evaluation", number - 1), ("site_evaluation", number)):
         # Logs of earlier versions lack some of these fields.
-        score = event.get(key, {}).get(VALIDATION_ACCURACY)
+        score = event.get(key, {}).get(VALIDATION + first.name)
         if score is not None:
             model = f"round {of}'s model" if of else "the initial model"
-            texts.append(f"{score:.4f} at the sites for {model}")
+            texts.append(f"{first.short(score)} at the sites for {model}")
     return ", ".join(texts)
 
 

@@ -64,7 +64,8 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
 
 def _other_code(card: SiteCard, own: Mapping[str, str]) -> str | None:
     """Return how a site's code differs from the coordinator's; None if equal or unknown."""
-    for key, reported in (("model", card.model_code), ("dataset", card.dataset_code)):
+    reports = {"model": card.model_code, "dataset": card.dataset_code, "job": card.job_code}
+    for key, reported in reports.items():
         if reported and own.get(key) and reported != own[key]:
             return (
                 f"its code for the run's {key!r} differs from the coordinator's: its SHA-256 "

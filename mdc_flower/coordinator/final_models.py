@@ -8,10 +8,10 @@ from flwr.serverapp import Grid
 from mdc_flower.training.batch_norm import RECALIBRATED, STATISTICS_KEY
 from strategies.aggregation.averaging import Arrays
 from strategies.aggregation.pooled_statistics import Layers
-from strategies.exchange.messages import VALIDATION_ACCURACY, arrays_to_record
+from strategies.exchange.messages import arrays_to_record
 from strategies.pending_evaluation import EvaluateFn
 from strategies.recalibration import Recalibration
-from strategies.round_loop import SELECTION_METRIC, RoundLoop
+from strategies.round_loop import RoundLoop
 from strategies.storage.run_directory import (
     AVERAGED_MODEL,
     BEST_MODEL,
@@ -87,9 +87,10 @@ def _recalibrated(
     """Write the recalibrated global model, also as the best model if it beats all rounds."""
     arrays, metrics = recalibration.apply(grid, strategy.position.arrays, evaluate)
     record.write_model(GLOBAL_MODEL, arrays, **ABOUT)
-    at_sites = metrics["site_evaluation"].get(VALIDATION_ACCURACY)
-    score = metrics["evaluation"].get(SELECTION_METRIC, at_sites)
-    if score is not None and score > strategy.position.best_score:
+    at_coordinator = strategy.score(metrics["evaluation"])
+    at_sites = strategy.score(metrics["site_evaluation"])
+    score = at_sites if at_coordinator is None else at_coordinator
+    if score is not None and strategy.beats(score, strategy.position):
         record.write_model(BEST_MODEL, arrays, **ABOUT)
     return {"recalibration": metrics}
 

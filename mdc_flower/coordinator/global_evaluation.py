@@ -7,18 +7,18 @@ from flwr.app import ArrayRecord, MetricRecord
 from torch import nn
 
 from mdc_flower.config import read_site_config
-from mdc_flower.data import CoordinatorData
-from mdc_flower.jobs.task import Task
+from mdc_flower.jobs.run_task import RunTask
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import recalibrate
-from mdc_flower.training.job import Job, Value
+from mdc_flower.training.job import Job
 from mdc_flower.training.loop import evaluate
 from mdc_flower.training.numerics import repeatable
 from strategies.exchange.messages import record_to_arrays
+from strategies.exchange.metrics import Value
 from strategies.pending_evaluation import EvaluateFn
 
 
-def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> EvaluateFn:
+def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
     """Return the function that evaluates a global model on validation and test examples.
 
     With ``batch-norm = "local"``, a global model has no BatchNorm statistics. In a simulation it is
@@ -29,12 +29,10 @@ def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> Evalu
     ----------
     task
         The run's task. Each evaluation builds a new model, so that it cannot affect the next.
-    data
-        The examples to evaluate on.
     num_partitions
         Number of simulated sites; 0 if the sites are real.
     """
-    job = task.job({"validation": data.validation, "test": data.test})
+    job = task.coordinator_job(num_partitions)
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
         model = job.model()
@@ -56,7 +54,7 @@ def evaluate_fn(task: Task, data: CoordinatorData, num_partitions: int) -> Evalu
     return evaluate_global
 
 
-def _metrics(task: Task, model: nn.Module, job: Job) -> dict[str, Value]:
+def _metrics(task: RunTask, model: nn.Module, job: Job) -> dict[str, Value]:
     metrics: dict[str, Value] = {}
     for split in ("validation", "test"):
         if job.size(split):
@@ -67,14 +65,14 @@ def _metrics(task: Task, model: nn.Module, job: Job) -> dict[str, Value]:
 
 
 def _with_each_sites_statistics(
-    task: Task, model: nn.Module, num_partitions: int
+    task: RunTask, model: nn.Module, num_partitions: int
 ) -> Iterator[None]:
     """Give the model each simulated site's statistics in turn, computed as the site does."""
     for number in range(num_partitions):
         site = read_site_config({"partition-id": number, "num-partitions": num_partitions})
         recalibrate(
             model,
-            task.job({"train": task.site_data(site).train}),
+            task.site_job(site),
             task.device,
             task.settings.autocast_dtype,
             task.config.seed,

@@ -10,25 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
-from mdc_flower.training.job import Forward, Metric, Pass
+from mdc_flower.training.job import Forward, Pass
 from mdc_flower.training.loop import TrainSettings, evaluating
 from mdc_flower.training.optimizers import SGD, AdamW
+from strategies.exchange.metrics import ACCURACY, CLASSIFICATION, Metric
 
 EVALUATION_BATCH = 256
 
 FINGERPRINT_ROWS = 256
 """About how many inputs a fingerprint covers: reading all would take long."""
 
-ACCURACY, BALANCED_ACCURACY, RECALL = "accuracy", "balanced-accuracy", "recall"
+RECALL = "recall"
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and labels, on the device."""
-
-
-def share(sums: list[float]) -> float:
-    """Return the share of correct predictions; NaN without examples."""
-    right, count = sums
-    return right / count if count else math.nan
 
 
 def recalls(sums: list[float]) -> list[float]:
@@ -73,10 +68,13 @@ class ClassificationJob:
     pipeline: InputPipeline
 
     metrics = (
-        Metric(ACCURACY, "max", ACCURACY, share, selects=True),
-        # If nearly all examples are of one class, accuracy hides that no other class is found.
-        Metric(BALANCED_ACCURACY, "max", RECALL, balanced, in_training=False),
-        Metric(RECALL, "max", RECALL, recalls, in_training=False),
+        *CLASSIFICATION,
+        # If nearly all examples are of one class, accuracy hides that no other class is found. The
+        # sums of these would tell how many examples of each class a site has.
+        Metric(
+            "balanced-accuracy", "max", balanced, RECALL, 0, 0.0, 1.0, "%", False, leaves_site=False
+        ),
+        Metric(RECALL, "max", recalls, RECALL, 0, 0.0, 1.0, "%", False, leaves_site=False),
     )
 
     def model(self) -> nn.Module:
@@ -125,12 +123,12 @@ class ClassificationJob:
                 outputs, labels, label_smoothing=self.settings.label_smoothing
             )
             right = outputs.argmax(1) == labels
-            return Forward(loss, len(labels), {ACCURACY: _counts(right)})
+            return Forward(loss, len(labels), {ACCURACY.sums: _counts(right)})
         outputs = outputs.float()
         loss_sum = functional.cross_entropy(outputs, labels, reduction="sum")
         right, classes = outputs.argmax(1) == labels, outputs.shape[1]
         of_class = [torch.bincount(rows, minlength=classes) for rows in (labels[right], labels)]
-        sums = {ACCURACY: _counts(right), RECALL: torch.cat(of_class).double()}
+        sums = {ACCURACY.sums: _counts(right), RECALL: torch.cat(of_class).double()}
         return Forward(loss_sum / len(labels), len(labels), sums, loss_sum)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

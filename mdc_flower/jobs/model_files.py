@@ -17,11 +17,11 @@ from mdc_flower.models import build_model
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy, recalibrate
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.job import numbers
 from mdc_flower.training.loop import TrainSettings, evaluate
 from mdc_flower.training.numerics import pick_autocast_dtype, pick_device, repeatable
 from strategies.common.errors import ConfigError, DataError
 from strategies.common.files import finite
+from strategies.exchange.metrics import numbers
 from strategies.storage.model_files import read_model
 from strategies.storage.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 

@@ -1,6 +1,6 @@
 """`Task`: data set, model and settings of a run, put together in one place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from mdc_flower.training.model_trial import try_model
 from mdc_flower.training.numerics import pick_autocast_dtype, pick_device
 from strategies.common.errors import ConfigError
 from strategies.common.seeds import derive_seed
+from strategies.exchange.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Task:
         tensors = {name: Tensors.of(examples) for name, examples in splits.items()}
         return ClassificationJob(self.new_model, tensors, self.settings, self.pipeline)
 
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The metrics of a classification."""
+        return ClassificationJob.metrics
+
     def check_model(self) -> None:
         """Check that the model can be trained, averaged and stored, before a run begins.
 
@@ -101,18 +107,23 @@ class Task:
 
     def partition(self, num_sites: int) -> Partition:
         """Return the partition of the training examples into simulated sites."""
-        c = self.config
-        return partition(
-            self.dataset.train,
-            PartitionSpec(
+        if num_sites not in self._partitions:
+            c = self.config
+            spec = PartitionSpec(
                 c.partition,
                 num_sites,
                 c.seed,
                 c.partition_alpha,
                 c.partition_shards,
                 c.partition_size_ratio,
-            ),
-        )
+            )
+            self._partitions[num_sites] = partition(self.dataset.train, spec)
+        return self._partitions[num_sites]
+
+    @cached_property
+    def _partitions(self) -> dict[int, Partition]:
+        """The partitions that were made before, by number of sites."""
+        return {}
 
     def coordinator_data(self, num_partitions: int) -> CoordinatorData:
         """Return the coordinator's examples; 0 partitions means that the sites are real."""
@@ -121,10 +132,9 @@ class Task:
             self.dataset, parts, self.config.seed, self.config.validation_fraction
         )
 
-    def site_data(self, site: SiteConfig, parts: Partition | None = None) -> SiteData:
-        """Return the examples of one site; ``parts`` is the partition, if already known."""
-        if parts is None and site.partition_id >= 0:
-            parts = self.partition(site.num_partitions)
+    def site_data(self, site: SiteConfig) -> SiteData:
+        """Return the examples of one site."""
+        parts = self.partition(site.num_partitions) if site.partition_id >= 0 else None
         return site_data(
             self.dataset,
             parts,
@@ -132,6 +142,33 @@ class Task:
             self.config.seed,
             self.config.validation_fraction,
         )
+
+    def partition_sha256(self, num_sites: int) -> str:
+        """Return the digest of the partition."""
+        return self.partition(num_sites).sha256
+
+    def facts(self, num_partitions: int) -> dict[str, Any]:
+        """Return what a run records about its data; 0 partitions means that sites are real."""
+        if not num_partitions or not len(self.dataset.train):
+            return {}
+        cut = self.partition(num_partitions)
+        histogram = cut.histogram(self.dataset.train.labels, self.dataset.num_classes)
+        return {"partition": {"sha256": cut.sha256, "label-histogram": histogram}}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a run's summary says about the data set."""
+        return {"class-names": list(self.dataset.class_names)}
+
+    def coordinator_job(self, num_partitions: int) -> ClassificationJob:
+        """Return the job with the coordinator's validation and test examples."""
+        # A coordinator without data cannot partition it, and does not need to.
+        held = self.coordinator_data(num_partitions if len(self.dataset.train) else 0)
+        return self.job({"validation": held.validation, "test": held.test})
+
+    def site_job(self, site: SiteConfig) -> ClassificationJob:
+        """Return the job with a site's training and validation examples."""
+        data = self.site_data(site)
+        return self.job({"train": data.train, "validation": data.validation})
 
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding and using the model, without times and paths."""
@@ -175,7 +212,10 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         contract.
     """
     spec, root = site.data or config.dataset, site.data_root or config.data_root
-    _check_modules(config, site)
+    named = {"model": models.user_module(config.model)}
+    if not site.data:
+        named["dataset"] = data.user_module(config.dataset)
+    check_modules(named, site)
     if spec.startswith(CONTRACT):
         raise ConfigError(
             "this site has no data set",
@@ -209,12 +249,10 @@ def threads_of(config: RunConfig, site: SiteConfig) -> int:
     return config.threads_per_site if site.is_simulated else site.threads or usable_cores()
 
 
-def _check_modules(config: RunConfig, site: SiteConfig) -> None:
-    """Refuse a run whose modules this site does not allow."""
-    named = {"model": models.user_module(config.model)}
-    if not site.data:
-        named["dataset"] = data.user_module(config.dataset)
+def check_modules(named: Mapping[str, str], site: SiteConfig) -> None:
+    """Refuse a run whose modules, by config key, this site does not allow."""
     for key, module in named.items():
+        module = module.partition(":")[0]
         if module and not site.allows(module):
             raise ConfigError(
                 "the run names a module that this site does not allow",
@@ -260,18 +298,23 @@ def _task(config: RunConfig, dataset: DataSet, device: str) -> Task:
         config=config,
         dataset=dataset,
         device=chosen,
-        settings=TrainSettings(
-            optimizer=config.optimizer,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            label_smoothing=config.label_smoothing,
-            clip_norm=config.clip_norm,
-            autocast_dtype=pick_autocast_dtype(config.precision, chosen),
-            compile=config.compile,
-        ),
+        settings=train_settings(config, chosen),
         pipeline=InputPipeline.of(dataset, config.augment, config.channels_last),
+    )
+
+
+def train_settings(config: RunConfig, device: torch.device) -> TrainSettings:
+    """Return how to train on a device."""
+    return TrainSettings(
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        label_smoothing=config.label_smoothing,
+        clip_norm=config.clip_norm,
+        autocast_dtype=pick_autocast_dtype(config.precision, device),
+        compile=config.compile,
     )
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import ValidationError
 
+from mdc_flower.common.shown_metrics import OF_A_CLASSIFICATION, ShownMetric, selecting
 from mdc_flower.reports.plotting import (
     DARK,
     GREEN,
@@ -59,26 +60,32 @@ MANY_POINTS = 60
 WIDTH = 6.4
 
 
-def draw_run(history: History, recalibration: Mapping[str, Any] | None = None) -> bytes:
-    """Return a PNG of a run: accuracy, learning rate and relative change over its local work.
+def draw_run(
+    history: History,
+    recalibration: Mapping[str, Any] | None = None,
+    metrics: Sequence[ShownMetric] = OF_A_CLASSIFICATION,
+) -> bytes:
+    """Return a PNG of a run: main metric, learning rate and relative change over its local work.
 
     Parameters
     ----------
     recalibration
         The summary's entry on the recalibration of the final model; None if there was none.
+    metrics
+        The run's metrics; the one that selects the best model is drawn.
     """
     figure = Figure(figsize=(8, 7), layout="constrained")
-    accuracy, rate, change = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
-    plot_metric(accuracy, history, "accuracy", recalibration or {})
-    accuracy.set(title="Global model after each round", xlabel="")
+    score, rate, change = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    plot_metric(score, history, selecting(metrics), recalibration or {})
+    score.set(title="Global model after each round", xlabel="")
     plot_learning_rate(rate, history)
     rate.set_xlabel("")
     plot_relative_change(change, history)
     return png(figure)
 
 
-def draw_metric(history: History, metric: str, recalibration: Mapping[str, Any]) -> Figure:
-    """Return the curves of ``accuracy`` or ``loss``, with the points of the recalibrated model."""
+def draw_metric(history: History, metric: ShownMetric, recalibration: Mapping[str, Any]) -> Figure:
+    """Return the curves of a metric, with the points of the recalibrated model."""
     figure, axes = _single()
     plot_metric(axes, history, metric, recalibration)
     return figure
@@ -158,15 +165,15 @@ def draw_bytes(history: History) -> Figure:
 
 
 def plot_metric(
-    axes: Axes, history: History, metric: str, recalibration: Mapping[str, Any]
+    axes: Axes, history: History, metric: ShownMetric, recalibration: Mapping[str, Any]
 ) -> None:
-    """Plot the global model's ``accuracy`` or ``loss`` at the coordinator and at the sites.
+    """Plot a metric of the global model at the coordinator and at the sites.
 
     A star marks the value after the BatchNorm statistics were recomputed (after the last round).
     """
     ends = []
-    curves = metric_series(history, metric)
-    for curve in [*curves, *recalibrated_series(history, recalibration, metric)]:
+    curves = metric_series(history, metric.name)
+    for curve in [*curves, *recalibrated_series(history, recalibration, metric.name)]:
         look = {"markersize": 4, **LOOKS[curve.name]}
         if len(curve.done) > MANY_POINTS:
             look["marker"] = ""
@@ -176,8 +183,7 @@ def plot_metric(
     _span(axes, history)
     axes.set_ylim(*axes.get_ylim())
     label_ends(axes, ends)
-    ylabel = "accuracy" if metric == "accuracy" else "loss (cross-entropy)"
-    axes.set(xlabel=unit(history), ylabel=ylabel)
+    axes.set(xlabel=unit(history), ylabel=metric.axis)
     finish(axes)
 
 

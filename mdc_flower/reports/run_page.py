@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdc_flower.common.shown_metrics import ShownMetric, drawn, selecting, shown_metrics
 from mdc_flower.console.live_view import describe_lr
 from mdc_flower.reports.page import Page, Picture, Section
 from mdc_flower.reports.participation import draw_participation
@@ -33,11 +34,8 @@ from mdc_flower.reports.series import (
     unit,
     work,
 )
-from mdc_flower.reports.units import (
-    format_bytes,
-    format_percent,
-    format_seconds,
-)
+from mdc_flower.reports.units import format_bytes, format_seconds
+from strategies.exchange.metrics import LOSS
 
 STATUS_WORDS = {"running": "running, or died without writing a final status"}
 
@@ -66,10 +64,16 @@ def run_page(run: RunFiles) -> Page:
                 pictures=_participation_picture(run.history, sites),
                 tables=incident_tables(run.history),
             ),
-            Section("Round by round", tables=round_tables(run.history, sites)),
+            Section("Round by round", tables=round_tables(run.history, sites, _metrics(run))),
             config_section(run.config),
         ],
     )
+
+
+def _metrics(run: RunFiles) -> Sequence[ShownMetric]:
+    """Return the run's metrics, from its newest start."""
+    started = run.events["run-started"]
+    return shown_metrics(started[-1].get("metrics") if started else None)
 
 
 def _known_sites(run: RunFiles) -> set[str]:
@@ -98,7 +102,7 @@ def _highlights(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
     done = sum(map(work, run.history))
     return [
         ("status", str(run.summary.get("status", "unknown"))),
-        *_final_accuracy(run),
+        *_final_score(run),
         ("rounds", str(len(run.history))),
         (unit(run.history), str(done)),
         ("sites", str(len(sites))),
@@ -107,17 +111,18 @@ def _highlights(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _final_accuracy(run: RunFiles) -> list[tuple[str, str]]:
-    """Return the newest model's accuracy, on the coordinator's test set if it is known."""
+def _final_score(run: RunFiles) -> list[tuple[str, str]]:
+    """Return the newest model's score, on the coordinator's test set if it is known."""
+    metric = selecting(_metrics(run))
     for name in ("test", "validation"):
         # The summary's value is that of the final model, after all rounds.
-        if (value := run.summary.get("final", {}).get(f"{name}-accuracy")) is not None:
-            return [(f"accuracy ({name})", format_percent(value))]
-    curves = {curve.name: curve for curve in metric_series(run.history, "accuracy")}
+        if (value := run.summary.get("final", {}).get(f"{name}-{metric.name}")) is not None:
+            return [(f"{metric.words} ({name})", metric.with_unit(value))]
+    curves = {curve.name: curve for curve in metric_series(run.history, metric.name)}
     for name in ("test", "validation", "sites, validation"):
         if name in curves:
             value = [value for value in curves[name].values if value == value][-1]
-            return [(f"accuracy ({name})", format_percent(value))]
+            return [(f"{metric.words} ({name})", metric.with_unit(value))]
     return []
 
 
@@ -134,8 +139,11 @@ def _facts(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
         ("resumed", "\n".join(_resume(event) for event in run.events["run-resumed"])),
         ("seed", str(summary.get("seed", run.config.get("seed", "")))),
         ("sites", ", ".join(sites)),
-        ("mean of the last models", _averaged(averaged)),
-        ("BatchNorm statistics", _recalibrated(summary.get("recalibration", {}))),
+        ("mean of the last models", _averaged(averaged, _metrics(run))),
+        (
+            "BatchNorm statistics",
+            _recalibrated(summary.get("recalibration", {}), _metrics(run)),
+        ),
         ("mdc-flower", str(summary.get("version", ""))),
         ("mdc-flower at the sites", _site_versions(summary.get("versions", {}))),
         ("hardware at the sites", _machines(run)),
@@ -163,25 +171,26 @@ def _resume(event: Mapping[str, Any]) -> str:
     return text + (f", with {changed}" if changed else "")
 
 
-def _averaged(averaged: Mapping[str, Any]) -> str:
+def _averaged(averaged: Mapping[str, Any], metrics: Sequence[ShownMetric]) -> str:
     if not averaged:
         return ""
     text = f"of rounds {', '.join(map(str, averaged.get('rounds', ())))}"
-    return "; ".join([text, *_scores(averaged)])
+    return "; ".join([text, *_scores(averaged, metrics)])
 
 
-def _recalibrated(told: Mapping[str, Any]) -> str:
+def _recalibrated(told: Mapping[str, Any], metrics: Sequence[ShownMetric]) -> str:
     if not told:
         return ""
     scores = {**told.get("site_evaluation", {}), **told.get("evaluation", {})}
-    return "; ".join(["recomputed after the last round", *_scores(scores)])
+    return "; ".join(["recomputed after the last round", *_scores(scores, metrics)])
 
 
-def _scores(metrics: Mapping[str, Any]) -> list[str]:
+def _scores(found: Mapping[str, Any], metrics: Sequence[ShownMetric]) -> list[str]:
+    by_name = {one.name: one for one in metrics if one.name != LOSS.name}
     return [
-        f"{key.replace('-', ' ')} {format_percent(value)}"
-        for key, value in metrics.items()
-        if key.endswith("-accuracy")
+        f"{key.replace('-', ' ')} {by_name[name].with_unit(value)}"
+        for key, value in found.items()
+        if isinstance(value, float) and (name := key.partition("-")[2]) in by_name
     ]
 
 
@@ -215,16 +224,16 @@ def _metric_pictures(run: RunFiles) -> list[Picture]:
     history, recalibration = run.history, run.summary.get("recalibration", {})
     return [
         Picture(
-            metric,
-            f"{metric.capitalize()} of the global model",
+            metric.name,
+            f"{metric.words.capitalize()} of the global model",
             draw_metric(history, metric, recalibration),
             " ".join(_in_words(curve, unit(history)) for curve in curves),
-            "" if metric == "accuracy" else "mean per example, in nats",
+            f"mean per example, in {metric.unit}" if metric.unit not in ("", "%") else "",
         )
-        for metric in ("accuracy", "loss")
+        for metric in drawn(_metrics(run))
         if (
-            curves := metric_series(history, metric)
-            + recalibrated_series(history, recalibration, metric)
+            curves := metric_series(history, metric.name)
+            + recalibrated_series(history, recalibration, metric.name)
         )
     ]
 

@@ -4,13 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdc_flower.common.shown_metrics import (
+    OF_A_CLASSIFICATION,
+    ShownMetric,
+    others,
+    selecting,
+    short_name,
+)
 from mdc_flower.config import RunConfig
 from mdc_flower.reports.page import Listing, Section, Table
 from mdc_flower.reports.participation import incidents
 from mdc_flower.reports.run_figures import plan_of
 from mdc_flower.reports.series import History, completed, unit, work
 from mdc_flower.reports.units import byte_scale, format_number
-from strategies.exchange.messages import VALIDATION_ACCURACY
+from strategies.exchange.metrics import LOSS
 
 DEFAULTS = RunConfig().to_flower()
 
@@ -32,7 +39,9 @@ def incident_tables(history: History) -> list[Table]:
     return tables
 
 
-def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
+def round_tables(
+    history: History, sites: Sequence[str], metrics: Sequence[ShownMetric] = OF_A_CLASSIFICATION
+) -> list[Table]:
     """Return a table with one row per round; columns without any value are left out."""
     lines = completed(history)
     if not lines:
@@ -44,13 +53,7 @@ def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
         unit(history): [str(work(line)) for line in lines],
         "learning rate": [_rates(line) for line in lines],
         f"sites, of {len(sites)}": [str(len(line["participants"])) for line in lines],
-        "test accuracy, %": _percent(lines, "evaluation", "test-accuracy"),
-        "test, balanced, %": _percent(lines, "evaluation", "test-balanced-accuracy"),
-        "validation accuracy, %": _percent(lines, "evaluation", "validation-accuracy"),
-        "validation, balanced, %": _percent(lines, "evaluation", "validation-balanced-accuracy"),
-        "at the sites, before, %": _percent(lines, "start_evaluation", VALIDATION_ACCURACY),
-        "at the sites, after, %": _percent(lines, "site_evaluation", VALIDATION_ACCURACY),
-        "test loss": [format_number(line["evaluation"].get("test-loss"), 4) for line in lines],
+        **_score_columns(lines, metrics),
         "relative change": [format_number(line["relative_change"]) for line in lines],
         f"sent, {byte_unit}": [f"{line['sent_bytes'] / scale:.1f}" for line in lines],
         f"received, {byte_unit}": [f"{line['received_bytes'] / scale:.1f}" for line in lines],
@@ -60,11 +63,30 @@ def round_tables(history: History, sites: Sequence[str]) -> list[Table]:
     rows = list(zip(*known.values(), strict=True))
     notes = {
         "balanced": "Balanced: mean recall over the classes.",
-        "at the sites": "At the sites: accuracy on their validation examples, before and after the "
-        "round.",
+        "at the sites": f"At the sites: {selecting(metrics).words} on their validation examples, "
+        "before and after the round.",
     }
     note = " ".join(text for key, text in notes.items() if any(key in name for name in known))
     return [Table("Rounds", list(known), rows, numeric=True, note=note)]
+
+
+def _score_columns(lines: History, metrics: Sequence[ShownMetric]) -> dict[str, list[str]]:
+    """Return the columns of the models' scores: the selecting metric first, the loss last."""
+    first, loss = selecting(metrics), LOSS.name
+    columns: dict[str, list[str]] = {}
+    for split in ("test", "validation"):
+        columns[f"{split} {first.label}"] = _cells(lines, "evaluation", split, first)
+        for one in others(metrics):
+            name = f"{split}, {short_name(one, first)}" + (f", {one.unit}" if one.unit else "")
+            columns[name] = _cells(lines, "evaluation", split, one)
+    unit = f", {first.unit}" if first.unit else ""
+    columns[f"at the sites, before{unit}"] = _cells(lines, "start_evaluation", "validation", first)
+    columns[f"at the sites, after{unit}"] = _cells(lines, "site_evaluation", "validation", first)
+    if first.name != loss:
+        columns["test loss"] = [
+            format_number(line["evaluation"].get(f"test-{loss}"), 4) for line in lines
+        ]
+    return columns
 
 
 def recall_tables(history: History, class_names: Sequence[str]) -> list[Table]:
@@ -108,9 +130,10 @@ def _rates(line: Mapping[str, Any]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _percent(lines: History, place: str, metric: str) -> list[str]:
-    values = [line[place].get(metric) for line in lines]
-    return ["" if value is None else f"{100 * value:.2f}" for value in values]
+def _cells(lines: History, place: str, split: str, metric: ShownMetric) -> list[str]:
+    """Return a metric's value in each round; empty where it is unknown or no number."""
+    values = [line[place].get(f"{split}-{metric.name}") for line in lines]
+    return [metric.cell(value) if isinstance(value, float | int) else "" for value in values]
 
 
 def config_section(config: Mapping[str, Any]) -> Section:

@@ -60,7 +60,7 @@ def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
     Parameters
     ----------
     metric
-        ``accuracy`` or ``loss``.
+        The metric's name, such as ``accuracy`` or ``loss``.
     """
     scores: dict[int, float] = {}
     ends = work_done(history)
@@ -79,7 +79,7 @@ def metric_series(history: History, metric: str) -> list[Series]:
     Parameters
     ----------
     metric
-        ``accuracy`` or ``loss``.
+        The metric's name, such as ``accuracy`` or ``loss``.
     """
     lines, ends = completed(history), work_done(history)
     scores = site_scores(history, metric)
@@ -108,7 +108,7 @@ def recalibrated_series(
     recalibration
         The summary's entry on the recalibration; empty if there was none.
     metric
-        ``accuracy`` or ``loss``.
+        The metric's name, such as ``accuracy`` or ``loss``.
     """
     at_coordinator = recalibration.get("evaluation", {})
     at_sites = recalibration.get("site_evaluation", {})
@@ -138,8 +138,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _mean_trained(line: Mapping[str, Any], metric: str) -> float:
-    """Return the mean over the sites that report the metric."""
+    """Return the value over all sites' training.
+
+    Histories of earlier versions have no such value; it is then the mean over the sites.
+    """
     key = f"train-{metric}"
+    if key in line["training"]:
+        return _number(line["training"], key)
     shared = [metrics[key] for metrics in line["participants"].values() if key in metrics]
     return float(np.mean(shared)) if shared else float("nan")
 

@@ -29,8 +29,6 @@ from strategies.exchange.messages import (
     NUM_VALIDATION,
     PLAN,
     STATISTICS,
-    VALIDATION_ACCURACY,
-    VALIDATION_LOSS,
     arrays_to_record,
     deadline_of,
     evaluate_reply_content,
@@ -41,6 +39,7 @@ from strategies.exchange.messages import (
     train_reply_content,
     wants_evaluation,
 )
+from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
 from strategies.method.round_plan import RoundPlan
 
 Config = Mapping[str, bool | float | int | str]
@@ -102,10 +101,11 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         # The evaluation's time counts towards the deadline as well.
         settings: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
         trained, num_examples, metrics = client.fit(arrays, settings)
-    site_event("trained", round=plan.round, **metrics)
+    known = SiteMetrics(client.job.metrics)
+    site_event("trained", round=plan.round, **known.values(metrics))
     reply = train_reply_content(
         arrays_to_record(dict(zip(names, trained, strict=True))),
-        _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),  # type: ignore[dict-item]
+        _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),
         plan.plan_id,
     )
     if files is None:
@@ -133,7 +133,7 @@ def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> Recor
     _, arrays = _model_in(content, client)
     with repeatable(threads_of(config, site), client.device):
         validated = _validate(client, arrays)
-    site_event("evaluated", **validated)
+    site_event("evaluated", **SiteMetrics(client.job.metrics).values(validated))
     return evaluate_reply_content(_shared(validated, site))
 
 
@@ -166,22 +166,25 @@ _HANDLERS: Mapping[str, Callable[[RecordDict, RunConfig, SiteConfig], RecordDict
 }
 
 
-def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, float | int]:
+def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, Value]:
     """Return the metrics of a model on the site's validation examples; empty without examples.
 
     A metric that is not finite is left out: it is no reason to reject the site's update.
     """
-    loss, num_examples, metrics = client.evaluate(arrays, {})
+    _, num_examples, metrics = client.evaluate(arrays, {})
     if num_examples == 0:
         return {}
-    accuracy = float(metrics["accuracy"])
-    found = {NUM_VALIDATION: num_examples, VALIDATION_LOSS: loss, VALIDATION_ACCURACY: accuracy}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    found = {VALIDATION + name: value for name, value in metrics.items()}
+    return {NUM_VALIDATION: num_examples} | {n: v for n, v in found.items() if _is_finite(v)}
 
 
-def _shared(metrics: Mapping[str, float | int], site: SiteConfig) -> dict[str, float | int]:
+def _is_finite(value: Value) -> bool:
+    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+
+
+def _shared(metrics: Mapping[str, Value], site: SiteConfig) -> dict[str, Value]:
     """Return the metrics that may leave the site."""
-    return {name: value for name, value in metrics.items() if name in site.shared_metrics}
+    return {name: value for name, value in metrics.items() if site.shares(name)}
 
 
 def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:

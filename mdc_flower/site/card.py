@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from mdc_flower import __version__
-from mdc_flower.config import RunConfig, SiteConfig
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, SiteConfig
 from mdc_flower.data import registry as data
 from mdc_flower.jobs.task import threads_of
 from mdc_flower.models import build as models
@@ -43,6 +43,8 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         threads=threads_of(config, site),
         model_code=code.get("model", ""),
         dataset_code=code.get("dataset", ""),
+        # A site's own job need not equal the run's.
+        job_code="" if site.job else code.get("job", ""),
         num_examples=site.num_examples,
     )
 
@@ -52,6 +54,9 @@ def user_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str,
 
     A site that has its own data set does not use the run's.
     """
+    job = config.job if site is None or not site.job else site.job
+    if job != CLASSIFICATION_JOB:
+        return {"job": job.partition(":")[0]}
     named = {"model": models.user_module(config.model)}
     if site is None or not site.data:
         named["dataset"] = data.user_module(config.dataset)

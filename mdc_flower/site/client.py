@@ -16,9 +16,11 @@ from torch import nn
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.arrays import load_arrays, model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
-from mdc_flower.training.job import Job, numbers
+from mdc_flower.training.job import Job, sent_of
 from mdc_flower.training.loop import Epochs, Progress, TrainSettings, evaluate, train
+from strategies.common.errors import ConfigError
 from strategies.exchange.messages import DEADLINE
+from strategies.exchange.metrics import TRAIN
 from strategies.method.round_plan import RoundPlan
 
 NDArrays = list[NDArray[Any]]
@@ -85,7 +87,7 @@ class SiteClient(NumPyClient):
 
     def fit(
         self, parameters: NDArrays, config: dict[str, Scalar]
-    ) -> tuple[NDArrays, int, dict[str, Scalar]]:
+    ) -> tuple[NDArrays, int, dict[str, Any]]:
         """Train from ``parameters`` by the plan in ``config``.
 
         Parameters
@@ -100,7 +102,7 @@ class SiteClient(NumPyClient):
         -------
         tuple
             The local model's arrays, the number of training examples, and the training metrics
-            of `strategies.exchange.messages.TRAIN_METRICS` except ``num-examples``.
+            that may leave the site; see `strategies.exchange.metrics`.
 
         Raises
         ------
@@ -127,29 +129,29 @@ class SiteClient(NumPyClient):
             stop_at=stop_at,
             epochs=self.epochs,
         )
-        metrics: dict[str, Scalar] = {
+        sent = sent_of([metric for metric in self.job.metrics if metric.in_training], result.sums)
+        metrics = {
             "num-steps": result.num_steps,
-            "train-loss": result.loss,
-            **{f"train-{name}": value for name, value in numbers(result.metrics).items()},
+            **{TRAIN + name: value for name, value in sent.items()},
             "train-seconds": result.seconds,
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()
         trained = model_arrays(model, self.names)
-        sent = [
+        arrays = [
             received if name in kept else trained[name]
             for name, received in zip(self.names, parameters, strict=True)
         ]
-        return sent, result.num_examples, metrics
+        return arrays, result.num_examples, metrics
 
     def evaluate(
         self, parameters: NDArrays, config: dict[str, Scalar]
-    ) -> tuple[float, int, dict[str, Scalar]]:
+    ) -> tuple[float, int, dict[str, Any]]:
         """Evaluate ``parameters`` on the site's validation examples.
 
         Returns
         -------
         tuple
-            Mean loss, the number of validation examples, and the metrics that are numbers.
+            Mean loss, the number of validation examples, and the metrics that may leave the site.
 
         Raises
         ------
@@ -160,7 +162,7 @@ class SiteClient(NumPyClient):
         if self.local_statistics:
             self._recalibrate(model)
         result = evaluate(model, self.job, "validation", self.device, self.settings.autocast_dtype)
-        return result.loss, result.num_examples, {**numbers(result.metrics)}
+        return result.loss, result.num_examples, sent_of(self.job.metrics, result.sums)
 
     def statistics(
         self, parameters: NDArrays, deadline_s: float = math.inf
@@ -178,12 +180,22 @@ class SiteClient(NumPyClient):
             If they are not computed within ``deadline_s`` seconds.
         ModelError
             If the arrays do not fit the model; names the first mismatch.
+        ConfigError
+            If the training examples are a stream.
         """
         stop_at = time.monotonic() + deadline_s
+        num_examples = self.job.size("train")
+        if num_examples is None:
+            raise ConfigError(
+                "BatchNorm statistics cannot be recomputed on a stream",
+                where="batch-norm",
+                got="'recalibrate'",
+                expected="'average' or 'local'",
+            )
         model = self._loaded(parameters)
         names = [name for pair in statistics_of(model).items() for name in pair]
         self._recalibrate(model, stop_at)
-        return model_arrays(model, names), self.job.size("train")
+        return model_arrays(model, names), num_examples
 
     def _loaded(self, parameters: NDArrays) -> nn.Module:
         model = self.job.model()

@@ -2,41 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-Value = float | list[float]
-"""A metric's value: a number, or a list of numbers such as one for each class."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric that is computed from sums, so that pieces of it can be merged.
-
-    Attributes
-    ----------
-    name : str
-        Its name in records and tables.
-    better : str
-        ``max`` or ``min``: which values are better.
-    sums : str
-        Name of the sums in `Forward.sums` that it is computed from.
-    finish : callable
-        Takes these sums over all examples, as a list of float; returns the value.
-    in_training : bool
-        Whether it is also computed while training.
-    selects : bool
-        Whether it selects the best model.
-    """
-
-    name: str
-    better: Literal["max", "min"]
-    sums: str
-    finish: Callable[[list[float]], Value]
-    in_training: bool = True
-    selects: bool = False
+from strategies.exchange.metrics import Metric, Value
 
 
 @dataclass(frozen=True)
@@ -53,12 +24,15 @@ class Pass:
         Draws the order of the examples, and the augmentation; None for the stored order.
     augment : bool
         Whether to augment the examples.
+    start : int
+        For a stream: how many of its batches were used in the rounds before.
     """
 
     split: str
     device: torch.device
     generator: torch.Generator | None = None
     augment: bool = False
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +62,7 @@ class Job(Protocol):
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        """The metrics that this job knows."""
+        """The metrics that this job knows; the first is the loss, whose sums the loop makes."""
         ...
 
     def model(self) -> nn.Module:
@@ -103,8 +77,8 @@ class Job(Protocol):
         """Yield the batches of a pass."""
         ...
 
-    def size(self, split: str) -> int:
-        """Return the number of examples of a split."""
+    def size(self, split: str) -> int | None:
+        """Return the number of examples of a split; 0 if there are none, None for a stream."""
         ...
 
     def fingerprint(self) -> str:
@@ -124,17 +98,20 @@ class Job(Protocol):
         ...
 
 
-def numbers(metrics: Mapping[str, Value]) -> dict[str, float]:
-    """Return the metrics that are single numbers."""
-    return {name: value for name, value in metrics.items() if isinstance(value, float)}
-
-
-def values_of(metrics: Iterable[Metric], sums: Mapping[str, Tensor]) -> dict[str, Value]:
+def values_of(metrics: Iterable[Metric], sums: Mapping[str, list[float]]) -> dict[str, Value]:
     """Return the value of each metric whose sums are known."""
     return {
-        metric.name: metric.finish(sums[metric.sums].tolist())
+        metric.name: metric.finish(sums[metric.sums]) for metric in metrics if metric.sums in sums
+    }
+
+
+def sent_of(metrics: Sequence[Metric], sums: Mapping[str, list[float]]) -> dict[str, Value]:
+    """Return what a site sends of each metric that may leave it: its value, or its sums."""
+    values = values_of(metrics, sums)
+    return {
+        metric.name: sums[metric.sums] if metric.size else values[metric.name]
         for metric in metrics
-        if metric.sums in sums
+        if metric.leaves_site and metric.name in values
     }
 
 

@@ -4,17 +4,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mdc_flower.common.seeded import seeded
-from mdc_flower.training.job import Job, Pass, Value, add_sums, values_of
+from mdc_flower.training.job import Job, Pass, add_sums, values_of
 from mdc_flower.training.loop_state import LoopState
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed
+from strategies.exchange.metrics import LOSS, Value, ratio
 from strategies.method.round_plan import RoundPlan
 
 PROGRESS_S = 10.0
@@ -75,22 +76,30 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of local training; loss and metrics are over all examples seen."""
+    """Result of local training; loss and metrics are over all examples seen.
+
+    ``sums`` are the sums from which they were computed, those of the loss among them.
+    """
 
     num_examples: int
     num_steps: int
     loss: float
     metrics: Mapping[str, Value]
     seconds: float
+    sums: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Mean loss and metrics over all examples; NaN and no metrics if there are none."""
+    """Mean loss and metrics over all examples; NaN and no metrics if there are none.
+
+    ``sums`` are the sums from which they were computed, those of the loss among them.
+    """
 
     num_examples: int
     loss: float
     metrics: Mapping[str, Value]
+    sums: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 class Epochs(Protocol):
@@ -166,7 +175,8 @@ def train(
                 )
             )
 
-    training = Pass("train", device, state.batches, augment=True)
+    before = (plan.round - 1) * plan.local_steps
+    training = Pass("train", device, state.batches, augment=True, start=before)
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
         if epochs is not None:
             epochs.load(state)
@@ -202,13 +212,26 @@ def train(
                 if epochs is not None and state.step < steps:
                     epochs.save(replace(state, seconds=state.seconds + time.monotonic() - resumed))
 
+    sums = _all_sums(float(state.loss_sum), state.num_seen, state.sums)
+    size = job.size("train")
     return TrainResult(
-        num_examples=job.size("train"),
+        num_examples=state.num_seen if size is None else size,
         num_steps=steps,
-        loss=float(state.loss_sum) / state.num_seen,
-        metrics=values_of(job.metrics, state.sums),
+        loss=ratio(sums[LOSS.sums]),
+        metrics=_values(job, sums),
         seconds=state.seconds + time.monotonic() - resumed,
+        sums=sums,
     )
+
+
+def _all_sums(loss_sum: float, count: int, sums: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Return the sums of a pass as plain numbers, those of the loss among them."""
+    return {LOSS.sums: [loss_sum, float(count)]} | {n: of.tolist() for n, of in sums.items()}
+
+
+def _values(job: Job, sums: Mapping[str, list[float]]) -> dict[str, Value]:
+    """Return the values of the job's metrics, without the loss."""
+    return values_of((metric for metric in job.metrics if metric.name != LOSS.name), sums)
 
 
 def _step(state: LoopState, loss: Tensor, clip_norm: float) -> None:
@@ -233,22 +256,25 @@ def evaluate(
     loss_sum, count = 0.0, 0
     sums: dict[str, Tensor] = {}
     with evaluating(model, device, autocast_dtype):
-        for batch in job.batches(Pass(split, device)) if job.size(split) else ():
+        for batch in job.batches(Pass(split, device)) if job.size(split) != 0 else ():
             done = job.forward(model, batch)
             exact = done.loss_sum
             loss_sum += float(done.loss) * done.count if exact is None else float(exact)
             count += done.count
             add_sums(sums, done.sums)
-    loss = loss_sum / count if count else math.nan
-    return EvalResult(job.size(split), loss, values_of(job.metrics, sums))
+    all_sums = _all_sums(loss_sum, count, sums)
+    size = job.size(split)
+    num_examples = count if size is None else size
+    return EvalResult(num_examples, ratio(all_sums[LOSS.sums]), _values(job, all_sums), all_sums)
 
 
 _EVALUATION_SEED = derive_seed(0, "evaluation noise")
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the plan's rate; a parameter group may scale it by its own ``lr_scale``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def _proximal(model: nn.Module, anchor: list[Tensor], mu: float) -> Tensor:

@@ -1,17 +1,21 @@
 """A trial of the model before a run: it finds within seconds what would fail in the run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mdc_flower.common.seeded import seeded
 from mdc_flower.models.tensors import tensors_of, trainable_names
 from mdc_flower.training.arrays import load_arrays, model_arrays
-from mdc_flower.training.job import Job, Pass
+from mdc_flower.training.job import Forward, Job, Pass
 from mdc_flower.training.loop import TrainSettings, evaluating, train
-from strategies.common.errors import MdcError, ModelError
+from strategies.common.errors import ConfigError, DataError, MdcError, ModelError
+from strategies.exchange.metrics import Metric
 from strategies.method.round_plan import RoundPlan
 
 CPU = torch.device("cpu")
@@ -73,6 +77,143 @@ def try_model(job: Job, settings: TrainSettings) -> None:
             hint="It has state that is neither a parameter nor a persistent buffer, and that "
             "changes in training or is drawn without the seed. Register it as a buffer",
         )
+
+
+def try_job(job: Job, new_model: Callable[[], nn.Module], settings: TrainSettings) -> None:
+    """Check the first batch of a job, and train its model on it for one step.
+
+    Where the job has no training examples, as at a coordinator without data, only the model is
+    checked.
+
+    Parameters
+    ----------
+    job
+        The run's job.
+    new_model
+        Builds the model with its initial weights.
+    settings
+        Settings of the run, in float32 and not compiled.
+
+    Raises
+    ------
+    ModelError
+        See `try_model`.
+    DataError
+        If there is no batch.
+    ConfigError
+        If the job's forward pass gives what the job has not declared.
+    """
+    if job.size("train") == 0:
+        _check_parameters(model_arrays(model := new_model()), trainable_names(model))
+        _check_memory(model)
+        return
+    try:
+        batches = iter(job.batches(Pass("train", CPU, torch.Generator().manual_seed(0))))
+        first = next(batches, None)
+    except MdcError:
+        raise
+    except Exception as error:  # user code may raise any exception
+        raise DataError(
+            f"the job gives no batch: {type(error).__name__}: {error}", where="job, train"
+        ) from error
+    if first is None:
+        raise DataError("the job has training examples, but gives no batch", where="job, train")
+    trial = _OneBatch(job, new_model, first)
+    with seeded(0):
+        _check_forward(trial)
+    try_model(trial, settings)
+
+
+@dataclass(frozen=True)
+class _OneBatch:
+    """A job reduced to its first batch."""
+
+    job: Job
+    new_model: Callable[[], nn.Module]
+    first: Any
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        return self.job.metrics
+
+    def model(self) -> nn.Module:
+        return self.new_model()
+
+    def prepare(self, model: nn.Module) -> None:
+        self.job.prepare(model)
+
+    def batches(self, which: Pass) -> list[Any]:
+        return [self.first]
+
+    def size(self, split: str) -> int:
+        return 1
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def steps_per_epoch(self) -> int:
+        return 1
+
+    def forward(self, model: Callable[[Any], Any], batch: Any) -> Forward:
+        return self.job.forward(model, batch)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return self.job.optimizer(model)
+
+
+def _check_forward(job: _OneBatch) -> None:
+    """Refuse a forward pass that gives no usable loss, or sums that the job has not declared."""
+    model = job.model().train()
+    job.prepare(model)
+    try:
+        done = job.forward(model, job.first)
+    except MdcError:
+        raise
+    except Exception as error:  # user code may raise any exception
+        raise ModelError(
+            f"the forward pass fails: {type(error).__name__}: {error}",
+            where="job",
+            got=_described(job.first),
+            hint="The trial is of the first training batch, on the CPU",
+        ) from error
+    for what, got, expected in _misfits(done, job.metrics):
+        raise ConfigError(what, where="job, forward", got=got, expected=expected)
+
+
+def _misfits(done: Forward, metrics: Sequence[Metric]) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong with a result: what, got, expected."""
+    loss = done.loss
+    if loss.ndim:
+        yield "the loss is not one number", f"shape {list(loss.shape)}", "a scalar: the mean loss"
+    elif not torch.isfinite(loss):
+        yield "the loss of the untrained model is not finite", str(float(loss)), "a finite number"
+    if not loss.requires_grad:
+        yield (
+            "the loss has no gradient",
+            "a loss that depends on no trainable parameter",
+            "a loss computed from the model's outputs, outside of torch.no_grad",
+        )
+    if done.count < 1:
+        yield "the loss is over no examples", str(done.count), "a count of at least 1"
+    sizes = {metric.sums: metric.size for metric in metrics}
+    for name, sums in done.sums.items():
+        if name not in sizes:
+            known = ", ".join(sorted(sizes))
+            yield "the forward pass gives sums of no declared metric", name, f"one of: {known}"
+        elif sizes[name] and list(sums.shape) != [sizes[name]]:
+            shape = str(list(sums.shape))
+            yield f"the sums {name!r} have another size", shape, f"[{sizes[name]}]"
+
+
+def _described(batch: Any) -> str:
+    """Return the shapes in a batch, for an error."""
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return "{" + ", ".join(f"{key}: {_described(of)}" for key, of in batch.items()) + "}"
+    if isinstance(batch, list | tuple):
+        return "(" + ", ".join(map(_described, batch)) + ")"
+    return type(batch).__name__
 
 
 def _check_parameters(arrays: Mapping[str, NDArray[np.generic]], names: frozenset[str]) -> None:

@@ -23,14 +23,13 @@ from strategies.exchange.messages import (
     NUM_EXAMPLES,
     NUM_VALIDATION,
     PLAN,
-    VALIDATION_ACCURACY,
-    VALIDATION_LOSS,
     SiteCard,
     arrays_to_record,
     evaluate_reply_content,
     train_reply_content,
     wants_evaluation,
 )
+from strategies.exchange.metrics import VALIDATION_ACCURACY, VALIDATION_LOSS
 from strategies.exchange.waiting import wait_for_sites
 from strategies.method.recipes import fedavg
 from strategies.round_loop import RoundLoop

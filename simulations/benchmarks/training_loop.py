@@ -20,14 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.engines import run_on_ray
-from mdc_flower.jobs.classification import ACCURACY, ClassificationJob
+from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.models import build_model
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.job import numbers
 from mdc_flower.training.loop import TrainSettings, evaluate, train
 from mdc_flower.training.numerics import pick_autocast_dtype, repeatable
 from simulations.benchmarks.coordinator_cost import bench_memory, bench_safety
 from strategies.common.errors import MdcError
+from strategies.exchange.metrics import ACCURACY, numbers
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import read_history
 
@@ -120,7 +120,7 @@ def time_loop(
     with repeatable(1):
         seconds = loop(model, data, epochs, seed)
         result = evaluate(model, _job(data, TrainSettings()), "test", CPU)
-    return Loop(epochs * len(data.train) / seconds, numbers(result.metrics)[ACCURACY])
+    return Loop(epochs * len(data.train) / seconds, numbers(result.metrics)[ACCURACY.name])
 
 
 def bench_training(name: str, data: DataSet, epochs: int, repeats: int) -> str:

@@ -8,15 +8,15 @@ from torch.nn import functional
 
 from mdc_flower.config import RunConfig, read_site_config
 from mdc_flower.data import Examples, Part
-from mdc_flower.jobs.classification import ACCURACY, class_probabilities
+from mdc_flower.jobs.classification import class_probabilities
 from mdc_flower.jobs.task import Task, load_task
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.batches import Tensors
-from mdc_flower.training.job import numbers
 from mdc_flower.training.loop import EvalResult, evaluate, train
 from mdc_flower.training.numerics import repeatable
 from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import ConfigError
+from strategies.exchange.metrics import ACCURACY, numbers
 from strategies.method.round_plan import RoundPlan
 
 CURVE_POINTS = 20
@@ -132,9 +132,9 @@ def _point(
         local_epochs=epoch,
         lr_max=config.lr_max,
         relative_change=None,
-        validation=numbers(validation.metrics)[ACCURACY],
+        validation=numbers(validation.metrics)[ACCURACY.name],
         validation_loss=validation.loss,
-        test=numbers(test.metrics)[ACCURACY],
+        test=numbers(test.metrics)[ACCURACY.name],
         test_loss=test.loss,
         sent_bytes=0,
         received_bytes=received_bytes,
@@ -169,7 +169,7 @@ def _eval_result(probabilities: Tensor, split: Tensors) -> EvalResult:
     """Return loss and accuracy, given probabilities of shape (examples, classes)."""
     right = probabilities.argmax(1) == split.labels
     loss = functional.nll_loss(probabilities.log(), split.labels)
-    return EvalResult(len(split), float(loss), {ACCURACY: float(right.double().mean())})
+    return EvalResult(len(split), float(loss), {ACCURACY.name: float(right.double().mean())})
 
 
 def _examples(task: Task, site: int) -> Examples | Part:

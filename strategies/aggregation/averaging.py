@@ -27,8 +27,8 @@ class Update:
         Training examples at the site, > 0.
     arrays : Arrays
         The site's model after local training, by parameter or buffer name.
-    metrics : Mapping[str, float]
-        Training metrics reported by the site.
+    metrics : Mapping[str, float | list of float]
+        Metrics as the site has sent them: values, or sums; see `strategies.exchange.metrics`.
     pace : float
         Seconds from sending the model to receiving the reply, per unit of local work; 0 if not
         measured.
@@ -40,7 +40,7 @@ class Update:
     site: str
     num_examples: int
     arrays: Arrays
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | list[float]]
     pace: float = 0.0
     sent_bytes: int = 0
     received_bytes: int = 0

@@ -11,6 +11,7 @@ from strategies.aggregation.averaging import Update
 from strategies.exchange.causes import Cause
 from strategies.exchange.gate import COUNTS, Rejection
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION
+from strategies.exchange.metrics import Value, numbers
 
 
 class Claims:
@@ -35,10 +36,10 @@ class Claims:
         return Rejection(verdict.site, Cause.CLAIM, reason) if reason else verdict
 
     def _contradiction(
-        self, site: str, metrics: Mapping[str, float], most: Mapping[str, int]
+        self, site: str, metrics: Mapping[str, Value], most: Mapping[str, int]
     ) -> str | None:
         """Return why a site's counts are inconsistent; if they are not, store them, return None."""
-        counts = {name: metrics[name] for name in sorted(COUNTS & set(metrics))}
+        counts = numbers({name: metrics[name] for name in sorted(COUNTS & set(metrics))})
         first = self._first.setdefault(site, {})
         for name, count in counts.items():
             if count != first.get(name, count):

@@ -5,7 +5,7 @@ The gate never raises on a bad reply; it returns a `Rejection` with the reason.
 """
 
 import math
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,8 @@ from strategies.exchange.messages import (
     NUM_VALIDATION,
     PLAN_ID,
     REPLY,
-    TRAIN_METRICS,
-    VALIDATION_METRICS,
 )
+from strategies.exchange.metrics import ALWAYS, Metric, SiteMetrics, Value
 from strategies.method.local_epochs import relative_change
 
 COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
@@ -92,6 +91,7 @@ def judge_train(
     before: Arrays,
     max_relative_update: float = 0.0,
     variances: Collection[str] = (),
+    metrics: SiteMetrics | None = None,
 ) -> Update | Rejection:
     """Check a train reply.
 
@@ -101,7 +101,8 @@ def judge_train(
     - Its arrays have the names, shapes and dtypes of the global model ``before``. All values are
       finite and no variance is below 0. An array that is not finite in the global model (a mask of
       ``-inf``) must come back unchanged.
-    - Its metrics are all in `TRAIN_METRICS` and finite, with more than 0 examples.
+    - Its metrics are all among those that the job lets leave a site, finite and within their range,
+      with more than 0 examples.
     - Its model is not too far from the global model.
 
     Parameters
@@ -119,18 +120,21 @@ def judge_train(
         buffers; 0 for no bound.
     variances
         Names of the arrays that hold variances.
+    metrics
+        The metrics that a site may send; by default those of a classification.
     """
+    known = metrics or SiteMetrics()
     try:
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
-        metrics = _metrics(reply, {NUM_EXAMPLES}, TRAIN_METRICS)
+        sent = _metrics(reply, {NUM_EXAMPLES}, {**_PLAIN, **known.training, **known.validation})
         arrays = _arrays(reply.content.array_records.get(ARRAYS), before)
         _check_variances(arrays, variances)
         if max_relative_update:
             _check_norm(before, arrays, max_relative_update)
     except _UnfitError as unfit:
         return unfit.rejection(reply, site)
-    return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
+    return Update(site, _count(sent[NUM_EXAMPLES]), arrays, sent)
 
 
 def judge_statistics(
@@ -161,27 +165,31 @@ def judge_statistics(
     try:
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
-        metrics = _metrics(reply, {NUM_EXAMPLES}, {NUM_EXAMPLES})
+        sent = _metrics(reply, {NUM_EXAMPLES}, {NUM_EXAMPLES: None})
         arrays = _arrays(reply.content.array_records.get(ARRAYS), expected)
         for mean, variance in layers.items():
             _check_statistics(mean, arrays[mean], variance, arrays[variance])
     except _UnfitError as unfit:
         return unfit.rejection(reply, site)
-    return Update(site, int(metrics[NUM_EXAMPLES]), arrays, metrics)
+    return Update(site, _count(sent[NUM_EXAMPLES]), arrays, sent)
 
 
-def judge_evaluate(reply: Message, site: str) -> Update | Rejection:
-    """Check an evaluate reply: only metrics of `VALIDATION_METRICS`, and more than 0 examples.
+def judge_evaluate(
+    reply: Message, site: str, metrics: SiteMetrics | None = None
+) -> Update | Rejection:
+    """Check an evaluate reply: only validation metrics, and more than 0 examples.
 
     The update has no arrays. Its number of examples is the number of validation examples, 0 if the
-    site has none.
+    site has none. ``metrics`` are the metrics that a site may send; by default those of a
+    classification.
     """
+    known = metrics or SiteMetrics()
     try:
         _check_no_error(reply)
-        metrics = _metrics(reply, set(), VALIDATION_METRICS)
+        sent = _metrics(reply, frozenset(), {NUM_VALIDATION: None, **known.validation})
     except _UnfitError as unfit:
         return unfit.rejection(reply, site)
-    return Update(site, int(metrics.get(NUM_VALIDATION, 0)), {}, metrics)
+    return Update(site, _count(sent.get(NUM_VALIDATION, 0)), {}, sent)
 
 
 def unfit_model(
@@ -285,32 +293,79 @@ def _check_statistics(
         )
 
 
-def _metrics(reply: Message, required: Set[str], allowed: Set[str]) -> dict[str, float]:
+_PLAIN: Mapping[str, Metric | None] = dict.fromkeys((*ALWAYS, NUM_VALIDATION))
+
+
+def _metrics(
+    reply: Message, required: Collection[str], allowed: Mapping[str, Metric | None]
+) -> dict[str, Value]:
+    """Return a reply's metrics; each must be allowed, and be what its `Metric` says."""
     record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
-    if missing := sorted(required - set(record)):
+    if missing := sorted(set(required) - set(record)):
         raise _UnfitError(Cause.MISFIT, f"metrics: {missing[0]!r} is missing")
-    if extra := sorted(set(record) - allowed):
+    if extra := sorted(set(record) - set(allowed)):
         raise _UnfitError(
             Cause.MISFIT, f"metrics: {extra[0]!r} is not among the metrics a site may send"
         )
-    metrics: dict[str, float] = {}
-    for name in sorted(record):
-        value = record[name]
-        if isinstance(value, list):
+    return {name: _metric(name, record[name], allowed[name]) for name in sorted(record)}
+
+
+def _metric(
+    name: str, value: int | float | list[int] | list[float], metric: Metric | None
+) -> Value:
+    size = metric.size if metric is not None else 0
+    if isinstance(value, list):
+        if not size:
             raise _UnfitError(Cause.MISFIT, f"metrics: {name!r} is a list, expected one number")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
-        if isinstance(value, int) and abs(value) > MAX_COUNT:
+        if len(value) != size:
+            raise _UnfitError(
+                Cause.MISFIT, f"metrics: {name!r} has {len(value)} numbers, expected {size}"
+            )
+    elif size:
+        raise _UnfitError(
+            Cause.MISFIT, f"metrics: {name!r} is one number, expected a list of {size}"
+        )
+    for number in value if isinstance(value, list) else [value]:
+        _check_number(name, number)
+    if name in COUNTS and not (isinstance(value, int) and value >= 1):
+        raise _UnfitError(
+            Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is {value}, expected a count > 0"
+        )
+    sent: Value = [float(number) for number in value] if isinstance(value, list) else value
+    if metric is not None:
+        _check_range(name, metric, sent)
+    return sent
+
+
+def _check_number(name: str, value: float) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
+    if isinstance(value, int) and abs(value) > MAX_COUNT:
+        raise _UnfitError(
+            Cause.OUT_OF_BOUNDS,
+            f"metrics: {name!r} is {value}, expected at most {MAX_COUNT} in absolute value",
+        )
+
+
+def _check_range(name: str, metric: Metric, sent: Value) -> None:
+    """Reject a value outside its metric's range; sums of too few examples may give no value."""
+    try:
+        value = metric.value(sent)
+    except Exception as error:  # untrusted sums can make the job's function raise anything
+        raise _UnfitError(
+            Cause.OUT_OF_BOUNDS, f"metrics: {name!r}: its sums give no value: {error}"
+        ) from None
+    for number in value if isinstance(value, list) else [value]:
+        if number < metric.low or number > metric.high:
             raise _UnfitError(
                 Cause.OUT_OF_BOUNDS,
-                f"metrics: {name!r} is {value}, expected at most {MAX_COUNT} in absolute value",
+                f"metrics: {name!r} is {number:g}, expected {metric.low:g} to {metric.high:g}",
             )
-        if name in COUNTS and not (isinstance(value, int) and value >= 1):
-            raise _UnfitError(
-                Cause.OUT_OF_BOUNDS, f"metrics: {name!r} is {value}, expected a count > 0"
-            )
-        metrics[name] = value
-    return metrics
+
+
+def _count(value: Value) -> int:
+    """Return a count that `_metric` has checked."""
+    return int(value) if not isinstance(value, list) else 0
 
 
 def _arrays(record: ArrayRecord | None, before: Arrays) -> dict[str, NDArray[np.generic]]:

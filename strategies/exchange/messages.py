@@ -35,19 +35,7 @@ STATISTICS = f"{MessageType.EVALUATE}.{STATISTICS_ACTION}"
 """Flower's message type for *statistics*."""
 
 NUM_VALIDATION = "num-validation-examples"
-VALIDATION_LOSS, VALIDATION_ACCURACY = "validation-loss", "validation-accuracy"
-
-VALIDATION_METRICS = frozenset({NUM_VALIDATION, VALIDATION_LOSS, VALIDATION_ACCURACY})
-"""Metrics of the global model on a site's validation examples."""
-
-TRAIN_METRICS = VALIDATION_METRICS | {
-    NUM_EXAMPLES,
-    "num-steps",
-    "train-loss",
-    "train-accuracy",
-    "train-seconds",
-}
-"""Every metric that a site may send. A site may withhold all but the number of examples."""
+"""Number of examples on which a site has evaluated the global model."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +63,9 @@ class SiteCard:
         Number format of forward and backward passes, such as ``bfloat16``.
     threads : int
         CPU threads; 0 if unknown.
-    model_code, dataset_code : str
-        SHA-256, in hex, of the site's copy of the user module that the run names as ``model`` or
-        ``dataset``; empty if there is none.
+    model_code, dataset_code, job_code : str
+        SHA-256, in hex, of the site's copy of the user module that the run names as ``model``,
+        ``dataset`` or ``job``; empty if there is none.
     num_examples : int
         Training examples in the site's data set, before any are held out or left out; 0 if not
         reported.
@@ -94,6 +82,7 @@ class SiteCard:
     model_code: str = ""
     dataset_code: str = ""
     num_examples: int = 0
+    job_code: str = ""
 
     @property
     def machine(self) -> str:
@@ -142,6 +131,7 @@ class SiteCard:
             model_code=_text_field(record, "model_code"),
             dataset_code=_text_field(record, "dataset_code"),
             num_examples=count if isinstance(count, int) and count > 0 else 0,
+            job_code=_text_field(record, "job_code"),
         )
 
 
@@ -198,7 +188,7 @@ def wants_evaluation(content: RecordDict) -> bool:
 
 
 def train_reply_content(
-    arrays: ArrayRecord, metrics: Mapping[str, float | int], plan_id: str
+    arrays: ArrayRecord, metrics: Mapping[str, float | list[float]], plan_id: str
 ) -> RecordDict:
     """Return the content of a site's reply to a train message."""
     return RecordDict(
@@ -226,7 +216,7 @@ def evaluate_content(arrays: ArrayRecord) -> RecordDict:
     return RecordDict({ARRAYS: arrays})
 
 
-def evaluate_reply_content(metrics: Mapping[str, float | int]) -> RecordDict:
+def evaluate_reply_content(metrics: Mapping[str, float | list[float]]) -> RecordDict:
     """Return the content of a site's reply to an evaluate message."""
     return RecordDict({METRICS: MetricRecord(dict(metrics))})
 

@@ -11,7 +11,7 @@ from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_evaluate
 from strategies.exchange.gathering import Gathering, Request, Silent, Terms
 from strategies.exchange.messages import evaluate_content
-from strategies.exchange.metrics import mean_validation
+from strategies.exchange.metrics import SiteMetrics, Value
 from strategies.exchange.outcome import Outcome
 from strategies.exchange.update_store import MemoryUpdates
 
@@ -20,7 +20,12 @@ TERMS = Terms(min_sites=0, max_retries=0, wait_s=0.0, again=False)
 
 
 def site_evaluation(
-    packed: ArrayRecord, round_number: int, sites: Attendance, pacing: Pacing, claims: Claims
+    packed: ArrayRecord,
+    round_number: int,
+    sites: Attendance,
+    pacing: Pacing,
+    claims: Claims,
+    metrics: SiteMetrics,
 ) -> Gathering:
     """Return the exchange.
 
@@ -36,6 +41,8 @@ def site_evaluation(
         How long to wait for replies.
     claims
         Numbers of examples that the sites have reported.
+    metrics
+        The metrics that a site may send.
     """
     request = Request(
         kind=MessageType.EVALUATE,
@@ -43,7 +50,7 @@ def site_evaluation(
         round=round_number,
         what="evaluations",
         content=lambda left_s: evaluate_content(packed),
-        judge=judge_evaluate,
+        judge=lambda reply, site: judge_evaluate(reply, site, metrics),
     )
     return Gathering(
         request,
@@ -58,14 +65,19 @@ def site_evaluation(
 
 
 def add_evaluation(
-    outcome: Outcome, gathering: Gathering, replies: Iterable[Update], max_share: float
-) -> dict[str, float]:
+    outcome: Outcome,
+    gathering: Gathering,
+    replies: Iterable[Update],
+    max_share: float,
+    metrics: SiteMetrics,
+) -> dict[str, Value]:
     """Add dropped sites and bytes to a record's outcome; return the sites' mean metrics.
 
-    No site has more than ``max_share`` of the sum of the weights; see `mean_validation`.
+    No site has more than ``max_share`` of the sum of the weights; see
+    `SiteMetrics.mean_validation`.
     """
     outcome.sent_bytes += gathering.outcome.sent_bytes
     for site, reason in gathering.outcome.dropped.items():
         before = f"{outcome.dropped[site]}; " if site in outcome.dropped else ""
         outcome.dropped[site] = f"{before}evaluation: {reason}"
-    return mean_validation({reply.site: reply.metrics for reply in replies}, max_share)
+    return metrics.mean_validation({reply.site: reply.metrics for reply in replies}, max_share)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from strategies.exchange.attendance import Awaited
+from strategies.exchange.metrics import Value
 from strategies.exchange.outcome import Outcome
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.position import Position
@@ -23,6 +24,8 @@ class RoundRecord(Outcome):
         The round plan, with its id.
     participants : dict
         Metrics of each site whose update was averaged.
+    training : dict
+        The training metrics over all participants, and the sum of their examples.
     machines : dict
         Device, number format and threads of each participant that reported them.
     dropped : dict
@@ -64,14 +67,15 @@ class RoundRecord(Outcome):
 
     round: int
     plan: dict[str, Any]
-    participants: dict[str, dict[str, float]] = field(default_factory=dict)
+    participants: dict[str, dict[str, Value]] = field(default_factory=dict)
+    training: dict[str, Value] = field(default_factory=dict)
     machines: dict[str, str] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
     relative_change: float | None = None
     failed: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)
-    start_evaluation: dict[str, float] = field(default_factory=dict)
-    site_evaluation: dict[str, float] = field(default_factory=dict)
+    start_evaluation: dict[str, Value] = field(default_factory=dict)
+    site_evaluation: dict[str, Value] = field(default_factory=dict)
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:

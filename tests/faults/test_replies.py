@@ -20,9 +20,9 @@ from strategies.exchange.messages import (
     NUM_EXAMPLES,
     PLAN_ID,
     REPLY,
-    TRAIN_METRICS,
     record_to_arrays,
 )
+from strategies.exchange.metrics import TRAIN_METRICS
 from strategies.storage.model_files import read_model
 from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests.faults.catalog import fault

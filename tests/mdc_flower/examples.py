@@ -11,8 +11,8 @@ from torch import nn
 from mdc_flower.data import DataSet, Examples, SiteData
 from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.job import numbers
 from mdc_flower.training.loop import EvalResult, TrainResult, TrainSettings, evaluate
+from strategies.exchange.metrics import numbers
 from strategies.method.round_plan import RoundPlan
 
 CPU = torch.device("cpu")

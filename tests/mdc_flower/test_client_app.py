@@ -22,10 +22,11 @@ from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.data import load_dataset
 from mdc_flower.data.contract import Contract
+from mdc_flower.jobs.run_task import load_site_run_task
 from mdc_flower.jobs.task import load_site_task, load_task
 from mdc_flower.site.card import code_digests
 from mdc_flower.site.error_replies import TRACE_CALLS, TRACE_LINES, without_paths
-from mdc_flower.site.resources import resources, site_client
+from mdc_flower.site.resources import site_client
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.loop import EvalResult
 from mdc_flower.training.numerics import processor
@@ -39,8 +40,6 @@ from strategies.exchange.messages import (
     ORDERS,
     PLAN,
     STATISTICS,
-    TRAIN_METRICS,
-    VALIDATION_METRICS,
     SiteCard,
     arrays_to_record,
     evaluate_content,
@@ -48,6 +47,7 @@ from strategies.exchange.messages import (
     statistics_content,
     train_content,
 )
+from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION_METRICS, numbers
 from strategies.method.round_plan import RoundPlan
 from tests.mdc_flower.examples import plan
 
@@ -286,10 +286,11 @@ def test_an_evaluate_message_is_answered_with_metrics_of_the_sites_validation_ex
     assert not isinstance(verdict, Rejection), verdict
     assert set(verdict.metrics) == VALIDATION_METRICS
     assert verdict.num_examples == verdict.metrics["num-validation-examples"] == 5
-    accuracy = verdict.metrics["validation-accuracy"]
+    known = numbers(verdict.metrics)
+    accuracy = known["validation-accuracy"]
     assert 0 <= accuracy <= 1
     assert accuracy * 5 == pytest.approx(round(accuracy * 5))
-    assert verdict.metrics["validation-loss"] > 0
+    assert known["validation-loss"] > 0
 
 
 def metrics_of(reply: Message) -> dict[str, Any]:
@@ -346,11 +347,15 @@ def test_a_site_without_validation_examples_still_gives_its_update() -> None:
     assert judge_evaluate(alone, "north") == Update("north", 0, {}, {})
 
 
+SUMS = {"loss": [5.0, 5.0], "accuracy": [1.0, 5.0]}
+
+
 def test_a_model_whose_loss_is_no_number_costs_no_site_its_update(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "mdc_flower.site.client.evaluate", lambda *args: EvalResult(5, math.inf, {"accuracy": 0.2})
+        "mdc_flower.site.client.evaluate",
+        lambda *args: EvalResult(5, math.inf, {"accuracy": 0.2}, {**SUMS, "loss": [math.inf, 5.0]}),
     )
     reply = ask_to_train(context(), evaluate=True)
     assert {name: metrics_of(reply).get(name) for name in VALIDATION_METRICS} == {
@@ -378,7 +383,7 @@ def test_the_deadline_counts_from_the_arrival_of_the_message_while_data_are_read
         load_dataset.cache_clear()
         load_task.cache_clear()
         load_site_task.cache_clear()
-        resources.cache_clear()
+        load_site_run_task.cache_clear()
         train = train_content(arrays, PLANNED, deadline_s)
         content = (
             train if kind == MessageType.TRAIN else statistics_content(arrays, "p", deadline_s)
@@ -408,8 +413,9 @@ def test_the_simulated_sites_of_a_process_share_one_data_set_and_keep_no_model()
     assert not [model for model in client_lab.built if model() is not None]
     clients = [site_client(run, read_site_config(site.node_config)) for site in sites]
     jobs = [one.job for one in clients]
-    assert sum(job.size("train") + job.size("validation") for job in jobs) == 40
-    inputs = [split.inputs for job in jobs for split in job.splits.values()]  # type: ignore[attr-defined]
+    splits = [split for job in jobs for split in job.splits.values()]  # type: ignore[attr-defined]
+    assert sum(map(len, splits)) == 40
+    inputs = [split.inputs for split in splits]
     assert len({id(stored.array) for stored in inputs}) == 1
 
 
@@ -420,7 +426,7 @@ def test_the_time_for_evaluation_is_taken_from_the_deadline(
 
     def slow(*args: Any) -> EvalResult:
         now[0] += 50.0
-        return EvalResult(5, 1.0, {"accuracy": 0.2})
+        return EvalResult(5, 1.0, {"accuracy": 0.2}, SUMS)
 
     monkeypatch.setattr("mdc_flower.site.client.evaluate", slow)
     for module in ("site.answers", "site.client", "training.loop"):

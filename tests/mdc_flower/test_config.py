@@ -18,7 +18,7 @@ from strategies.aggregation.averaging import by_examples, uniform
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.common.errors import ConfigError
 from strategies.exchange.deadline import Deadline
-from strategies.exchange.messages import TRAIN_METRICS
+from strategies.exchange.metrics import TRAIN_METRICS
 from strategies.method.local_epochs import (
     Fixed,
     Horizon,
@@ -54,6 +54,7 @@ OTHER_VALUES: dict[str, Any] = {
     "partition-alpha": 1.5,
     "partition-shards": 4,
     "partition-size-ratio": 3.0,
+    "job": "my_lab:job",
     "model": "mlp",
     "optimizer": "adamw",
     "momentum": 0.5,
@@ -570,7 +571,7 @@ def test_a_site_is_called_by_its_name_or_by_its_partition(
         (
             {"site": "north", "metrics": "train-loss, patients"},
             "node config",
-            "metrics: there is no metric 'patients'; the metrics are num-examples, num-steps, ",
+            "metrics: there is no metric 'patients'; a classification has num-examples, ",
         ),
         ({"site": 7}, "node config, site", "got 7"),
         ({"sight": "north"}, "node config, sight", "Did you mean 'site'?"),
@@ -600,4 +601,5 @@ def test_a_node_config_that_names_no_site_or_has_odd_values_is_refused(
 def test_a_site_shares_the_metrics_it_names_and_always_the_number_of_examples(
     metrics: str, shared: set[str]
 ) -> None:
-    assert read_site_config({"site": "north", "metrics": metrics}).shared_metrics == shared
+    read = read_site_config({"site": "north", "metrics": metrics})
+    assert {name for name in TRAIN_METRICS if read.shares(name)} == shared

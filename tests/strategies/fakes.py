@@ -21,8 +21,6 @@ from strategies.exchange.messages import (
     NUM_EXAMPLES,
     NUM_VALIDATION,
     PLAN,
-    VALIDATION_ACCURACY,
-    VALIDATION_LOSS,
     SiteCard,
     arrays_to_record,
     evaluate_reply_content,
@@ -30,6 +28,7 @@ from strategies.exchange.messages import (
     train_reply_content,
     wants_evaluation,
 )
+from strategies.exchange.metrics import VALIDATION_ACCURACY, VALIDATION_LOSS
 from strategies.method.round_plan import RoundPlan
 
 Handler = Callable[[Message], Message | None]

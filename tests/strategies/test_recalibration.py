@@ -22,7 +22,6 @@ from strategies.exchange.messages import (
     METRICS,
     NUM_VALIDATION,
     STATISTICS,
-    VALIDATION_ACCURACY,
     SiteCard,
     arrays_to_record,
     evaluate_reply_content,
@@ -30,6 +29,7 @@ from strategies.exchange.messages import (
     statistics_plan_id,
     statistics_reply_content,
 )
+from strategies.exchange.metrics import VALIDATION_ACCURACY
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
 from strategies.recalibration import Recalibration
 from strategies.storage.recalibrations import Recalibrations

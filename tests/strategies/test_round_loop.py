@@ -37,16 +37,18 @@ from strategies.exchange.messages import (
     METRICS,
     NUM_EXAMPLES,
     NUM_VALIDATION,
-    TRAIN_METRICS,
-    VALIDATION_ACCURACY,
-    VALIDATION_LOSS,
-    VALIDATION_METRICS,
     SiteCard,
     arrays_to_record,
     deadline_of,
     record_to_arrays,
     shortened,
     train_reply_content,
+)
+from strategies.exchange.metrics import (
+    TRAIN_METRICS,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    VALIDATION_METRICS,
 )
 from strategies.exchange.requests import LATE_WINDOW_S
 from strategies.exchange.update_store import MemoryUpdates

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from strategies.exchange.metrics import numbers
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.round_record import RoundRecord
 
@@ -11,11 +12,12 @@ from strategies.storage.round_record import RoundRecord
 def round_scalars(record: RoundRecord) -> dict[str, float]:
     """Return the scalars of a round by tag, without those that are unknown or not finite.
 
-    ``sites-before`` has the sites' scores of the model from which the round started;
-    ``sites-after`` has their scores of the round's own model, after the last round only. The
-    metrics that a site has sent are under ``site/NAME/``.
+    Each metric that is a number has tags ``METRIC/test``, ``METRIC/validation`` and these three:
+    ``sites-training`` has its value over all sites' training; ``sites-before`` has the sites' score
+    of the model from which the round started; ``sites-after`` has their score of the round's own
+    model, after the last round only. The metrics that a site has sent are under ``site/NAME/``.
     """
-    scalars = {
+    scalars: dict[str, float | None] = {
         "relative-change": record.relative_change,
         "bytes/sent": record.sent_bytes,
         "bytes/received": record.received_bytes,
@@ -26,15 +28,18 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
         "work/local-steps": record.plan["local_steps"] or None,
         "seconds": None if record.failed else record.seconds,  # a failed round has no end
     }
-    for metric in ("accuracy", "loss"):
-        scalars[f"{metric}/test"] = record.evaluation.get(f"test-{metric}")
-        scalars[f"{metric}/validation"] = record.evaluation.get(f"validation-{metric}")
-        scalars[f"{metric}/sites-before"] = record.start_evaluation.get(f"validation-{metric}")
-        scalars[f"{metric}/sites-after"] = record.site_evaluation.get(f"validation-{metric}")
-    for split in ("test", "validation"):
-        scalars[f"balanced-accuracy/{split}"] = record.evaluation.get(f"{split}-balanced-accuracy")
+    for place, metrics in (
+        ("{split}", record.evaluation),
+        ("sites-training", record.training),
+        ("sites-before", record.start_evaluation),
+        ("sites-after", record.site_evaluation),
+    ):
+        for name, value in numbers(metrics).items():
+            split, _, metric = name.partition("-")
+            if split in ("test", "validation", "train") and metric != "seconds":
+                scalars[f"{metric}/{place.format(split=split)}"] = value
     for site, metrics in record.participants.items():
-        scalars |= {f"site/{site}/{name}": value for name, value in metrics.items()}
+        scalars |= {f"site/{site}/{name}": value for name, value in numbers(metrics).items()}
     return {
         tag: value for tag, value in scalars.items() if value is not None and math.isfinite(value)
     }

@@ -16,12 +16,8 @@ from mdc_flower.common.config_files import read_toml
 from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.data.contract import Contract
 from strategies.common.errors import ConfigError
-from strategies.exchange.messages import (
-    NUM_EXAMPLES,
-    NUM_VALIDATION,
-    TRAIN_METRICS,
-    VALIDATION_METRICS,
-)
+from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION
+from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION_METRICS
 
 COORDINATOR, AUTHORITY = "coordinator", "authority"
 RESERVED_NAMES = frozenset({COORDINATOR, AUTHORITY})

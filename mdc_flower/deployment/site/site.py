@@ -20,6 +20,8 @@ from mdc_flower.deployment.site.worker_process import FOLDER, WorkerProcess
 from mdc_flower.engines.flower_processes import environment, free_port, running
 from mdc_flower.engines.guardian import guarded
 from strategies.common.errors import RunError
+from strategies.exchange.messages import NUM_VALIDATION
+from strategies.exchange.metrics import ALWAYS, TRAIN, VALIDATION
 from strategies.storage.run_directory import read_event
 
 EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
@@ -188,27 +190,26 @@ class SiteView:
             case "training":
                 self._plan = event
                 return (
-                    f"round {event['round']}: {describe_work(event)} over {event['examples']} "
-                    f"examples, learning rate {describe_lr(event)}"
+                    f"round {event['round']}: {describe_work(event)} over "
+                    f"{_examples(event)}, learning rate {describe_lr(event)}"
                 )
             case "progress":
                 return self._progress(event)
             case "trained":
                 return (
-                    f"round {event['round']}: trained in {event['train-seconds']:.1f} s, loss "
-                    f"{event['train-loss']:.4f}, accuracy {event['train-accuracy']:.4f}; "
-                    "sending the update"
+                    f"round {event['round']}: trained in {event['train-seconds']:.1f} s, "
+                    f"{_metrics_in(event, TRAIN)}; sending the update"
                 )
             case "continued":
                 return f"continues after epoch {event['epoch']}, which was saved before"
             case "sent-again":
                 return f"round {event['round']}: the finished update is sent again"
-            case "evaluated" if "validation-accuracy" not in event:
+            case "evaluated" if NUM_VALIDATION not in event:
                 return "last model: not evaluated, because this site has no validation examples"
             case "evaluated":
                 return (
-                    f"last model: accuracy {event['validation-accuracy']:.4f} on "
-                    f"{event['num-validation-examples']} validation examples of this site"
+                    f"last model: {_metrics_in(event, VALIDATION)} on {event[NUM_VALIDATION]} "
+                    "validation examples of this site"
                 )
             case "app-refused":
                 return f"this site refuses to run the coordinator's app: {event['reason']}"
@@ -233,3 +234,17 @@ class SiteView:
             f"loss {event['loss']:.4f}, {event['num_seen'] / max(seconds, 1e-9):.0f} examples/s, "
             f"about {seconds * (total - done) / done:.0f} s left"
         )
+
+
+def _metrics_in(event: Mapping[str, Any], prefix: str) -> str:
+    """Return the metrics in an event that are numbers, as text."""
+    return ", ".join(
+        f"{name.removeprefix(prefix).replace('-', ' ')} {value:.4f}"
+        for name, value in event.items()
+        if name.startswith(prefix) and name not in ALWAYS and isinstance(value, float)
+    )
+
+
+def _examples(event: Mapping[str, Any]) -> str:
+    """Return how many examples a round is over; None means a stream."""
+    return "a stream" if event["examples"] is None else f"{event['examples']} examples"

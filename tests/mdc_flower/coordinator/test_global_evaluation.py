@@ -37,7 +37,7 @@ def test_a_model_evaluated_in_another_thread_has_the_same_metrics(
     tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     task = load_task(config_in(tmp_path, **keys))
-    evaluate = evaluate_fn(task, task.coordinator_data(2), 2)
+    evaluate = evaluate_fn(task, 2)
     arrays = arrays_to_record(model_arrays(task.new_model()))
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     here = evaluate(1, arrays)
@@ -87,7 +87,7 @@ def test_what_a_module_remembers_ends_with_the_evaluation(
     monkeypatch.syspath_prepend(tmp_path)
     keys = {"model": "evaluated_lab:counting", "max-train-examples": 100, "max-test-examples": 50}
     task = load_task(read_run_config({"dataset": "digits", "precision": "none", **keys}))
-    evaluate = evaluate_fn(task, task.coordinator_data(2), 2)
+    evaluate = evaluate_fn(task, 2)
     arrays = arrays_to_record(model_arrays(task.new_model()))
     first = evaluate(1, arrays)
     assert first is not None

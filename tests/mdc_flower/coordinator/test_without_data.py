@@ -23,7 +23,7 @@ from mdc_flower.reports import run_figures
 from mdc_flower.reports.run_figures import draw_run
 from mdc_flower.reports.series import site_scores
 from strategies.common.errors import ConfigError, DataError, QuorumError, SiteInputError
-from strategies.exchange.messages import VALIDATION_METRICS
+from strategies.exchange.metrics import VALIDATION_METRICS
 from strategies.storage.model_files import read_model
 from strategies.storage.run_directory import (
     BEST_MODEL,

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mdc_flower.common.shown_metrics import OF_A_CLASSIFICATION
 from mdc_flower.reports.run_figures import (
     draw_bytes,
     draw_learning_rate,
@@ -17,6 +18,8 @@ from mdc_flower.reports.run_figures import (
     draw_run,
 )
 from tests.mdc_flower.reports.lines import by_sites, line
+
+LOSS, ACCURACY, *_ = OF_A_CLASSIFICATION
 
 
 @pytest.mark.filterwarnings("error")
@@ -66,7 +69,7 @@ RECALIBRATION = {
 
 def test_the_recalibrated_model_is_a_marker_with_a_name_after_the_last_round() -> None:
     history = [line(1, 0.5, local_epochs=2), line(2, 0.6, local_epochs=4)]
-    figure = draw_metric(history, "accuracy", RECALIBRATION)
+    figure = draw_metric(history, ACCURACY, RECALIBRATION)
     # As much local work behind it as behind the last round's model.
     assert drawn(figure, "*") == [([6], [0.9]), ([6], [0.8]), ([6], [0.7])]
     (axes,) = figure.axes
@@ -82,8 +85,8 @@ def test_the_recalibrated_model_is_a_marker_with_a_name_after_the_last_round() -
     for name in ("test", "validation"):
         assert names[name] == names[f"{name}, recalibrated"]
     # Of what is not known there is none.
-    assert drawn(draw_metric(history, "accuracy", {}), "*") == []
-    assert drawn(draw_metric(history, "loss", RECALIBRATION), "*") == []
+    assert drawn(draw_metric(history, ACCURACY, {}), "*") == []
+    assert drawn(draw_metric(history, LOSS, RECALIBRATION), "*") == []
 
 
 def drawn(figure: Figure, marker: str = "") -> list[tuple[list[float], list[float]]]:

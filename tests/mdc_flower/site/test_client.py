@@ -21,7 +21,8 @@ from mdc_flower.training.loop import Progress, TrainResult, TrainSettings, train
 from strategies.aggregation.averaging import Update, uniform
 from strategies.aggregation.outer_optimizers import Momentum, next_model
 from strategies.common.errors import DeadlineError, ModelError, PlanError
-from strategies.exchange.messages import DEADLINE, NUM_EXAMPLES, TRAIN_METRICS, VALIDATION_METRICS
+from strategies.exchange.messages import DEADLINE, NUM_EXAMPLES
+from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION_METRICS
 from strategies.method.round_plan import RoundPlan
 from tests.mdc_flower.examples import (
     CPU,
@@ -437,7 +438,7 @@ def test_evaluate_is_on_the_validation_examples() -> None:
         np.array([-0.1, 0.1], np.float32),
     ]
     loss, num_examples, metrics = one.evaluate(list(weights), {})
-    assert (num_examples, metrics) == (6, {"accuracy": 2 / 6, "balanced-accuracy": 2 / 6})
+    assert (num_examples, metrics) == (6, {"loss": loss, "accuracy": 2 / 6})
     assert loss == evaluated(model, Tensors.of(numbered(6)), PIPELINE).loss
 
 
@@ -452,5 +453,5 @@ def test_evaluate_of_a_site_without_validation_examples_is_not_a_number() -> Non
         CPU,
     )
     loss, num_examples, metrics = one.evaluate([np.zeros((2, 1), np.float32)], {})
-    assert (num_examples, metrics) == (0, {})
-    assert np.isnan(loss)
+    assert (num_examples, [*metrics]) == (0, ["loss"])
+    assert np.isnan([loss, metrics["loss"]]).all()

@@ -31,13 +31,11 @@ from strategies.exchange.messages import (
     NUM_VALIDATION,
     PLAN_ID,
     REPLY,
-    TRAIN_METRICS,
-    VALIDATION_ACCURACY,
-    VALIDATION_LOSS,
     arrays_to_record,
     evaluate_reply_content,
     train_reply_content,
 )
+from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION_ACCURACY, VALIDATION_LOSS
 from strategies.exchange.transport import NO_REPLY
 from strategies.storage.lock import LockedError
 from tests.strategies.fakes import NODE_IDS, train_metrics

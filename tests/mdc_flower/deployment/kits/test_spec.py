@@ -6,7 +6,7 @@ import pytest
 
 from mdc_flower.deployment.kits.spec import ALL_METRICS, FederationSpec, read_federation
 from strategies.common.errors import ConfigError
-from strategies.exchange.messages import TRAIN_METRICS
+from strategies.exchange.metrics import TRAIN_METRICS
 from tests.mdc_flower.deployment.federations import BERLIN, CONTRACT, HEAD, LISBON, TWO_SITES
 
 

@@ -1,0 +1,142 @@
+"""Metrics of jobs: sums of a batch, and what they become over all batches and all sites."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from strategies.common.errors import ConfigError
+from strategies.exchange.metrics import Metric, Value, ratio
+
+
+@dataclass(frozen=True)
+class JobMetric:
+    """A metric with the function that computes its sums.
+
+    Attributes
+    ----------
+    metric : Metric
+        Name, direction, range, and how sums become a value.
+    sums : callable
+        Takes a batch's outputs and targets; returns a vector of ``metric.size`` numbers, which are
+        added over the batches. Called without gradients.
+    """
+
+    metric: Metric
+    sums: Callable[[Any, Any], Tensor]
+
+
+def mean_of(
+    name: str,
+    better: Literal["max", "min"],
+    per_example: Callable[[Any, Any], Tensor],
+    *,
+    unit: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+    selects: bool = False,
+    then: Callable[[float], float] = lambda mean: mean,
+) -> JobMetric:
+    """Return a metric that is a mean, or a function of a mean such as a root.
+
+    Parameters
+    ----------
+    name, better, unit, low, high, selects
+        See `Metric`.
+    per_example
+        Takes a batch's outputs and targets; returns one number for each example (or pixel, or
+        token), in any shape.
+    then
+        Applied to the mean.
+    """
+
+    def sums(outputs: Any, targets: Any) -> Tensor:
+        values = per_example(outputs, targets).double()
+        return torch.stack([values.sum(), values.new_tensor(float(values.numel()))])
+
+    def finish(over_all: list[float]) -> float:
+        mean = ratio(over_all)
+        return mean if math.isnan(mean) else then(mean)
+
+    return JobMetric(Metric(name, better, finish, name, 2, low, high, unit, selects=selects), sums)
+
+
+def from_torchmetrics(
+    name: str,
+    better: Literal["max", "min"],
+    metric: Any,
+    *,
+    unit: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+    selects: bool = False,
+    in_training: bool = False,
+    arguments: Callable[[Any, Any], tuple[Any, ...]] = lambda outputs, targets: (outputs, targets),
+) -> JobMetric:
+    """Return a metric of the library torchmetrics.
+
+    Its states must be sums, so that those of several sites can be added: curves need fixed
+    ``thresholds``.
+
+    Parameters
+    ----------
+    name, better, unit, low, high, selects, in_training
+        See `Metric`.
+    metric
+        A ``torchmetrics.Metric``.
+    arguments
+        Takes a batch's outputs and targets; returns the arguments of the metric's ``update``.
+
+    Raises
+    ------
+    ConfigError
+        If a state of the metric is not a sum.
+    """
+    defaults, kinds = metric._defaults, metric._reductions
+    for state, default in defaults.items():
+        if not isinstance(default, Tensor) or (
+            kinds[state] is not torch.sum
+            and (getattr(kinds[state], "__name__", "") != "dim_zero_sum")
+        ):
+            raise ConfigError(
+                "the metric cannot be computed from sums",
+                where=f"job, metric {name!r}",
+                got=f"{type(metric).__name__}, whose state {state!r} is not a sum",
+                hint="A curve such as AUROC is one with thresholds=200",
+            )
+    shapes = {state: default.shape for state, default in defaults.items()}
+    size = sum(default.numel() for default in defaults.values())
+
+    def sums(outputs: Any, targets: Any) -> Tensor:
+        metric.reset()
+        metric.to(_device_of(outputs))
+        metric.update(*arguments(outputs, targets))
+        return torch.cat([getattr(metric, state).double().flatten() for state in shapes])
+
+    def finish(over_all: list[float]) -> Value:
+        metric.reset()
+        metric.to("cpu")
+        rest = torch.tensor(over_all, dtype=torch.float64)
+        for state, shape in shapes.items():
+            part, rest = rest[: shape.numel()], rest[shape.numel() :]
+            setattr(metric, state, part.reshape(shape).to(defaults[state].dtype))
+        metric._update_count = 1
+        metric._computed = None
+        value = metric.compute()
+        metric.reset()
+        return float(value) if value.ndim == 0 else value.double().flatten().tolist()
+
+    return JobMetric(
+        Metric(
+            name, better, finish, name, size, low, high, unit,
+            in_training=in_training, selects=selects,
+        ),
+        sums,
+    )  # fmt: skip
+
+
+def _device_of(outputs: Any) -> torch.device:
+    return outputs.device if isinstance(outputs, Tensor) else torch.device("cpu")

@@ -1,0 +1,130 @@
+"""`RunTask`: what a run needs of its job, whether it is the default or the user's."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, SiteConfig
+from mdc_flower.jobs.context import JobContext
+from mdc_flower.jobs.task import check_modules, load_site_task, load_task, train_settings
+from mdc_flower.jobs.user_task import UserTask, context_of
+from mdc_flower.training.job import Job
+from mdc_flower.training.loop import TrainSettings
+from mdc_flower.training.numerics import pick_device
+from strategies.common.errors import ConfigError
+from strategies.exchange.metrics import Metric, SiteMetrics
+
+
+class RunTask(Protocol):
+    """The job and the settings that coordinator and sites share."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run config."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        ...
+
+    @property
+    def settings(self) -> TrainSettings:
+        """How to train."""
+        ...
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The job's metrics, the loss among them."""
+        ...
+
+    @property
+    def new_model(self) -> Callable[[], nn.Module]:
+        """The function that builds the model with its initial weights."""
+        ...
+
+    def check_model(self) -> None:
+        """Check that the model can be trained, averaged and stored, before a run begins."""
+        ...
+
+    def partition_sha256(self, num_sites: int) -> str:
+        """Return a digest of how this number of simulated sites share the data."""
+        ...
+
+    def facts(self, num_partitions: int) -> dict[str, Any]:
+        """Return what a run records about its data; 0 partitions means that sites are real."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a run's summary says about the job."""
+        ...
+
+    def coordinator_job(self, num_partitions: int) -> Job:
+        """Return the job with the coordinator's validation and test examples."""
+        ...
+
+    def site_job(self, site: SiteConfig) -> Job:
+        """Return the job with a site's training and validation examples."""
+        ...
+
+    def model_metadata(self) -> dict[str, Any]:
+        """Return the metadata for rebuilding and using the model."""
+        ...
+
+
+@lru_cache(maxsize=4)
+def load_run_task(config: RunConfig) -> RunTask:
+    """Return the task of a run for the coordinator.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the data set, the device or the job's module is not available.
+    """
+    if config.job == CLASSIFICATION_JOB:
+        return load_task(config)
+    context = JobContext(config, data=config.dataset, data_root=config.data_root)
+    return _user_task(config.job, context, config.device)
+
+
+@lru_cache(maxsize=1)
+def load_site_run_task(config: RunConfig, site: SiteConfig) -> RunTask:
+    """Return the task of a site, whose job, data set, root and device override the run's.
+
+    All simulated sites of a process share one; `SiteConfig.shared_config` makes ``site`` its key.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the data set, the device or the job's module is not available or not allowed, or if the
+        site's config names a metric that the job does not have.
+    """
+    job = site.job or config.job
+    if job == CLASSIFICATION_JOB:
+        task: RunTask = load_site_task(config, site)
+    else:
+        if not site.job:
+            check_modules({"job": job}, site)
+        task = _user_task(job, context_of(config, site), site.device or config.device)
+    _check_shared(task, site)
+    return task
+
+
+def _user_task(job: str, context: JobContext, device: str) -> UserTask:
+    chosen = pick_device(device)
+    return UserTask(job, context, chosen, train_settings(context.config, chosen))
+
+
+def _check_shared(task: RunTask, site: SiteConfig) -> None:
+    """Refuse a site's list of metrics that names one which the job does not have."""
+    known = SiteMetrics(task.metrics).names
+    if unknown := sorted(set(site.metric_names) - known):
+        raise ConfigError(
+            "the site may send a metric that the job does not have",
+            where="node config, metrics",
+            got=unknown[0],
+            expected=f"one of: {', '.join(sorted(known))}",
+        )

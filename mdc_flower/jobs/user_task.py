@@ -1,0 +1,181 @@
+"""`UserTask`: a run whose job is a function of the user's: ``job = "module:function"``."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdc_flower import __version__
+from mdc_flower.common.references import load_reference, relative_paths_explained
+from mdc_flower.common.seeded import seeded
+from mdc_flower.config import RunConfig, SiteConfig
+from mdc_flower.jobs.context import JobContext
+from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
+from mdc_flower.training.job import Job
+from mdc_flower.training.loop import TrainSettings
+from mdc_flower.training.model_trial import try_job
+from strategies.common.errors import ConfigError, MdcError
+from strategies.common.seeds import derive_seed
+from strategies.exchange.metrics import NAME, TRAIN, Metric
+
+
+@dataclass(frozen=True)
+class UserTask:
+    """A run's job, built by a user's function of a `JobContext`."""
+
+    reference: str
+    context: JobContext
+    device: torch.device
+    settings: TrainSettings
+
+    @property
+    def config(self) -> RunConfig:
+        """The run config."""
+        return self.context.config
+
+    @property
+    def job(self) -> Job:
+        """The job at the place of the context; see `build_job`."""
+        return build_job(self.reference, self.context)
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The job's metrics."""
+        return self.job.metrics
+
+    @cached_property
+    def new_model(self) -> Callable[[], nn.Module]:
+        """The function that builds the model with initial weights from the run's seed."""
+        build = partial(_seeded_model, self.job, self.config.seed)
+        check_policy(build(), self.reference, self.config.batch_norm)
+        return build
+
+    def check_model(self) -> None:
+        """Check that the job can train its model for a step, before a run begins.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            If the job cannot be built, or see `try_job`.
+        """
+        settings = replace(self.settings, autocast_dtype=None, compile=False)
+        try_job(self.job, self.new_model, settings)
+
+    def partition_sha256(self, num_sites: int) -> str:
+        """Return a digest of how simulated sites share the data: by their number and the seed."""
+        return hashlib.sha256(f"{num_sites} {self.config.seed}".encode()).hexdigest()
+
+    def facts(self, num_partitions: int) -> dict[str, Any]:
+        """Return what a run records about its data."""
+        if not num_partitions:
+            return {}
+        return {"partition": {"sha256": self.partition_sha256(num_partitions)}}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a run's summary says about the job."""
+        return {}
+
+    def coordinator_job(self, num_partitions: int) -> Job:
+        """Return the job with which the coordinator evaluates global models."""
+        return self.job
+
+    def site_job(self, site: SiteConfig) -> Job:
+        """Return the job of a site; a simulated one has its own rows of the data."""
+        return build_job(self.reference, context_of(self.config, site))
+
+    def model_metadata(self) -> dict[str, Any]:
+        """Return the metadata for rebuilding the model, without times and paths."""
+        about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
+        return {
+            "format": 1,
+            "version": __version__,
+            "job": self.reference,
+            "seed": self.config.seed,
+            **about,
+        }
+
+
+@lru_cache(maxsize=8)
+def build_job(reference: str, context: JobContext) -> Job:
+    """Return the job that a user's function builds; the last few are kept.
+
+    Parameters
+    ----------
+    reference
+        The function, as ``module:function``.
+    context
+        What the function is told.
+
+    Raises
+    ------
+    ConfigError
+        If the function cannot be imported, raises an exception, or returns no job.
+    """
+    function = load_reference(reference, "job")
+    try:
+        with (
+            relative_paths_explained(reference, "job"),
+            seeded(derive_seed(context.config.seed, "job")),
+        ):
+            job = function(context)
+    except MdcError:
+        raise
+    except Exception as error:  # user code may raise any exception
+        raise ConfigError(
+            f"the job cannot be built: {type(error).__name__}: {error}", where="job", got=reference
+        ) from error
+    if missing := [name for name in _PARTS if not hasattr(job, name)]:
+        raise ConfigError(
+            f"the function did not return a job: it has no {missing[0]!r}",
+            where="job",
+            got=f"{type(job).__name__} from {reference}",
+            expected="a Job, such as torch_job(...) returns",
+        )
+    _check_metrics(job.metrics, reference)
+    return job  # type: ignore[no-any-return]
+
+
+_PARTS = (
+    "metrics", "model", "prepare", "batches", "size", "fingerprint", "steps_per_epoch", "forward",
+    "optimizer",
+)  # fmt: skip
+
+
+def context_of(config: RunConfig, site: SiteConfig) -> JobContext:
+    """Return the context of a site's job."""
+    return JobContext(
+        config,
+        site.name,
+        site.data or config.dataset,
+        site.data_root or config.data_root,
+        site.partition_id,
+        site.num_partitions,
+    )
+
+
+def _seeded_model(job: Job, seed: int) -> nn.Module:
+    with seeded(derive_seed(seed, "model")):
+        return job.model().float()
+
+
+def _check_metrics(metrics: Sequence[Metric], reference: str) -> None:
+    """Refuse metrics with unusable names, or more than one that selects the best model."""
+    names = [metric.name for metric in metrics]
+    for problem in _problems(metrics, names):
+        raise ConfigError(problem, where="job, metrics", got=names, hint=f"See {reference}")
+
+
+def _problems(metrics: Sequence[Metric], names: list[str]) -> Iterator[str]:
+    if "loss" not in names:
+        yield "the loss is not among the metrics"
+    for name in names:
+        if not NAME.fullmatch(TRAIN + name):
+            yield f"{name!r} must consist of lower-case letters, digits and hyphens"
+        if names.count(name) > 1:
+            yield f"there are two metrics {name!r}"
+    if sum(metric.selects for metric in metrics) > 1:
+        yield "more than one metric selects the best model"
