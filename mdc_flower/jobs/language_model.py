@@ -40,8 +40,9 @@ def causal_language_model(
 
     def loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        total = functional.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
-        return total, int((labels != ignored).sum())
+        losses = functional.cross_entropy(logits, labels, ignore_index=ignored, reduction="none")
+        # Summed in float64, so that it does not matter how the examples are divided into batches.
+        return losses.double().sum(), int((labels != ignored).sum())
 
     return torch_job(
         model=model,

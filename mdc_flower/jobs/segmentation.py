@@ -42,10 +42,11 @@ def segmentation(
 
     def loss(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         weight = None if class_weights is None else class_weights.to(outputs.device)
-        total = functional.cross_entropy(
-            outputs, targets, weight, ignore_index=ignored, reduction="sum"
+        losses = functional.cross_entropy(
+            outputs, targets, weight, ignore_index=ignored, reduction="none"
         )
-        return total, int((targets != ignored).sum())
+        # Summed in float64, so that it does not matter how the examples are divided into batches.
+        return losses.double().sum(), int((targets != ignored).sum())
 
     def confusion(outputs: Tensor, targets: Tensor) -> Tensor:
         valid = targets != ignored

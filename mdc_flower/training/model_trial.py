@@ -103,9 +103,10 @@ def try_job(job: Job, new_model: Callable[[], nn.Module], settings: TrainSetting
     ConfigError
         If the job's forward pass gives what the job has not declared.
     """
+    model = new_model()
+    _check_parameters(model_arrays(model), trainable_names(model))
+    _check_memory(model)
     if job.size("train") == 0:
-        _check_parameters(model_arrays(model := new_model()), trainable_names(model))
-        _check_memory(model)
         return
     try:
         batches = iter(job.batches(Pass("train", CPU, torch.Generator().manual_seed(0))))
