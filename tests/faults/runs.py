@@ -17,6 +17,9 @@ from strategies.storage.run_directory import GLOBAL_MODEL
 from tests.faults import injector
 from tests.tiny import KEYS
 
+JOB = "tests.tiny_jobs:classification"
+"""A job of the user's own: what happens after a fault must not depend on the kind of job."""
+
 NUM_SITES = 3
 NUM_ROUNDS = 3
 
@@ -32,6 +35,7 @@ def config_in(run_dir: Path, **keys: Any) -> RunConfig:
     """Return a config for three tiny rounds with three sites."""
     values = {
         **KEYS,
+        "job": JOB,
         "epoch-budget": NUM_ROUNDS,
         "num-sites": NUM_SITES,
         "output-dir": str(run_dir),

@@ -20,6 +20,7 @@ from tests.integration.conftest import summary_of
 
 KILLED = -9
 KEYS: dict[str, Any] = {
+    "job": "classification",  # of the tiny data set
     "model": "tests.tiny:normalized",
     "batch_norm": "recalibrate",
 }
