@@ -239,7 +239,7 @@ def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
         with only_one(read):
             wait_until_offline(read, _tell)
             counts: list[int] = []
-            counted = checks(read, lambda dataset: counts.append(len(dataset.train)))
+            counted = checks(read, counts.append)
             show(counted, console, f"mdc site start {kit}")
             start(read, _tell, *counts)
 

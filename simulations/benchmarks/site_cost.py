@@ -21,7 +21,7 @@ from mdc_flower.deployment.kits.kits import SiteKit, read_site_kit
 from mdc_flower.deployment.kits.provision import provision
 from mdc_flower.deployment.kits.spec import read_federation
 from mdc_flower.deployment.site import state_folder
-from mdc_flower.deployment.site.site import node_config
+from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.engines.flower_processes import environment, free_port, running, script
 from mdc_flower.engines.guardian import guarded
 from strategies.common.errors import EngineError

@@ -23,7 +23,7 @@ from mdc_flower.deployment.coordinator.endpoints import client
 from mdc_flower.deployment.kits.certificates import Credential, new_server_certificate
 from mdc_flower.deployment.kits.kits import read_coordinator_kit, read_site_kit
 from mdc_flower.deployment.site.check import ask_coordinator, check_site
-from mdc_flower.deployment.site.site import node_config
+from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
     environment,

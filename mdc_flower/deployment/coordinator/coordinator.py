@@ -187,10 +187,15 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
     A coordinator without data uses the sites' validation data. The default run directory is in
     ``state``, which is writable for a coordinator in a container or under systemd's restrictions.
     """
+    agreed: dict[str, Scalar] = {"job": kit.job} if kit.job else {}
+    if kit.data:
+        agreed["dataset"] = kit.data
+    elif kit.contract is not None:
+        agreed["dataset"] = kit.contract.to_spec()
     return {
+        **agreed,
         "output-dir": str(kit.state / "runs" / time.strftime("%Y-%m-%d-%H%M%S")),
         "num-sites": len(kit.sites),
-        "dataset": kit.data or kit.contract.to_spec(),
         "data-root": kit.data_root,
         "site-evaluation": not kit.data,
         "max-site-weight": kit.max_site_weight,

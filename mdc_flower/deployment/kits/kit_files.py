@@ -48,7 +48,6 @@ def coordinator_files(spec: FederationSpec, ca: bytes) -> dict[str, bytes]:
             for site in spec.site
             if site.min_examples > 1 or site.max_examples
         },
-        "contract": spec.contract,
     }
     kit = CoordinatorKit.read(settings, "the coordinator's kit")
     mount = _mount(spec.coordinator.data, spec.coordinator.data_root)
@@ -74,7 +73,9 @@ def site_files(
     """
     own = site.model_dump(mode="json", by_alias=True, exclude={"name"})
     settings = {"kind": "site", **_common(spec), "site": site.name, **own}
-    kit = SiteKit.read({**settings, "contract": spec.contract}, f"the kit of {site.name}")
+    if spec.job:
+        settings |= _own_job(spec.job, site)
+    kit = SiteKit.read(settings, f"the kit of {site.name}")
     data_option = [] if site.data else ["--data", SOME_DATA]
     values = {
         "name": site.name,
@@ -84,7 +85,8 @@ def site_files(
         "command": ", ".join(map(json.dumps, ["site", "start", "/kit", *data_option])),
         "min_examples": str(site.min_examples),
         "max_examples": f", and at most {site.max_examples}" if site.max_examples else "",
-        "metrics": "\n".join(f"  - `{metric}`" for metric in site.metrics),
+        "metrics": "\n".join(f"  - `{metric}`" for metric in kit.metrics)
+        or f"  - every metric that the job `{spec.job}` lets leave a site",
     }
     return {
         **_for_people("site", spec, values),
@@ -95,12 +97,21 @@ def site_files(
     }
 
 
+def _own_job(job: str, site: SiteSpec) -> dict[str, object]:
+    """Return a site's settings for a job of the federation's own: its module is allowed."""
+    module = job.partition(":")[0]
+    # The job itself says what leaves a site, unless the site names less.
+    metrics = site.metrics if "metrics" in site.model_fields_set else ()
+    return {"modules": list(dict.fromkeys((*site.modules, module))), "metrics": list(metrics)}
+
+
 def _common(spec: FederationSpec) -> dict[str, object]:
     return {
         "federation": spec.name,
         "host": spec.host,
         "port": spec.port,
         "version": mdc_flower.__version__,
+        **({"contract": spec.contract} if spec.contract else {"job": spec.job}),
     }
 
 
@@ -109,10 +120,7 @@ def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict
     values = {
         **shared,
         "address": join_address(spec.host, spec.port),
-        "contract": spec.contract.name,
-        "shape": " x ".join(map(str, spec.contract.shape)),
-        "type": spec.contract.type,
-        "classes": _classes(spec.contract.classes),
+        "agreed": _agreed(spec),
         **own,
     }
     folder = files("mdc_flower.deployment.kits") / "templates" / kind
@@ -120,6 +128,18 @@ def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict
         template.name: Template(template.read_text("utf-8")).substitute(values).encode()
         for template in sorted(folder.iterdir(), key=lambda entry: entry.name)
     }
+
+
+def _agreed(spec: FederationSpec) -> str:
+    """Return what the data must be, in words."""
+    if spec.contract is None:
+        return f"Data for the job `{spec.job}`, and its module installed."
+    contract = spec.contract
+    shape = " x ".join(map(str, contract.shape))
+    return (
+        f"Data that match the contract `{contract.name}`: examples of type `{contract.type}` and "
+        f"shape {shape};\n  the classes, in this order: {_classes(contract.classes)}."
+    )
 
 
 def _classes(classes: Sequence[str]) -> str:
@@ -145,7 +165,7 @@ def _mount(data: str, data_root: str) -> str:
 
 
 def _toml(kit: Kit) -> bytes:
-    settings = kit.model_dump(mode="json", by_alias=True)
+    settings = kit.model_dump(mode="json", by_alias=True, exclude_none=True)
     # The main keys come first. Tables come last, because no top-level key can follow a table.
     tables = ["examples", "contract"]
     order = ["kind", "federation", "site", *sorted(settings.keys() - set(tables)), *tables]

@@ -30,6 +30,8 @@ from mdc_flower.deployment.kits.spec import (
     COORDINATOR,
     FederationName,
     Host,
+    Job,
+    KitMetrics,
     Line,
     Port,
     Share,
@@ -58,8 +60,10 @@ class Kit(ConfigModel):
         Address at which the sites reach the coordinator.
     version : str
         Version of mdc-flower that the federation agreed on.
-    contract : Contract
-        Contract of the data.
+    contract : Contract or None
+        Contract of the data of a classification.
+    job : str
+        The sites' job, ``module:function``, in place of a classification.
     folder : Path
         The kit's folder, absolute; not a key of ``kit.toml``.
     """
@@ -70,7 +74,8 @@ class Kit(ConfigModel):
     host: Host
     port: Port
     version: Line
-    contract: Contract
+    contract: Contract | None = None
+    job: Job = ""
     folder: Path = Field(default=Path(), exclude=True)
 
     @classmethod
@@ -169,6 +174,7 @@ class SiteKit(Kit, SiteSettings):
 
     kind: Literal["site"] = "site"
     site: SiteName
+    metrics: KitMetrics = ()
 
     @property
     def key(self) -> Path:

@@ -17,7 +17,7 @@ from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.data.contract import Contract
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION
-from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION_METRICS
+from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION, may_be_metric
 
 COORDINATOR, AUTHORITY = "coordinator", "authority"
 RESERVED_NAMES = frozenset({COORDINATOR, AUTHORITY})
@@ -73,21 +73,28 @@ def _line(text: str) -> str:
 
 def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        if name not in TRAIN_METRICS:
-            near = difflib.get_close_matches(name, ALL_METRICS, n=1)
-            raise ValueError(
-                f"{name!r} is not a metric of a site. "
-                + (f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(ALL_METRICS)}")
-            )
+        if not may_be_metric(name):
+            raise ValueError(_unknown_metric(name))
     if len(set(names)) != len(names):
         raise ValueError("must not contain a metric twice")
     if NUM_EXAMPLES not in names:
         raise ValueError(f"must contain {NUM_EXAMPLES!r}, the weight of an update")
-    if VALIDATION_METRICS & set(names) and NUM_VALIDATION not in names:
+    validated = any(name.startswith(VALIDATION) for name in names)
+    if validated and NUM_VALIDATION not in names:
         raise ValueError(
             f"must contain {NUM_VALIDATION!r}; otherwise the other validation metrics are ignored"
         )
     return names
+
+
+def _kit_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    return _metrics(names) if names else names
+
+
+def _unknown_metric(name: str) -> str:
+    near = difflib.get_close_matches(name, ALL_METRICS, n=1)
+    known = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(ALL_METRICS)}"
+    return f"{name!r} is not a metric of a site. {known}"
 
 
 FederationName = Annotated[str, AfterValidator(_federation_name)]
@@ -96,7 +103,11 @@ Host = Annotated[str, AfterValidator(_host)]
 Line = Annotated[str, AfterValidator(_line)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Metrics = Annotated[tuple[str, ...], AfterValidator(_metrics)]
+KitMetrics = Annotated[tuple[str, ...], AfterValidator(_kit_metrics)]
+"""In a kit, no metrics mean all that the federation's job lets leave a site."""
+
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Job = Annotated[str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)?$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 
@@ -188,8 +199,11 @@ class FederationSpec(ConfigModel):
         Validity of the authority's and of the coordinator's certificate, in days.
     max_site_weight : float
         Maximum share of one site in the sum of the weights of a run; 1 for no limit.
-    contract : Contract
-        Contract of the data.
+    contract : Contract or None
+        Contract of the data of a classification.
+    job : str
+        The sites' job, ``module:function``, in place of a classification; the federation has either
+        a contract or a job. Every site allows this module.
     coordinator : CoordinatorSpec
         Settings of the coordinator only.
     site : tuple of SiteSpec
@@ -204,7 +218,8 @@ class FederationSpec(ConfigModel):
     ca_days: Days = 3650
     certificate_days: Days = 365
     max_site_weight: Share = 1.0
-    contract: Contract
+    contract: Contract | None = None
+    job: Job = ""
     coordinator: CoordinatorSpec = CoordinatorSpec()
     site: Annotated[tuple[SiteSpec, ...], Field(min_length=1)]
 
@@ -216,6 +231,14 @@ class FederationSpec(ConfigModel):
             other = seen.setdefault(site.name.lower(), site.name)
             if other is not site.name:
                 raise ValueError(f"two sites have the same name: {other!r} and {site.name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_contract_or_job(self) -> Self:
+        if (self.contract is None) == (not self.job):
+            raise ValueError(
+                "a federation has either a table [contract], for a classification, or a key job"
+            )
         return self
 
     @property
@@ -247,15 +270,22 @@ def read_federation(path: Path) -> FederationSpec:
             values["coordinator"], f"{home}, [coordinator]"
         )
     if "site" in values:
-        values["site"] = _read_sites(values["site"], home)
+        values["site"] = _read_sites(values["site"], home, bool(values.get("job")))
     return FederationSpec.read(values, home)
 
 
-def _read_sites(tables: Any, home: str) -> list[SiteSpec]:
+def _read_sites(tables: Any, home: str, own_job: bool) -> list[SiteSpec]:
+    """Read the sites; those of a classification have no other metrics than its own."""
     if not (isinstance(tables, list) and all(isinstance(table, Mapping) for table in tables)):
         raise ConfigError(
             "the sites are not a list of tables", where=f"{home}, site", expected="[[site]]"
         )
-    return [
-        SiteSpec.read(table, f"{home}, site {number}") for number, table in enumerate(tables, 1)
-    ]
+    sites = []
+    for number, table in enumerate(tables, 1):
+        where = f"{home}, site {number}"
+        site = SiteSpec.read(table, where)
+        unknown = [] if own_job else [name for name in site.metrics if name not in TRAIN_METRICS]
+        if unknown:
+            raise ConfigError(_unknown_metric(unknown[0]), where=f"{where}, metrics")
+        sites.append(site)
+    return sites

@@ -21,13 +21,15 @@ from cryptography.hazmat.primitives import serialization
 
 from mdc_flower import __version__
 from mdc_flower.common.cores import usable_cores
+from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.checks import Check, guarded
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.cache import cache_dir
 from mdc_flower.data.readers.options import Reading, TextReading
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.deployment.coordinator.superlink import ABOUT
-from mdc_flower.deployment.kits.kits import SiteKit
+from mdc_flower.deployment.kits.kits import KIT, SiteKit
+from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.training.numerics import (
     device_name,
     number_format,
@@ -45,17 +47,17 @@ EXPIRES_SOON_DAYS = 30
 
 
 def check_site(
-    kit: SiteKit, on_data: Callable[[DataSet], object] = lambda dataset: None
+    kit: SiteKit, on_data: Callable[[int], object] = lambda count: None
 ) -> Iterator[Check]:
     """Yield the checks of a site's kit and machine; a check whose precondition failed is left out.
 
-    The label histogram is shown only at the site. ``on_data`` is called with the data set if it
-    matches the contract.
+    The label histogram is shown only at the site. ``on_data`` is called with the number of training
+    examples if the data are what was agreed.
     """
     yield Check("site", None, f"{kit.site}, of the federation {kit.federation!r}")
     yield guarded("version", lambda: _version(kit))
     yield guarded("keys", lambda: _keys(kit))
-    yield from _data_checks(kit, on_data)
+    yield from _job_checks(kit, on_data) if kit.job else _data_checks(kit, on_data)
     yield guarded("disk", lambda: _disk(kit))
     yield guarded("memory", _memory)
     yield guarded("device", lambda: _device(kit))
@@ -87,7 +89,32 @@ def _keys(kit: SiteKit) -> str:
     return "the private key and the public key match"
 
 
-def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator[Check]:
+def _job_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Check]:
+    """Check a job of the federation's own: build it here, and train for a step."""
+
+    def work() -> str:
+        from mdc_flower.jobs.run_task import load_site_run_task  # imports torch
+
+        site = read_site_config(node_config(kit))
+        task = load_site_run_task(read_run_config({"job": kit.job}), site)
+        task.check_model()
+        count = task.site_job(site).size("train")
+        fewest, most = kit.min_examples, kit.max_examples
+        if count is None:
+            return f"{kit.job}: a step of training works; the examples are a stream"
+        if count < fewest or (most and count > most):
+            raise DataError(
+                "the number of training examples is not the agreed one",
+                got=count,
+                expected=f"{fewest} or more" + (f", and at most {most}" if most else ""),
+            )
+        on_data(count)
+        return f"{kit.job}: a step of training works; {count} training examples"
+
+    yield guarded("job", work)
+
+
+def _data_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Check]:
     found: list[DataSet] = []
 
     def work() -> str:
@@ -98,6 +125,8 @@ def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator
                 hint="Give --data, or set data in kit.toml",
             )
         contract = kit.contract
+        if contract is None:
+            raise ConfigError("there is neither a contract nor a job", where=str(kit.folder / KIT))
         reading = contract.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
         dataset = load_dataset(kit.data, kit.data_root, reading)
         if kit.partition_id < 0 and makes_vocabulary(kit.data, dataset, reading):
@@ -111,7 +140,7 @@ def _data_checks(kit: SiteKit, on_data: Callable[[DataSet], object]) -> Iterator
 
     yield guarded("data", work)
     for dataset in found:
-        on_data(dataset)
+        on_data(len(dataset.train))
         yield guarded("classes", lambda dataset=dataset: _classes(dataset))  # type: ignore[misc]
         counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
         texts = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True)]

@@ -12,10 +12,11 @@ import tomli_w
 from mdc_flower.console.live_view import describe_lr, describe_work
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.console.tail import Tail, shorten
-from mdc_flower.deployment.kits.kits import KIT, SiteKit
+from mdc_flower.deployment.kits.kits import SiteKit
 from mdc_flower.deployment.kits.private_files import PRIVATE, write_file
 from mdc_flower.deployment.site import state_folder
 from mdc_flower.deployment.site.check import ask_coordinator
+from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.deployment.site.worker_process import FOLDER, WorkerProcess
 from mdc_flower.engines.flower_processes import environment, free_port, running
 from mdc_flower.engines.guardian import guarded
@@ -25,40 +26,12 @@ from strategies.exchange.metrics import ALWAYS, TRAIN, VALIDATION
 from strategies.storage.run_directory import read_event
 
 EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
-ROUND = "round"
-"""The folder in ``state`` for the files of the current round."""
 LOOK_S = 0.5
 
 STILL_ONLINE_S = 120.0
 """Maximum time in seconds for which the coordinator may consider a killed SuperNode online."""
 
 Tell = Callable[[str], None]
-
-
-def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
-    """Return the node config for a kit's SuperNode.
-
-    ``num_examples`` is the number of training examples in its data set; 0 if they were not
-    counted.
-    """
-    config = {
-        "site": kit.site,
-        "data": kit.data,
-        "data-root": kit.data_root,
-        "vocabulary": kit.vocabulary_path,
-        "device": kit.device,
-        "threads": kit.threads,
-        "contract": str(kit.folder / KIT),
-        "min-examples": kit.min_examples,
-        "max-examples": kit.max_examples,
-        "num-examples": num_examples,
-        "metrics": ",".join(kit.metrics),
-        "modules": ",".join(kit.modules),
-        "state": str(kit.state / ROUND),
-    }
-    if kit.partition_id >= 0:
-        config |= {"partition-id": kit.partition_id, "num-partitions": kit.num_partitions}
-    return config
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from mdc_flower.deployment.kits.kits import (
     read_coordinator_kit,
     read_site_kit,
 )
-from mdc_flower.deployment.site.site import node_config
+from mdc_flower.deployment.site.node_config import node_config
 from strategies.common.errors import ConfigError
 from tests.mdc_flower.deployment.federations import CONTRACT, HEAD, TWO_SITES, Federation
 
@@ -39,6 +39,7 @@ def test_a_site_kit_says_what_its_commands_need(federation: Federation) -> None:
         "coordinator.example.org:8443",
     )
     assert (kit.contact, kit.data) == ("Ada <ada@example.org>", "image-folder:/srv/images")
+    assert kit.contract is not None
     assert (kit.contract.name, kit.contract.classes) == ("lungs", ("ill", "well"))
     assert kit.folder == federation.kits / "berlin"
     assert kit.state == kit.folder / "state"
@@ -57,6 +58,7 @@ def test_a_coordinator_kit_says_what_its_commands_need(federation: Federation) -
         "0.0.0.0",
         mdc_flower.__version__,
     )
+    assert kit.contract is not None
     assert (kit.data, kit.data_root, kit.contract.shape) == ("", "", (1, 8, 8))
     assert kit.state.is_dir()
     for file in (kit.ca, kit.key, kit.certificate):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from mdc_flower.deployment.coordinator.coordinator import run_defaults
 from mdc_flower.deployment.kits.certificates import (
     expiry,
     fingerprint,
 )
-from mdc_flower.deployment.kits.kits import read_coordinator_kit, read_site_kit
+from mdc_flower.deployment.kits.kits import Kit, read_coordinator_kit, read_site_kit
+from mdc_flower.deployment.site.node_config import node_config
 from tests.mdc_flower.deployment.federations import (
     OSLO,
     TWO_SITES,
@@ -212,13 +214,34 @@ def test_a_setting_of_one_site_changes_that_kit_and_keeps_its_key(federation: Fe
     assert read_site_kit(federation.kits / "berlin").data == "image-folder:/srv/more"
 
 
+def shape_of(kit: Kit) -> tuple[int, ...]:
+    assert kit.contract is not None
+    return kit.contract.shape
+
+
+def test_a_job_reaches_every_kit_and_is_allowed_at_every_site(federation: Federation) -> None:
+    before, sites = TWO_SITES.split("[contract]")[0], TWO_SITES[TWO_SITES.index("[[site]]") :]
+    federation.provision(f'{before}\njob = "my_lab.jobs:job"\n{sites}')
+    coordinator = read_coordinator_kit(federation.kits / "coordinator")
+    assert (coordinator.job, coordinator.contract) == ("my_lab.jobs:job", None)
+    assert run_defaults(coordinator)["job"] == "my_lab.jobs:job"
+    berlin = read_site_kit(federation.kits / "berlin")
+    assert berlin.job == "my_lab.jobs:job"
+    assert "my_lab.jobs" in berlin.modules
+    assert berlin.metrics == (), "the job says what leaves the site"
+    assert node_config(berlin)["contract"] == ""
+    readme = (federation.kits / "berlin" / "README.md").read_text()
+    assert "Data for the job `my_lab.jobs:job`" in readme
+    assert "every metric that the job `my_lab.jobs:job` lets leave a site" in readme
+
+
 def test_another_contract_reaches_every_kit_and_keeps_every_key(federation: Federation) -> None:
     keys = secrets(federation)
     lines = federation.provision(TWO_SITES.replace("[1, 8, 8]", "[3, 32, 32]"))
     assert "coordinator: settings changed" in lines
     for kit in ("berlin", "lisbon"):
-        assert read_site_kit(federation.kits / kit).contract.shape == (3, 32, 32)
-    assert read_coordinator_kit(federation.kits / "coordinator").contract.shape == (3, 32, 32)
+        assert shape_of(read_site_kit(federation.kits / kit)) == (3, 32, 32)
+    assert shape_of(read_coordinator_kit(federation.kits / "coordinator")) == (3, 32, 32)
     assert secrets(federation) == keys
 
 

@@ -77,6 +77,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert (spec.host, spec.port, spec.hosts) == ("2001:db8::1", 443, ("b.example.org",))
     assert (spec.listen, spec.ca_days, spec.certificate_days) == ("127.0.0.1", 100, 10)
+    assert spec.contract is not None
     assert (spec.contract.name, spec.contract.mean) == ("x-rays", (0.5,))
     assert (spec.coordinator.data, spec.coordinator.data_root) == ("digits", "/data")
     assert spec.site[0].model_dump() == {
@@ -96,10 +97,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     }
 
 
+def contract_name(spec: FederationSpec) -> str:
+    assert spec.contract is not None
+    return spec.contract.name
+
+
 def test_the_contract_is_called_as_the_federation_unless_it_says_otherwise(tmp_path: Path) -> None:
-    assert read(tmp_path, TWO_SITES).contract.name == "lungs"
+    assert contract_name(read(tmp_path, TWO_SITES)) == "lungs"
     named = TWO_SITES.replace("[contract]", '[contract]\nname = "x-rays"')
-    assert read(tmp_path, named).contract.name == "x-rays"
+    assert contract_name(read(tmp_path, named)) == "x-rays"
 
 
 def test_a_site_shares_every_metric_unless_it_says_otherwise(tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest(
         (TWO_SITES.replace('name = "lungs"', ""), ", name"),
         (TWO_SITES.replace('name = "lungs"', "name = 3"), ", name"),
         (HEAD.replace("host =", "listen =") + CONTRACT + LISBON, ", host"),
-        (HEAD + LISBON, ", contract"),
+        (HEAD + LISBON, ""),
         (HEAD + "contract = 3\n" + LISBON, ", contract"),
         (HEAD + CONTRACT, ", site"),
         ("site = []\n" + HEAD + CONTRACT, ", site"),
@@ -249,3 +255,27 @@ def test_metrics_that_no_site_can_share_are_refused(
 )
 def test_other_settings_that_make_no_sense_are_refused(tmp_path: Path, keys: str) -> None:
     assert ", site 2" in refusal(tmp_path, f"{TWO_SITES}\n{keys}\n").where
+
+
+JOB = 'name = "lungs"\nhost = "c.example.org"\njob = "my_lab.jobs:job"\n'
+
+
+def test_a_federation_may_have_a_job_in_place_of_a_contract(tmp_path: Path) -> None:
+    spec = read(tmp_path, JOB + '[[site]]\nname = "a"\nmetrics = ["num-examples", "train-rmse"]\n')
+    assert (spec.contract, spec.job) == (None, "my_lab.jobs:job")
+    assert spec.site[0].metrics == ("num-examples", "train-rmse")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [JOB.replace("job =", "# job ="), TWO_SITES.replace("[contract]", 'job = "a:b"\n[contract]')],
+    ids=["neither", "both"],
+)
+def test_a_federation_has_a_contract_or_a_job(tmp_path: Path, text: str) -> None:
+    text = text if "[[site]]" in text else text + '[[site]]\nname = "a"\n'
+    assert "has either a table [contract]" in str(refusal(tmp_path, text))
+
+
+def test_a_job_is_a_module_and_a_function(tmp_path: Path) -> None:
+    error = refusal(tmp_path, JOB.replace("my_lab.jobs:job", "job.py") + '[[site]]\nname = "a"\n')
+    assert error.where.endswith(", job")

@@ -281,14 +281,49 @@ def test_data_that_are_not_as_agreed(
     assert text in local(kit.model_copy(update=changes), "data", monkeypatch)
 
 
-def test_who_counts_the_examples_is_given_the_data_set(
+def test_who_counts_the_examples_is_given_their_number(
     kit: SiteKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mdc_flower.deployment.site.check._network_checks", lambda kit: iter(()))
     counts: list[int] = []
-    found = {check.name: check for check in check_site(kit, lambda d: counts.append(len(d.train)))}
+    found = {check.name: check for check in check_site(kit, counts.append)}
     assert found["data"].detail.startswith(f"{counts[0]} training and ")
     assert len(counts) == 1
+
+
+def of_job(kit: SiteKit, job: str, **changes: Any) -> SiteKit:
+    module = job.partition(":")[0]
+    own = {"contract": None, "job": job, "modules": (module,), "metrics": ()}
+    return kit.model_copy(update={**own, "partition_id": -1, "num_partitions": 0, **changes})
+
+
+def test_a_job_of_the_federations_own_is_built_and_tried(
+    kit: SiteKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mdc_flower.deployment.site.check._network_checks", lambda kit: iter(()))
+    counts: list[int] = []
+    own = of_job(kit, "tests.tiny_jobs:classification")
+    found = {check.name: check for check in check_site(own, counts.append)}
+    assert found["job"].ok, found["job"].detail
+    assert found["job"].detail.endswith("a step of training works; 24 training examples")
+    assert counts == [24]
+    assert "data" not in found
+
+
+@pytest.mark.parametrize(
+    ("job", "changes", "text"),
+    [
+        ("tests.tiny_jobs:absent", {}, "has no function 'absent'"),
+        ("tests.tiny_jobs:numbers", {}, "the job cannot be built"),
+        ("tests.tiny_jobs:line", {"modules": ()}, "a module that this site does not allow"),
+        ("tests.tiny_jobs:line", {"min_examples": 25}, "is not the agreed one (got 24"),
+        ("tests.tiny_jobs:line", {"metrics": ("train-f1",)}, "metric that the job does not have"),
+    ],
+)
+def test_a_job_that_does_not_work_here(
+    kit: SiteKit, monkeypatch: pytest.MonkeyPatch, job: str, changes: dict[str, Any], text: str
+) -> None:
+    assert text in local(of_job(kit, job, **changes), "job", monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["disk", "memory"])

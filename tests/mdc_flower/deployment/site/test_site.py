@@ -15,13 +15,8 @@ import pytest
 from mdc_flower.config import read_site_config
 from mdc_flower.deployment.kits.kits import SiteKit, read_site_kit
 from mdc_flower.deployment.site import site
-from mdc_flower.deployment.site.site import (
-    SiteView,
-    node_config,
-    only_one,
-    start,
-    wait_until_offline,
-)
+from mdc_flower.deployment.site.node_config import node_config
+from mdc_flower.deployment.site.site import SiteView, only_one, start, wait_until_offline
 from strategies.common.errors import RunError
 from strategies.exchange.metrics import TRAIN_METRICS
 from tests.mdc_flower.deployment.federations import Federation
