@@ -23,13 +23,14 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-# Ray, SuperLinks, SuperNodes, notebook kernels, Chromium, network namespaces, large models.
+# Ray, SuperLinks, SuperNodes, notebook kernels, Chromium, network namespaces, large models. Three
+# workers for two cores, because such tests often wait.
 integration: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'integration and not slow' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m 'integration and not slow' -n 3 $(PYTEST_FLAGS)
 
 # Faults of real processes, and every command of the documentation; some tests need root.
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m slow -n 3 $(PYTEST_FLAGS)
 
 # Everything that can go wrong, in any of the three tiers.
 faults: $(INSTALLED)

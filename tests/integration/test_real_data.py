@@ -37,7 +37,12 @@ def cifar10_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compare_on_image_folders_end_to_end(cifar10_folder: Path, tmp_path: Path) -> None:
-    comparison = ROOT / "simulations" / "comparisons" / "cifar10.toml"
+    text = (ROOT / "simulations" / "comparisons" / "cifar10.toml").read_text()
+    grid, own_grid = "lr-max = [0.025, 0.05, 0.1, 0.2]", "ile-epsilon = [0.05, 0.1]\n"
+    assert grid in text
+    assert own_grid in text
+    comparison = tmp_path / "cifar10.toml"  # two candidates for each arm, not four
+    comparison.write_text(text.replace(grid, "lr-max = [0.05, 0.1]").replace(own_grid, ""))
     done = mdc(
         "compare", str(comparison), "--set", f"data-root={cifar10_folder.parent}", "--seeds", "1",
         "--set", "epoch-budget=2", "--output", str(tmp_path / "results"),
