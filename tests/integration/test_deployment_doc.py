@@ -1,19 +1,17 @@
 """Run every command of docs/deployment.md, in order."""
 
-import os
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mdc_flower.engines.flower_processes import environment, free_port, script
+from mdc_flower.engines.flower_processes import free_port
 from strategies.storage.run_directory import read_events, read_history
 from tests.faults.runs import wait_until
 from tests.integration.conftest import summary_of
-from tests.processes import kill_strays
+from tests.integration.machines import Machines, wait_for
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
@@ -25,73 +23,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-class Machines:
-    """A folder for organizer and coordinator, one per site, and the processes in them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.center = folder / "center"
-        self.center.mkdir()
-        self._processes: list[subprocess.Popen[bytes]] = []
-        (folder / "home").mkdir()
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Return the environment variables of a user who has activated .venv."""
-        env = {**environment(self.folder / "home"), "PYTHONPATH": str(ROOT)}
-        return {**env, "PATH": os.pathsep.join([str(Path(script("mdc")).parent), env["PATH"]])}
-
-    def site(self, name: str) -> Path:
-        """Return the folder in which a site unpacks its kit."""
-        folder = self.folder / f"at-{name}"
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    def run(self, command: str, folder: Path) -> str:
-        """Run a command to its end; return its output."""
-        done = subprocess.run(
-            ["/bin/sh", "-c", command], cwd=folder, env=self.env, capture_output=True, text=True,
-            check=False, timeout=600,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def start(self, command: str, folder: Path) -> subprocess.Popen[bytes]:
-        """Start a command in the background; its output goes to log.txt in its folder."""
-        with (folder / "log.txt").open("ab") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    ["/bin/sh", "-c", f"exec {command}"],
-                    cwd=folder,
-                    env=self.env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
-        return self._processes[-1]
-
-    def close(self) -> None:
-        """Stop all processes."""
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait(30)
-        kill_strays(self.folder)
-
-
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Machines]:
     """Yield the folders; stop all processes in them afterwards."""
     started = Machines(tmp_path)
     yield started
     started.close()
-
-
-def wait_for(text: str, path: Path) -> None:
-    """Wait until a log contains a text."""
-    wait_until(lambda: text in path.read_text(), 600)
 
 
 @pytest.mark.integration

@@ -98,18 +98,23 @@ def _job_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Chec
         site = read_site_config(node_config(kit))
         task = load_site_run_task(read_run_config({"job": kit.job}), site)
         task.check_model()
-        count = task.site_job(site).size("train")
-        fewest, most = kit.min_examples, kit.max_examples
-        if count is None:
+        job = task.site_job(site)
+        train, validation = job.size("train"), job.size("validation")
+        if train is None:
             return f"{kit.job}: a step of training works; the examples are a stream"
+        count = train + (validation or 0)
+        fewest, most = kit.min_examples, kit.max_examples
         if count < fewest or (most and count > most):
             raise DataError(
-                "the number of training examples is not the agreed one",
+                "the number of examples is not the agreed one",
                 got=count,
                 expected=f"{fewest} or more" + (f", and at most {most}" if most else ""),
             )
         on_data(count)
-        return f"{kit.job}: a step of training works; {count} training examples"
+        return (
+            f"{kit.job}: a step of training works; {train} training and {validation or 0} "
+            "validation examples"
+        )
 
     yield guarded("job", work)
 

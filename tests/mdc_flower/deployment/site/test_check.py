@@ -305,8 +305,8 @@ def test_a_job_of_the_federations_own_is_built_and_tried(
     own = of_job(kit, "tests.tiny_jobs:classification")
     found = {check.name: check for check in check_site(own, counts.append)}
     assert found["job"].ok, found["job"].detail
-    assert found["job"].detail.endswith("a step of training works; 24 training examples")
-    assert counts == [24]
+    assert found["job"].detail.endswith("24 training and 12 validation examples")
+    assert counts == [36]
     assert "data" not in found
 
 
@@ -316,7 +316,7 @@ def test_a_job_of_the_federations_own_is_built_and_tried(
         ("tests.tiny_jobs:absent", {}, "has no function 'absent'"),
         ("tests.tiny_jobs:numbers", {}, "the job cannot be built"),
         ("tests.tiny_jobs:line", {"modules": ()}, "a module that this site does not allow"),
-        ("tests.tiny_jobs:line", {"min_examples": 25}, "is not the agreed one (got 24"),
+        ("tests.tiny_jobs:line", {"min_examples": 37}, "is not the agreed one (got 36"),
         ("tests.tiny_jobs:line", {"metrics": ("train-f1",)}, "metric that the job does not have"),
     ],
 )
