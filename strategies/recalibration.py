@@ -153,7 +153,7 @@ class Recalibration:
             plan_id=plan_id,
             round=self.round_number,
             what="statistics of the final model",
-            content=lambda left_s: statistics_content(packed, plan_id, left_s),
+            content=lambda site, left_s: statistics_content(packed, plan_id, left_s),
             judge=lambda reply, site: judge_statistics(reply, site, plan_id, expected, self.layers),
         )
         gathering = Gathering(

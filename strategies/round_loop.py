@@ -26,6 +26,7 @@ from strategies.exchange.deadline import Deadline, Pacing
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_train, unfit_model
 from strategies.exchange.gathering import Gathering, Request, Terms
+from strategies.exchange.lineage import Lineages
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import arrays_to_record, record_to_arrays, train_content
 from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
@@ -87,6 +88,9 @@ class RoundLoop(Strategy):
         The metrics that a site may send, and which one selects the best model, as measured on
         validation examples: the coordinator's, or the sites' if the coordinator has none. A metric
         of the test set never selects.
+    state_run : str
+        The run's number in the names of the states that sites keep from round to round; empty if
+        they keep none.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class RoundLoop(Strategy):
         executor: Executor | None = None,
         variances: frozenset[str] = frozenset(),
         metrics: SiteMetrics | None = None,
+        state_run: str = "",
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -122,6 +127,7 @@ class RoundLoop(Strategy):
         self.executor = executor or Inline()
         self.variances = variances
         self.metrics = metrics or SiteMetrics()
+        self.state_run = state_run
         # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round with its own config; budgets may have changed.
@@ -184,6 +190,7 @@ class RoundLoop(Strategy):
         record.failed = not gathering.has_quorum(updates)
         sent = {update.site: update.metrics for update in updates}
         record.participants = {site: self.metrics.values(of) for site, of in sent.items()}
+        record.began_anew = [update.site for update in updates if update.began_anew]
         machines = self._sites.membership.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}
         record.training = self.metrics.mean_training(sent)
@@ -379,21 +386,26 @@ class RoundLoop(Strategy):
     def _open(self, plan: RoundPlan, arrays: ArrayRecord) -> "_OpenRound":
         """Return a round in which no site has been asked yet."""
         before = self._position.arrays
+        lineages = Lineages(self.state_run, self._position.counted)
         record = RoundRecord(plan.round, plan=plan.model_dump() | {"plan_id": plan.plan_id})
         request = Request(
             kind=MessageType.TRAIN,
             plan_id=plan.plan_id,
             round=plan.round,
             what="updates",
-            content=lambda left_s: train_content(arrays, plan, left_s, self.site_evaluation),
-            judge=lambda reply, site: judge_train(
-                reply,
-                site,
-                plan.plan_id,
-                before,
-                self.max_relative_update,
-                self.variances,
-                self.metrics,
+            content=lambda site, left_s: lineages.put_in(
+                train_content(arrays, plan, left_s, self.site_evaluation), site
+            ),
+            judge=lambda reply, site: lineages.judged(
+                judge_train(
+                    reply,
+                    site,
+                    plan.plan_id,
+                    before,
+                    self.max_relative_update,
+                    self.variances,
+                    self.metrics,
+                )
             ),
         )
         gathering = Gathering(
@@ -472,6 +484,7 @@ class RoundLoop(Strategy):
             pace={**opened.pace, **late_pace, **before.pace, **measured},
             absent=self._sites.absent,
             unfinished=record,
+            counted={**before.counted, **dict.fromkeys(record.participants, opened.plan.plan_id)},
         )
         for observer in self.observers:
             observer.round_folded(record, self._position)

@@ -35,6 +35,8 @@ class Update:
     sent_bytes, received_bytes : int
         Model bytes sent to and received from the site in this round until its reply was accepted;
         0 in updates stored by an earlier version.
+    began_anew : bool
+        Whether the site had lost its state of an earlier round and began this one without it.
     """
 
     site: str
@@ -44,6 +46,7 @@ class Update:
     pace: float = 0.0
     sent_bytes: int = 0
     received_bytes: int = 0
+    began_anew: bool = False
 
 
 Weighting = Callable[[Update], float]

@@ -84,6 +84,10 @@ class DeadlineError(MdcError):
     """A site stopped training, because the coordinator no longer waits for the result."""
 
 
+class StateMissingError(MdcError):
+    """A site has lost the state of an earlier round with which it should begin a round."""
+
+
 class RunError(MdcError):
     """The run cannot continue: no sites, an engine that died, a directory in use."""
 

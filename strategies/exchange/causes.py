@@ -13,6 +13,7 @@ from strategies.common.errors import (
     MdcError,
     ModelError,
     PlanError,
+    StateMissingError,
 )
 
 
@@ -40,6 +41,8 @@ class Cause(StrEnum):
     """The site does not understand the plan."""
     LATE = "late"
     """The site stopped at the deadline, when the coordinator stops waiting."""
+    STATE_MISSING = "state-missing"
+    """The site has lost the state of an earlier round; asked again, it begins anew."""
     APP_REFUSED = "app-refused"
     """The site refuses to run the app that it received."""
     SITE_FAILED = "site-failed"
@@ -72,6 +75,7 @@ _SENT: dict[type[BaseException], tuple[int, Cause]] = {
     ModelError: (103, Cause.MODEL),
     PlanError: (104, Cause.PLAN),
     DeadlineError: (105, Cause.LATE),
+    StateMissingError: (106, Cause.STATE_MISSING),
     MdcError: (100, Cause.SITE_FAILED),
 }
 

@@ -59,12 +59,15 @@ class Rejection:
         Why it does not count, as one line of text.
     detail : str
         The error that the site reported: type, message, last lines of the traceback.
+    is_failure : bool
+        Whether the reply is one of the few failures that a site may have in a round.
     """
 
     site: str
     cause: Cause
     reason: str
     detail: str = ""
+    is_failure: bool = True
 
 
 def specs_of(arrays: Arrays) -> dict[str, ArraySpec]:

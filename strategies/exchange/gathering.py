@@ -52,7 +52,7 @@ class Request:
     what : str
         What a reply contains, in the plural, for messages: ``updates``.
     content : callable
-        Takes the seconds left to answer; returns the content of a message.
+        Takes a site's name and the seconds left to answer; returns the content of its message.
     judge : callable
         Takes a reply and the name of its site; returns the update, or a rejection with the reason.
     """
@@ -61,7 +61,7 @@ class Request:
     plan_id: str
     round: int
     what: str
-    content: Callable[[float], RecordDict]
+    content: Callable[[str, float], RecordDict]
     judge: Callable[[Message, str], Update | Rejection]
 
 
@@ -312,7 +312,7 @@ class Gathering:
         if isinstance(verdict, Rejection):
             self.outcome.drop(site, verdict.cause, verdict.reason, verdict.detail)
             log(WARNING, "round %d: reply of %s rejected: %s", request.round, site, verdict.reason)
-            requests.reject(site)
+            requests.reject(site, verdict.is_failure)
         else:
             # An update that the site had finished, in part or whole, says nothing about its pace.
             seconds = 0.0 if is_shortened(reply.content) else requests.seconds_of(site)

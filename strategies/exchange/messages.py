@@ -69,6 +69,8 @@ class SiteCard:
     num_examples : int
         Training examples in the site's data set, before any are held out or left out; 0 if not
         reported.
+    keeps_state : bool
+        Whether the site has a place for state that it keeps from round to round.
     """
 
     name: str
@@ -83,6 +85,7 @@ class SiteCard:
     dataset_code: str = ""
     num_examples: int = 0
     job_code: str = ""
+    keeps_state: bool = False
 
     @property
     def machine(self) -> str:
@@ -132,6 +135,7 @@ class SiteCard:
             dataset_code=_text_field(record, "dataset_code"),
             num_examples=count if isinstance(count, int) and count > 0 else 0,
             job_code=_text_field(record, "job_code"),
+            keeps_state=record.get("keeps_state") is True,
         )
 
 

@@ -44,7 +44,7 @@ class Requests:
     round_number : int
         Round number in every message.
     content : callable
-        Takes the seconds left to answer; returns the content of a message.
+        Takes a site's name and the seconds left to answer; returns the content of its message.
     deadline_s : float
         How long to wait for replies, in seconds from now.
     wait_s : float
@@ -66,7 +66,7 @@ class Requests:
         grid: Grid,
         membership: Membership,
         round_number: int,
-        content: Callable[[float], RecordDict],
+        content: Callable[[str, float], RecordDict],
         deadline_s: float,
         wait_s: float,
         kept: Iterable[str] = (),
@@ -96,6 +96,7 @@ class Requests:
         self._greeted: set[int] = set()
         self._sent_at: dict[str, float] = {}
         self._failed_at: dict[str, float] = {}
+        self._excused: Counter[str] = Counter()
         self._started_at = self._looked_up_at = time.monotonic()
 
     def first(self) -> list[Message]:
@@ -110,7 +111,7 @@ class Requests:
         if time.monotonic() - self._looked_up_at >= LOOKUP_INTERVAL_S:
             yield from self._look_up_sites()
         for site, node in self.membership.nodes.items():
-            if site in self.accepted or self.times[site] >= MAX_REQUESTS:
+            if site in self.accepted or not self._may_be_asked(site):
                 continue
             if site in self._failed_at or self._node_of.get(site) != node:
                 yield self._ask(site, node)
@@ -153,8 +154,12 @@ class Requests:
         """Return the seconds since the last request to a site; 0 if there was none."""
         return time.monotonic() - self._sent_at[site] if site in self._sent_at else 0.0
 
-    def reject(self, site: str) -> None:
-        """Record that a site's reply is rejected; the next `due` checks which sites are online."""
+    def reject(self, site: str, is_failure: bool = True) -> None:
+        """Record that a site's reply is rejected; the next `due` checks which sites are online.
+
+        If it is not a failure of the site, the site may get another request for it.
+        """
+        self._excused[site] += not is_failure
         self._failed_at[site] = time.monotonic()
         self._looked_up_at = float("-inf")
 
@@ -185,6 +190,9 @@ class Requests:
             ttl=deadline_s + LATE_WINDOW_S,
         )
 
+    def _may_be_asked(self, site: str) -> bool:
+        return self.times[site] - self._excused[site] < MAX_REQUESTS
+
     def _pending_sites(self) -> set[str]:
         """Return the sites that were asked and have neither answered nor failed."""
         return set(self.times) - self.accepted - set(self._failed_at)
@@ -197,7 +205,7 @@ class Requests:
         return [
             since + self._wait_s
             for site, since in self._failed_at.items()
-            if site not in online and self.times[site] < MAX_REQUESTS and now < since + self._wait_s
+            if site not in online and self._may_be_asked(site) and now < since + self._wait_s
         ]
 
     def _ask(self, site: str, node: int) -> Message:
@@ -207,7 +215,7 @@ class Requests:
         self._sent_at[site] = time.monotonic()
         self._failed_at.pop(site, None)
         left_s = self._left_s()
-        content = self._content(left_s)
+        content = self._content(site, left_s)
         self.traffic.send(site, content)
         return self.message(site, node, self._kind, content, left_s)
 

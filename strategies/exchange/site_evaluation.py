@@ -49,7 +49,7 @@ def site_evaluation(
         plan_id="",
         round=round_number,
         what="evaluations",
-        content=lambda left_s: evaluate_content(packed),
+        content=lambda site, left_s: evaluate_content(packed),
         judge=lambda reply, site: judge_evaluate(reply, site, metrics),
     )
     return Gathering(

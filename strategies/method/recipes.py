@@ -179,7 +179,8 @@ def diloco(num_rounds: int, local_steps: int, lr: float) -> Recipe:
 
     The sites must be configured to train with AdamW. The learning rate follows one cosine over the
     whole run. In the paper the sites keep AdamW's state from round to round and warm up the
-    learning rate; here the state is reset every round, and there is no warmup.
+    learning rate; here the state is reset every round unless ``optimizer-state`` is ``keep``, and
+    there is no warmup.
     """
     return Recipe(
         schedule=LrSchedule(lr, 0.0, "global-cosine"),

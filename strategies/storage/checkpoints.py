@@ -126,6 +126,7 @@ class Checkpoints:
             "epochs": asdict(position.epochs),
             "pace": dict(position.pace),
             "absent": sorted(position.absent),
+            "counted": dict(position.counted),
             "history-bytes": checkpoint.history_bytes,
             "record": checkpoint.record,
             "finished": position.unfinished is None,
@@ -214,6 +215,7 @@ class Checkpoints:
             pace=description["pace"],
             unfinished=None if finished else RoundRecord(**description["record"]),
             absent=frozenset(description.get("absent", [])),  # missing in earlier versions
+            counted=description.get("counted", {}),  # likewise
         )
         return Checkpoint(
             position, description["run"], description["history-bytes"], description["record"]

@@ -34,6 +34,8 @@ class Position:
         whether that model is the best.
     absent : frozenset of str
         Sites that went offline and did not come back in time.
+    counted : Mapping[str, str]
+        Plan id of the last round in which each site's update counted.
     """
 
     arrays: Arrays
@@ -44,3 +46,4 @@ class Position:
     pace: Mapping[str, float] = field(default_factory=dict)
     unfinished: "RoundRecord | None" = None
     absent: frozenset[str] = frozenset()
+    counted: Mapping[str, str] = field(default_factory=dict)

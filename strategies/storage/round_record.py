@@ -45,6 +45,8 @@ class RoundRecord(Outcome):
     deadline_s : float
         Seconds that the sites had to answer. After the quorum is met, the wait may end earlier; the
         reason in ``dropped`` says when.
+    began_anew : list
+        Participants that had lost their state of an earlier round and began this one without it.
     relative_change : float or None
         ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
     failed : bool
@@ -71,6 +73,7 @@ class RoundRecord(Outcome):
     training: dict[str, Value] = field(default_factory=dict)
     machines: dict[str, str] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
+    began_anew: list[str] = field(default_factory=list)
     relative_change: float | None = None
     failed: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)

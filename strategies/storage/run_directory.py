@@ -46,6 +46,9 @@ INTERRUPTED = {"status": "interrupted", "exit-status": 130, "restart": False}
 """Summary fields of a run that was interrupted."""
 
 CHECKPOINTS, OPEN_ROUND, UPDATES = "checkpoints", "open-round", "updates"
+SITES = "sites"
+"""The folder for what simulated sites keep from round to round."""
+
 RECALIBRATIONS, OPEN_RECALIBRATION = "recalibrations", "open-recalibration"
 
 

@@ -67,6 +67,7 @@ class StoredUpdates:
             "pace": update.pace,
             "sent-bytes": update.sent_bytes,
             "received-bytes": update.received_bytes,
+            "began-anew": update.began_anew,
         }
         stem = f"{self._plan_id}.{hashlib.sha256(update.site.encode()).hexdigest()[:12]}"
         path = seal(self._folder, stem, SUFFIX, pack_model(update.arrays, about))
@@ -108,6 +109,7 @@ class StoredUpdates:
                 # Missing in files of earlier versions.
                 about.get("sent-bytes", 0),
                 about.get("received-bytes", 0),
+                about.get("began-anew", False),
             )
         except DamagedError as error:
             log(WARNING, "%s. It is set aside and ignored", error)

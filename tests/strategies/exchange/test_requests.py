@@ -21,7 +21,7 @@ def three() -> FakeGrid:
 
 
 def requests_of(grid: FakeGrid, *kept: str, known: Membership | None = None) -> Requests:
-    def content(left_s: float) -> RecordDict:
+    def content(site: str, left_s: float) -> RecordDict:
         return RecordDict({ORDERS: ConfigRecord({DEADLINE: left_s})})
 
     membership = known or refresh(Membership(), grid)
