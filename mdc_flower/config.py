@@ -6,6 +6,7 @@ of the round's plan. Flower's values are int, float, bool or str, so 0 or "" mea
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -122,6 +123,7 @@ class RunConfig(ConfigModel):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
+    optimizer_state: Literal["reset", "keep"] = "reset"
     weight_decay: NotNegative = 5e-4
     batch_size: AtLeastOne = 32
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -212,6 +214,15 @@ class RunConfig(ConfigModel):
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
         return self
+
+    @property
+    def keeps_state(self) -> bool:
+        """Return whether sites keep state from round to round."""
+        return self.optimizer_state == "keep"
+
+    def run_dir(self, run_id: int | str) -> Path:
+        """Return the run directory of the run with this id."""
+        return Path(self.output_dir.replace("{run-id}", str(run_id))).expanduser()
 
     @property
     def tracker_names(self) -> list[str]:
@@ -308,7 +319,7 @@ class SiteConfig(ConfigModel):
     job: str = ""  # empty for the run's
     metrics: str = ""
     modules: str = "*"
-    state: str = ""  # empty to keep no files of a round
+    state: str = ""  # empty to keep no files
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Count = 0
 

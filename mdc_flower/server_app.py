@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from logging import ERROR, WARNING
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -78,22 +77,23 @@ def lead(grid: Grid, context: Context, executor: Executor, with_picture: bool = 
         Whether to draw the report once the run has finished.
     """
     config = read_run_config(context.run_config)
-    path = Path(config.output_dir.replace("{run-id}", str(context.run_id))).expanduser()
     task = load_run_task(config)
     with run_directory(
-        path,
+        config.run_dir(context.run_id),
         task.model_metadata(),
         resume=config.resume,
         keep_checkpoints=config.keep_checkpoints,
         keep_updates=config.keep_updates,
         average_last=config.average_last,
     ) as record:
-        summary = _lead(grid, task, record, executor)
+        summary = _lead(grid, task, record, executor, context.run_id)
         if with_picture:
             _draw(record, summary, described(task.metrics))
 
 
-def _lead(grid: Grid, task: RunTask, record: RunDirectory, executor: Executor) -> dict[str, Any]:
+def _lead(
+    grid: Grid, task: RunTask, record: RunDirectory, executor: Executor, run_id: int
+) -> dict[str, Any]:
     """Run the training; always write a summary that says how it ended, and return it."""
     started = time.time()
     before = read_summary(record.path) if record.checkpoint else {}
@@ -107,7 +107,7 @@ def _lead(grid: Grid, task: RunTask, record: RunDirectory, executor: Executor) -
     if record.checkpoint is None:
         _write_beginning(record, task.config, summary)
     try:
-        summary |= _run(grid, task, record, executor, summary)
+        summary |= _run(grid, task, record, executor, summary, run_id)
         summary |= {"status": "finished", "exit-status": 0}
     except BaseException as error:
         summary |= _ending(error)
@@ -174,6 +174,7 @@ def _run(
     record: RunDirectory,
     executor: Executor,
     beginning: Mapping[str, Any],
+    run_id: int,
 ) -> dict[str, Any]:
     """Train, and return the entries of the summary."""
     config = task.config
@@ -202,6 +203,8 @@ def _run(
     )
     _check_partitions(membership, config)
     _check_local_statistics(membership, config)
+    if record.checkpoint is None:
+        _check_states(membership, config)
     facts = {
         "sites": list(membership.nodes),
         "versions": {card.name: card.version for card in membership.cards.values()},
@@ -210,8 +213,15 @@ def _run(
         **task.facts(membership.num_partitions),
     }
     recipe = config.recipe()
-    run = {"config": config.to_flower(), "version": __version__, "partition": _sha256(facts)}
+    run: dict[str, Any] = {
+        "id": str(run_id),
+        "config": config.to_flower(),
+        "version": __version__,
+        "partition": _sha256(facts),
+    }
     if record.checkpoint is not None:
+        # A resumed run is a new one to Flower. Earlier versions did not store the first id.
+        run["id"] = record.checkpoint.run.get("id", run["id"])
         changed = check_resumable(record.checkpoint.run, config, _sha256(facts))
         _write_beginning(record, config, beginning)
     initial = model_arrays(model)
@@ -251,6 +261,7 @@ def _run(
             executor=executor,
             variances=frozenset(statistics_of(model).values()),
             metrics=SiteMetrics(task.metrics),
+            state_run=run["id"] if config.keeps_state else "",
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
@@ -319,4 +330,18 @@ def _check_local_statistics(membership: Membership, config: RunConfig) -> None:
             got="'local' with site-evaluation = false",
             expected="site-evaluation = true",
             hint="The coordinator cannot evaluate a model without these statistics",
+        )
+
+
+def _check_states(membership: Membership, config: RunConfig) -> None:
+    """Refuse a run in which a site could not keep the state that it is to keep."""
+    without = sorted(card.name for card in membership.cards.values() if not card.keeps_state)
+    if config.keeps_state and without:
+        raise ConfigError(
+            "sites have no folder in which they could keep their optimizer's state",
+            where="optimizer-state",
+            got=f"'keep', and no `state` at {', '.join(without)}",
+            expected="a folder as `state` in the node config of every site",
+            hint="`mdc site start` sets one; a plain flower-supernode needs "
+            "--node-config 'state=\"/absolute/folder\"'. Or set optimizer-state to 'reset'",
         )

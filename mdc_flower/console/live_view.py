@@ -129,7 +129,7 @@ class RunState:
         return f"{selecting(self.metrics).words}: {scores}" if scores else "not evaluated"
 
     def _took_part(self, event: Mapping[str, Any]) -> str:
-        """Return how many sites took part in a round, and since when missing sites are gone."""
+        """Return how many sites took part in a round, which began anew, and which are gone."""
         took_part, gone = event["participants"], event.get("missing", [])
         seen = self.seen_by.pop(event["round"], self.seen)
         for site in seen:
@@ -140,7 +140,9 @@ class RunState:
         # If a site left before this view started, the round in which it left is not known.
         away = [f"lost in round {self.lost[s]}" if s in self.lost else "not online" for s in gone]
         text = f"{len(took_part)} of {len(seen | set(gone))} sites"
-        return ", ".join([text, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
+        # Logs of earlier versions lack the field.
+        anew = [f"{site} began anew" for site in event.get("began_anew", [])]
+        return ", ".join([text, *anew, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
 
     def _time_left(self) -> str:
         """Return the estimated time left, from the epochs (or rounds) done and their time."""

@@ -147,6 +147,10 @@ def incidents(history: History) -> list[Incident]:
         found += [Incident(number, site, "not online") for site in line["missing"]]
         found += [Incident(number, site, "asked again") for site in line["asked_again"]]
         found += [
+            Incident(number, site, "began anew", "it had lost its optimizer's state")
+            for site in line.get("began_anew", [])
+        ]
+        found += [
             Incident(number, site, "answered too late", f"reply to round {answered}")
             for site, answered in line["late"].items()
         ]

@@ -18,10 +18,12 @@ from mdc_flower.site.client import NDArrays, Scalar, SiteClient
 from mdc_flower.site.error_replies import error_of, is_simulated
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles, round_key
+from mdc_flower.site.state import OPTIMIZER, KeptOptimizer, SiteState
 from mdc_flower.training.numerics import repeatable
-from strategies.common.errors import ModelError, PlanError
+from strategies.common.errors import ConfigError, ModelError, PlanError
 from strategies.common.fault_points import reach
 from strategies.common.log import log
+from strategies.exchange.lineage import lineage_of
 from strategies.exchange.messages import (
     ARRAYS,
     DEADLINE,
@@ -41,6 +43,7 @@ from strategies.exchange.messages import (
 )
 from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
 from strategies.method.round_plan import RoundPlan
+from strategies.storage.run_directory import SITES
 
 Config = Mapping[str, bool | float | int | str]
 """A run config or node config as Flower delivers it."""
@@ -91,10 +94,12 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     stop_at = arrived + deadline_of(content)
     reach("training", round=plan.round, site=client.site)
     files = _round_files(content, client, config, site)
-    if files is not None and (kept := files.reply()):
+    state = _site_state(content, plan, config, site)
+    if files is not None and (kept := _finished(files, state)):
         site_event("sent-again", round=plan.round)
         return shortened(kept)
     client.epochs = files
+    client.carried = KeptOptimizer(state) if state else None
     site_event("training", examples=client.job.size("train"), **plan.model_dump())
     with repeatable(threads_of(config, site), client.device):
         validated = _validate(client, arrays) if wants_evaluation(content) else {}
@@ -125,6 +130,36 @@ def _round_files(
     computing = [torch.__version__, str(client.device), str(client.settings.autocast_dtype)]
     about = [settings, site.to_flower(), modules, computing, client.job.fingerprint()]
     return RoundFiles(Path(site.state), round_key(content, about))
+
+
+def _finished(files: RoundFiles, state: SiteState | None) -> RecordDict | None:
+    """Return the round's finished reply, unless the state after the round is not here."""
+    return files.reply() if state is None or state.has_written(OPTIMIZER) else None
+
+
+def _site_state(
+    content: RecordDict, plan: RoundPlan, config: RunConfig, site: SiteConfig
+) -> SiteState | None:
+    """Return what the site keeps from round to round; None if it keeps nothing.
+
+    The state of a simulated site is in the run directory, because its process may not outlive the
+    run, and all sites of a simulation share one machine and one config.
+    """
+    if not config.keeps_state:
+        return None
+    lineage = lineage_of(content)
+    if site.state:
+        folder = Path(site.state)
+    elif site.is_simulated:
+        folder = config.run_dir(lineage.run) / SITES / site.name
+    else:
+        raise ConfigError(
+            "the run lets sites keep their optimizer's state, but this site has no folder for it",
+            where="node config, state",
+            expected="the absolute path of a folder",
+        )
+    # With older states, the coordinator can go back to any of its checkpoints.
+    return SiteState(folder, plan, lineage, config.keep_checkpoints - 1)
 
 
 def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:

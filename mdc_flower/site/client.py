@@ -17,7 +17,7 @@ from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.arrays import load_arrays, model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.job import Job, sent_of
-from mdc_flower.training.loop import Epochs, Progress, TrainSettings, evaluate, train
+from mdc_flower.training.loop import Carried, Epochs, Progress, TrainSettings, evaluate, train
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import DEADLINE
 from strategies.exchange.metrics import TRAIN
@@ -31,7 +31,7 @@ Scalar = bool | bytes | float | int | str
 class SiteClient(NumPyClient):
     """Trains and evaluates on the data of one site.
 
-    The client keeps no state between messages, so that an offline or restarted site computes
+    The client itself keeps no state between messages, so that an offline or restarted site computes
     exactly what it would have computed otherwise. Each message gets a new model, because a used
     model may have changed in ways that its arrays do not show. On failure the client raises, and
     the ClientApp turns the exception into an error reply.
@@ -54,6 +54,9 @@ class SiteClient(NumPyClient):
         training examples.
     epochs
         Saves the state of training after each epoch; None to save nothing.
+    carried
+        Carries the optimizer's state from one round to the next; None for a new optimizer in each
+        round.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class SiteClient(NumPyClient):
         seed: int = 0,
         local_statistics: bool = False,
         epochs: Epochs | None = None,
+        carried: Carried | None = None,
     ) -> None:
         self.site = site
         self.job = job
@@ -75,6 +79,7 @@ class SiteClient(NumPyClient):
         self.seed = seed
         self.local_statistics = local_statistics
         self.epochs = epochs
+        self.carried = carried
 
     @cached_property
     def names(self) -> list[str]:
@@ -112,6 +117,8 @@ class SiteClient(NumPyClient):
             If training does not finish before the deadline.
         ModelError
             If the arrays do not fit the model; names the first mismatch.
+        StateMissingError
+            If ``carried`` has lost the state with which the round begins.
         """
         fields = {**config}
         deadline_s = float(fields.pop(DEADLINE, math.inf))
@@ -128,6 +135,7 @@ class SiteClient(NumPyClient):
             on_progress=self.on_progress,
             stop_at=stop_at,
             epochs=self.epochs,
+            carried=self.carried,
         )
         sent = sent_of([metric for metric in self.job.metrics if metric.in_training], result.sums)
         metrics = {

@@ -16,17 +16,11 @@ from flwr.app import RecordDict
 
 from mdc_flower import __version__
 from mdc_flower.console.site_log import site_event
+from mdc_flower.site.own_files import OwnFiles
 from mdc_flower.training.loop_state import LoopState
 from strategies.common.errors import MdcError
 from strategies.common.fault_points import reach
-from strategies.common.files import (
-    DamagedError,
-    StorageError,
-    check_seal,
-    remove_temporary,
-    seal,
-    sealed_files,
-)
+from strategies.common.files import StorageError
 from strategies.common.log import log
 from strategies.exchange.messages import (
     ARRAYS,
@@ -36,9 +30,8 @@ from strategies.exchange.messages import (
     record_to_arrays,
     train_reply_content,
 )
-from strategies.storage.model_files import StoredArrays, pack_model
+from strategies.storage.model_files import pack_model
 
-SUFFIX = ".safetensors"
 EPOCH, REPLY = "epoch", "reply"
 
 OWN_NAME = re.compile(r"[0-9a-f]{24}\.(epoch|reply)\.[0-9a-f]{32}\.safetensors")
@@ -67,11 +60,6 @@ def round_key(content: RecordDict, about: Any) -> str:
     return digest.hexdigest()[:24]
 
 
-def _own_files(folder: Path) -> list[Path]:
-    """Return the files that this module has written, whatever else is in the folder."""
-    return [path for path in sealed_files(folder, SUFFIX) if OWN_NAME.fullmatch(path.name)]
-
-
 class RoundFiles:
     """The files of the round with a key; files of other rounds are deleted.
 
@@ -91,26 +79,20 @@ class RoundFiles:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self._folder = folder
+        self._files = OwnFiles(folder, OWN_NAME)
         self._key = key
         self._saved_at = time.monotonic()
         self._cost_s = 0.0
         self.continued = False
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remove_temporary(folder)
-            for path in _own_files(folder):
-                if not path.name.startswith(f"{key}."):
-                    path.unlink()
-        except OSError as error:
-            log(WARNING, "%s cannot be used: %s", folder, error)
+        own = set(self._files.paths(f"{key}."))
+        self._files.delete([path for path in self._files.paths() if path not in own])
 
     def reply(self) -> RecordDict | None:
         """Return the finished reply; None if there is none."""
-        stored = self._read(REPLY)
-        if stored is None:
+        arrays = self._files.read(f"{self._key}.{REPLY}")
+        if arrays is None:
             return None
-        arrays, about = stored
+        about = arrays.metadata
         return train_reply_content(
             arrays_to_record({name: arrays[name] for name in about["names"]}),
             about["metrics"],
@@ -123,20 +105,20 @@ class RoundFiles:
         metrics = dict(reply.metric_records[METRICS])
         about = {"names": list(arrays), "metrics": metrics, "plan-id": plan_id}
         self._replace(REPLY, pack_model(arrays, about))
-        reach("reply-kept", path=str(self._folder))
+        reach("reply-kept", path=str(self._files.folder))
 
     def load(self, state: LoopState) -> None:
         """Restore the last saved epoch, if there is one."""
-        stored = self._read(EPOCH)
+        stored = self._files.read(f"{self._key}.{EPOCH}")
         if stored is None:
             return
         try:
-            state.restore(*stored)
+            state.restore(stored, stored.metadata)
         except Exception as error:  # whatever is in the file, it must fail the round only once
-            stored[0].path.unlink(missing_ok=True)
+            stored.path.unlink(missing_ok=True)
             raise MdcError(
                 f"the saved epoch cannot be restored: {type(error).__name__}: {error}",
-                where=str(stored[0].path),
+                where=str(stored.path),
                 hint="The file was deleted; asked again, the site trains the round anew",
             ) from error
         self.continued = True
@@ -149,26 +131,13 @@ class RoundFiles:
             self._replace(EPOCH, pack_model(*state.saved()))
             self._saved_at = time.monotonic()
             self._cost_s = self._saved_at - started
-        reach("epoch-saved", epoch=state.epoch, path=str(self._folder))
-
-    def _read(self, kind: str) -> tuple[StoredArrays, dict[str, Any]] | None:
-        for path in _own_files(self._folder):
-            if path.name.startswith(f"{self._key}.{kind}."):
-                try:
-                    check_seal(path)
-                    stored = StoredArrays(path)
-                    return stored, stored.metadata
-                except DamagedError as error:
-                    log(WARNING, "%s. It is ignored", error)
-                    path.unlink(missing_ok=True)
-        return None
+        reach("epoch-saved", epoch=state.epoch, path=str(self._files.folder))
 
     def _replace(self, kind: str, content: bytes) -> None:
         """Write a file, then delete the older ones of the round."""
         try:
-            written = seal(self._folder, f"{self._key}.{kind}", SUFFIX, content)
-            for path in _own_files(self._folder):
-                if path != written:
-                    path.unlink()
-        except (StorageError, OSError) as error:
+            written = self._files.write(f"{self._key}.{kind}", content)
+        except StorageError as error:
             log(WARNING, "%s. A site that is killed starts its round anew", error)
+            return
+        self._files.delete([path for path in self._files.paths() if path != written])

@@ -29,7 +29,7 @@ class TrainSettings:
     Attributes
     ----------
     optimizer : str
-        ``sgd`` or ``adamw``; created again in each round, so that missed rounds make no difference.
+        ``sgd`` or ``adamw``; created again in each round.
     momentum, nesterov
         For ``sgd``.
     weight_decay : float
@@ -114,6 +114,18 @@ class Epochs(Protocol):
         ...
 
 
+class Carried(Protocol):
+    """Carries the optimizer's state from one round to the next."""
+
+    def load(self, optimizer: torch.optim.Optimizer) -> None:
+        """Restore the state with which the round begins, if there is one."""
+        ...
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """Save the state after the round."""
+        ...
+
+
 def train(
     model: nn.Module,
     job: Job,
@@ -125,6 +137,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     stop_at: float = math.inf,
     epochs: Epochs | None = None,
+    carried: Carried | None = None,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
@@ -137,7 +150,8 @@ def train(
     with the number of each finished epoch; it may evaluate the model, but must not change it.
     ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
     Training continues from the state that ``epochs`` restores, and passes it the state after each
-    epoch but the last.
+    epoch but the last. Otherwise it begins with the optimizer's state that ``carried`` restores;
+    it passes it that state at the end.
 
     Raises
     ------
@@ -181,6 +195,8 @@ def train(
         if epochs is not None:
             epochs.load(state)
             resumed = time.monotonic()
+        if carried is not None and not state.epoch:
+            carried.load(state.optimizer)
         while state.step < steps:
             for batch in job.batches(training):
                 if state.step == steps:
@@ -212,6 +228,8 @@ def train(
                 if epochs is not None and state.step < steps:
                     epochs.save(replace(state, seconds=state.seconds + time.monotonic() - resumed))
 
+    if carried is not None:
+        carried.save(state.optimizer)
     sums = _all_sums(float(state.loss_sum), state.num_seen, state.sums)
     size = job.size("train")
     return TrainResult(

@@ -57,11 +57,7 @@ class LoopState:
         """Return copies of the state, with that of the global random generators."""
         of_numpy: Any = np.random.get_state()
         tensors = {MODEL + name: tensor for name, tensor in tensors_of(self.model).items()}
-        numbers: dict[str, Any] = {}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                kept = tensors if isinstance(value, Tensor) else numbers
-                kept[f"{OPTIMIZER}{index}.{key}"] = value
+        of_optimizer, numbers = optimizer_state(self.optimizer)
         tensors |= {
             BATCHES: self.batches.get_state(),
             TORCH: torch.get_rng_state(),
@@ -70,7 +66,7 @@ class LoopState:
         tensors |= {SUMS + name: values for name, values in self.sums.items()}
         if self.loss_sum.is_cuda:
             tensors[CUDA] = torch.cuda.get_rng_state(self.loss_sum.device)
-        arrays = {name: t.detach().cpu().contiguous().numpy().copy() for name, t in tensors.items()}
+        arrays = _copies(tensors) | of_optimizer
         about = {
             "step": self.step,
             "epoch": self.epoch,
@@ -88,7 +84,7 @@ class LoopState:
         with torch.no_grad():
             for name, tensor in tensors_of(self.model).items():
                 tensor.copy_(torch.from_numpy(arrays[MODEL + name]))
-        self._restore_optimizer(arrays, about["optimizer"])
+        restore_optimizer(self.optimizer, arrays, about["optimizer"])
         self.scaler.load_state_dict(about["scaler"])
         self.batches.set_state(torch.from_numpy(arrays[BATCHES]))
         self.loss_sum.copy_(torch.from_numpy(arrays[LOSS_SUM]))
@@ -107,19 +103,40 @@ class LoopState:
         version, internal, gauss = about["python"]
         random.setstate((version, tuple(internal), gauss))
 
-    def _restore_optimizer(self, arrays: Arrays, numbers: Mapping[str, Any]) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Any]] = {}
-        values = dict(numbers)
-        for name in arrays:
-            if name.startswith(OPTIMIZER):
-                values[name] = torch.from_numpy(arrays[name])
-        for name, value in values.items():
-            index, key = name.removeprefix(OPTIMIZER).split(".", 1)
-            parameter = parameters[int(index)]
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # The fused optimizers need the memory layout of the parameter.
-                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-            state.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+    """Return copies of an optimizer's state: its tensors, and its other values, by name."""
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, Any] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            kept = tensors if isinstance(value, Tensor) else others
+            kept[f"{OPTIMIZER}{index}.{key}"] = value
+    return _copies(tensors), others
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, arrays: Arrays, others: Mapping[str, Any]
+) -> None:
+    """Restore an optimizer's state, as returned by `optimizer_state`; other arrays are ignored."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    values = dict(others)
+    for name in arrays:
+        if name.startswith(OPTIMIZER):
+            values[name] = torch.from_numpy(arrays[name])
+    for name, value in values.items():
+        index, key = name.removeprefix(OPTIMIZER).split(".", 1)
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            # The fused optimizers need the memory layout of the parameter.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
+    return {name: t.detach().cpu().contiguous().numpy().copy() for name, t in tensors.items()}

@@ -63,6 +63,18 @@ def test_ray_and_in_process_give_the_same_bits(in_process: Path, tmp_path: Path)
     assert plans[0] == plans[1]
 
 
+def test_a_run_whose_sites_keep_their_states_goes_on_with_them_on_ray(tmp_path: Path) -> None:
+    keys = ["model=mlp", "max-train-examples=100", "epochs=fixed", "local-epochs=1"]
+    keys += ["optimizer-state=keep", "epoch-budget=3"]
+    whole = run("in-process", tmp_path / "whole", keys)
+    half = run("in-process", tmp_path / "half", [*keys, "epoch-budget=1"])
+    resume = ("--resume", str(half), "--set", "epoch-budget=3", "--engine", "ray")
+    done = mdc("run", *resume, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sha256(half) == sha256(whole)
+    assert [line["began_anew"] for line in read_history(half)] == [[], [], []]
+
+
 def test_another_seed_gives_other_bits(in_process: Path, tmp_path: Path) -> None:
     assert sha256(run("in-process", tmp_path / "other", seed=2)) != sha256(in_process)
 

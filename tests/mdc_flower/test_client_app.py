@@ -198,6 +198,7 @@ def test_a_hello_is_answered_with_the_sites_card(
         device=processor(),
         number_format="bfloat16",
         threads=3 if simulated else usable_cores(),
+        keeps_state=simulated,
     )
     assert told.machine.startswith(f"{processor()}, bfloat16, ")
 

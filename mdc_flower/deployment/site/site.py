@@ -175,6 +175,11 @@ class SiteView:
                 )
             case "continued":
                 return f"continues after epoch {event['epoch']}, which was saved before"
+            case "state-not-written":
+                return (
+                    f"round {event['round']}: the {event['state']}'s state could not be written; "
+                    "the next round begins without it"
+                )
             case "sent-again":
                 return f"round {event['round']}: the finished update is sent again"
             case "evaluated" if NUM_VALIDATION not in event:

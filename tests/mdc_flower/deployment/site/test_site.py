@@ -193,6 +193,10 @@ def test_the_other_lines() -> None:
     assert view.line({"event": "evaluated"}) == (
         "last model: not evaluated, because this site has no validation examples"
     )
+    unwritten = {"event": "state-not-written", "round": 3, "state": "optimizer"}
+    assert view.line(unwritten) == (
+        "round 3: the optimizer's state could not be written; the next round begins without it"
+    )
     assert view.line({"event": "app-refused", "reason": "x"}).endswith("the coordinator's app: x")
     assert view.line({"event": "failed", "message": "train", "error": "E: x"}) == (
         "train failed: E: x"
