@@ -29,7 +29,7 @@ from strategies.exchange.gathering import Gathering, Request, Terms
 from strategies.exchange.lineage import Lineages
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import arrays_to_record, record_to_arrays, train_content
-from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
+from strategies.exchange.metrics import TRAIN_SECONDS, VALIDATION, SiteMetrics, Value
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
@@ -194,6 +194,7 @@ class RoundLoop(Strategy):
         machines = self._sites.membership.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}
         record.training = self.metrics.mean_training(sent)
+        record.training.pop(TRAIN_SECONDS, None)  # a time is no result
         record.start_evaluation = self.metrics.mean_validation(sent, self.recipe.max_site_weight)
         opened.updates = updates
         if record.failed:

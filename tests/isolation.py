@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mdc_flower.data import load_dataset
-from mdc_flower.jobs.run_task import load_run_task, load_site_run_task
 from mdc_flower.jobs.task import load_site_task, load_task
 
 
@@ -38,8 +37,6 @@ def _forget() -> None:
     load_dataset.cache_clear()
     load_task.cache_clear()
     load_site_task.cache_clear()
-    load_run_task.cache_clear()
-    load_site_run_task.cache_clear()
 
 
 @pytest.fixture(autouse=True)

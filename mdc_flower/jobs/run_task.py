@@ -1,7 +1,6 @@
 """`RunTask`: what a run needs of its job, whether it is the default or the user's."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -75,7 +74,6 @@ class RunTask(Protocol):
         ...
 
 
-@lru_cache(maxsize=4)
 def load_run_task(config: RunConfig) -> RunTask:
     """Return the task of a run for the coordinator.
 
@@ -90,7 +88,6 @@ def load_run_task(config: RunConfig) -> RunTask:
     return _user_task(config.job, context, config.device)
 
 
-@lru_cache(maxsize=1)
 def load_site_run_task(config: RunConfig, site: SiteConfig) -> RunTask:
     """Return the task of a site, whose job, data set, root and device override the run's.
 

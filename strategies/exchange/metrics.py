@@ -23,7 +23,9 @@ TRAIN, VALIDATION = "train-", "validation-"
 NAME = re.compile(f"({TRAIN}|{VALIDATION})[a-z0-9]+(-[a-z0-9]+)*")
 """Every name of a metric in messages."""
 
-ALWAYS = (NUM_EXAMPLES, "num-steps", "train-seconds")
+NUM_STEPS, TRAIN_SECONDS = "num-steps", "train-seconds"
+
+ALWAYS = (NUM_EXAMPLES, NUM_STEPS, TRAIN_SECONDS)
 """What a train reply may contain whatever the job; only the number of examples must be there."""
 
 

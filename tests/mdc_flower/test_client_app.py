@@ -22,7 +22,6 @@ from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.data import load_dataset
 from mdc_flower.data.contract import Contract
-from mdc_flower.jobs.run_task import load_site_run_task
 from mdc_flower.jobs.task import load_site_task, load_task
 from mdc_flower.site.card import code_digests
 from mdc_flower.site.error_replies import TRACE_CALLS, TRACE_LINES, without_paths
@@ -384,7 +383,6 @@ def test_the_deadline_counts_from_the_arrival_of_the_message_while_data_are_read
         load_dataset.cache_clear()
         load_task.cache_clear()
         load_site_task.cache_clear()
-        load_site_run_task.cache_clear()
         train = train_content(arrays, PLANNED, deadline_s)
         content = (
             train if kind == MessageType.TRAIN else statistics_content(arrays, "p", deadline_s)
