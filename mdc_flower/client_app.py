@@ -41,6 +41,6 @@ def _answer(message: Message, context: Context) -> RecordDict | Error:
             log(ERROR, "%s failed", kind, exc_info=error)
             site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
             return error_of(error, private=True)
-    from mdc_flower.site import answers  # imports PyTorch
+    from mdc_flower.site import answering  # imports PyTorch, unless the site has a command
 
-    return answers.answer(kind, message.content, *configs)
+    return answering.answer(kind, message.content, *configs)

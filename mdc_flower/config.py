@@ -302,11 +302,13 @@ class RunConfig(ConfigModel):
 class SiteConfig(ConfigModel):
     """Settings of a single site: its name, where its data are, and what may leave it.
 
-    A real site sets ``site``, and ``data`` unless it uses the run's data set. Flower sets
-    ``partition-id`` and ``num-partitions`` for a simulated site.
+    A real site sets ``site``, and ``data`` unless it uses the run's data set or has a ``command``
+    of its own that trains. Flower sets ``partition-id`` and ``num-partitions`` for a simulated
+    site.
     """
 
     site: str = ""
+    command: str = ""
     data: str = ""
     data_root: str = ""
     vocabulary: str = ""
@@ -340,6 +342,14 @@ class SiteConfig(ConfigModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _keys_fit_the_command(self) -> Self:
+        if self.command:
+            if not self.site:
+                raise ValueError("only a real site can have a command")
+            check_with_command(self)
+        return self
+
     @property
     def name(self) -> str:
         """Return the site's name, which identifies it everywhere."""
@@ -370,6 +380,24 @@ class SiteConfig(ConfigModel):
     def shared_config(self) -> Self:
         """Return the config that all simulated sites share; a real site keeps its own."""
         return self.model_copy(update={"partition_id": 0}) if self.is_simulated else self
+
+
+def check_with_command(site: Any) -> None:
+    """Raise `ValueError` if a site with a command has settings that only other sites use.
+
+    Parameters
+    ----------
+    site
+        A node config, or the settings of a site in its kit.
+    """
+    for key in ("data", "data_root", "vocabulary", "device", "threads"):
+        if getattr(site, key):
+            raise ValueError(
+                f"{key.replace('_', '-')} and command exclude each other: the command reads its "
+                "own data and chooses its own device"
+            )
+    if site.min_examples > 1 and not site.max_examples:
+        raise ValueError("min-examples with a command needs max-examples as well")
 
 
 def spelled_as(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,9 @@ app.add_typer(site, name="site")
 
 Kit = Annotated[Path, typer.Argument(help="Kit folder.")]
 Data = Annotated[str, typer.Option(help="Data set; by default, the one named in the kit.")]
+Command = Annotated[
+    str, typer.Option(help="Command that trains with its own data; by default, the kit's.")
+]
 DataRoot = Annotated[str, typer.Option(help="Folder of the built-in data sets.")]
 READING = Reading()
 
@@ -211,7 +214,7 @@ def count_tokens(
 
 
 @site.command("check")
-def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
+def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "", command: Command = "") -> None:
     """Check data, machine, network, certificate and key before the site joins."""
 
     def work() -> None:
@@ -219,14 +222,14 @@ def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
         from mdc_flower.deployment.kits.kits import read_site_kit
         from mdc_flower.deployment.site.check import check_site as checks
 
-        read = read_site_kit(kit).with_data(data, data_root)
+        read = read_site_kit(kit).with_data(data, data_root, command)
         show(checks(read), console, f"mdc site check {kit}")
 
     with_exit_status(work)
 
 
 @site.command("start")
-def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
+def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "", command: Command = "") -> None:
     """Run the checks, then take part until stopped; print each event."""
 
     def work() -> None:
@@ -235,7 +238,7 @@ def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "") -> None:
         from mdc_flower.deployment.site.check import check_site as checks
         from mdc_flower.deployment.site.site import only_one, start, wait_until_offline
 
-        read = read_site_kit(kit).with_data(data, data_root)
+        read = read_site_kit(kit).with_data(data, data_root, command)
         with only_one(read):
             wait_until_offline(read, _tell)
             counts: list[int] = []

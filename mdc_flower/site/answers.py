@@ -1,28 +1,25 @@
-"""How a site answers a message: the message's content in, content or an error out."""
+"""How a site answers each kind of message with our own training loop."""
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from logging import ERROR
 from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Error, MessageType, RecordDict
+from flwr.app import MessageType, RecordDict
 
-from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig, read_run_config, read_site_config
+from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
 from mdc_flower.jobs.task import threads_of
 from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
-from mdc_flower.site.error_replies import error_of, is_simulated
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.site.state import OPTIMIZER, KeptOptimizer, SiteState
 from mdc_flower.training.numerics import repeatable
 from strategies.common.errors import ConfigError, ModelError, PlanError
 from strategies.common.fault_points import reach
-from strategies.common.log import log
 from strategies.exchange.lineage import lineage_of
 from strategies.exchange.messages import (
     ARRAYS,
@@ -44,36 +41,6 @@ from strategies.exchange.messages import (
 from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import SITES
-
-Config = Mapping[str, bool | float | int | str]
-"""A run config or node config as Flower delivers it."""
-
-
-def answer(
-    kind: str, content: RecordDict, run_config: Config, node_config: Config
-) -> RecordDict | Error:
-    """Return the content of the reply to a message, or the error that answering it raised.
-
-    Flower reports an exception differently on each engine, and not at all in a deployment. The
-    coordinator needs the reason to report which site failed and why.
-
-    Parameters
-    ----------
-    kind
-        Flower's type of the message.
-    content
-        The content of the message.
-    run_config, node_config
-        Flower's context of the message.
-    """
-    try:
-        config, site = read_run_config(run_config), read_site_config(node_config)
-        return _HANDLERS[kind](content, config, site)
-    except Exception as error:
-        log(ERROR, "%s failed", kind, exc_info=error)
-        site_event("failed", message=kind, error=f"{type(error).__name__}: {error}")
-        # The node config itself may be wrong, so it is not parsed here.
-        return error_of(error, private=not is_simulated(node_config))
 
 
 def _hello(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
@@ -193,7 +160,7 @@ def _statistics(content: RecordDict, config: RunConfig, site: SiteConfig) -> Rec
     return statistics_reply_content(arrays_to_record(taken), num_examples, plan_id)
 
 
-_HANDLERS: Mapping[str, Callable[[RecordDict, RunConfig, SiteConfig], RecordDict]] = {
+HANDLERS: Mapping[str, Callable[[RecordDict, RunConfig, SiteConfig], RecordDict]] = {
     MessageType.QUERY: _hello,
     MessageType.TRAIN: _train,
     MessageType.EVALUATE: _evaluate,

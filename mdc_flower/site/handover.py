@@ -50,7 +50,7 @@ def hand_over(
     run_id
         The run; a worker serves only one.
     kind, content, run_config, node_config
-        As for `mdc_flower.site.answers.answer`. The content is empty afterwards.
+        As for `mdc_flower.site.answering.answer`. The content is empty afterwards.
     life_s
         Seconds for which somebody waits for the answer. The worker itself checks the deadline of
         training, which ends earlier.

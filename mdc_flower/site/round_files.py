@@ -10,14 +10,13 @@ import re
 import time
 from logging import WARNING
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import RecordDict
 
 from mdc_flower import __version__
 from mdc_flower.console.site_log import site_event
 from mdc_flower.site.own_files import OwnFiles
-from mdc_flower.training.loop_state import LoopState
 from strategies.common.errors import MdcError
 from strategies.common.fault_points import reach
 from strategies.common.files import StorageError
@@ -31,6 +30,9 @@ from strategies.exchange.messages import (
     train_reply_content,
 )
 from strategies.storage.model_files import pack_model
+
+if TYPE_CHECKING:  # imports PyTorch
+    from mdc_flower.training.loop_state import LoopState
 
 EPOCH, REPLY = "epoch", "reply"
 
@@ -107,7 +109,7 @@ class RoundFiles:
         self._replace(REPLY, pack_model(arrays, about))
         reach("reply-kept", path=str(self._files.folder))
 
-    def load(self, state: LoopState) -> None:
+    def load(self, state: "LoopState") -> None:
         """Restore the last saved epoch, if there is one."""
         stored = self._files.read(f"{self._key}.{EPOCH}")
         if stored is None:
@@ -124,7 +126,7 @@ class RoundFiles:
         self.continued = True
         site_event("continued", epoch=state.epoch, step=state.step)
 
-    def save(self, state: LoopState) -> None:
+    def save(self, state: "LoopState") -> None:
         """Save the state after an epoch, unless saving would cost more than `SHARE` of the time."""
         started = time.monotonic()
         if started - self._saved_at >= self._cost_s / SHARE:

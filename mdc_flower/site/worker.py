@@ -29,7 +29,7 @@ import psutil
 from flwr.app import Error, MessageType
 
 from mdc_flower.console.site_log import site_event
-from mdc_flower.site.answers import answer
+from mdc_flower.site.answering import answer
 from mdc_flower.site.envelope import pack, unpack
 from mdc_flower.site.error_replies import error_of
 from mdc_flower.site.handover import AGAIN, REPLY, REQUEST, SOCKET

@@ -18,7 +18,7 @@ from mdc_flower.deployment.site.site import SiteView
 from mdc_flower.deployment.site.worker_process import WorkerProcess
 from mdc_flower.engines.flower_processes import environment
 from mdc_flower.site import handover, worker
-from mdc_flower.site.answers import answer
+from mdc_flower.site.answering import answer
 from mdc_flower.site.client import SiteClient
 from mdc_flower.site.error_replies import error_of
 from mdc_flower.site.handover import hand_over

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from mdc_flower.common.config_files import read_toml
 from mdc_flower.common.config_model import ConfigModel
+from mdc_flower.config import check_with_command
 from mdc_flower.data.contract import Contract
 from mdc_flower.deployment.kits.spec import (
     COORDINATOR,
@@ -191,10 +192,26 @@ class SiteKit(Kit, SiteSettings):
         """Return the absolute path of the vocabulary file, or "" if none is named."""
         return str(self.folder / self.vocabulary) if self.vocabulary else ""
 
-    def with_data(self, data: str, data_root: str) -> Self:
-        """Return the kit with another data set and root; empty values keep the kit's own."""
-        named = {"data": data or self.data, "data_root": data_root or self.data_root}
-        return self.model_copy(update=named)
+    def with_data(self, data: str, data_root: str, command: str = "") -> Self:
+        """Return the kit with another data set, root or command; empty values keep the kit's.
+
+        Raises
+        ------
+        ConfigError
+            If there is both a command and a data set.
+        """
+        named = {
+            "data": data or self.data,
+            "data_root": data_root or self.data_root,
+            "command": command or self.command,
+        }
+        kit = self.model_copy(update=named)
+        try:
+            if kit.command:
+                check_with_command(kit)
+        except ValueError as error:
+            raise ConfigError(str(error), where=f"the kit of {self.site}") from None
+        return kit
 
 
 def read_coordinator_kit(folder: Path) -> CoordinatorKit:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mdc_flower.common.config_files import read_toml
 from mdc_flower.common.config_model import ConfigModel
+from mdc_flower.config import check_with_command
 from mdc_flower.data.contract import Contract
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION
@@ -119,6 +120,9 @@ class SiteSettings(ConfigModel):
     ----------
     contact : str
         Person to contact when the site is missing; not used by the software.
+    command : str
+        As in `mdc_flower.config.SiteConfig`: the command that trains, in place of our own loop;
+        empty if there is none, or if the site sets it when it starts.
     data, data_root, vocabulary, device : str
         As in `mdc_flower.config.SiteConfig`; empty if the site sets them when it starts. The path
         of the vocabulary may be relative to the kit's folder.
@@ -137,6 +141,7 @@ class SiteSettings(ConfigModel):
     """
 
     contact: Line = ""
+    command: Line = ""
     data: Line = ""
     data_root: Line = ""
     vocabulary: Line = ""
@@ -155,6 +160,12 @@ class SiteSettings(ConfigModel):
             raise ValueError(
                 f"max-examples {self.max_examples} is below min-examples {self.min_examples}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_command(self) -> Self:
+        if self.command:
+            check_with_command(self)
         return self
 
     @model_validator(mode="after")

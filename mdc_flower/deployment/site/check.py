@@ -30,6 +30,7 @@ from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.deployment.coordinator.superlink import ABOUT
 from mdc_flower.deployment.kits.kits import KIT, SiteKit
 from mdc_flower.deployment.site.node_config import node_config
+from mdc_flower.site.own_loop.asking import check_command
 from mdc_flower.training.numerics import (
     device_name,
     number_format,
@@ -57,10 +58,14 @@ def check_site(
     yield Check("site", None, f"{kit.site}, of the federation {kit.federation!r}")
     yield guarded("version", lambda: _version(kit))
     yield guarded("keys", lambda: _keys(kit))
-    yield from _job_checks(kit, on_data) if kit.job else _data_checks(kit, on_data)
+    if kit.command:
+        yield guarded("command", lambda: _command(kit))
+    else:
+        yield from _job_checks(kit, on_data) if kit.job else _data_checks(kit, on_data)
     yield guarded("disk", lambda: _disk(kit))
     yield guarded("memory", _memory)
-    yield guarded("device", lambda: _device(kit))
+    if not kit.command:
+        yield guarded("device", lambda: _device(kit))
     yield from _network_checks(kit)
 
 
@@ -87,6 +92,11 @@ def _keys(kit: SiteKit) -> str:
             hint="Unpack the kit again",
         )
     return "the private key and the public key match"
+
+
+def _command(kit: SiteKit) -> str:
+    program = check_command(kit.command, kit.folder)
+    return f"{kit.command} ({program}), in the folder {kit.folder}; it trains with its own data"
 
 
 def _job_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Check]:

@@ -28,6 +28,9 @@ from strategies.storage.run_directory import read_event
 EVENTS, LOG, NODE_CONFIG = "events.jsonl", "supernode.log", "node-config.toml"
 LOOK_S = 0.5
 
+LONGEST_LINE = 200
+"""Characters shown of what a command says about its progress."""
+
 STILL_ONLINE_S = 120.0
 """Maximum time in seconds for which the coordinator may consider a killed SuperNode online."""
 
@@ -149,6 +152,13 @@ def _trouble(line: bytes) -> str:
     return text.strip() if text.lstrip().startswith(("WARN", "ERROR")) else ""
 
 
+def _values(values: Any) -> str:
+    """Return what a command said about its progress, in one line."""
+    if isinstance(values, dict):
+        values = ", ".join(f"{name} {value}" for name, value in values.items())
+    return "".join(letter for letter in str(values) if letter.isprintable())[:LONGEST_LINE]
+
+
 class SiteView:
     """Turns the events of a site into lines for its operator."""
 
@@ -189,6 +199,26 @@ class SiteView:
                     f"last model: {_metrics_in(event, VALIDATION)} on {event[NUM_VALIDATION]} "
                     "validation examples of this site"
                 )
+            case "command-training":
+                self._plan = event
+                return (
+                    f"round {event['round']}: the site's command trains, "
+                    f"{describe_work(event)}, learning rate {describe_lr(event)}"
+                )
+            case "command-progress":
+                return f"round {self._plan.get('round', '?')}: {_values(event['values'])}"
+            case "command-trained":
+                return (
+                    f"round {event['round']}: the command trained in "
+                    f"{event['train-seconds']:.1f} s; sending the update"
+                )
+            case "command-evaluated":
+                return "last model: the command evaluated it"
+            case "command-ended":
+                lines = "".join(f"\n    {line}" for line in event["lines"])
+                return f"the command ended without a result; its last lines:{lines}"
+            case "command-left-behind":
+                return "a command that this site had left behind is ended"
             case "app-refused":
                 return f"this site refuses to run the coordinator's app: {event['reason']}"
             case "worker-grew":

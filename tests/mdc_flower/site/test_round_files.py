@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
-from mdc_flower.site.answers import answer
+from mdc_flower.site.answering import answer
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.training.batches import Tensors

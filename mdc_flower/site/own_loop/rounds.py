@@ -1,0 +1,310 @@
+"""The user's side: a script asks for rounds, trains by their plans, and sends its models."""
+
+import json
+import math
+import os
+import select
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from mdc_flower.site.own_loop import ranks
+from mdc_flower.site.own_loop.cycle import lr_of_step
+from mdc_flower.site.own_loop.protocol import (
+    EVALUATE,
+    FIRST_ROUND,
+    MODEL,
+    PLAN,
+    PROGRESS,
+    PROTOCOL,
+    RESULT,
+    SEEDS,
+    TRAINED,
+)
+from strategies.common.errors import ConfigError, MdcError
+from strategies.common.files import write_atomically
+from strategies.common.seeds import derive_seed
+from strategies.method.round_plan import RoundPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from mdc_flower.site.own_loop.learning_rate import RoundLR
+
+Evaluation = tuple[int, Mapping[str, float]]
+"""The number of validation examples; loss and accuracy by name."""
+
+Evaluate = Callable[["Round"], Evaluation]
+"""Evaluates the model of a round."""
+
+WAIT_S = 60.0
+"""Ranks that wait for a round hear from rank 0 this often, in seconds."""
+
+
+class Site:
+    """The site that runs this script; a context manager.
+
+    Parameters
+    ----------
+    evaluate : callable or None
+        Gets a round, which it loads a model from; returns the number of validation examples, and
+        ``loss`` and ``accuracy`` on them. It is called when the coordinator asks for an
+        evaluation. Without it, the site evaluates nothing.
+
+    Raises
+    ------
+    ConfigError
+        If no site has started this script.
+    """
+
+    def __init__(self, evaluate: Evaluate | None = None) -> None:
+        if FIRST_ROUND not in os.environ:
+            raise ConfigError(
+                "no site has started this script",
+                where="mdc_flower.site()",
+                hint="Name the script in `command` of the site's kit.toml, and run "
+                "`mdc site start KIT`",
+            )
+        self._evaluate = evaluate
+        # The site writes lines to the standard input, which nothing else may read from now on:
+        # neither a worker of a DataLoader nor a program that the script starts.
+        self._input = os.dup(0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        self._read = b""
+
+    def __enter__(self) -> "Site":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take no more rounds."""
+        os.close(self._input)
+
+    def rounds(self) -> Iterator["Round"]:
+        """Yield the rounds to train, at every rank, until the site needs this script no more.
+
+        Raises
+        ------
+        MdcError
+            If a round is not sent before the next one is asked for.
+        """
+        while (folder := self._next()) is not None:
+            round = Round(Path(folder))
+            if round.kind == EVALUATE:
+                examples, metrics = self._evaluate(round) if self._evaluate else (0, {})
+                round.report(examples, metrics)
+                continue
+            yield round
+            if not round.is_sent:
+                raise MdcError(
+                    "the round ended without a model",
+                    where=f"round {round.number}",
+                    hint="Call round.send(...) before the next round",
+                )
+
+    def _next(self) -> str | None:
+        """Return the next round's folder; None if there is none."""
+        while True:
+            # Short waits, because a broadcast that takes hours would be given up.
+            line = ranks.from_rank_0(self._line() if ranks.rank() == 0 else None)
+            if line is not None:
+                return line.strip() or None
+
+    def _line(self) -> str | None:
+        """Return a line with its end, "" at the end of the input, None after `WAIT_S` seconds."""
+        while b"\n" not in self._read:
+            if not select.select([self._input], [], [], WAIT_S)[0]:
+                return None
+            if not (more := os.read(self._input, 4096)):
+                return ""
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        return os.fsdecode(line) + "\n"
+
+
+class Round:
+    """One round: a plan, a model to load, and the files of the answer.
+
+    Parameters
+    ----------
+    folder : Path
+        The round's folder.
+
+    Attributes
+    ----------
+    kind : str
+        ``train`` or ``evaluate``. What follows is 0 in an evaluation, except ``deadline``.
+    number : int
+        The round's number, from 1.
+    local_epochs, local_steps : int
+        Length of the training; exactly one of the two is positive.
+    deadline : float
+        Unix time in seconds at which the site ends this script if there is no model; infinite if
+        there is no deadline.
+    is_sent : bool
+        Whether the answer has been sent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        fields: dict[str, Any] = json.loads((folder / PLAN).read_text("utf-8"))
+        if fields.pop("protocol") != PROTOCOL:
+            raise ConfigError(
+                "the site uses another protocol",
+                where=str(folder / PLAN),
+                hint="Install the same version of mdc-flower at the site and in this environment",
+            )
+        self.kind = str(fields.pop("kind"))
+        self.site = str(fields.pop("site"))
+        until, _ = fields.pop("deadline"), fields.pop("deadline_s")
+        self.deadline = math.inf if until is None else float(until)
+        self.plan = RoundPlan.model_validate(fields) if fields else None
+        self.number = self.plan.round if self.plan else 0
+        self.local_epochs = self.plan.local_epochs if self.plan else 0
+        self.local_steps = self.plan.local_steps if self.plan else 0
+        self.is_sent = False
+        self._schedule: RoundLR | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.deadline - time.time()
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays of the global model by name."""
+        return dict(load_file(self.folder / MODEL))
+
+    def load(self, model: "nn.Module") -> None:
+        """Overwrite a model's parameters and buffers by the global model, at every rank.
+
+        Raises
+        ------
+        ModelError
+            If names, shapes or dtypes differ; the model is then unchanged. The error names the
+            first mismatch. Weights that layers share have the first of their names.
+        """
+        from mdc_flower.training.arrays import load_arrays
+
+        model = ranks.whole(model)
+        if ranks.rank() == 0:
+            load_arrays(model, self.arrays)
+        ranks.spread(model)
+
+    def steps(self, per_epoch: int) -> int:
+        """Return the optimizer steps of the round, for so many steps per epoch."""
+        return self.local_steps or self.local_epochs * per_epoch
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, counted from 0, if the round has ``steps`` steps.
+
+        Raises
+        ------
+        MdcError
+            If the round has no such step.
+        """
+        return lr_of_step(self._plan(), step, steps)
+
+    def lr_scheduler(self, optimizer: "Optimizer", steps: int) -> "RoundLR":
+        """Return a scheduler that sets the plan's rate for each of the round's optimizer steps.
+
+        A parameter group with a key ``lr_scale`` gets the rate times this number.
+        """
+        from mdc_flower.site.own_loop.learning_rate import RoundLR
+
+        self._schedule = RoundLR(optimizer, self._plan(), steps)
+        return self._schedule
+
+    def seed(self, name: str) -> int:
+        """Return a seed below 2**31 for a purpose; it also depends on run, round and site."""
+        return derive_seed(self._plan().seed, name) % SEEDS
+
+    def progress(self, **values: float | str) -> None:
+        """Show values to the site's operator; they do not leave the site."""
+        if ranks.rank() == 0:
+            with (self.folder / PROGRESS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def send(
+        self,
+        model: "nn.Module | Mapping[str, NDArray[np.generic]]",
+        *,
+        num_examples: int,
+        num_steps: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Send the trained model; every rank calls it, and rank 0 sends.
+
+        Parameters
+        ----------
+        model
+            A model, or its arrays by name.
+        num_examples
+            Training examples of the site, the same in every round; the weight of the model.
+        num_steps
+            Optimizer steps; by default those of `lr_scheduler`.
+        metrics
+            ``loss`` and ``accuracy`` of the training, or one of them.
+
+        Raises
+        ------
+        MdcError
+            If the scheduler of this round was not used to its end.
+        ModelError
+            If the model does not have the arrays of the global model.
+        """
+        schedule = self._schedule
+        if schedule is not None and not schedule.is_finished:
+            raise MdcError(
+                "the round was not trained to its end",
+                where=f"round {self.number}",
+                got=f"{schedule.last_epoch} steps of the scheduler",
+                expected=f"{schedule.steps} steps, as announced",
+                hint="Call the scheduler's step() after every step of the optimizer",
+            )
+        if ranks.rank() == 0:
+            save_file(self._arrays_of(model), self.folder / f".{TRAINED}")
+            (self.folder / f".{TRAINED}").replace(self.folder / TRAINED)
+            steps = schedule.steps if num_steps is None and schedule else num_steps
+            self.report(num_examples, metrics or {}, steps)
+        self.is_sent = True
+
+    def report(
+        self, num_examples: int, metrics: Mapping[str, float], num_steps: int | None = None
+    ) -> None:
+        """Write the result, which ends the round."""
+        if ranks.rank() != 0:
+            return
+        fields: dict[str, Any] = {
+            "num_examples": int(num_examples),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+        }
+        if num_steps is not None:
+            fields["num_steps"] = int(num_steps)
+        write_atomically(self.folder / RESULT, json.dumps(fields).encode())
+
+    def _arrays_of(self, model: Any) -> dict[str, NDArray[np.generic]]:
+        if isinstance(model, Mapping):
+            return {name: np.asarray(array, order="C") for name, array in model.items()}
+        from mdc_flower.training.arrays import model_arrays
+
+        return model_arrays(ranks.whole(model))
+
+    def _plan(self) -> RoundPlan:
+        if self.plan is None:
+            raise MdcError("an evaluation has no plan", where=str(self.folder.name))
+        return self.plan
