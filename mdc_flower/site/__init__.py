@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _Callable(ModuleType):
-    """This package, with a call."""
+    """The package `mdc_flower.site`, with a call."""
 
     def __call__(self, evaluate: "Evaluate | None" = None) -> "Site":
         """Return the site that runs this script; see `mdc_flower.site.own_loop.rounds.Site`."""

@@ -91,12 +91,22 @@ def check_command(command: str, cwd: Path) -> str:
     return found
 
 
-@cache
+def close_commands() -> None:
+    """End the processes that this process keeps between messages; each may finish first."""
+    while _commands:
+        _commands.popitem()[1].close()
+
+
+_commands: dict[Path, Command] = {}
+"""The command of each folder of rounds."""
+
+atexit.register(close_commands)
+
+
 def _command(command: str, rounds: Path, cwd: Path) -> Command:
-    """Return the command, whose process is kept between messages."""
-    kept = Command(command, rounds, cwd)
-    atexit.register(kept.close)
-    return kept
+    if rounds not in _commands:
+        _commands[rounds] = Command(command, rounds, cwd)
+    return _commands[rounds]
 
 
 @cache
