@@ -34,6 +34,8 @@ if plan["kind"] == "evaluate":
     write_result({"num_examples": 0})  # this site has no validation examples
     sys.exit()
 
+if plan["shape"] != "exponential":
+    sys.exit("this job knows only the exponential cycle")
 random = np.random.default_rng(plan["seed"])
 batches = [
     batch
@@ -43,7 +45,7 @@ batches = [
 total = 0.0
 for step, batch in enumerate(batches):
     progress = step / max(1, len(batches) - 1)
-    lr = plan["lr_max"] * (plan["lr_min"] / plan["lr_max"]) ** progress  # shape: exponential
+    lr = plan["lr_max"] * (plan["lr_min"] / plan["lr_max"]) ** progress
     found = probabilities(batch)
     total -= float(np.log(found[np.arange(len(batch)), labels[batch]]).mean())
     error = (found - targets[batch]) / len(batch)
