@@ -31,7 +31,9 @@ def write_digits(path: Path, part: int = 0, parts: int = 3) -> int:
     return len(train.labels[part::parts])
 
 
-def run_with_commands(keys: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]) -> None:
+def run_with_commands(
+    keys: Mapping[str, Any], sites: Mapping[str, Mapping[str, int | str]]
+) -> None:
     """Run with real sites, given by their node configs without the name, in this process."""
     config = read_run_config({**keys, "num-sites": len(sites)})
     run_id = secrets.randbits(62)

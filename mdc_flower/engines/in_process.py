@@ -7,7 +7,7 @@ A custom grid and messages without a SuperLink need two objects from private mod
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -71,7 +71,9 @@ def run_in_process(
         server(grid, _context(run_id, SUPERLINK_NODE_ID, config, {}))
 
 
-def _context(run_id: int, node_id: int, config: RunConfig, node_config: dict[str, int]) -> Context:
+def _context(
+    run_id: int, node_id: int, config: RunConfig, node_config: Mapping[str, int | str]
+) -> Context:
     return Context(
         run_id=run_id,
         node_id=node_id,

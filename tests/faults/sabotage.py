@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 FOLDER = Path(sys.argv[1])
 
 
-def _write(arrays: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+def _write(arrays: dict[str, np.ndarray]) -> None:
     save_file(arrays, FOLDER / "trained.safetensors")
     _report('{"num_examples": 100}')
 

@@ -76,11 +76,11 @@ def site_files(
     if spec.job:
         settings |= _own_job(spec.job, site)
     kit = SiteKit.read(settings, f"the kit of {site.name}")
-    data_option = [] if site.data else ["--data", SOME_DATA]
+    data_option = [] if site.data or site.command else ["--data", SOME_DATA]
     values = {
         "name": site.name,
         "mount": _mount(site.data, site.data_root),
-        "data": f"`{site.data}`, from `kit.toml`" if site.data else "given with `--data`",
+        "data": _data(site),
         "data_option": "".join(f" {part}" for part in data_option),
         "command": ", ".join(map(json.dumps, ["site", "start", "/kit", *data_option])),
         "min_examples": str(site.min_examples),
@@ -140,6 +140,13 @@ def _agreed(spec: FederationSpec) -> str:
         f"Data that match the contract `{contract.name}`: examples of type `{contract.type}` and "
         f"shape {shape};\n  the classes, in this order: {_classes(contract.classes)}."
     )
+
+
+def _data(site: SiteSpec) -> str:
+    """Return where a site's data come from."""
+    if site.command:
+        return f"what your own command reads, which trains here: `{site.command}`, from `kit.toml`"
+    return f"`{site.data}`, from `kit.toml`" if site.data else "given with `--data`"
 
 
 def _classes(classes: Sequence[str]) -> str:

@@ -44,6 +44,6 @@ class RoundLR(LRScheduler):
     def get_lr(self) -> list[Any]:
         """Return the rate of each parameter group for the next optimizer step."""
         # After the last optimizer step, `step` is called once more.
-        is_over = self.last_epoch == self.steps
+        is_over = self.last_epoch >= self.steps
         lr = lr_of_step(self.plan, self.last_epoch - is_over, self.steps)
         return [lr * group.get(LR_SCALE, 1.0) for group in self.optimizer.param_groups]

@@ -1,0 +1,46 @@
+"""A callback for Lightning's Trainer; needs the package ``lightning``."""
+
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from mdc_flower.site.own_loop.learning_rate import set_lr
+from mdc_flower.site.own_loop.rounds import Round
+from strategies.common.errors import ConfigError
+
+
+class RoundCallback(Callback):
+    """Sets the plan's learning rate before every step of the optimizer, whatever else sets it.
+
+    Give the Trainer ``max_epochs=round.local_epochs``, or ``max_steps=round.local_steps``.
+
+    Parameters
+    ----------
+    round : Round
+        The round to train.
+
+    Attributes
+    ----------
+    rates : list of float
+        The rate of each step so far.
+    """
+
+    def __init__(self, round: Round) -> None:
+        self.round = round
+        self.rates: list[float] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse a module whose steps are not those of one optimizer."""
+        if len(trainer.optimizers) != 1:
+            raise ConfigError(
+                "the learning rate of a round is for one optimizer",
+                where="configure_optimizers",
+                got=f"{len(trainer.optimizers)} optimizers",
+                hint="Use round.lr_at(step, steps) in your own callback",
+            )
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Set the rate of this step."""
+        rate = self.round.lr_at(trainer.global_step, trainer.estimated_stepping_batches)
+        set_lr(optimizer, rate)
+        self.rates.append(rate)

@@ -1,0 +1,36 @@
+"""A callback for Hugging Face's Trainer; needs the package ``transformers``."""
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+from mdc_flower.site.own_loop.learning_rate import set_lr
+from mdc_flower.site.own_loop.rounds import Round
+
+
+class RoundCallback(TrainerCallback):
+    """Sets the plan's learning rate before every step of the optimizer, whatever else sets it.
+
+    Give the Trainer ``num_train_epochs=round.local_epochs``, or ``max_steps=round.local_steps``.
+    Its own log may still show the rates of its own schedule.
+
+    Parameters
+    ----------
+    round : Round
+        The round to train.
+
+    Attributes
+    ----------
+    rates : list of float
+        The rate of each step so far.
+    """
+
+    def __init__(self, round: Round) -> None:
+        self.round = round
+        self.rates: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the rate of this step."""
+        rate = self.round.lr_at(state.global_step, state.max_steps)
+        set_lr(kwargs["optimizer"], rate)
+        self.rates.append(rate)
