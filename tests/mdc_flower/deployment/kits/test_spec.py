@@ -83,6 +83,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert spec.site[0].model_dump() == {
         "name": "Site_1.b-2",
         "contact": "Zoé",
+        "command": "",
         "data": "my_lab:load",
         "data_root": "/d",
         "vocabulary": "/v",
