@@ -77,9 +77,8 @@ def check_command(command: str, cwd: Path) -> str:
     try:
         program = shlex.split(command)[0]
     except (ValueError, IndexError):
-        raise ConfigError(
-            "the command cannot be split into words", where="command", got=command
-        ) from None
+        # The whole command is not in the error, which the coordinator gets.
+        raise ConfigError("the command cannot be split into words", where="command") from None
     found = shutil.which(str(cwd / program) if "/" in program else program)
     if found is None:
         raise ConfigError(

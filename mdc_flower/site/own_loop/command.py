@@ -115,7 +115,7 @@ class Command:
     def close(self) -> None:
         """Tell the process that there are no more rounds, by the end of its input; then end it."""
         if self._process is not None:
-            with suppress(OSError):
+            with suppress(OSError, subprocess.TimeoutExpired):
                 self._process.communicate(timeout=GRACE_S)
             self.stop()
 

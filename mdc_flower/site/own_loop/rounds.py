@@ -161,7 +161,9 @@ class Round:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        fields: dict[str, Any] = json.loads((folder / PLAN).read_text("utf-8"))
+        # The folder need not exist on the machines of the other ranks.
+        text = (folder / PLAN).read_text("utf-8") if ranks.rank() == 0 else ""
+        fields: dict[str, Any] = json.loads(ranks.from_rank_0(text))
         if fields.pop("protocol") != PROTOCOL:
             raise ConfigError(
                 "the site uses another protocol",
@@ -186,7 +188,7 @@ class Round:
 
     @property
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return the arrays of the global model by name."""
+        """Return the arrays of the global model by name; only rank 0 is sure to have them."""
         return dict(load_file(self.folder / MODEL))
 
     def load(self, model: "nn.Module") -> None:

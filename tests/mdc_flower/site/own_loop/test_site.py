@@ -1,6 +1,7 @@
 """`mdc_flower.site()` in a script that a site keeps alive, and what such a site refuses."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ MODEL: dict[str, NDArray[Any]] = {
 
 SCRIPT = """
 import os
+import subprocess
 import subprocess
 import sys
 
@@ -177,3 +179,16 @@ def test_the_plan_is_written_for_any_language(node: dict[str, Any], tmp_path: Pa
         "run_start": 0.0, "run_end": 1.0,
     }  # fmt: skip
     assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_site_with_a_command_answers_without_pytorch() -> None:
+    code = (
+        "import sys, mdc_flower.site.worker, mdc_flower.site.own_loop.answers; "
+        "import mdc_flower.site.own_loop.rounds; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_name_of_the_package_does_not_import_what_it_can_do() -> None:
+    code = "import sys, mdc_flower; sys.exit(len([m for m in sys.modules if 'flower' in m]) > 1)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
