@@ -28,11 +28,12 @@ from strategies.exchange.messages import (
     record_to_arrays,
     train_content,
 )
+from strategies.storage.run_directory import GLOBAL_MODEL, read_history
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault
 from tests.faults.test_worker import ask, site
 from tests.mdc_flower.examples import plan
-from tests.own_loop import EXAMPLES, write_digits
+from tests.own_loop import EXAMPLES, run_with_commands, write_digits
 
 KEYS = {"num-sites": 1}
 MODEL = {"1.weight": np.zeros((10, 64), np.float32), "1.bias": np.zeros(10, np.float32)}
@@ -230,6 +231,27 @@ def test_a_command_that_hangs_is_ended_at_the_deadline(
     assert cause_of(failed.code) is Cause.LATE
     assert psutil.Process().children(recursive=True) == before
     assert bits(job.train()) == undisturbed[1]
+
+
+def test_a_run_whose_command_was_killed_gives_the_same_model(job: Job, tmp_path: Path) -> None:
+    keys = {
+        "model": "tests.own_loop:softmax",
+        "epochs": "fixed",
+        "local-epochs": 2,
+        "epoch-budget": 4,
+        "max-test-examples": 50,
+    }
+    for name in ("undisturbed", "killed"):
+        if name == "killed":
+            job.goes_wrong(name)
+        own = {"command": job.node["command"], "state": str(tmp_path / f"state-{name}")}
+        run_with_commands(keys | {"output-dir": str(tmp_path / name)}, {"north": own})
+    first, last = (
+        (tmp_path / name / GLOBAL_MODEL).read_bytes() for name in ("undisturbed", "killed")
+    )
+    assert first == last
+    asked_again = [line["asked_again"] for line in read_history(tmp_path / "killed")]
+    assert asked_again == [["north"], []]
 
 
 @fault(
