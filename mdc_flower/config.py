@@ -390,8 +390,8 @@ def check_with_command(site: Any) -> None:
     site
         A node config, or the settings of a site in its kit.
     """
-    for key in ("data", "data_root", "vocabulary", "device", "threads"):
-        if getattr(site, key):
+    for key in ("job", "data", "data_root", "vocabulary", "device", "threads"):
+        if getattr(site, key, None):  # a kit has no job
             raise ValueError(
                 f"{key.replace('_', '-')} and command exclude each other: the command reads its "
                 "own data and chooses its own device"

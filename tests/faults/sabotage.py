@@ -64,7 +64,7 @@ def _happen(kind: str) -> None:
             _report("[1, 2]")
         case "no-examples":
             _report(json.dumps({"num_examples": "many: secret.csv"}))
-        case "unknown-metric":
+        case "bad-metric":
             _report(json.dumps({"num_examples": 1, "metrics": {"secret.csv": 1.0}}))
 
 

@@ -174,7 +174,7 @@ GARBAGE = [
     ("no-json", "an unreadable result", "result.json: the result cannot be read"),
     ("no-object", "a result of another type", "got 'list', expected an object"),
     ("no-examples", "no number of examples", "num_examples: the result has an unusable value"),
-    ("unknown-metric", "an unknown metric", "metrics: the result has an unknown metric"),
+    ("bad-metric", "a metric with a bad name", "metrics: the result has a metric that cannot be"),
 ]
 
 

@@ -32,6 +32,7 @@ from strategies.exchange.messages import (
     train_reply_content,
     wants_evaluation,
 )
+from strategies.exchange.metrics import Value
 from strategies.method.round_plan import RoundPlan
 
 
@@ -64,7 +65,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     started = time.monotonic()
     folder, result = ask(site, TRAIN, arrays, plan, stop_at, where)
     trained = read_trained(folder, site.name, arrays)
-    metrics = {
+    metrics: dict[str, Value] = {
         **result.metrics,
         "train-seconds": time.monotonic() - started,
         NUM_EXAMPLES: _agreed(result.num_examples, site),
@@ -114,9 +115,7 @@ def _check_config(config: RunConfig) -> None:
             )
 
 
-def _validate(
-    site: SiteConfig, arrays: Arrays, stop_at: float, where: str
-) -> dict[str, float | int]:
+def _validate(site: SiteConfig, arrays: Arrays, stop_at: float, where: str) -> dict[str, Value]:
     """Return the metrics of a model on the site's validation examples; empty without examples."""
     _, result = ask(site, EVALUATE, arrays, None, stop_at, where)
     if result.num_examples == 0:
@@ -137,9 +136,9 @@ def _agreed(num_examples: int, site: SiteConfig) -> int:
     return num_examples
 
 
-def _shared(metrics: Mapping[str, float | int], site: SiteConfig) -> dict[str, float | int]:
+def _shared(metrics: Mapping[str, Value], site: SiteConfig) -> dict[str, Value]:
     """Return the metrics that may leave the site."""
-    return {name: value for name, value in metrics.items() if name in site.shared_metrics}
+    return {name: value for name, value in metrics.items() if site.shares(name)}
 
 
 def _round_files(content: RecordDict, config: RunConfig, site: SiteConfig) -> RoundFiles | None:

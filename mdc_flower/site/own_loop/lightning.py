@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from mdc_flower.site.own_loop.learning_rate import set_lr
-from mdc_flower.site.own_loop.rounds import Round
+from mdc_flower.site.own_loop.round import Round
 from strategies.common.errors import ConfigError
 
 

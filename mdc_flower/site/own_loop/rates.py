@@ -6,7 +6,7 @@ Use it as ``python -m mdc_flower.site.own_loop.rates ROUND_FOLDER STEPS``: one r
 import sys
 from pathlib import Path
 
-from mdc_flower.site.own_loop.rounds import Round
+from mdc_flower.site.own_loop.round import Round
 
 if __name__ == "__main__":
     round, steps = Round(Path(sys.argv[1])), int(sys.argv[2])

@@ -14,6 +14,8 @@ from mdc_flower.site.own_loop.protocol import EVALUATE, RESULT, TRAIN, TRAINED
 from mdc_flower.site.own_loop.request import Arrays
 from strategies.common.errors import MdcError, ModelError
 from strategies.exchange.gate import specs_of
+from strategies.exchange.metrics import TRAIN as TRAIN_PREFIX
+from strategies.exchange.metrics import VALIDATION, Value, may_be_metric
 
 FIELDS = {
     TRAIN: frozenset({"num_examples", "num_steps", "metrics"}),
@@ -21,10 +23,7 @@ FIELDS = {
 }
 """The fields of a result, by kind of round."""
 
-METRICS = ("loss", "accuracy")
-"""The metrics of a result."""
-
-PREFIX = {TRAIN: "train-", EVALUATE: "validation-"}
+PREFIX = {TRAIN: TRAIN_PREFIX, EVALUATE: VALIDATION}
 """What a metric's name begins with where it leaves the site, by kind of round."""
 
 
@@ -37,12 +36,12 @@ class Result:
     num_examples : int
         Examples that the metrics are over; in training, the weight of the update.
     metrics : dict
-        Finite numbers under the names that leave the site; among them ``num-steps``, if it is in
-        the result of a training.
+        Finite numbers, or lists of them, under the names that leave the site; among them
+        ``num-steps``, if it is in the result of a training.
     """
 
     num_examples: int
-    metrics: dict[str, float | int]
+    metrics: dict[str, Value]
 
 
 def read_result(folder: Path, kind: str, site: str) -> Result:
@@ -62,22 +61,27 @@ def read_result(folder: Path, kind: str, site: str) -> Result:
     if unknown := len(fields.keys() - FIELDS[kind]):
         expected = ", ".join(sorted(FIELDS[kind]))
         raise _unusable(site, "has unknown fields", f"{unknown} of them", f"only {expected}")
-    metrics = fields.get("metrics", {})
-    if not isinstance(metrics, dict):
-        raise _unusable(site, "has the wrong type", type(metrics).__name__, "an object", "metrics")
-    named: dict[str, float | int] = {}
+    named = _metrics(site, kind, fields.get("metrics", {}))
     if "num_steps" in fields:
         named["num-steps"] = _count(site, "num_steps", fields["num_steps"])
-    for name, value in metrics.items():
-        if name not in METRICS:
-            expected = ", ".join(METRICS)
-            raise _unusable(site, "has an unknown metric", None, expected, "metrics")
-        number = _number(site, value)
-        if math.isfinite(number):
-            named[f"{PREFIX[kind]}{name}"] = number
-        elif kind == TRAIN:  # a bad global model is no reason to reject the site's update
-            raise _unusable(site, "has an unusable value", number, "finite numbers", "metrics")
     return Result(_count(site, "num_examples", fields.get("num_examples")), named)
+
+
+def _metrics(site: str, kind: str, metrics: Any) -> dict[str, Value]:
+    """Return the metrics under the names that leave the site."""
+    if not isinstance(metrics, dict):
+        raise _unusable(site, "has the wrong type", type(metrics).__name__, "an object", "metrics")
+    named: dict[str, Value] = {}
+    for name, value in metrics.items():
+        if not may_be_metric(PREFIX[kind] + name):
+            expected = "names of lower-case letters, digits and hyphens"
+            raise _unusable(site, "has a metric that cannot be sent", None, expected, "metrics")
+        numbers = [_number(site, v) for v in (value if isinstance(value, list) else [value])]
+        if all(map(math.isfinite, numbers)):
+            named[PREFIX[kind] + name] = numbers if isinstance(value, list) else numbers[0]
+        elif kind == TRAIN:  # a bad global model is no reason to reject the site's update
+            raise _unusable(site, "has an unusable value", None, "finite numbers", "metrics")
+    return named
 
 
 def read_trained(folder: Path, site: str, before: Arrays) -> dict[str, NDArray[np.generic]]:

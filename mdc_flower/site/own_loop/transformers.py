@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mdc_flower.site.own_loop.learning_rate import set_lr
-from mdc_flower.site.own_loop.rounds import Round
+from mdc_flower.site.own_loop.round import Round
 
 
 class RoundCallback(TrainerCallback):

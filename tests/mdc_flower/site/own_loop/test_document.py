@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mdc_flower.deployment.kits.spec import SiteSpec
 from mdc_flower.site.own_loop.request import write_request
-from mdc_flower.site.own_loop.rounds import Round
+from mdc_flower.site.own_loop.round import Round
 from tests.mdc_flower.examples import plan
 from tests.own_loop import EXAMPLES
 

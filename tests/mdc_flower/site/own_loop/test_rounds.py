@@ -12,7 +12,7 @@ from torch import nn
 
 import mdc_flower
 from mdc_flower.site.own_loop.request import write_request
-from mdc_flower.site.own_loop.rounds import Round
+from mdc_flower.site.own_loop.round import Round
 from mdc_flower.training.arrays import model_arrays
 from strategies.common.errors import ConfigError, MdcError, ModelError
 from strategies.method.round_plan import CycleShape, RoundPlan

@@ -1,13 +1,10 @@
-"""The user's side: a script asks for rounds, trains by their plans, and sends its models."""
+"""A round at the user's side: its plan, its model, and what the script sends back."""
 
 import json
 import math
-import os
-import select
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +14,6 @@ from safetensors.numpy import load_file, save_file
 from mdc_flower.site.own_loop import ranks
 from mdc_flower.site.own_loop.cycle import lr_of_step
 from mdc_flower.site.own_loop.protocol import (
-    EVALUATE,
-    FIRST_ROUND,
     MODEL,
     PLAN,
     PROGRESS,
@@ -38,102 +33,8 @@ if TYPE_CHECKING:
 
     from mdc_flower.site.own_loop.learning_rate import RoundLR
 
-Evaluation = tuple[int, Mapping[str, float]]
-"""The number of validation examples; loss and accuracy by name."""
-
-Evaluate = Callable[["Round"], Evaluation]
-"""Evaluates the model of a round."""
-
-WAIT_S = 60.0
-"""Ranks that wait for a round hear from rank 0 this often, in seconds."""
-
-
-class Site:
-    """The site that runs this script; a context manager.
-
-    Parameters
-    ----------
-    evaluate : callable or None
-        Gets a round, which it loads a model from; returns the number of validation examples, and
-        ``loss`` and ``accuracy`` on them. It is called when the coordinator asks for an
-        evaluation. Without it, the site evaluates nothing.
-
-    Raises
-    ------
-    ConfigError
-        If no site has started this script.
-    """
-
-    def __init__(self, evaluate: Evaluate | None = None) -> None:
-        if FIRST_ROUND not in os.environ:
-            raise ConfigError(
-                "no site has started this script",
-                where="mdc_flower.site()",
-                hint="Name the script in `command` of the site's kit.toml, and run "
-                "`mdc site start KIT`",
-            )
-        self._evaluate = evaluate
-        # The site writes lines to the standard input, which nothing else may read from now on:
-        # neither a worker of a DataLoader nor a program that the script starts.
-        self._input = os.dup(0)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
-        self._read = b""
-
-    def __enter__(self) -> "Site":
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Take no more rounds."""
-        os.close(self._input)
-
-    def rounds(self) -> Iterator["Round"]:
-        """Yield the rounds to train, at every rank, until the site needs this script no more.
-
-        Raises
-        ------
-        MdcError
-            If a round is not sent before the next one is asked for.
-        """
-        while (folder := self._next()) is not None:
-            round = Round(Path(folder))
-            if round.kind == EVALUATE:
-                examples, metrics = self._evaluate(round) if self._evaluate else (0, {})
-                round.report(examples, metrics)
-                continue
-            yield round
-            if not round.is_sent:
-                raise MdcError(
-                    "the round ended without a model",
-                    where=f"round {round.number}",
-                    hint="Call round.send(...) before the next round",
-                )
-
-    def _next(self) -> str | None:
-        """Return the next round's folder; None if there is none."""
-        while True:
-            # Short waits, because a broadcast that takes hours would be given up.
-            line = ranks.from_rank_0(self._line() if ranks.rank() == 0 else None)
-            if line is not None:
-                return line.strip() or None
-
-    def _line(self) -> str | None:
-        """Return a line with its end, "" at the end of the input, None after `WAIT_S` seconds."""
-        while b"\n" not in self._read:
-            if not select.select([self._input], [], [], WAIT_S)[0]:
-                return None
-            if not (more := os.read(self._input, 4096)):
-                return ""
-            self._read += more
-        line, _, self._read = self._read.partition(b"\n")
-        return os.fsdecode(line) + "\n"
+Metrics = Mapping[str, float | list[float]]
+"""Values by name, without ``train-`` or ``validation-``; sums for a metric that is no mean."""
 
 
 class Round:
@@ -247,7 +148,7 @@ class Round:
         *,
         num_examples: int,
         num_steps: int | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Send the trained model; every rank calls it, and rank 0 sends.
 
@@ -260,7 +161,7 @@ class Round:
         num_steps
             Optimizer steps; by default those of `lr_scheduler`.
         metrics
-            ``loss`` and ``accuracy`` of the training, or one of them.
+            Metrics of the training: ``loss``, and others of the run's job.
 
         Raises
         ------
@@ -285,15 +186,13 @@ class Round:
             self.report(num_examples, metrics or {}, steps)
         self.is_sent = True
 
-    def report(
-        self, num_examples: int, metrics: Mapping[str, float], num_steps: int | None = None
-    ) -> None:
+    def report(self, num_examples: int, metrics: Metrics, num_steps: int | None = None) -> None:
         """Write the result, which ends the round."""
         if ranks.rank() != 0:
             return
         fields: dict[str, Any] = {
             "num_examples": int(num_examples),
-            "metrics": {name: float(value) for name, value in metrics.items()},
+            "metrics": {name: np.asarray(value, float).tolist() for name, value in metrics.items()},
         }
         if num_steps is not None:
             fields["num_steps"] = int(num_steps)
