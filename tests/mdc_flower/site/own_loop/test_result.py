@@ -17,7 +17,7 @@ def result(folder: Path, kind: str, **fields: Any) -> Result:
 
 def test_metrics_of_any_job_are_numbers_or_sums(tmp_path: Path) -> None:
     metrics = {"loss": 1, "f1-score": [1.0, 2.0, 3]}
-    named = {"train-loss": 1.0, "train-f1-score": [1.0, 2.0, 3.0], "num-steps": 7}
+    named: dict[str, Any] = {"train-loss": 1.0, "train-f1-score": [1.0, 2.0, 3.0], "num-steps": 7}
     assert result(tmp_path, "train", num_steps=7, metrics=metrics) == Result(5, named)
 
 
