@@ -309,6 +309,7 @@ class SiteConfig(ConfigModel):
 
     site: str = ""
     command: str = ""
+    command_folder: str = ""  # empty for the folder of the site's process
     data: str = ""
     data_root: str = ""
     vocabulary: str = ""
@@ -347,6 +348,8 @@ class SiteConfig(ConfigModel):
         if self.command:
             if not self.site:
                 raise ValueError("only a real site can have a command")
+            if self.job:
+                raise ValueError("job and command exclude each other: both say how a site trains")
             check_with_command(self)
         return self
 
@@ -390,8 +393,8 @@ def check_with_command(site: Any) -> None:
     site
         A node config, or the settings of a site in its kit.
     """
-    for key in ("job", "data", "data_root", "vocabulary", "device", "threads"):
-        if getattr(site, key, None):  # a kit has no job
+    for key in ("data", "data_root", "vocabulary", "device", "threads"):
+        if getattr(site, key):
             raise ValueError(
                 f"{key.replace('_', '-')} and command exclude each other: the command reads its "
                 "own data and chooses its own device"

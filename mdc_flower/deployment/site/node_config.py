@@ -17,6 +17,7 @@ def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
     config = {
         "site": kit.site,
         "command": kit.command,
+        "command-folder": str(kit.folder) if kit.command else "",
         "data": kit.data,
         "data-root": kit.data_root,
         "vocabulary": kit.vocabulary_path,

@@ -62,8 +62,8 @@ def ask(
 
 
 def working_folder(site: SiteConfig) -> Path:
-    """Return the working folder of a site's command: its kit, or this process's own."""
-    return Path(site.contract).parent if site.contract else Path.cwd()
+    """Return the working folder of a site's command."""
+    return Path(site.command_folder or Path.cwd())
 
 
 def check_command(command: str, cwd: Path) -> str:

@@ -10,7 +10,7 @@ from mdc_flower.console.checks import Check
 from mdc_flower.deployment.kits.kits import SiteKit, read_site_kit
 from mdc_flower.deployment.site import check as site_check
 from mdc_flower.deployment.site.check import check_site
-from mdc_flower.deployment.site.site import node_config
+from mdc_flower.deployment.site.node_config import node_config
 from strategies.common.errors import ConfigError
 from tests.mdc_flower.deployment.federations import CONTRACT, HEAD, Federation
 
@@ -30,7 +30,8 @@ def checks(kit: SiteKit, monkeypatch: pytest.MonkeyPatch) -> dict[str, Check]:
 
 def test_the_kit_tells_its_operator_the_command_and_asks_for_no_data(kit: SiteKit) -> None:
     assert kit.command == "./train.sh --fast"
-    assert read_site_config(node_config(kit)).command == "./train.sh --fast"
+    site = read_site_config(node_config(kit))
+    assert (site.command, site.command_folder) == ("./train.sh --fast", str(kit.folder))
     text = (kit.folder / "README.md").read_text()
     assert "your own command reads, which trains here: `./train.sh --fast`" in text
     assert "--data" not in (kit.folder / "mdc-site.service").read_text()

@@ -156,6 +156,7 @@ def test_statistics_are_refused(node: dict[str, Any]) -> None:
     ("own", "told"),
     [
         ({"data": "digits"}, "data and command exclude each other"),
+        ({"job": "lab:job"}, "job and command exclude each other"),
         ({"threads": 2}, "threads and command exclude each other"),
         ({"min-examples": 5}, "min-examples with a command needs max-examples"),
         ({"site": "", "partition-id": 0, "num-partitions": 2}, "only a real site can have"),
