@@ -268,10 +268,12 @@ def test_a_command_killed_between_rounds_is_started_again(
     assert bits(job.train(2)) == undisturbed[2]
 
 
+@pytest.mark.parametrize("take", ["read -r folder", "folder=$MDC_ROUND"])
 def test_a_command_that_does_one_round_and_ends_is_started_for_each(
-    job: Job, undisturbed: dict[int, dict[str, bytes]]
+    job: Job, undisturbed: dict[int, dict[str, bytes]], take: str
 ) -> None:
-    once = (job.folder / "job.sh").read_text().replace("while read", "if read")
+    text = (job.folder / "job.sh").read_text()
+    once = text.replace("while read -r folder", f"if {take}")
     (job.folder / "job.sh").write_text(once.replace("; do", "; then").replace("done", "fi"))
     assert {number: bits(job.train(number)) for number in (1, 2)} == undisturbed
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A site's command without Python of its own: each line is the folder of a round.
+# A site's command in bash: each line of its input is the folder of a round.
 set -euo pipefail
 here=$(dirname "$0")
 while read -r folder; do

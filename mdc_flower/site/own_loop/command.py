@@ -83,17 +83,18 @@ class Command:
             If the process ends without a result.
         """
         output = Tail(self._rounds / LOG)
-        process, is_new = self._hand_over(folder)
+        is_new = self._hand_over(folder)
         pause_s = SHORTEST_LOOK_S
         while True:
-            status = process.poll()  # before the look for the result: it may write and end
+            status = self._status()  # before the look for the result: it may write and end
             look()
             if (folder / RESULT).is_file():
                 break
             if status is not None:
                 if status or is_new:
                     raise _ended(status, where, output)
-                process, is_new = self._start(folder), True
+                self._start(folder)
+                is_new = True
             if time.monotonic() >= stop_at:
                 self.stop()
                 raise DeadlineError(
@@ -107,7 +108,7 @@ class Command:
 
     def stop(self) -> None:
         """End the process and its descendants: SIGTERM, then SIGKILL."""
-        if self._process is not None:
+        if self._status() is None and self._process is not None:
             _end(self._process.pid, GRACE_S)
             self._process.wait()
             self._process = None
@@ -119,16 +120,26 @@ class Command:
                 self._process.communicate(timeout=GRACE_S)
             self.stop()
 
-    def _hand_over(self, folder: Path) -> "tuple[subprocess.Popen[bytes], bool]":
-        """Return the process that got the round, and whether it was started for it."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            with suppress(OSError):  # it has just closed its input
-                _tell(process, folder)
-                return process, False
-        return self._start(folder), True
+    def _status(self) -> int | None:
+        """Return None if the process runs, else its exit status; 0 if there is none."""
+        if self._process is None:
+            return 0
+        status = self._process.poll()
+        if status is not None:
+            _kill_group(self._process.pid)  # now, because the number may be used again
+            self._process = None
+        return status
 
-    def _start(self, folder: Path) -> "subprocess.Popen[bytes]":
+    def _hand_over(self, folder: Path) -> bool:
+        """Give the round to the process; return whether it was started for it."""
+        if self._status() is None and self._process is not None:
+            with suppress(OSError):  # it has just closed its input
+                _tell(self._process, folder)
+                return False
+        self._start(folder)
+        return True
+
+    def _start(self, folder: Path) -> None:
         self.stop()
         self._end_leftover()
         env = {name: value for name, value in os.environ.items() if name not in OURS}
@@ -138,6 +149,7 @@ class Command:
                     self._words,
                     env={**env, FIRST_ROUND: str(folder)},
                     cwd=self._cwd,
+                    bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -154,7 +166,6 @@ class Command:
         write_atomically(self._rounds / PROCESS, json.dumps(note).encode())
         with suppress(OSError):  # it may have ended already, or have closed its input
             _tell(process, folder)
-        return process
 
     def _end_leftover(self) -> None:
         """End the process in the note, if it still runs: its site was killed."""
@@ -168,7 +179,6 @@ class Command:
 def _tell(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     assert process.stdin is not None
     process.stdin.write(f"{folder}\n".encode())
-    process.stdin.flush()
 
 
 def _end(pid: int, patience_s: float) -> None:
@@ -184,9 +194,13 @@ def _end(pid: int, patience_s: float) -> None:
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # descendants whose parent is gone
+    _kill_group(pid)  # descendants whose parent is gone
     psutil.wait_procs(alive, GRACE_S)
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _ended(status: int, where: str, output: Tail) -> MdcError:
