@@ -18,7 +18,7 @@ from torch.nn import functional
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.site import state as states
-from mdc_flower.site.answers import answer
+from mdc_flower.site.answering import answer
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles
 from mdc_flower.training.loop_state import LoopState
