@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mdc_flower.common.seeded import seeded
 from mdc_flower.training.job import Job, Pass, add_sums, values_of
 from mdc_flower.training.loop_state import LoopState
+from mdc_flower.training.rates import set_lr
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import LOSS, Value, ratio
@@ -211,7 +212,7 @@ def train(
                 if now - last_report >= PROGRESS_S and state.step:
                     report_progress()
                 progress = state.step / (steps - 1) if steps > 1 else 0.0
-                _set_lr(state.optimizer, plan.lr_at(progress))
+                set_lr(state.optimizer, plan.lr_at(progress))
                 with _autocast(device, settings.autocast_dtype):
                     done = job.forward(forward, batch)
                 drift = _proximal(model, anchor, plan.proximal_mu) if anchor else None
@@ -287,12 +288,6 @@ def evaluate(
 
 
 _EVALUATION_SEED = derive_seed(0, "evaluation noise")
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the plan's rate; a parameter group may scale it by its own ``lr_scale``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def _proximal(model: nn.Module, anchor: list[Tensor], mu: float) -> Tensor:

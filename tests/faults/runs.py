@@ -27,7 +27,7 @@ NUM_ROUNDS = 3
 # that a fork could lose.
 _children = get_context("forkserver")
 _children.set_forkserver_preload(
-    ["mdc_flower.server_app", "mdc_flower.site.answers", "tests.tiny", "tests.faults.injector"]
+    ["mdc_flower.server_app", "mdc_flower.site.answers", "tests.tiny_jobs", "tests.faults.injector"]
 )
 
 

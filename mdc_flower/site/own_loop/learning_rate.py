@@ -6,16 +6,8 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from mdc_flower.site.own_loop.cycle import lr_of_step
+from mdc_flower.training.rates import scale_of
 from strategies.method.round_plan import RoundPlan
-
-LR_SCALE = "lr_scale"
-"""Key of a parameter group with a factor for its rate; 1 without it."""
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of every parameter group: ``lr`` times its ``lr_scale``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get(LR_SCALE, 1.0)
 
 
 class RoundLR(LRScheduler):
@@ -46,4 +38,4 @@ class RoundLR(LRScheduler):
         # After the last optimizer step, `step` is called once more.
         is_over = self.last_epoch >= self.steps
         lr = lr_of_step(self.plan, self.last_epoch - is_over, self.steps)
-        return [lr * group.get(LR_SCALE, 1.0) for group in self.optimizer.param_groups]
+        return [lr * scale_of(group) for group in self.optimizer.param_groups]

@@ -4,8 +4,8 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from mdc_flower.site.own_loop.learning_rate import set_lr
 from mdc_flower.site.own_loop.round import Round
+from mdc_flower.training.rates import set_lr
 from strategies.common.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ class RoundCallback(Callback):
     Attributes
     ----------
     rates : list of float
-        The rate of each step so far.
+        The rate of each step so far, of the first parameter group.
     """
 
     def __init__(self, round: Round) -> None:
@@ -39,8 +39,13 @@ class RoundCallback(Callback):
                 hint="Use round.lr_at(step, steps) in your own callback",
             )
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Set the rate of this step."""
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the rate of the next step; Lightning's own schedulers have had their turn."""
         rate = self.round.lr_at(trainer.global_step, trainer.estimated_stepping_batches)
-        set_lr(optimizer, rate)
-        self.rates.append(rate)
+        set_lr(trainer.optimizers[0], rate)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Note the rate of this step."""
+        self.rates.append(optimizer.param_groups[0]["lr"])

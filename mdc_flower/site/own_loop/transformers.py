@@ -4,8 +4,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mdc_flower.site.own_loop.learning_rate import set_lr
 from mdc_flower.site.own_loop.round import Round
+from mdc_flower.training.rates import set_lr
 
 
 class RoundCallback(TrainerCallback):
