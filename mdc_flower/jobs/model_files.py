@@ -13,6 +13,7 @@ from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract
 from mdc_flower.data.readers.options import Reading
 from mdc_flower.jobs.classification import ClassificationJob
+from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.models import build_model
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy, recalibrate
@@ -37,6 +38,11 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         If its architecture cannot be built here.
     """
     arrays, metadata = read_model(path)
+    if "job" in metadata:
+        task = load_run_task(_config_of_job(path, metadata))
+        model = task.new_model()
+        load_arrays(model, arrays)
+        return model.eval(), metadata
     shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
     # Files of earlier versions contain neither the number of tokens, which was 0, nor the seed,
     # which decides what a model draws in addition to its arrays when it is built.
@@ -49,10 +55,12 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 def evaluate_run(
     run_dir: Path, data: str, data_root: str, best: bool, recalibrate_on: str = ""
 ) -> dict[str, Any]:
-    """Return loss, accuracy and per-class recall of a run's model on a test set.
+    """Return loss and metrics of a run's model on a test set.
 
-    Balanced accuracy is the mean recall of the classes that have examples. The recall of a class
-    without examples is None.
+    For a classification these are accuracy, the recall of each class (None for a class without
+    examples), and balanced accuracy: the mean recall of the classes that have examples. A job of
+    the user's own is evaluated with its own metrics on its test examples, or on its validation
+    examples if it has no others.
 
     Parameters
     ----------
@@ -76,6 +84,10 @@ def evaluate_run(
     file = run_dir if run_dir.is_file() else run_dir / (BEST_MODEL if best else GLOBAL_MODEL)
     model, metadata = load_model(file)
     config = _config_beside(file)
+    if "job" in metadata:
+        changes = {"dataset": data or config.dataset, "data_root": data_root or config.data_root}
+        config = _config_of_job(file, metadata).model_copy(update=changes)
+        return _evaluate_job(load_run_task(config), model, file.name, recalibrate_on)
     if metadata.get(STATISTICS_KEY) == INITIAL and not recalibrate_on:
         raise ConfigError(
             "the model has no BatchNorm statistics: they never left the sites",
@@ -120,6 +132,43 @@ def evaluate_run(
             for name, value in result.metrics.items()
             if isinstance(value, list)
         },
+        "loss": result.loss,
+    }
+
+
+def _config_of_job(file: Path, metadata: Mapping[str, Any]) -> RunConfig:
+    """Return the config of a run with a job of the user's own."""
+    about = {"job": metadata["job"], "seed": metadata["seed"]}
+    return _config_beside(file).model_copy(update=about)
+
+
+def _evaluate_job(
+    task: RunTask, model: nn.Module, name: str, recalibrate_on: str
+) -> dict[str, Any]:
+    """Return the metrics of a job's model on the examples that its job has here."""
+    if recalibrate_on:
+        raise ConfigError(
+            "the statistics of a job of one's own cannot be recomputed here",
+            where="--recalibrate",
+            hint="Set batch-norm = 'recalibrate' in the run",
+        )
+    config, job = task.config, task.coordinator_job(0)
+    splits = [split for split in ("test", "validation") if job.size(split) != 0]
+    if not splits:
+        raise DataError(
+            "the job has neither test nor validation examples here",
+            where=f"job {config.job}",
+            hint="Choose data with --data: the job gets them as context.data",
+        )
+    with repeatable(config.threads_per_site, task.device):
+        dtype = task.settings.autocast_dtype
+        result = evaluate(model, job, splits[0], task.device, dtype)
+    return {
+        "model": name,
+        "job": config.job,
+        "split": splits[0],
+        "num-examples": result.num_examples,
+        **finite(dict(result.metrics)),
         "loss": result.loss,
     }
 

@@ -7,6 +7,10 @@ import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.engines import run_in_process
+from mdc_flower.jobs.model_files import evaluate_run
+from mdc_flower.reports.run_files import read_run
+from mdc_flower.reports.run_page import run_page
+from strategies.common.errors import DataError
 from strategies.storage.run_directory import read_events, read_history
 from tests import tiny_jobs
 from tests.faults.runs import NUM_SITES, resumed, sha256
@@ -96,3 +100,31 @@ def test_a_stream_is_counted_in_steps_and_continues_where_the_last_round_ended(
     assert read[-24:] == [number % 7 for number in range(24)]
     lines = read_history(tmp_path / "run")
     assert [line["participants"]["site-0"]["num-examples"] for line in lines] == [8, 8, 8]
+
+
+def test_a_runs_model_is_evaluated_with_its_jobs_metrics(finished: tuple[str, Path]) -> None:
+    job, folder = finished
+    found = evaluate_run(folder, "", "", best=False)
+    last = read_history(folder)[-1]["evaluation"]
+    assert (found["job"], found["split"]) == (f"tests.tiny_jobs:{job}", "validation")
+    assert found["num-examples"] == tiny_jobs.NUM_VALIDATION
+    metrics = {name.removeprefix("validation-"): value for name, value in last.items()}
+    assert {name: found[name] for name in metrics} == metrics
+
+
+def test_a_runs_page_names_its_jobs_metrics(finished: tuple[str, Path]) -> None:
+    job, folder = finished
+    page = run_page(read_run(folder))
+    shown = JOBS[job].replace("-", " ")
+    assert f"{shown} (validation)" in dict(page.highlights)
+    pictures = [picture for section in page.sections for picture in section.pictures]
+    assert f"{shown.capitalize()} of the global model" in [picture.title for picture in pictures]
+    text = repr(page)
+    assert job in ("classification", "pixels") or "ccuracy" not in text
+
+
+def test_a_job_without_examples_here_says_so(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"local_steps": 1, "num_rounds": 1, "epoch_budget": 0, "num_sites": 1}
+    run_in_process(config_in(tmp_path / "run", "stream", **keys), 1)
+    with pytest.raises(DataError, match="neither test nor validation examples here"):
+        evaluate_run(tmp_path / "run", "", "", best=False)
