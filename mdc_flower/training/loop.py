@@ -190,6 +190,7 @@ def train(
                 )
             )
 
+    is_stream = job.size("train") is None
     before = (plan.round - 1) * plan.local_steps
     training = Pass("train", device, state.batches, augment=True, start=before)
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
@@ -221,6 +222,8 @@ def train(
                 add_sums(state.sums, done.sums)
                 state.num_seen += done.count
                 state.step += 1
+                if is_stream and state.step == steps:
+                    break  # the stream may end here, so it is not asked for another batch
             else:
                 report_progress()
                 state.epoch += 1

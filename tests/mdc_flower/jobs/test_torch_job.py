@@ -130,6 +130,10 @@ def test_a_stream_that_ends_early_says_so() -> None:
         train(nn.Linear(1, 1), job(Counting(6)), steps_plan(3), TrainSettings(), CPU, "north")
 
 
+def test_a_stream_may_end_with_the_last_step() -> None:
+    train(nn.Linear(1, 1), job(Counting(12)), steps_plan(3), TrainSettings(), CPU, "north")
+
+
 def test_a_stream_needs_steps() -> None:
     with pytest.raises(ConfigError, match="a stream has no epochs") as caught:
         train(nn.Linear(1, 1), job(Counting()), plan(), TrainSettings(), CPU, "north")
