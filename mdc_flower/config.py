@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from mdc_flower.common.config_model import ConfigModel
+from mdc_flower.common.launch import Ranks, Rendezvous
 from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
 from strategies.aggregation.averaging import WEIGHTINGS
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
@@ -134,6 +135,7 @@ class RunConfig(ConfigModel):
     compile: bool = False
     device: str = "auto"
     threads_per_site: AtLeastOne = 1
+    ranks_per_site: AtLeastOne = 1
 
     # The method
     lr_max: Positive = 0.05
@@ -303,8 +305,9 @@ class SiteConfig(ConfigModel):
     """Settings of a single site: its name, where its data are, and what may leave it.
 
     A real site sets ``site``, and ``data`` unless it uses the run's data set or has a ``command``
-    of its own that trains. Flower sets ``partition-id`` and ``num-partitions`` for a simulated
-    site.
+    of its own that trains. ``ranks`` and the three keys after it are those of
+    `mdc_flower.common.launch.Launch`. Flower sets ``partition-id`` and ``num-partitions`` for a
+    simulated site.
     """
 
     site: str = ""
@@ -323,6 +326,10 @@ class SiteConfig(ConfigModel):
     metrics: str = ""
     modules: str = "*"
     state: str = ""  # empty to keep no files
+    ranks: Ranks = 1
+    nodes: AtLeastOne = 1
+    rendezvous: Rendezvous = ""
+    shard: bool = False
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Count = 0
 

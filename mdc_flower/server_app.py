@@ -22,7 +22,7 @@ from mdc_flower.coordinator.admission import REGISTER, admission
 from mdc_flower.coordinator.card_claims import coordinator_kit, with_card_checks
 from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
-from mdc_flower.coordinator.resume import changed_keys, check_resumable
+from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
 from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.models.tensors import trainable_names
@@ -226,6 +226,8 @@ def _run(
         _write_beginning(record, config, beginning)
     initial = model_arrays(model)
     position = record.begin(initial, Position(initial, recipe.controller.start()), run)
+    told = [*read_events(record.path, "run-started"), *read_history(record.path)]
+    machines = changed_machines(told, membership.machines)
     record.event(
         "run-started",
         recipe=repr(recipe),
@@ -240,7 +242,16 @@ def _run(
             epochs_used=position.epochs.epochs_used,
             changed=changed,
             version=[record.checkpoint.run["version"], __version__],
+            machines=machines,
         )
+        for site, (before, now) in machines.items():
+            log(
+                WARNING,
+                "%s computes with %s, before with %s: other bits from here",
+                site,
+                now,
+                before,
+            )
     evaluate_global = evaluate_fn(task, membership.num_partitions)
     with trackers(config, record.path, read_history(record.path)) as observers:
         strategy = RoundLoop(

@@ -229,16 +229,32 @@ def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "", command: Com
 
 
 @site.command("start")
-def start_site(kit: Kit, data: Data = "", data_root: DataRoot = "", command: Command = "") -> None:
+def start_site(
+    kit: Kit,
+    data: Data = "",
+    data_root: DataRoot = "",
+    command: Command = "",
+    node_rank: Annotated[
+        int,
+        typer.Option(min=0, help="Number of this machine, if the site's processes run on several."),
+    ] = 0,
+) -> None:
     """Run the checks, then take part until stopped; print each event."""
 
     def work() -> None:
         from mdc_flower.console.checks import show
         from mdc_flower.deployment.kits.kits import read_site_kit
         from mdc_flower.deployment.site.check import check_site as checks
-        from mdc_flower.deployment.site.site import only_one, start, wait_until_offline
+        from mdc_flower.deployment.site.site import (
+            only_one,
+            start,
+            start_ranks,
+            wait_until_offline,
+        )
 
         read = read_site_kit(kit).with_data(data, data_root, command)
+        if node_rank:
+            start_ranks(read, node_rank, _tell)
         with only_one(read):
             wait_until_offline(read, _tell)
             counts: list[int] = []

@@ -1,6 +1,6 @@
 """The changes that are allowed, and those that are not, when a run is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mdc_flower.config import MAY_CHANGE, RunConfig, spelled_as
@@ -36,6 +36,28 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
                 "To change any other key, start a new run",
             )
     return {key: values for key, values in changed.items() if key not in SILENT}
+
+
+def changed_machines(
+    told: Iterable[Mapping[str, Any]], now: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Return the sites whose hardware, threads or processes changed, each with both descriptions.
+
+    Parameters
+    ----------
+    told
+        Earlier events and records of the run, in order; ``machines`` in some of them.
+    now
+        Each site's description now.
+    """
+    last: dict[str, str] = {}
+    for entry in told:
+        last |= entry.get("machines", {})
+    return {
+        site: [last[site], machine]
+        for site, machine in now.items()
+        if last.get(site, machine) != machine
+    }
 
 
 def check_resumable(

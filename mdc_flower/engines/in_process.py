@@ -20,6 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig
+from mdc_flower.site import own_worker
 from mdc_flower.site.error_replies import error_of
 from strategies.exchange.messages import STATISTICS, deadline_of
 from strategies.exchange.transport import NO_REPLY
@@ -68,7 +69,10 @@ def run_in_process(
     }
     with _identity(run_id), _warnings_only():
         grid = InProcessGrid(client, contexts)
-        server(grid, _context(run_id, SUPERLINK_NODE_ID, config, {}))
+        try:
+            server(grid, _context(run_id, SUPERLINK_NODE_ID, config, {}))
+        finally:
+            own_worker.stop()
 
 
 def _context(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
-from mdc_flower.training.job import Forward, Pass
+from mdc_flower.training.job import Forward, Pass, Spare
 from mdc_flower.training.loop import TrainSettings, evaluating
 from mdc_flower.training.optimizers import SGD, AdamW
 from strategies.exchange.metrics import ACCURACY, CLASSIFICATION, Metric
@@ -86,7 +86,7 @@ class ClassificationJob:
         if self.pipeline.channels_last:
             model.to(memory_format=torch.channels_last)
 
-    def batches(self, which: Pass) -> Iterator[Batch]:
+    def batches(self, which: Pass) -> Iterator[Batch | Spare]:
         """Yield inputs and labels; without a generator, in larger batches."""
         data = self.splits[which.split]
         augmenting = which.generator if which.augment else None
@@ -95,8 +95,11 @@ class ClassificationJob:
         else:
             order = shuffled(len(data), self.settings.batch_size, which.generator)
         for rows in order:
-            inputs = self.pipeline(data.inputs[rows], which.device, augmenting)
-            yield inputs, data.labels[rows].to(which.device)
+            whole = len(data.labels[rows])
+            part = which.part(whole)
+            own = _rows(rows, part.rows, len(data))
+            inputs = self.pipeline(data.inputs[own], which.device, augmenting, whole, part.rows)
+            yield part.of((inputs, data.labels[own].to(which.device)))
 
     def size(self, split: str) -> int:
         """Return the number of examples of a split; 0 for a split that this job does not have."""
@@ -166,6 +169,14 @@ def _in_order(count: int) -> Iterator[Tensor | slice]:
     """Yield the rows of each batch of an evaluation, in the stored order."""
     for start in range(0, count, EVALUATION_BATCH):
         yield slice(start, start + EVALUATION_BATCH)
+
+
+def _rows(batch: Tensor | slice, part: slice, count: int) -> Tensor | slice:
+    """Return a part of a batch's rows; ``count`` is the number of examples in the data."""
+    if isinstance(batch, Tensor):
+        return batch[part]
+    rows = range(count)[batch][part]
+    return slice(rows.start, rows.stop, rows.step)
 
 
 def _counts(right: Tensor) -> Tensor:

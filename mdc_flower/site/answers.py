@@ -11,10 +11,9 @@ from flwr.app import MessageType, RecordDict
 
 from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
-from mdc_flower.jobs.task import threads_of
 from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
-from mdc_flower.site.resources import site_client
+from mdc_flower.site.group import current, site_client, threads_here
 from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.site.state import OPTIMIZER, KeptOptimizer, SiteState
 from mdc_flower.training.numerics import repeatable
@@ -68,7 +67,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     client.epochs = files
     client.carried = KeptOptimizer(state) if state else None
     site_event("training", examples=client.job.size("train"), **plan.model_dump())
-    with repeatable(threads_of(config, site), client.device):
+    with repeatable(threads_here(config, site), client.device):
         validated = _validate(client, arrays) if wants_evaluation(content) else {}
         # The evaluation's time counts towards the deadline as well.
         settings: dict[str, Scalar] = {**record, DEADLINE: stop_at - time.monotonic()}  # type: ignore[dict-item]
@@ -95,6 +94,8 @@ def _round_files(
     settings = {key: v for key, v in config.to_flower().items() if key not in MAY_CHANGE}
     modules = {key: code_digest(module) for key, module in user_modules(config, site).items()}
     computing = [torch.__version__, str(client.device), str(client.settings.autocast_dtype)]
+    if group := current():
+        computing.append(str(group.ranks.size))
     about = [settings, site.to_flower(), modules, computing, client.job.fingerprint()]
     return RoundFiles(Path(site.state), round_key(content, about))
 
@@ -133,7 +134,7 @@ def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> Recor
     """Evaluate the model in the message on the site's validation examples."""
     client = site_client(config, site)
     _, arrays = _model_in(content, client)
-    with repeatable(threads_of(config, site), client.device):
+    with repeatable(threads_here(config, site), client.device):
         validated = _validate(client, arrays)
     site_event("evaluated", **SiteMetrics(client.job.metrics).values(validated))
     return evaluate_reply_content(_shared(validated, site))
@@ -154,7 +155,7 @@ def _statistics(content: RecordDict, config: RunConfig, site: SiteConfig) -> Rec
     stop_at = arrived + deadline_of(content)
     _, arrays = _model_in(content, client)
     reach("statistics", site=client.site)
-    with repeatable(threads_of(config, site), client.device):
+    with repeatable(threads_here(config, site), client.device):
         taken, num_examples = client.statistics(arrays, stop_at - time.monotonic())
     site_event("recalibrated", examples=num_examples)
     return statistics_reply_content(arrays_to_record(taken), num_examples, plan_id)

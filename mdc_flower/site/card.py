@@ -7,8 +7,8 @@ from pathlib import Path
 from mdc_flower import __version__
 from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, SiteConfig
 from mdc_flower.data import registry as data
-from mdc_flower.jobs.task import threads_of
 from mdc_flower.models import build as models
+from mdc_flower.site.group import current, threads_here
 from mdc_flower.training.numerics import (
     device_name,
     number_format,
@@ -26,7 +26,7 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
     ConfigError
         If the site's device does not exist.
     """
-    device = pick_device(site.device or config.device)
+    device, group = pick_device(site.device or config.device), current()
     # The site refuses a module that it does not allow when the run imports it.
     code = {
         key: code_digest(module)
@@ -40,7 +40,9 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         site.is_simulated,
         device=device_name(device),
         number_format=number_format(pick_autocast_dtype(config.precision, device)),
-        threads=threads_of(config, site),
+        threads=threads_here(config, site),
+        ranks=group.ranks.size if group else 1,
+        sharded=group is not None and group.ranks.shard,
         model_code=code.get("model", ""),
         dataset_code=code.get("dataset", ""),
         # A site's own job need not equal the run's.

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mdc_flower.models.tensors import tensors_of
-from mdc_flower.training.arrays import load_arrays, model_arrays
+from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.job import Job, sent_of
 from mdc_flower.training.loop import Carried, Epochs, Progress, TrainSettings, evaluate, train
+from mdc_flower.training.runtime import ONE, Runtime
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import DEADLINE
 from strategies.exchange.metrics import TRAIN
@@ -57,6 +58,9 @@ class SiteClient(NumPyClient):
     carried
         Carries the optimizer's state from one round to the next; None for a new optimizer in each
         round.
+    runtime
+        The processes that train together. All must call each method alike; only the first one gets
+        parameters, and only its results are meant to be used.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class SiteClient(NumPyClient):
         local_statistics: bool = False,
         epochs: Epochs | None = None,
         carried: Carried | None = None,
+        runtime: Runtime = ONE,
     ) -> None:
         self.site = site
         self.job = job
@@ -80,6 +85,7 @@ class SiteClient(NumPyClient):
         self.local_statistics = local_statistics
         self.epochs = epochs
         self.carried = carried
+        self.runtime = runtime
 
     @cached_property
     def names(self) -> list[str]:
@@ -136,6 +142,7 @@ class SiteClient(NumPyClient):
             stop_at=stop_at,
             epochs=self.epochs,
             carried=self.carried,
+            runtime=self.runtime,
         )
         sent = sent_of([metric for metric in self.job.metrics if metric.in_training], result.sums)
         metrics = {
@@ -144,10 +151,10 @@ class SiteClient(NumPyClient):
             "train-seconds": result.seconds,
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()
-        trained = model_arrays(model, self.names)
+        trained = self.runtime.gather(model, self.names)
         arrays = [
             received if name in kept else trained[name]
-            for name, received in zip(self.names, parameters, strict=True)
+            for name, received in zip(self.names, parameters, strict=bool(trained))
         ]
         return arrays, result.num_examples, metrics
 
@@ -169,7 +176,8 @@ class SiteClient(NumPyClient):
         model = self._loaded(parameters)
         if self.local_statistics:
             self._recalibrate(model)
-        result = evaluate(model, self.job, "validation", self.device, self.settings.autocast_dtype)
+        format_ = self.settings.autocast_dtype
+        result = evaluate(model, self.job, "validation", self.device, format_, self.runtime)
         return result.loss, result.num_examples, sent_of(self.job.metrics, result.sums)
 
     def statistics(
@@ -207,10 +215,11 @@ class SiteClient(NumPyClient):
 
     def _loaded(self, parameters: NDArrays) -> nn.Module:
         model = self.job.model()
-        load_arrays(model, parameters)
+        self.runtime.load(model, parameters)
         return model
 
     def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:
+        self.runtime.place(model, self.device)
         recalibrate(
             model,
             self.job,

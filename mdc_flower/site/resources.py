@@ -9,9 +9,10 @@ from mdc_flower.console.site_log import SITE_LOG, site_event
 from mdc_flower.jobs.run_task import load_site_run_task
 from mdc_flower.site.client import SiteClient
 from mdc_flower.training.loop import Progress
+from mdc_flower.training.runtime import ONE, Runtime
 
 
-def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
+def site_client(config: RunConfig, site: SiteConfig, runtime: Runtime = ONE) -> SiteClient:
     """Return the client of a site, reusing the shared data of this process.
 
     Raises
@@ -28,6 +29,7 @@ def site_client(config: RunConfig, site: SiteConfig) -> SiteClient:
         _progress_log(),
         config.seed,
         config.batch_norm == "local",
+        runtime=runtime,
     )
 
 

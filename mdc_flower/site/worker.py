@@ -32,6 +32,7 @@ from mdc_flower.console.site_log import site_event
 from mdc_flower.site.answering import answer
 from mdc_flower.site.envelope import pack, unpack
 from mdc_flower.site.error_replies import error_of
+from mdc_flower.site.group import current
 from mdc_flower.site.handover import AGAIN, REPLY, REQUEST, SOCKET
 from strategies.common.log import log
 
@@ -40,6 +41,9 @@ IDLE_S = 1800.0
 
 ABANDONED = 75
 """Exit status of a worker whose answer nobody waits for."""
+
+BROKEN = 76
+"""Exit status of rank 0 of a group whose ranks no longer do the same."""
 
 GROWTH, SPARE_BYTES = 2.0, 1024**3
 """A worker may use this many times its first memory, and this many bytes more."""
@@ -67,6 +71,8 @@ def serve(folder: Path) -> None:
             with _ends_when_abandoned(connection):
                 answered = _answer(request, folder)
             _send(connection, answered)
+            if (group := current()) and group.is_broken:
+                os._exit(BROKEN)
             if request["kind"] != MessageType.QUERY and memory.has_grown():
                 return
 

@@ -117,15 +117,25 @@ class InputPipeline:
         return cls(tuple(dataset.mean), tuple(dataset.std), augment, channels_last)
 
     def __call__(
-        self, inputs: Tensor, device: torch.device, generator: torch.Generator | None = None
+        self,
+        inputs: Tensor,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        whole: int | None = None,
+        part: slice = slice(None),
     ) -> Tensor:
-        """Return a batch for the model, augmented only if a generator is given."""
+        """Return a batch for the model, augmented only if a generator is given.
+
+        If the inputs are only ``part`` of a batch of ``whole`` examples, the generator draws for
+        all of them. So the augmentation does not depend on how a batch is shared.
+        """
         if inputs.dtype == torch.int64:
             return inputs.to(device)
         # Augmentation runs on uint8 data on the CPU: that is a quarter of the size of floats, and
         # a seed has the same effect for every device.
         if generator is not None:
-            inputs = _augment(inputs, self.augment, generator)
+            count = len(inputs) if whole is None else whole
+            inputs = _augment(inputs, self.augment, generator, count, part)
         batch = inputs.to(device).float()
         if inputs.dtype == torch.uint8:
             batch = batch / 255
@@ -156,22 +166,24 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return full + (rest > 1 or rest == num_examples)
 
 
-def _augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+def _augment(
+    images: Tensor, kind: str, generator: torch.Generator, whole: int, part: slice
+) -> Tensor:
     if kind == "none":
         return images
     if "flip" in kind:
-        flip = torch.rand(len(images), generator=generator) < 0.5
+        flip = torch.rand(whole, generator=generator)[part] < 0.5
         images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
-    return _random_shift(images, generator) if "crop" in kind else images
+    return _random_shift(images, generator, whole, part) if "crop" in kind else images
 
 
-def _random_shift(images: Tensor, generator: torch.Generator) -> Tensor:
+def _random_shift(images: Tensor, generator: torch.Generator, whole: int, part: slice) -> Tensor:
     """Return each image shifted by up to an eighth of its size, with zeros outside."""
     count, _, height, width = images.shape
     pad_y, pad_x = max(1, height // 8), max(1, width // 8)
     padded = torch.nn.functional.pad(images, (pad_x, pad_x, pad_y, pad_y))
-    top = torch.randint(0, 2 * pad_y + 1, (count, 1, 1), generator=generator)
-    left = torch.randint(0, 2 * pad_x + 1, (count, 1, 1), generator=generator)
+    top = torch.randint(0, 2 * pad_y + 1, (whole, 1, 1), generator=generator)[part]
+    left = torch.randint(0, 2 * pad_x + 1, (whole, 1, 1), generator=generator)[part]
     rows = top + torch.arange(height).view(1, -1, 1)
     columns = left + torch.arange(width).view(1, 1, -1)
     image = torch.arange(count).view(-1, 1, 1)

@@ -26,6 +26,9 @@ class Pass:
         Whether to augment the examples.
     start : int
         For a stream: how many of its batches were used in the rounds before.
+    rank, ranks : int
+        This process and the number of processes that share each batch. All draw the same order from
+        their generators, and each computes its `part` of every batch.
     """
 
     split: str
@@ -33,6 +36,47 @@ class Pass:
     generator: torch.Generator | None = None
     augment: bool = False
     start: int = 0
+    rank: int = 0
+    ranks: int = 1
+
+    def part(self, count: int) -> "Part":
+        """Return this process's part of a batch of ``count`` examples.
+
+        The processes take the examples in turn. A process gets none rather than a single one,
+        because BatchNorm cannot train on one example; it then repeats others, which do not count.
+        """
+        sharing = min(self.ranks, max(1, count // 2))
+        if self.rank < sharing:
+            return Part(slice(self.rank, None, sharing))
+        return Part(slice(0, 2), is_spare=True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that one of several processes computes.
+
+    Attributes
+    ----------
+    rows : slice
+        Of the rows of the batch.
+    is_spare : bool
+        Whether the rows are computed only because all processes take every step together; a job
+        then yields the batch as a `Spare`.
+    """
+
+    rows: slice
+    is_spare: bool = False
+
+    def of(self, batch: Any) -> Any:
+        """Return the batch, marked if it does not count."""
+        return Spare(batch) if self.is_spare else batch
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A batch that a process computes only to take every step with the others."""
+
+    batch: Any
 
 
 @dataclass(frozen=True)
@@ -74,7 +118,7 @@ class Job(Protocol):
         ...
 
     def batches(self, which: Pass) -> Iterable[Any]:
-        """Yield the batches of a pass."""
+        """Yield the batches of a pass: of each batch the part of this process, see `Pass.part`."""
         ...
 
     def size(self, split: str) -> int | None:

@@ -5,15 +5,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mdc_flower.common.seeded import seeded
-from mdc_flower.training.job import Job, Pass, add_sums, values_of
+from mdc_flower.training.job import Forward, Job, Pass, Spare, add_sums, values_of
 from mdc_flower.training.loop_state import LoopState
 from mdc_flower.training.rates import set_lr
+from mdc_flower.training.runtime import ONE, Runtime
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import LOSS, Value, ratio
@@ -139,6 +140,7 @@ def train(
     stop_at: float = math.inf,
     epochs: Epochs | None = None,
     carried: Carried | None = None,
+    runtime: Runtime = ONE,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
@@ -154,6 +156,10 @@ def train(
     epoch but the last. Otherwise it begins with the optimizer's state that ``carried`` restores;
     it passes it that state at the end.
 
+    Several processes (``runtime``) share each batch, so the number of steps and the learning rates
+    do not depend on how many there are. All call this function alike. Only the first one's deadline
+    and progress reports count. The result is the same in all.
+
     Raises
     ------
     DeadlineError
@@ -161,13 +167,15 @@ def train(
     """
     started = resumed = last_report = time.monotonic()
     steps = plan.local_steps or plan.local_epochs * job.steps_per_epoch()
-    model.to(device).train()
+    runtime.place(model, device)
+    model.train()
     job.prepare(model)
-    forward = torch.compile(model) if settings.compile else model
+    shared = runtime.wrap(model)
+    forward = torch.compile(shared) if settings.compile else shared
     anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
     state = LoopState(
         model,
-        job.optimizer(model),
+        runtime.adapted(job.optimizer(model)),
         torch.amp.GradScaler(device.type, enabled=settings.autocast_dtype == torch.float16),
         torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site)),
         # Sums stay on the device, because reading them would synchronize every step.
@@ -176,6 +184,7 @@ def train(
 
     def report_progress() -> None:
         nonlocal last_report
+        loss_sum = runtime.total(state.loss_sum)
         if on_progress is not None:
             last_report = time.monotonic()
             on_progress(
@@ -184,7 +193,7 @@ def train(
                     step=state.step,
                     num_steps=steps,
                     lr=state.optimizer.param_groups[0]["lr"],
-                    loss=float(state.loss_sum) / state.num_seen,
+                    loss=float(loss_sum) / state.num_seen,
                     num_seen=state.num_seen,
                     seconds=state.seconds + last_report - resumed,
                 )
@@ -192,8 +201,8 @@ def train(
 
     is_stream = job.size("train") is None
     before = (plan.round - 1) * plan.local_steps
-    training = Pass("train", device, state.batches, augment=True, start=before)
-    with seeded(derive_seed(plan.seed, "model noise", plan.round, site)):
+    training = Pass("train", device, state.batches, True, before, runtime.rank, runtime.size)
+    with seeded(derive_seed(plan.seed, "model noise", plan.round, site, *runtime.salt)):
         if epochs is not None:
             epochs.load(state)
             resumed = time.monotonic()
@@ -204,23 +213,27 @@ def train(
                 if state.step == steps:
                     break
                 now = time.monotonic()
-                if now >= stop_at:
+                is_due = now - last_report >= PROGRESS_S and state.step > 0
+                is_late, is_due = runtime.first_says(now >= stop_at, is_due)
+                if is_late:
                     raise DeadlineError(
                         "the deadline passed before training finished",
                         where=f"round {plan.round}",
                         got=f"{state.step} of {steps} steps in {now - started:.0f} s",
                     )
-                if now - last_report >= PROGRESS_S and state.step:
+                if is_due:
                     report_progress()
                 progress = state.step / (steps - 1) if steps > 1 else 0.0
                 set_lr(state.optimizer, plan.lr_at(progress))
                 with _autocast(device, settings.autocast_dtype):
-                    done = job.forward(forward, batch)
+                    done = _forward(job, forward, batch)
+                whole = runtime.total_count(done.count)
+                loss = runtime.weighted(done.loss, done.count, whole)
                 drift = _proximal(model, anchor, plan.proximal_mu) if anchor else None
-                _step(state, done.loss if drift is None else done.loss + drift, settings.clip_norm)
+                _step(state, loss if drift is None else loss + drift, settings.clip_norm)
                 state.loss_sum += done.loss.detach().double() * done.count
                 add_sums(state.sums, done.sums)
-                state.num_seen += done.count
+                state.num_seen += whole
                 state.step += 1
                 if is_stream and state.step == steps:
                     break  # the stream may end here, so it is not asked for another batch
@@ -234,7 +247,8 @@ def train(
 
     if carried is not None:
         carried.save(state.optimizer)
-    sums = _all_sums(float(state.loss_sum), state.num_seen, state.sums)
+    loss_sum = float(runtime.total(state.loss_sum))
+    sums = _all_sums(loss_sum, state.num_seen, runtime.totals(state.sums))
     size = job.size("train")
     return TrainResult(
         num_examples=state.num_seen if size is None else size,
@@ -256,6 +270,15 @@ def _values(job: Job, sums: Mapping[str, list[float]]) -> dict[str, Value]:
     return values_of((metric for metric in job.metrics if metric.name != LOSS.name), sums)
 
 
+def _forward(job: Job, model: Callable[[Any], Any], batch: Any) -> Forward:
+    """Return the job's forward pass; a spare batch counts for nothing."""
+    if not isinstance(batch, Spare):
+        return job.forward(model, batch)
+    done = job.forward(model, batch.batch)
+    nothing = {name: torch.zeros_like(values) for name, values in done.sums.items()}
+    return Forward(done.loss, 0, nothing, None if done.loss_sum is None else 0 * done.loss_sum)
+
+
 def _step(state: LoopState, loss: Tensor, clip_norm: float) -> None:
     """Take one optimizer step."""
     state.optimizer.zero_grad(set_to_none=True)
@@ -273,18 +296,25 @@ def evaluate(
     split: str,
     device: torch.device,
     autocast_dtype: torch.dtype | None = None,
+    runtime: Runtime = ONE,
 ) -> EvalResult:
-    """Evaluate ``model`` on a split without changing its weights, statistics or mode."""
+    """Evaluate ``model`` on a split without changing its weights, statistics or mode.
+
+    Several processes (``runtime``) share each batch; all get the whole result.
+    """
     loss_sum, count = 0.0, 0
     sums: dict[str, Tensor] = {}
+    runtime.place(model, device)
+    which = Pass(split, device, rank=runtime.rank, ranks=runtime.size)
     with evaluating(model, device, autocast_dtype):
-        for batch in job.batches(Pass(split, device)) if job.size(split) != 0 else ():
-            done = job.forward(model, batch)
+        for batch in job.batches(which) if job.size(split) != 0 else ():
+            done = _forward(job, model, batch)
             exact = done.loss_sum
             loss_sum += float(done.loss) * done.count if exact is None else float(exact)
             count += done.count
             add_sums(sums, done.sums)
-    all_sums = _all_sums(loss_sum, count, sums)
+    loss_sum, count = runtime.total_loss(loss_sum, count)
+    all_sums = _all_sums(loss_sum, count, runtime.totals(sums))
     size = job.size(split)
     num_examples = count if size is None else size
     return EvalResult(num_examples, ratio(all_sums[LOSS.sums]), _values(job, all_sums), all_sums)

@@ -71,6 +71,10 @@ class SiteCard:
         reported.
     keeps_state : bool
         Whether the site has a place for state that it keeps from round to round.
+    ranks : int
+        Processes that train together, each on such a device.
+    sharded : bool
+        Whether each of them keeps only its share of the model.
     """
 
     name: str
@@ -86,14 +90,19 @@ class SiteCard:
     num_examples: int = 0
     job_code: str = ""
     keeps_state: bool = False
+    ranks: int = 1
+    sharded: bool = False
 
     @property
     def machine(self) -> str:
-        """Return device, number format and threads in one line; empty if unknown."""
+        """Return device, number format, threads and processes in one line; empty if unknown."""
         if not self.device:
             return ""
         count = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
-        return f"{self.device}, {self.number_format}, {count}"
+        one = f"{self.device}, {self.number_format}, {count}"
+        if self.ranks == 1:
+            return one
+        return f"{self.ranks} ranks x {one}" + (", sharded" if self.sharded else "")
 
     def to_content(self) -> RecordDict:
         """Return the card as the content of a hello reply."""
@@ -122,7 +131,7 @@ class SiteCard:
         if not (isinstance(name, str) and name and isinstance(partitions, int)):
             raise RunError("the node did not give a site name", where="hello reply", got=name)
         threads = record.get("threads")
-        count = record.get("num_examples")
+        count, ranks = record.get("num_examples"), record.get("ranks")
         return cls(
             name,
             partitions,
@@ -136,6 +145,8 @@ class SiteCard:
             num_examples=count if isinstance(count, int) and count > 0 else 0,
             job_code=_text_field(record, "job_code"),
             keeps_state=record.get("keeps_state") is True,
+            ranks=ranks if isinstance(ranks, int) and ranks > 0 else 1,
+            sharded=record.get("sharded") is True,
         )
 
 

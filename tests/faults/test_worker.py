@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from flwr.app import Error, MessageType, RecordDict
 
+from mdc_flower.common.launch import Launch
 from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.site_log import SITE_LOG
 from mdc_flower.deployment.site.site import SiteView
-from mdc_flower.deployment.site.worker_process import WorkerProcess
+from mdc_flower.deployment.site.worker_process import SINGLE, WorkerProcess
 from mdc_flower.engines.flower_processes import environment
 from mdc_flower.site import handover, worker
 from mdc_flower.site.answering import answer
@@ -75,7 +76,9 @@ def bits(content: RecordDict | Error) -> dict[str, bytes]:
 class Site:
     """A worker that is looked after, as by `mdc site start`."""
 
-    def __init__(self, folder: Path, faults: Sequence[Fault]) -> None:
+    def __init__(
+        self, folder: Path, faults: Sequence[Fault], launch: Launch, node_rank: int
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder / "worker"
         self.told: list[str] = []
@@ -86,7 +89,9 @@ class Site:
             "PYTHONPATH": str(Path(__file__).parents[2]),
             **(fault_plan(folder / "faults", faults) if faults else {}),
         }
-        self.process = WorkerProcess(self.folder, env, folder / "log", self.told.append)
+        tell = self.told.append
+        log_path = folder / "log"
+        self.process = WorkerProcess(self.folder, env, log_path, tell, launch, node_rank)
 
     def events(self) -> list[str]:
         return [json.loads(line)["event"] for line in self._events.read_text().splitlines()]
@@ -99,8 +104,10 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, *faults: Fault) -> Iterator[Site]:
-    started, stop = Site(folder, faults), threading.Event()
+def site(
+    folder: Path, *faults: Fault, launch: Launch = SINGLE, node_rank: int = 0
+) -> Iterator[Site]:
+    started, stop = Site(folder, faults, launch, node_rank), threading.Event()
 
     def look() -> None:
         while not stop.wait(0.05):

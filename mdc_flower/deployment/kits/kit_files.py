@@ -174,7 +174,7 @@ def _mount(data: str, data_root: str) -> str:
 def _toml(kit: Kit) -> bytes:
     settings = kit.model_dump(mode="json", by_alias=True, exclude_none=True)
     # The main keys come first. Tables come last, because no top-level key can follow a table.
-    tables = ["examples", "contract"]
+    tables = ["launch", "examples", "contract"]
     order = ["kind", "federation", "site", *sorted(settings.keys() - set(tables)), *tables]
     ordered = {key: settings[key] for key in order if key in settings}
     return (HEAD + tomli_w.dumps(ordered)).encode()

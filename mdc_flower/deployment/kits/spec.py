@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mdc_flower.common.config_files import read_toml
 from mdc_flower.common.config_model import ConfigModel
+from mdc_flower.common.launch import Launch
 from mdc_flower.config import check_with_command
 from mdc_flower.data.contract import Contract
 from strategies.common.errors import ConfigError
@@ -136,6 +137,8 @@ class SiteSettings(ConfigModel):
         Metrics that leave the site together with its model.
     modules : tuple of str
         Modules at the site that a run may name as ``module:function``; none by default.
+    launch : Launch
+        With how many processes, and on how many machines, the site trains.
     partition_id, num_partitions : int
         Part of a public data set, to try out a federation on one machine; -1 and 0 at a real site.
     """
@@ -151,6 +154,7 @@ class SiteSettings(ConfigModel):
     max_examples: Annotated[int, Field(ge=0)] = 0
     metrics: Metrics = ALL_METRICS
     modules: tuple[Module, ...] = ()
+    launch: Launch = Launch()
     partition_id: Annotated[int, Field(ge=-1)] = -1
     num_partitions: Annotated[int, Field(ge=0)] = 0
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 import psutil
+import torch
 from cryptography.hazmat.primitives import serialization
 
 from mdc_flower import __version__
@@ -201,7 +202,17 @@ def _device(kit: SiteKit) -> str:
     device = pick_device(kit.device or "auto")
     kind = number_format(pick_autocast_dtype("auto", device))
     threads = kit.threads or usable_cores()
-    return f"{device} ({device_name(device)}), computes in {kind}, CPU threads: {threads}"
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    ranks = kit.launch.on_machine(gpus)
+    if device.type == "cuda" and ranks > gpus:
+        raise ConfigError(
+            "there are fewer GPUs than processes",
+            where="launch.ranks",
+            got=ranks,
+            expected=f"{gpus} or less",
+        )
+    found = f"{device} ({device_name(device)}), computes in {kind}, CPU threads: {threads}"
+    return found if ranks == 1 else f"{found}, processes: {ranks}"
 
 
 def _network_checks(kit: SiteKit) -> Iterator[Check]:

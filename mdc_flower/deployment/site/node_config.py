@@ -30,6 +30,7 @@ def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
         "metrics": ",".join(kit.metrics),
         "modules": ",".join(kit.modules),
         "state": str(kit.state / ROUND),
+        **kit.launch.to_flower(),
     }
     if kit.partition_id >= 0:
         config |= {"partition-id": kit.partition_id, "num-partitions": kit.num_partitions}

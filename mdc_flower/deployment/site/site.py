@@ -20,7 +20,7 @@ from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.deployment.site.worker_process import FOLDER, WorkerProcess
 from mdc_flower.engines.flower_processes import environment, free_port, running
 from mdc_flower.engines.guardian import guarded
-from strategies.common.errors import RunError
+from strategies.common.errors import ConfigError, RunError
 from strategies.exchange.messages import NUM_VALIDATION
 from strategies.exchange.metrics import ALWAYS, TRAIN, VALIDATION
 from strategies.storage.run_directory import read_event
@@ -99,7 +99,7 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
     command += ["--node-config", str(config_path), "--port", str(free_port())]
     events, trouble = Tail(event_path), Tail(log_path)
     env = {**environment(home), SITE_LOG: str(event_path)}
-    worker = WorkerProcess(kit.state / FOLDER, env, log_path, tell)
+    worker = WorkerProcess(kit.state / FOLDER, env, log_path, tell, kit.launch)
     tell(f"{kit.site} joins federation {kit.federation!r} at {kit.address}; log: {log_path}")
     with (
         guarded(home),
@@ -115,6 +115,45 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
             time.sleep(LOOK_S)
         _show(events, trouble, view, tell)
         raise _ended(kit, process.returncode, log_path)
+
+
+def start_ranks(kit: SiteKit, node_rank: int, tell: Tell) -> None:
+    """Run the processes of a further machine of a site, until they are stopped.
+
+    Parameters
+    ----------
+    kit
+        The site's kit, at the same path as on the first machine.
+    node_rank
+        The number of this machine, >= 1.
+    tell
+        Called with each line to show to the operator.
+
+    Raises
+    ------
+    ConfigError
+        If the kit does not have so many machines.
+    """
+    if not 0 < node_rank < kit.launch.nodes:
+        raise ConfigError(
+            "the site has no such machine",
+            where="--node-rank",
+            got=node_rank,
+            expected=f"below nodes = {kit.launch.nodes} in the kit's [launch], and above 0; the "
+            "first machine starts without this option",
+        )
+    # Several machines may share the kit's folder.
+    name = f"node-{node_rank}"
+    with state_folder.only_one(kit, name, "the processes of this machine are already running"):
+        home, log_path = kit.state / f"flwr-{name}", kit.state / f"{name}.log"
+        home.mkdir(mode=0o700, exist_ok=True)
+        folder = kit.state / f"{FOLDER}-{name}"
+        worker = WorkerProcess(folder, environment(home), log_path, tell, kit.launch, node_rank)
+        tell(f"{kit.site}: machine {node_rank} of {kit.launch.nodes} joins; log: {log_path}")
+        with guarded(home), worker:
+            while True:
+                worker.look()
+                time.sleep(LOOK_S)
 
 
 def _ended(kit: SiteKit, status: int, log_path: Path) -> RunError:
@@ -226,6 +265,13 @@ class SiteView:
                     f"the worker uses {event['now_bytes'] / 2**30:.1f} GiB of memory, after "
                     f"{event['first_bytes'] / 2**30:.1f} GiB at first; it is started again"
                 )
+            case "rank-ended":
+                return (
+                    f"process {event['rank']} of this site ended ({event['how']}); all of its "
+                    "processes are started again"
+                )
+            case "machine-lost":
+                return f"{event['why']}; all processes of this site are started again"
             case "worker-abandoned":
                 return "nobody waits for the worker's answer any more; it is started again"
             case "failed":

@@ -3,19 +3,22 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
+from mdc_flower.common.launch import Launch
 from mdc_flower.engines.flower_processes import running
 from mdc_flower.site.handover import WORKER
 from mdc_flower.site.worker import ABANDONED
 
 FOLDER = "worker"
 """The worker's folder in the kit's ``state``."""
+
+SINGLE = Launch()
+"""A single process."""
 
 LONGEST_PAUSE_S = 60.0
 """Longest pause before a worker that keeps ending is started again, in seconds."""
@@ -37,16 +40,28 @@ class WorkerProcess:
         File to append its output to.
     tell : callable
         Called with each line to show to the operator.
+    launch : Launch
+        With how many processes the site trains.
+    node_rank : int
+        The number of this machine, from 0.
     """
 
     def __init__(
-        self, folder: Path, env: Mapping[str, str], log_path: Path, tell: Callable[[str], None]
+        self,
+        folder: Path,
+        env: Mapping[str, str],
+        log_path: Path,
+        tell: Callable[[str], None],
+        launch: Launch = SINGLE,
+        node_rank: int = 0,
     ) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
         self._env = env
         self._log_path = log_path
         self._tell = tell
+        self._launch = launch
+        self._node_rank = node_rank
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = self._start_at = self._pause_s = 0.0
@@ -94,7 +109,7 @@ class WorkerProcess:
         self._tell(f"the worker ended ({_ending(status)}); it is started again{after}")
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "mdc_flower.site.worker", str(self._folder)]
+        command = self._launch.command(self._folder, self._node_rank)
         self._started_at = time.monotonic()
         self._process = self._stack.enter_context(
             running(command, self._env, Path.cwd(), self._log_path)

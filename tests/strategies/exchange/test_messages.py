@@ -83,12 +83,16 @@ def test_a_card_says_what_the_site_computes_with_and_which_code_it_has() -> None
     assert SiteCard.from_content(card.to_content()) == card
     assert card.machine == "NVIDIA H100, bfloat16, 16 threads"
     assert replace(card, threads=1).machine == "NVIDIA H100, bfloat16, 1 thread"
+    several = replace(card, ranks=8)
+    assert several.machine == "8 ranks x NVIDIA H100, bfloat16, 16 threads"
+    assert replace(several, sharded=True).machine == f"{several.machine}, sharded"
+    assert SiteCard.from_content(several.to_content()) == several
 
 
 def test_a_card_of_an_older_version_is_understood_without_what_it_does_not_say() -> None:
     told = SiteCard("north", 0, "1.0", **HARDWARE, **CODE).to_content()
     (record,) = told.config_records.values()
-    for key in (*HARDWARE, *CODE):
+    for key in (*HARDWARE, *CODE, "ranks", "sharded"):
         del record[key]
     assert SiteCard.from_content(told) == SiteCard("north", 0, "1.0")
     assert SiteCard("north", 0, "1.0").machine == ""
@@ -100,6 +104,7 @@ def test_what_is_no_text_on_a_card_is_left_out(value: Any) -> None:
     (record,) = told.config_records.values()
     record["device"] = value
     record["threads"] = -3
+    record["ranks"] = value if isinstance(value, bool | float) else 0
     assert SiteCard.from_content(told) == SiteCard("north", 0, "1.0", number_format="bfloat16")
 
 

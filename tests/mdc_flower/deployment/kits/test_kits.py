@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mdc_flower
+from mdc_flower.config import read_site_config
 from mdc_flower.deployment.coordinator.coordinator import run_defaults
 from mdc_flower.deployment.kits.certificates import fingerprint
 from mdc_flower.deployment.kits.kits import (
@@ -74,7 +75,7 @@ def test_every_setting_reaches_the_kits(federation: Federation) -> None:
         '[[site]]\nname = "x"\ndata-root = "/d"\ndevice = "cuda:1"\nmin-examples = 7\nthreads = 6\n'
         "max-examples = 70\n"
         'metrics = ["num-examples"]\npartition-id = 1\nnum-partitions = 3\n'
-        'vocabulary = "words.txt"\n'
+        'vocabulary = "words.txt"\n[site.launch]\nranks = 4\nshard = true\n'
     )
     coordinator = '[coordinator]\ndata = "digits"\ndata-root = "/e"\n'
     head = HEAD + 'port = 443\nlisten = "::"\nmax-site-weight = 0.4\n'
@@ -85,6 +86,8 @@ def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     assert kit.threads == node_config(kit, 44)["threads"] == 6
     assert node_config(kit, 44)["max-examples"] == kit.max_examples == 70
     assert node_config(kit, 44)["num-examples"] == 44
+    assert (kit.launch.ranks, kit.launch.shard) == (4, True)
+    assert read_site_config(node_config(kit)).ranks == 4
     agreed = read_coordinator_kit(federation.kits / "coordinator")
     assert agreed.examples == {"x": (7, 70)}
     assert run_defaults(agreed)["max-site-weight"] == agreed.max_site_weight == 0.4

@@ -73,6 +73,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         modules = ["lab.scans"]
         partition-id = 1
         num-partitions = 3
+        [site.launch]
+        ranks = "auto"
+        nodes = 2
+        rendezvous = "gpu-1:29400"
+        shard = true
         """,
     )
     assert (spec.host, spec.port, spec.hosts) == ("2001:db8::1", 443, ("b.example.org",))
@@ -93,6 +98,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "max_examples": 5000,
         "metrics": ("train-loss", "num-examples"),
         "modules": ("lab.scans",),
+        "launch": {"ranks": "auto", "nodes": 2, "rendezvous": "gpu-1:29400", "shard": True},
         "partition_id": 1,
         "num_partitions": 3,
     }
@@ -280,3 +286,20 @@ def test_a_federation_has_a_contract_or_a_job(tmp_path: Path, text: str) -> None
 def test_a_job_is_a_module_and_a_function(tmp_path: Path) -> None:
     error = refusal(tmp_path, JOB.replace("my_lab.jobs:job", "job.py") + '[[site]]\nname = "a"\n')
     assert error.where.endswith(", job")
+
+
+@pytest.mark.parametrize(
+    ("launch", "where", "named"),
+    [
+        ("ranks = 0", "launch.ranks", "must be a number above 0, or 'auto' (got 0)"),
+        ('ranks = "many"', "launch.ranks", "'many'"),
+        ("nodes = 2", "launch", "nodes above 1 need rendezvous"),
+        ('rendezvous = "gpu-1"', "launch.rendezvous", "'gpu-1'"),
+        ("rank = 2", "launch.rank", "rank"),
+    ],
+)
+def test_an_odd_launch_is_refused(tmp_path: Path, launch: str, where: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, TWO_SITES + f"[site.launch]\n{launch}\n")
+    assert f"site 2, {where}" in caught.value.where
+    assert named in str(caught.value)

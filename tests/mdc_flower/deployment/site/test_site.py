@@ -16,8 +16,14 @@ from mdc_flower.config import read_site_config
 from mdc_flower.deployment.kits.kits import SiteKit, read_site_kit
 from mdc_flower.deployment.site import site
 from mdc_flower.deployment.site.node_config import node_config
-from mdc_flower.deployment.site.site import SiteView, only_one, start, wait_until_offline
-from strategies.common.errors import RunError
+from mdc_flower.deployment.site.site import (
+    SiteView,
+    only_one,
+    start,
+    start_ranks,
+    wait_until_offline,
+)
+from strategies.common.errors import ConfigError, RunError
 from strategies.exchange.metrics import TRAIN_METRICS
 from tests.mdc_flower.deployment.federations import Federation
 
@@ -203,3 +209,20 @@ def test_the_other_lines() -> None:
     )
     assert view.line({"event": "of a later version"}) == ""
     assert view.line({}) == ""
+
+
+def test_a_site_tells_its_people_which_process_or_machine_has_ended() -> None:
+    ended = {"event": "rank-ended", "rank": 3, "how": "SIGKILL"}
+    assert SiteView().line(ended) == (
+        "process 3 of this site ended (SIGKILL); all of its processes are started again"
+    )
+    lost = {"event": "machine-lost", "why": "machine 1 is silent"}
+    assert SiteView().line(lost) == (
+        "machine 1 is silent; all processes of this site are started again"
+    )
+
+
+@pytest.mark.parametrize("node_rank", [1, 2])
+def test_a_machine_that_the_site_does_not_have_is_refused(kit: SiteKit, node_rank: int) -> None:
+    with pytest.raises(ConfigError, match="the site has no such machine"):
+        start_ranks(kit, node_rank, print)

@@ -1,0 +1,166 @@
+"""Several processes that train one site's model together, by torch's process group.
+
+Only such processes import this module, because it imports much of torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from mdc_flower.training.arrays import load_arrays
+from mdc_flower.training.runtime import Runtime
+from strategies.common.fault_points import reach
+
+
+class Ranks(Runtime):
+    """The processes of torch's default group, one for each GPU or so.
+
+    Every method is a meeting of all processes: each must call it, in the same order.
+
+    Parameters
+    ----------
+    shard
+        Whether each process keeps only its share of parameters, gradients and optimizer state
+        (FSDP2); otherwise each has the whole model (DDP). Both give the same bits.
+    """
+
+    def __init__(self, shard: bool) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.shard = shard
+        self._step = 0
+
+    def load(self, model: nn.Module, arrays: Sequence[NDArray[Any]]) -> None:
+        """Overwrite a new model with the first process's arrays."""
+        reach("rank-loads", rank=self.rank)
+        self._step = 0
+        if self.rank == 0:
+            load_arrays(model, arrays)
+        # A copy, because the function renames the keys of what it gets.
+        state = dict(model.state_dict()) if self.rank == 0 else {}
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(model, state, options=options)
+
+    def place(self, model: nn.Module, device: torch.device) -> None:
+        """Move a loaded model to its device, sharded if that is wanted."""
+        if not self.shard:
+            model.to(device)
+            return
+        if isinstance(model, FSDPModule):  # it is already in its place
+            return
+        mesh = init_device_mesh(device.type, (self.size,))
+        for block in _blocks(model):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the module to call in training."""
+        return model if self.shard else DistributedDataParallel(model)
+
+    def adapted(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Let an optimizer work on this process's shards, as on plain tensors.
+
+        So it gives the same bits as on the whole model. It must treat each number of a parameter
+        alone, as SGD and AdamW do.
+        """
+        _unfuse_on_cpu(optimizer)
+        if self.shard:
+            _on_local_shards(optimizer)
+        return optimizer
+
+    def gather(self, model: nn.Module, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+        """Return copies of the model's arrays at the first process."""
+        reach("rank-gathers", rank=self.rank)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(model, options=options)
+        reach("rank-gathered", rank=self.rank)
+        if self.rank:
+            return {}
+        tensors = cast("dict[str, Tensor]", state)
+        return {name: tensors[name].detach().contiguous().numpy().copy() for name in names}
+
+    def first_says(self, *answers: bool) -> tuple[bool, ...]:
+        """Return the first process's answers."""
+        said = torch.tensor(answers)  # on the CPU, so that nothing waits for a GPU
+        dist.broadcast(said, 0)
+        return tuple(said.tolist())
+
+    def total_count(self, count: int) -> int:
+        """Return the sum of a number over all processes."""
+        self._step += 1
+        reach("rank-steps", rank=self.rank, step=self._step)
+        return int(self.total(torch.tensor(count)))
+
+    def weighted(self, loss: Tensor, count: int, whole: int) -> Tensor:
+        """Return the loss, weighted by this process's part of the batch."""
+        return loss * (count * self.size / whole)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def totals(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the sums of tensors over all processes."""
+        return {name: self.total(sums[name]) for name in sorted(sums)}
+
+    def total_loss(self, loss_sum: float, count: int) -> tuple[float, int]:
+        """Return the sums of a loss and of its count over all processes."""
+        loss, whole = self.total(torch.tensor([loss_sum, count], dtype=torch.float64)).tolist()
+        return loss, int(whole)
+
+
+def _unfuse_on_cpu(optimizer: torch.optim.Optimizer) -> None:
+    """Use no fused kernel on a CPU: its bits depend on a number's place in its tensor."""
+    for group in optimizer.param_groups:
+        if group.get("fused") and all(p.device.type == "cpu" for p in group["params"]):
+            group["fused"] = False
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+
+
+def _on_local_shards(optimizer: torch.optim.Optimizer) -> None:
+    shards: list[tuple[Tensor, Tensor]] = []
+    for group in optimizer.param_groups:
+        own = [p.to_local().detach() if isinstance(p, DTensor) else p for p in group["params"]]
+        shards += [(p, q) for p, q in zip(group["params"], own, strict=True) if p is not q]
+        group["params"] = own
+
+    def take(*step: Any) -> None:
+        for parameter, shard in shards:
+            grad = cast("DTensor | None", parameter.grad)
+            shard.grad = None if grad is None else grad.to_local()
+
+    def drop(*step: Any) -> None:
+        for parameter, shard in shards:
+            parameter.grad = shard.grad = None
+
+    optimizer.register_step_pre_hook(take)
+    optimizer.register_step_post_hook(drop)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the outermost blocks of a model's lists: while one computes, others stay sharded."""
+    blocks: list[nn.Module] = []
+    for name, module in model.named_modules():
+        parent = model.get_submodule(name.rpartition(".")[0])
+        is_inside = any(module in set(block.modules()) for block in blocks)
+        if isinstance(parent, nn.ModuleList) and not is_inside:
+            blocks.append(module)
+    shared = [p for block in blocks for p in set(block.parameters())]
+    outside = set(model.parameters()) - set(shared)
+    is_tied = len(set(shared)) < len(shared) or bool(outside & set(shared))
+    return [] if is_tied else blocks

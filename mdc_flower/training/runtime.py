@@ -1,0 +1,98 @@
+"""The processes that train one site's model together: usually just this one.
+
+`Runtime` is what the training loop needs of them. This one has no other process and changes
+nothing; `mdc_flower.training.ranks.Ranks` is the one for several.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mdc_flower.training.arrays import load_arrays, model_arrays
+
+
+class Runtime:
+    """A single process.
+
+    Attributes
+    ----------
+    rank, size : int
+        This process's number, and the number of processes.
+    shard : bool
+        Whether each process keeps only its share of the model.
+    """
+
+    rank = 0
+    size = 1
+    shard = False
+
+    @property
+    def salt(self) -> Sequence[int]:
+        """Return what makes this process's random numbers different from the first process's."""
+        return (self.rank,) if self.rank else ()
+
+    def load(self, model: nn.Module, arrays: Sequence[NDArray[Any]]) -> None:
+        """Overwrite a new model with the arrays that the first process has.
+
+        Raises
+        ------
+        ModelError
+            See `mdc_flower.training.arrays.load_arrays`.
+        """
+        load_arrays(model, arrays)
+
+    def place(self, model: nn.Module, device: torch.device) -> None:
+        """Move a loaded model to its device, in place."""
+        model.to(device)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the module to call in training, so that all processes get the same gradients."""
+        return model
+
+    def adapted(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return an optimizer of a placed model, changed to fit the placing."""
+        return optimizer
+
+    def gather(self, model: nn.Module, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+        """Return copies of a model's arrays at the first process, nothing at the others."""
+        return model_arrays(model, names)
+
+    def first_says(self, *answers: bool) -> tuple[bool, ...]:
+        """Return the first process's answers."""
+        return answers
+
+    def total_count(self, count: int) -> int:
+        """Return the sum of a number over all processes."""
+        return count
+
+    def weighted(self, loss: Tensor, count: int, whole: int) -> Tensor:
+        """Return the loss whose gradient, averaged over the processes, is that of the whole batch.
+
+        Parameters
+        ----------
+        loss
+            The mean over this process's part.
+        count, whole
+            What the means over the part and over the whole batch are over.
+        """
+        return loss
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        return values
+
+    def totals(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the sums of tensors over all processes."""
+        return sums
+
+    def total_loss(self, loss_sum: float, count: int) -> tuple[float, int]:
+        """Return the sums of a loss and of its count over all processes."""
+        return loss_sum, count
+
+
+ONE = Runtime()
+"""The runtime of a single process."""
