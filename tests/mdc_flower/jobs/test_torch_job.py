@@ -18,8 +18,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from mdc_flower.jobs.torch_job import TorchJob, to_device, torch_job
-from mdc_flower.training.job import Pass
+from mdc_flower.jobs.torch_job import TorchJob, length_of, rows_of, to_device, torch_job
+from mdc_flower.training.job import Pass, Spare
 from mdc_flower.training.loop import TrainSettings, evaluate, train
 from strategies.common.errors import ConfigError, DataError
 from strategies.method.round_plan import RoundPlan
@@ -213,3 +213,40 @@ class Large(IterableDataset[tuple[Tensor, Tensor]]):
 def test_a_stream_is_read_no_further_than_needed() -> None:
     found = job(Large()).batches(Pass("train", CPU, torch.Generator()))
     assert [len(next(found)[0]) for _ in range(3)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_processes_share_each_batch(ranks: int) -> None:
+    rows = torch.arange(10.0)[:, None]
+    own = job(TensorDataset(rows, rows), batch_size=4)
+
+    def read_as(rank: int, of: int) -> list[Any]:
+        order = torch.Generator().manual_seed(1)
+        return list(own.batches(Pass("train", CPU, order, rank=rank, ranks=of)))
+
+    shared = [read_as(rank, ranks) for rank in range(ranks)]
+    for whole, *parts in zip(read_as(0, 1), *shared, strict=True):
+        counting = [part[0] for part in parts if not isinstance(part, Spare)]
+        assert sorted(torch.cat(counting).flatten().tolist()) == sorted(whole[0].flatten().tolist())
+    # The last batch has two examples, too few for two processes.
+    assert all(isinstance(parts[-1], Spare) for parts in shared[1:])
+
+
+class Named(NamedTuple):
+    images: Tensor
+    texts: list[str]
+
+
+def test_a_part_of_a_batch_keeps_its_form() -> None:
+    images = torch.arange(4.0)
+    batch = {"in": Named(images, ["a", "b", "c", "d"]), "scale": torch.tensor(2.0)}
+    assert length_of(batch) == 4
+    part = rows_of(batch, slice(1, None, 2))
+    assert part["in"].images.tolist() == [1.0, 3.0]
+    assert part["in"].texts == ["b", "d"]
+    assert part["scale"] == 2.0
+
+
+def test_a_batch_without_an_axis_of_examples_cannot_be_shared() -> None:
+    with pytest.raises(ConfigError, match="cannot be divided among several processes"):
+        length_of(object())

@@ -52,7 +52,7 @@ def averaged(case: dict[str, Any]) -> dict[str, NDArray[Any]]:
     steps, step = PLAN.local_epochs * own.steps_per_epoch(), 0
     for _ in range(PLAN.local_epochs):
         parts = [
-            own.batches(Pass("train", CPU, order, True, rank, 2))
+            own.batches(Pass("train", CPU, order, True, rank=rank, ranks=2))
             for rank, order in enumerate(orders)
         ]
         for pair in zip(*parts, strict=True):
@@ -85,6 +85,7 @@ def bits(arrays: dict[str, NDArray[Any]]) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_compute_the_bits_of_one_that_averages_both_halves(
@@ -99,6 +100,7 @@ def test_two_processes_compute_the_bits_of_one_that_averages_both_halves(
         assert bits(arrays) == bits(expected)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_processes_give_the_same_bits_twice(by_two: Stored, way: str) -> None:
     first, second = by_two[f"even-{way}-0"], by_two[f"even-{way}-1"]
@@ -106,6 +108,7 @@ def test_two_processes_give_the_same_bits_twice(by_two: Stored, way: str) -> Non
     assert first[1] == second[1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_do_not_depend_on_how_many_processes_there_are(by_two: Stored, name: str) -> None:
     own_arrays, own = trained(ONE, CASES[name])
