@@ -12,7 +12,7 @@ import tomli_w
 from mdc_flower import __version__
 from mdc_flower.cli.launching import resumed_config
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.coordinator.resume import changed_keys, check_resumable
+from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
 from mdc_flower.data import load_dataset
 from mdc_flower.jobs.task import load_site_task, load_task
 from strategies.common.errors import ConfigError
@@ -315,3 +315,14 @@ def test_a_data_set_that_has_changed_behind_its_name_is_refused_before_an_engine
     load_site_task.cache_clear()
     assert mdc("run", *again, "--engine", "in-process").exit_code == 0
     assert len(read_history(tmp_path / "out")) == 2
+
+
+def test_sites_whose_hardware_or_processes_changed_are_named() -> None:
+    told: list[dict[str, Any]] = [
+        {"machines": {"north": "EPYC", "south": "H100", "west": "H100"}},
+        {"round": 1},
+        {"machines": {"south": "2 ranks x H100"}},
+    ]
+    now = {"north": "EPYC", "south": "4 ranks x H100", "east": "H100"}
+    assert changed_machines(told, now) == {"south": ["2 ranks x H100", "4 ranks x H100"]}
+    assert changed_machines([], now) == {}
