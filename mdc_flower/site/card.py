@@ -48,7 +48,8 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         # A site's own job need not equal the run's.
         job_code="" if site.job else code.get("job", ""),
         num_examples=site.num_examples,
-        keeps_state=site.is_simulated or bool(site.state),
+        # Several processes do not keep an optimizer's state.
+        keeps_state=group is None and (site.is_simulated or bool(site.state)),
     )
 
 

@@ -208,6 +208,14 @@ def _check(client: SiteClient, group: Group, config: RunConfig) -> None:
             got=client.device,
             expected="auto, cpu or cuda; CUDA_VISIBLE_DEVICES selects GPUs",
         )
+    if config.keeps_state:
+        raise ConfigError(
+            "a site with several processes cannot keep its optimizer's state",
+            where="optimizer-state",
+            got=config.optimizer_state,
+            expected="'reset'",
+            hint="Only the site can change this: ranks = 1",
+        )
     if not group.ranks.shard:
         return
     if config.proximal_mu or client.settings.autocast_dtype == torch.float16:
