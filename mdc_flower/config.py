@@ -406,6 +406,11 @@ def check_with_command(site: Any) -> None:
                 f"{key.replace('_', '-')} and command exclude each other: the command reads its "
                 "own data and chooses its own device"
             )
+    launch = getattr(site, "launch", site)
+    if launch.ranks != 1 or launch.nodes != 1:
+        raise ValueError(
+            "ranks and command exclude each other: the command starts its own processes"
+        )
     if site.min_examples > 1 and not site.max_examples:
         raise ValueError("min-examples with a command needs max-examples as well")
 

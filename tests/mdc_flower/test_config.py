@@ -579,6 +579,11 @@ def test_a_site_is_called_by_its_name_or_by_its_partition(
         ),
         ({"site": 7}, "node config, site", "got 7"),
         ({"site": "north", "nodes": 0}, "node config, nodes", "got 0"),
+        (
+            {"site": "north", "command": "train.sh", "ranks": 2},
+            "node config",
+            "ranks and command exclude each other",
+        ),
         ({"site": "north", "rendezvous": "gpu-1"}, "node config, rendezvous", "got 'gpu-1'"),
         ({"sight": "north"}, "node config, sight", "Did you mean 'site'?"),
         ({"site": "north", "lr-max": 0.1}, "node config, lr-max", "no such key"),
