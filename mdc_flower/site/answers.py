@@ -13,7 +13,8 @@ from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
 from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
-from mdc_flower.site.group import current, site_client, threads_here
+from mdc_flower.site.group import current
+from mdc_flower.site.leading import site_client, threads_here
 from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.site.state import OPTIMIZER, KeptOptimizer, SiteState
 from mdc_flower.training.numerics import repeatable

@@ -8,7 +8,8 @@ from mdc_flower import __version__
 from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, SiteConfig
 from mdc_flower.data import registry as data
 from mdc_flower.models import build as models
-from mdc_flower.site.group import current, threads_here
+from mdc_flower.site.group import current
+from mdc_flower.site.leading import threads_here
 from mdc_flower.training.numerics import (
     device_name,
     number_format,

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from mdc_flower.site.group import join
 from mdc_flower.site.launcher import end_with
+from mdc_flower.site.leading import join, take_part
 from mdc_flower.site.worker import serve
 
 
@@ -16,7 +16,7 @@ def main(folder: Path, shard: bool, parent: int) -> None:
         serve(folder)
         group.end()
     else:
-        group.follow()
+        group.follow(take_part)
 
 
 if __name__ == "__main__":

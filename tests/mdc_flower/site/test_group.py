@@ -28,7 +28,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def pair(monkeypatch: pytest.MonkeyPatch, work: Any) -> Iterator[tuple[Group, list[Any]]]:
+def pair(work: Any) -> Iterator[tuple[Group, list[Any]]]:
     """Yield rank 0's group; rank 1 does ``work`` for each call, and ends at the latest after."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     lead, other = Group(Two(0), store, 2), Group(Two(1), store, 2)
@@ -40,11 +40,10 @@ def pair(monkeypatch: pytest.MonkeyPatch, work: Any) -> Iterator[tuple[Group, li
 
     def follow() -> None:
         try:
-            other.follow()
+            other.follow(take_part)
         except BrokenGroupError as error:
             seen.append(error)
 
-    monkeypatch.setattr(module, "_take_part", take_part)
     follower = threading.Thread(target=follow)
     follower.start()
     try:
@@ -55,8 +54,8 @@ def pair(monkeypatch: pytest.MonkeyPatch, work: Any) -> Iterator[tuple[Group, li
         assert not follower.is_alive()
 
 
-def test_all_do_what_the_first_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pair(monkeypatch, lambda about: None) as (lead, seen):
+def test_all_do_what_the_first_says() -> None:
+    with pair(lambda about: None) as (lead, seen):
         for number in range(3):
             with lead.call({"method": "fit", "number": number}):
                 pass
@@ -64,11 +63,11 @@ def test_all_do_what_the_first_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not lead.is_broken
 
 
-def test_if_all_fail_alike_they_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_all_fail_alike_they_go_on() -> None:
     def late(about: Any) -> None:
         raise DeadlineError("too late")
 
-    with pair(monkeypatch, late) as (lead, seen):
+    with pair(late) as (lead, seen):
         for _ in range(2):
             with pytest.raises(DeadlineError), lead.call({"method": "fit"}):
                 raise DeadlineError("too late")
@@ -76,12 +75,12 @@ def test_if_all_fail_alike_they_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not lead.is_broken
 
 
-def test_an_error_of_another_rank_fails_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_another_rank_fails_the_call() -> None:
     def fail(about: Any) -> None:
         raise ValueError("a value of the data")
 
     with (
-        pair(monkeypatch, fail) as (lead, _),
+        pair(fail) as (lead, _),
         pytest.raises(EngineError, match="rank 1 of this site failed") as caught,
         lead.call({"method": "fit"}),
     ):
@@ -90,20 +89,20 @@ def test_an_error_of_another_rank_fails_the_call(monkeypatch: pytest.MonkeyPatch
     assert not lead.is_broken
 
 
-def test_a_first_rank_that_fails_alone_breaks_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_rank_that_fails_alone_breaks_the_group() -> None:
     goes_on = threading.Event()
-    with pair(monkeypatch, lambda about: goes_on.wait(20)) as (lead, _):
+    with pair(lambda about: goes_on.wait(20)) as (lead, _):
         with pytest.raises(KeyError), lead.call({"method": "fit"}):
             raise KeyError("only here")
         assert lead.is_broken
         goes_on.set()
 
 
-def test_another_rank_that_fails_alone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_rank_that_fails_alone_ends() -> None:
     def fail(about: Any) -> None:
         raise MemoryError
 
-    with pair(monkeypatch, fail) as (lead, seen):
+    with pair(fail) as (lead, seen):
         lead._begin({"method": "fit"})  # rank 0 now waits in the middle of the call
         for _ in range(400):
             if len(seen) == 2:
