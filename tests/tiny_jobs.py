@@ -10,11 +10,12 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from mdc_flower.jobs.context import JobContext
 from mdc_flower.jobs.language_model import causal_language_model
-from mdc_flower.jobs.metrics import mean_of
+from mdc_flower.jobs.metrics import JobMetric, mean_of
 from mdc_flower.jobs.multi_label import multi_label
 from mdc_flower.jobs.regression import regression
 from mdc_flower.jobs.segmentation import segmentation
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
+from strategies.exchange.metrics import Metric
 
 NUM_TRAIN, NUM_VALIDATION = 24, 12
 
@@ -136,3 +137,39 @@ def recorded_stream(context: JobContext) -> TorchJob:
             return super().forward(inputs)
 
     return regression(lambda: Recording(1, 1), train=Counting(), batch_size=4)
+
+
+class CountingUp(IterableDataset[dict[str, Tensor]]):
+    """An endless stream of sequences with different numbers of tokens."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield tokens and labels."""
+        number = 0
+        while True:
+            number += 1
+            tokens = (number + torch.arange(8)) % 5
+            marked = torch.where(torch.arange(8) < 2 + number % 7, tokens, -100)
+            yield {"input_ids": tokens, "labels": marked}
+
+
+def stream_of_texts(context: JobContext) -> TorchJob:
+    """Return a language model on an endless stream."""
+    return causal_language_model(Bigram, train=CountingUp(), batch_size=4)
+
+
+def recalls(context: JobContext) -> TorchJob:
+    """Return a classification with a metric that is a list, and one that is called recall."""
+    x = numbers(4)
+
+    def hits(outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.bincount(targets[outputs.argmax(1) == targets], minlength=2).double()
+
+    return torch_job(
+        model=lambda: nn.Linear(4, 2),
+        loss=nn.CrossEntropyLoss(weight=torch.ones(2), label_smoothing=0.1),
+        metrics=[
+            JobMetric(Metric("each", "max", list, "each", 2), hits),
+            JobMetric(Metric("recall", "max", max, "hits", 2), hits),
+        ],
+        **splits(context, x, (x[:, 0] > 0).long()),
+    )

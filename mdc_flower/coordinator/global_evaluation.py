@@ -57,7 +57,7 @@ def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
 def _metrics(task: RunTask, model: nn.Module, job: Job) -> dict[str, Value]:
     metrics: dict[str, Value] = {}
     for split in ("validation", "test"):
-        if job.size(split):
+        if job.size(split) != 0:
             found = evaluate(model, job, split, task.device, task.settings.autocast_dtype)
             metrics[f"{split}-loss"] = found.loss
             metrics |= {f"{split}-{name}": value for name, value in found.metrics.items()}

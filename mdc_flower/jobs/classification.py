@@ -71,10 +71,20 @@ class ClassificationJob:
         *CLASSIFICATION,
         # If nearly all examples are of one class, accuracy hides that no other class is found. The
         # sums of these would tell how many examples of each class a site has.
-        Metric(
-            "balanced-accuracy", "max", balanced, RECALL, 0, 0.0, 1.0, "%", False, leaves_site=False
+        *(
+            Metric(
+                name,
+                "max",
+                finish,
+                RECALL,
+                low=0.0,
+                high=1.0,
+                unit="%",
+                in_training=False,
+                leaves_site=False,
+            )
+            for name, finish in (("balanced-accuracy", balanced), (RECALL, recalls))
         ),
-        Metric(RECALL, "max", recalls, RECALL, 0, 0.0, 1.0, "%", False, leaves_site=False),
     )
 
     def model(self) -> nn.Module:

@@ -13,6 +13,9 @@ from strategies.exchange.metrics import LOSS, Metric, ratio
 IGNORED = -100
 """Label of a token that does not count, as in Hugging Face's models."""
 
+ANY = (0.0, math.inf)
+"""Losses and numbers of tokens are not below 0."""
+
 LARGEST_EXPONENT = 700.0
 """A loss above this has a perplexity that float64 cannot hold."""
 
@@ -48,7 +51,9 @@ def causal_language_model(
         model=model,
         loss=loss,
         metrics=(
-            Metric("perplexity", "min", _perplexity, LOSS.sums, 2, 1.0, selects=True),
+            Metric(
+                "perplexity", "min", _perplexity, LOSS.sums, 2, 1.0, per_example=ANY, selects=True
+            ),
         ),
         loss_metric=Metric(LOSS.name, "min", ratio, LOSS.sums, 2, unit="nats per token"),
         **{"forward": _logits_and_labels, **options},

@@ -1,5 +1,6 @@
 """Metrics of jobs: sums of a batch, and what they become over all batches and all sites."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ def mean_of(
     unit: str = "",
     low: float = -math.inf,
     high: float = math.inf,
+    per_example_range: tuple[float, float] = (-math.inf, math.inf),
     selects: bool = False,
     then: Callable[[float], float] = lambda mean: mean,
 ) -> JobMetric:
@@ -49,6 +51,8 @@ def mean_of(
     per_example
         Takes a batch's outputs and targets; returns one number for each example (or pixel, or
         token), in any shape.
+    per_example_range
+        The range of the numbers of one example, and of how many there are; see `Metric`.
     then
         Applied to the mean.
     """
@@ -61,7 +65,10 @@ def mean_of(
         mean = ratio(over_all)
         return mean if math.isnan(mean) else then(mean)
 
-    return JobMetric(Metric(name, better, finish, name, 2, low, high, unit, selects=selects), sums)
+    metric = Metric(
+        name, better, finish, name, 2, low, high, per_example_range, unit, selects=selects
+    )
+    return JobMetric(metric, sums)
 
 
 def from_torchmetrics(
@@ -110,28 +117,30 @@ def from_torchmetrics(
     shapes = {state: default.shape for state, default in defaults.items()}
     size = sum(default.numel() for default in defaults.values())
 
+    # Each call has a copy of its own: a coordinator evaluates in one thread, and judges in another.
     def sums(outputs: Any, targets: Any) -> Tensor:
-        metric.reset()
-        metric.to(_device_of(outputs))
-        metric.update(*arguments(outputs, targets))
-        return torch.cat([getattr(metric, state).double().flatten() for state in shapes])
+        own = fresh().to(_device_of(outputs))
+        own.update(*arguments(outputs, targets))
+        return torch.cat([getattr(own, state).double().flatten() for state in shapes])
+
+    def fresh() -> Any:
+        own = copy.deepcopy(metric)
+        own.reset()
+        return own
 
     def finish(over_all: list[float]) -> Value:
-        metric.reset()
-        metric.to("cpu")
+        own = fresh()
         rest = torch.tensor(over_all, dtype=torch.float64)
         for state, shape in shapes.items():
             part, rest = rest[: shape.numel()], rest[shape.numel() :]
-            setattr(metric, state, part.reshape(shape).to(defaults[state].dtype))
-        metric._update_count = 1
-        metric._computed = None
-        value = metric.compute()
-        metric.reset()
+            setattr(own, state, part.reshape(shape).to(defaults[state].dtype))
+        own._update_count = 1
+        value = own.compute()
         return float(value) if value.ndim == 0 else value.double().flatten().tolist()
 
     return JobMetric(
         Metric(
-            name, better, finish, name, size, low, high, unit,
+            name, better, finish, name, size, low, high, unit=unit,
             in_training=in_training, selects=selects,
         ),
         sums,

@@ -51,11 +51,13 @@ def multi_label(
     def all_right(outputs: Tensor, targets: Tensor) -> Tensor:
         return ((outputs.sigmoid() > threshold) == (targets > 0.5)).all(1)
 
-    size = 3 * num_labels
+    size, one = 3 * num_labels, (0.0, 1.0)
     metrics = (
-        JobMetric(Metric("f1-micro", "max", _micro, "f1", size, 0, 1, "%", selects=True), counts),
-        Metric("f1-macro", "max", _macro, "f1", size, 0, 1, "%"),
-        mean_of("exact-match", "max", all_right, unit="%", low=0.0, high=1.0),
+        JobMetric(
+            Metric("f1-micro", "max", _micro, "f1", size, 0, 1, one, "%", selects=True), counts
+        ),
+        Metric("f1-macro", "max", _macro, "f1", size, 0, 1, one, "%"),
+        mean_of("exact-match", "max", all_right, unit="%", low=0, high=1, per_example_range=one),
     )
     return torch_job(model=model, loss=loss, metrics=metrics, **options)
 

@@ -12,6 +12,9 @@ from mdc_flower.jobs.metrics import JobMetric, mean_of
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
 from strategies.exchange.metrics import Metric
 
+ANY = (0.0, math.inf)
+"""Errors and counts are not below 0."""
+
 
 def regression(
     model: Callable[[], nn.Module],
@@ -33,8 +36,17 @@ def regression(
         Data, optimizer and everything else; see `torch_job`.
     """
     metrics = (
-        mean_of("rmse", "min", _squared, unit=unit, low=0.0, selects=True, then=math.sqrt),
-        mean_of("mae", "min", _absolute, unit=unit, low=0.0),
+        mean_of(
+            "rmse",
+            "min",
+            _squared,
+            unit=unit,
+            low=0,
+            per_example_range=ANY,
+            selects=True,
+            then=math.sqrt,
+        ),
+        mean_of("mae", "min", _absolute, unit=unit, low=0, per_example_range=ANY),
         JobMetric(Metric("r2", "max", _r2, "r2", 4, high=1.0), _r2_sums),
     )
     return torch_job(model=model, loss=loss, metrics=metrics, **options)

@@ -6,10 +6,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
+from mdc_flower.common.seeded import seeded
 from mdc_flower.jobs.metrics import JobMetric
 from mdc_flower.training.batches import shuffled, steps_per_epoch
 from mdc_flower.training.job import Forward, Part, Pass
@@ -114,11 +122,10 @@ class Split:
                 expected="a DataLoader with batch_size",
                 hint="Give the order by a sampler with the attribute `generator`",
             )
-        kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn")
+        kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "drop_last")
         options = {key: getattr(data, key) for key in kept}
-        usual = (torch.utils.data.RandomSampler, torch.utils.data.SequentialSampler)
         own = None
-        if not isinstance(data.dataset, IterableDataset) and not isinstance(data.sampler, usual):
+        if not isinstance(data.dataset, IterableDataset) and not _takes_all(data):
             own = data.sampler
             if name == "train" and not hasattr(own, "generator"):
                 raise ConfigError(
@@ -137,7 +144,7 @@ class Split:
 
     def __len__(self) -> int:
         """Return the number of examples of data that are no stream."""
-        return len(self.data)  # type: ignore[arg-type]
+        return len(self.data if self.sampler is None else self.sampler)  # type: ignore[arg-type]
 
     def batches(self, generator: torch.Generator | None, start: int) -> Iterator[Any]:
         """Yield batches: in an order drawn from the generator, or in the stored order.
@@ -157,23 +164,30 @@ class Split:
                 where="job, train",
                 hint="It must last for num-rounds * local-steps batches; let it begin anew itself",
             )
-        if generator is None:
-            loader: DataLoader[Any] = DataLoader(self.data, self.batch_size, **options)
-        elif self.sampler is not None:
-            self.sampler.generator = generator
-            loader = DataLoader(
-                self.data, self.batch_size, sampler=self.sampler, generator=generator, **options
+        if self.sampler is not None:
+            # An evaluation is over the same examples, in the same order, each time.
+            drawn = generator or torch.Generator().manual_seed(0)
+            if hasattr(self.sampler, "generator"):
+                self.sampler.generator = drawn
+            loader: DataLoader[Any] = DataLoader(
+                self.data, self.batch_size, sampler=self.sampler, generator=drawn, **options
             )
+        elif generator is None:
+            loader = DataLoader(self.data, self.batch_size, **{**options, "drop_last": False})
         else:
+            drop = options.pop("drop_last", False)
             order = [rows.tolist() for rows in shuffled(len(self), self.batch_size, generator)]
+            order = order[: len(self) // self.batch_size] if drop else order
             loader = DataLoader(self.data, batch_sampler=order, generator=generator, **options)
         yield from loader
 
     def steps(self) -> int:
         """Return the number of batches of an epoch."""
+        if self.options.get("drop_last"):
+            return len(self) // self.batch_size
         if self.sampler is None:
             return steps_per_epoch(len(self), self.batch_size)
-        return -(-len(self.sampler) // self.batch_size)
+        return -(-len(self) // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -215,17 +229,15 @@ class TorchJob:
         return None if self.splits[split].is_stream else len(self.splits[split])
 
     def fingerprint(self) -> str:
-        """Return a digest of some training examples."""
-        digest = hashlib.sha256()
+        """Return a digest of some training examples; empty for a stream."""
         split = self.splits["train"]
         if split.is_stream:
-            examples: Iterable[Any] = islice(iter(split.data), FINGERPRINT_ROWS)
-        else:
-            step = max(1, len(split) // FINGERPRINT_ROWS)
-            examples = (split.data[row] for row in range(0, len(split), step))
-            digest.update(str(len(split)).encode())
-        for example in examples:
-            _update(digest, example)
+            return ""  # to read from it could change what is read next
+        digest = hashlib.sha256(str(len(split)).encode())
+        total = len(split.data)  # type: ignore[arg-type]
+        with seeded(0):  # a data set may augment its examples
+            for row in range(0, total, max(1, total // FINGERPRINT_ROWS)):
+                _update(digest, split.data[row])
         return digest.hexdigest()
 
     def steps_per_epoch(self) -> int:
@@ -249,6 +261,8 @@ class TorchJob:
     def forward(self, model: Callable[..., Any], batch: Any) -> Forward:
         """Return loss and sums of a batch."""
         outputs, targets = self.outputs_and_targets(model, batch)
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(outputs.device)  # class weights
         found = self.loss(outputs, targets)
         loss_sum = None
         if isinstance(found, tuple):
@@ -263,7 +277,8 @@ class TorchJob:
                 for one in self.measured
                 if isinstance(one, JobMetric) and (one.metric.in_training or not training)
             }
-        return Forward(loss, count, sums, None if loss_sum is None else loss_sum.detach().double())
+        exact = None if loss_sum is None else loss_sum.detach().double()
+        return Forward(loss, count, sums, exact, _count(targets))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return a new optimizer."""
@@ -320,6 +335,14 @@ def rows_of(batch: Any, rows: slice) -> Any:
     return batch
 
 
+def _takes_all(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader reads each example once, in any order that the run may choose."""
+    sampler = loader.sampler
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    return isinstance(sampler, SequentialSampler)
+
+
 def _pair(model: Callable[..., Any], batch: Any) -> tuple[Any, Any]:
     """Return outputs and targets of a batch that is a pair of inputs and targets."""
     inputs, targets = batch
@@ -341,7 +364,10 @@ def _count(targets: Any) -> int:
 def _update(digest: Any, example: Any) -> None:
     """Add the bytes of an example's tensors, or its text, to a digest."""
     if isinstance(example, Tensor):
-        digest.update(example.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(example.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif hasattr(example, "__array__"):  # of numpy, or an image
+        array = np.asarray(example)
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     elif isinstance(example, Mapping):
         for key, value in example.items():
             digest.update(str(key).encode())

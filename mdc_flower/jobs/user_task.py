@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
 from mdc_flower.training.job import Job
 from mdc_flower.training.loop import TrainSettings
 from mdc_flower.training.model_trial import try_job
-from strategies.common.errors import ConfigError, MdcError
+from strategies.common.errors import ConfigError, MdcError, ModelError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import NAME, TRAIN, Metric
 
@@ -40,7 +40,7 @@ class UserTask:
     @property
     def job(self) -> Job:
         """The job at the place of the context; see `build_job`."""
-        return build_job(self.reference, self.context)
+        return _SeededJob(build_job(self.reference, self.context), self.config.seed)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -50,7 +50,7 @@ class UserTask:
     @cached_property
     def new_model(self) -> Callable[[], nn.Module]:
         """The function that builds the model with initial weights from the run's seed."""
-        build = partial(_seeded_model, self.job, self.config.seed)
+        build = self.job.model
         check_policy(build(), self.reference, self.config.batch_norm)
         return build
 
@@ -63,7 +63,9 @@ class UserTask:
             If the job cannot be built, or see `try_job`.
         """
         settings = replace(self.settings, autocast_dtype=None, compile=False)
-        try_job(self.job, self.new_model, settings)
+        job, counts_steps = self.job, self.config.local_steps > 0
+        try_job(job, settings, counts_steps)
+        check_policy(job.model(), self.reference, self.config.batch_norm)
 
     def partition_sha256(self, num_sites: int) -> str:
         """Return a digest of how simulated sites share the data: by their number and the seed."""
@@ -85,7 +87,7 @@ class UserTask:
 
     def site_job(self, site: SiteConfig) -> Job:
         """Return the job of a site; a simulated one has its own rows of the data."""
-        return build_job(self.reference, context_of(self.config, site))
+        return replace(self, context=context_of(self.config, site)).job
 
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding the model, without times and paths."""
@@ -99,7 +101,7 @@ class UserTask:
         }
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=128)
 def build_job(reference: str, context: JobContext) -> Job:
     """Return the job that a user's function builds; the last few are kept.
 
@@ -126,7 +128,10 @@ def build_job(reference: str, context: JobContext) -> Job:
         raise
     except Exception as error:  # user code may raise any exception
         raise ConfigError(
-            f"the job cannot be built: {type(error).__name__}: {error}", where="job", got=reference
+            f"the job cannot be built: {type(error).__name__}",
+            where="job",
+            got=reference,
+            said=str(error),
         ) from error
     if missing := [name for name in _PARTS if not hasattr(job, name)]:
         raise ConfigError(
@@ -157,9 +162,23 @@ def context_of(config: RunConfig, site: SiteConfig) -> JobContext:
     )
 
 
-def _seeded_model(job: Job, seed: int) -> nn.Module:
-    with seeded(derive_seed(seed, "model")):
-        return job.model().float()
+class _SeededJob:
+    """A job whose models are in float32, with initial weights that depend on the seed alone."""
+
+    def __init__(self, job: Job, seed: int) -> None:
+        self._job, self._seed = job, seed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+    def model(self) -> nn.Module:
+        with seeded(derive_seed(self._seed, "model")):
+            model = self._job.model()
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                "the job's model is not a module", where="job", got=type(model).__name__
+            )
+        return model.float()
 
 
 def _check_metrics(metrics: Sequence[Metric], reference: str) -> None:

@@ -62,7 +62,7 @@ def round_tables(
     known = {name: cells for name, cells in columns.items() if any(cells)}
     rows = list(zip(*known.values(), strict=True))
     notes = {
-        "balanced": "Balanced: mean recall over the classes.",
+        ", balanced": "Balanced: mean recall over the classes.",
         "at the sites": f"At the sites: {selecting(metrics).words} on their validation examples, "
         "before and after the round.",
     }
@@ -104,7 +104,7 @@ def recall_tables(history: History, class_names: Sequence[str]) -> list[Table]:
     recalls = {
         split: newest[f"{split}-recall"]
         for split in ("test", "validation")
-        if f"{split}-recall" in newest
+        if isinstance(newest.get(f"{split}-recall"), list)
     }
     if not recalls:
         return []

@@ -152,4 +152,4 @@ def _mean_trained(line: Mapping[str, Any], metric: str) -> float:
 def _number(metrics: Mapping[str, Any], key: str) -> float:
     # The file stores numbers that are not finite as null.
     value = metrics.get(key)
-    return float("nan") if value is None else float(value)
+    return float(value) if isinstance(value, int | float) else float("nan")

@@ -1,6 +1,5 @@
 """How a site answers each kind of message with our own training loop."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,7 +37,7 @@ from strategies.exchange.messages import (
     train_reply_content,
     wants_evaluation,
 )
-from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value
+from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value, is_finite
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import SITES
 
@@ -179,11 +178,7 @@ def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, Value]:
     if num_examples == 0:
         return {}
     found = {VALIDATION + name: value for name, value in metrics.items()}
-    return {NUM_VALIDATION: num_examples} | {n: v for n, v in found.items() if _is_finite(v)}
-
-
-def _is_finite(value: Value) -> bool:
-    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+    return {NUM_VALIDATION: num_examples} | {n: v for n, v in found.items() if is_finite(v)}
 
 
 def _shared(metrics: Mapping[str, Value], site: SiteConfig) -> dict[str, Value]:

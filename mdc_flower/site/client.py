@@ -21,7 +21,7 @@ from mdc_flower.training.loop import Carried, Epochs, Progress, TrainSettings, e
 from mdc_flower.training.runtime import ONE, Runtime
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import DEADLINE
-from strategies.exchange.metrics import TRAIN
+from strategies.exchange.metrics import LOSS, TRAIN, is_finite
 from strategies.method.round_plan import RoundPlan
 
 NDArrays = list[NDArray[Any]]
@@ -147,7 +147,8 @@ class SiteClient(NumPyClient):
         sent = sent_of([metric for metric in self.job.metrics if metric.in_training], result.sums)
         metrics = {
             "num-steps": result.num_steps,
-            **{TRAIN + name: value for name, value in sent.items()},
+            # A training metric that is not finite is no reason to reject the update; a loss is.
+            **{TRAIN + n: v for n, v in sent.items() if n == LOSS.name or is_finite(v)},
             "train-seconds": result.seconds,
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()

@@ -93,12 +93,15 @@ class Forward:
         The sums of the metrics, each a float64 vector on the device.
     loss_sum : Tensor or None
         The sum of the loss, where it is known more exactly than ``loss * count``.
+    examples : int
+        The number of examples in the batch; 0 if it is ``count``.
     """
 
     loss: Tensor
     count: int
     sums: Mapping[str, Tensor] = field(default_factory=dict)
     loss_sum: Tensor | None = None
+    examples: int = 0
 
 
 class Job(Protocol):

@@ -199,7 +199,7 @@ def train(
                 )
             )
 
-    is_stream = job.size("train") is None
+    is_stream, seen = job.size("train") is None, 0
     before = (plan.round - 1) * plan.local_steps
     training = Pass("train", device, state.batches, True, before, runtime.rank, runtime.size)
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site, *runtime.salt)):
@@ -234,6 +234,7 @@ def train(
                 state.loss_sum += done.loss.detach().double() * done.count
                 add_sums(state.sums, done.sums)
                 state.num_seen += whole
+                seen += done.examples or done.count
                 state.step += 1
                 if is_stream and state.step == steps:
                     break  # the stream may end here, so it is not asked for another batch
@@ -251,7 +252,7 @@ def train(
     sums = _all_sums(loss_sum, state.num_seen, runtime.totals(state.sums))
     size = job.size("train")
     return TrainResult(
-        num_examples=state.num_seen if size is None else size,
+        num_examples=runtime.total_count(seen) if size is None else size,
         num_steps=steps,
         loss=ratio(sums[LOSS.sums]),
         metrics=_values(job, sums),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mdc_flower.models.tensors import tensors_of
 from strategies.aggregation.averaging import Arrays
 
-MODEL, OPTIMIZER = "model.", "optimizer."
+MODEL, OPTIMIZER, GROUP = "model.", "optimizer.", "group."
 BATCHES, TORCH, CUDA, NUMPY = "batches", "torch", "cuda", "numpy"
 LOSS_SUM, SUMS = "loss-sum", "sums."
 
@@ -114,6 +114,10 @@ def optimizer_state(
         for key, value in values.items():
             kept = tensors if isinstance(value, Tensor) else others
             kept[f"{OPTIMIZER}{index}.{key}"] = value
+    for index, group in enumerate(optimizer.param_groups):
+        counts = {key: value for key, value in group.items() if type(value) in (int, float)}
+        # The plan sets the rate. Others may change too, such as the steps of a warm-up.
+        others |= {f"{GROUP}{index}.{key}": counts[key] for key in sorted(counts) if key != "lr"}
     return _copies(tensors), others
 
 
@@ -127,6 +131,9 @@ def restore_optimizer(
     for name in arrays:
         if name.startswith(OPTIMIZER):
             values[name] = torch.from_numpy(arrays[name])
+    for name in [name for name in values if name.startswith(GROUP)]:
+        index, key = name.removeprefix(GROUP).split(".", 1)
+        optimizer.param_groups[int(index)][key] = values.pop(name)
     for name, value in values.items():
         index, key = name.removeprefix(OPTIMIZER).split(".", 1)
         parameter = parameters[int(index)]

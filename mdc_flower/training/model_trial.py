@@ -1,6 +1,7 @@
 """A trial of the model before a run: it finds within seconds what would fail in the run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,10 @@ def try_model(job: Job, settings: TrainSettings) -> None:
         raise
     except Exception as error:  # user code may raise any exception
         raise ModelError(
-            f"the model cannot be trained: {type(error).__name__}: {error}",
+            f"the model cannot be trained: {type(error).__name__}",
             where="model",
-            hint="The trial trains for one step on two examples",
+            said=str(error),
+            hint="The trial trains for one step",
         ) from error
     rebuilt = new_model()
     if not _same(initial, model_arrays(rebuilt)):
@@ -79,7 +81,7 @@ def try_model(job: Job, settings: TrainSettings) -> None:
         )
 
 
-def try_job(job: Job, new_model: Callable[[], nn.Module], settings: TrainSettings) -> None:
+def try_job(job: Job, settings: TrainSettings, counts_steps: bool = False) -> None:
     """Check the first batch of a job, and train its model on it for one step.
 
     Where the job has no training examples, as at a coordinator without data, only the model is
@@ -89,40 +91,51 @@ def try_job(job: Job, new_model: Callable[[], nn.Module], settings: TrainSetting
     ----------
     job
         The run's job.
-    new_model
-        Builds the model with its initial weights.
     settings
         Settings of the run, in float32 and not compiled.
+    counts_steps
+        Whether the run counts its local work in steps, not in epochs.
 
     Raises
     ------
     ModelError
-        See `try_model`.
+        If the model cannot be built, or see `try_model`.
     DataError
         If there is no batch.
     ConfigError
-        If the job's forward pass gives what the job has not declared.
+        If the job's forward pass gives what the job has not declared, or a metric gives no value.
     """
-    model = new_model()
+    with _explained(ModelError, "the model cannot be built"):
+        model = job.model()
     _check_parameters(model_arrays(model), trainable_names(model))
     _check_memory(model)
-    if job.size("train") == 0:
-        return
-    try:
+    with _explained(DataError, "the training examples cannot be counted"):
+        if job.size("train") == 0:
+            return
+        if not counts_steps:
+            job.steps_per_epoch()
+        job.fingerprint()
+    with _explained(DataError, "the job gives no batch"):
         batches = iter(job.batches(Pass("train", CPU, torch.Generator().manual_seed(0))))
         first = next(batches, None)
+    if first is None:
+        raise DataError("the job has training examples, but gives no batch", where="job, train")
+    trial = _OneBatch(job, first)
+    with seeded(0):
+        _check_forward(trial)
+        _check_metrics(trial)
+    try_model(trial, settings)
+
+
+@contextmanager
+def _explained(kind: type[MdcError], what: str) -> Iterator[None]:
+    """Turn an exception of the user's code into an error that says what failed."""
+    try:
+        yield
     except MdcError:
         raise
     except Exception as error:  # user code may raise any exception
-        raise DataError(
-            f"the job gives no batch: {type(error).__name__}: {error}", where="job, train"
-        ) from error
-    if first is None:
-        raise DataError("the job has training examples, but gives no batch", where="job, train")
-    trial = _OneBatch(job, new_model, first)
-    with seeded(0):
-        _check_forward(trial)
-    try_model(trial, settings)
+        raise kind(f"{what}: {type(error).__name__}", where="job", said=str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,6 @@ class _OneBatch:
     """A job reduced to its first batch."""
 
     job: Job
-    new_model: Callable[[], nn.Module]
     first: Any
 
     @property
@@ -138,7 +150,7 @@ class _OneBatch:
         return self.job.metrics
 
     def model(self) -> nn.Module:
-        return self.new_model()
+        return self.job.model()
 
     def prepare(self, model: nn.Module) -> None:
         self.job.prepare(model)
@@ -172,8 +184,9 @@ def _check_forward(job: _OneBatch) -> None:
         raise
     except Exception as error:  # user code may raise any exception
         raise ModelError(
-            f"the forward pass fails: {type(error).__name__}: {error}",
+            f"the forward pass fails: {type(error).__name__}",
             where="job",
+            said=str(error),
             got=_described(job.first),
             hint="The trial is of the first training batch, on the CPU",
         ) from error
@@ -181,9 +194,34 @@ def _check_forward(job: _OneBatch) -> None:
         raise ConfigError(what, where="job, forward", got=got, expected=expected)
 
 
+def _check_metrics(job: _OneBatch) -> None:
+    """Refuse a metric that gives no value, or none that can select a model."""
+    model = job.model()
+    with _explained(ModelError, "the evaluation fails"), evaluating(model, CPU, None):
+        sums = {n: of.tolist() for n, of in job.forward(model, job.first).sums.items()}
+    for metric in job.metrics:
+        if metric.sums not in sums:
+            continue
+        where = f"job, metric {metric.name!r}"
+        try:
+            value = metric.compute(sums[metric.sums])
+        except Exception as error:  # user code may raise any exception
+            kind = type(error).__name__
+            raise ConfigError(f"it gives no value: {kind}", where=where, said=str(error)) from error
+        if metric.selects and isinstance(value, list):
+            raise ConfigError(
+                "it selects the best model, so it must be one number",
+                where=where,
+                got=f"{len(value)} numbers",
+            )
+
+
 def _misfits(done: Forward, metrics: Sequence[Metric]) -> Iterator[tuple[str, str, str]]:
     """Yield what is wrong with a result: what, got, expected."""
     loss = done.loss
+    if not isinstance(loss, Tensor):
+        yield "the loss is not a tensor", type(loss).__name__, "a scalar tensor with a gradient"
+        return
     if loss.ndim:
         yield "the loss is not one number", f"shape {list(loss.shape)}", "a scalar: the mean loss"
     elif not torch.isfinite(loss):

@@ -19,6 +19,9 @@ class MdcError(Exception):
         The allowed values.
     hint : str
         What the user can do about it.
+    said : str
+        The text of another exception. It may contain a value of the data, so it is part of the
+        message where it was raised, but never of a site's reply.
     """
 
     exit_code: ClassVar[int] = 1
@@ -31,10 +34,12 @@ class MdcError(Exception):
         got: object = None,
         expected: str = "",
         hint: str = "",
+        said: str = "",
     ) -> None:
         self.what, self.where, self.got = what, where, got
-        self.expected, self.hint = expected, hint
+        self.expected, self.hint, self.said = expected, hint, said
         head = f"{where}: {what}" if where else what
+        head += f": {said}" if said else ""
         details = [
             f"got {got!r}" if got is not None else "",
             f"expected {expected}" if expected else "",
@@ -44,14 +49,21 @@ class MdcError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Support pickling with all fields and notes."""
-        arguments = (type(self), self.what, self.where, self.got, self.expected, self.hint)
+        fields = (self.what, self.where, self.got, self.expected, self.hint, self.said)
+        arguments = (type(self), *fields)
         return (_rebuild, arguments, self.__dict__)
 
 
 def _rebuild(
-    kind: type[MdcError], what: str, where: str, got: object, expected: str, hint: str
+    kind: type[MdcError],
+    what: str,
+    where: str,
+    got: object,
+    expected: str,
+    hint: str,
+    said: str = "",
 ) -> MdcError:
-    return kind(what, where=where, got=got, expected=expected, hint=hint)
+    return kind(what, where=where, got=got, expected=expected, hint=hint, said=said)
 
 
 class ConfigError(MdcError):

@@ -29,6 +29,9 @@ from strategies.method.local_epochs import relative_change
 COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
 """Metrics that serve as weights for other metrics."""
 
+TOLERANCE = 1e-6
+"""How far a metric's value may be outside its range, relative to the value."""
+
 MAX_COUNT = 2**53
 """Largest count that float64 represents exactly; weights are float64."""
 
@@ -131,6 +134,7 @@ def judge_train(
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
         sent = _metrics(reply, {NUM_EXAMPLES}, {**_PLAIN, **known.training, **known.validation})
+        _check_sums(sent, known)
         arrays = _arrays(reply.content.array_records.get(ARRAYS), before)
         _check_variances(arrays, variances)
         if max_relative_update:
@@ -190,6 +194,7 @@ def judge_evaluate(
     try:
         _check_no_error(reply)
         sent = _metrics(reply, frozenset(), {NUM_VALIDATION: None, **known.validation})
+        _check_sums(sent, known)
     except _UnfitError as unfit:
         return unfit.rejection(reply, site)
     return Update(site, _count(sent.get(NUM_VALIDATION, 0)), {}, sent)
@@ -340,6 +345,23 @@ def _metric(
     return sent
 
 
+def _check_sums(sent: Mapping[str, Value], known: SiteMetrics) -> None:
+    """Reject validation sums that the claimed number of examples cannot have."""
+    count = _count(sent.get(NUM_VALIDATION, 0))
+    for name, metric in known.validation.items():
+        value = sent.get(name)
+        if not (metric.size and count and isinstance(value, list)):
+            continue
+        least, most = (bound * count for bound in metric.per_example)
+        for number in value:
+            if number < least or number > most:
+                raise _UnfitError(
+                    Cause.OUT_OF_BOUNDS,
+                    f"metrics: {name!r} has a sum of {number:g}, expected {least:g} to {most:g} "
+                    f"for {count} examples",
+                )
+
+
 def _check_number(name: str, value: float) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise _UnfitError(Cause.NOT_FINITE, f"metrics: {name!r} is {value}")
@@ -353,13 +375,15 @@ def _check_number(name: str, value: float) -> None:
 def _check_range(name: str, metric: Metric, sent: Value) -> None:
     """Reject a value outside its metric's range; sums of too few examples may give no value."""
     try:
-        value = metric.value(sent)
-    except Exception as error:  # untrusted sums can make the job's function raise anything
+        value = metric.compute(sent) if isinstance(sent, list) else sent
+    except ValueError as error:
         raise _UnfitError(
             Cause.OUT_OF_BOUNDS, f"metrics: {name!r}: its sums give no value: {error}"
         ) from None
     for number in value if isinstance(value, list) else [value]:
-        if number < metric.low or number > metric.high:
+        # A value that was computed in float32 may be a little outside.
+        slack = TOLERANCE * abs(number)
+        if number < metric.low - slack or number > metric.high + slack:
             raise _UnfitError(
                 Cause.OUT_OF_BOUNDS,
                 f"metrics: {name!r} is {number:g}, expected {metric.low:g} to {metric.high:g}",

@@ -48,6 +48,10 @@ class Metric:
         which is then averaged over the sites, weighted by their numbers of examples.
     low, high : float
         The range of its values. A site that sends a value outside is not trusted.
+    per_example : tuple of float
+        The range of each of the sums, per example. A site whose sums are outside, given the number
+        of examples that it claims, is not trusted. Without a range, `capped` cannot keep a site
+        with huge sums from dominating the metric.
     unit : str
         The unit of its values, for tables and figures; ``%`` for a share, shown as a percentage.
     in_training : bool
@@ -65,6 +69,7 @@ class Metric:
     size: int = 0
     low: float = -math.inf
     high: float = math.inf
+    per_example: tuple[float, float] = (-math.inf, math.inf)
     unit: str = ""
     in_training: bool = True
     leaves_site: bool = True
@@ -74,9 +79,31 @@ class Metric:
         """Return whether a value is better than another; NaN never is."""
         return one > other if self.better == "max" else one < other
 
+    def compute(self, sums: list[float]) -> Value:
+        """Return the value of sums.
+
+        Raises
+        ------
+        ValueError
+            If the job's function raises, or returns no number and no list of numbers.
+        """
+        try:
+            value = self.finish(sums)
+        except Exception as error:  # the function is the user's, and the sums may be anything
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError(f"the value is a {type(number).__name__}, not a number")
+        return value
+
     def value(self, sent: Value) -> Value:
-        """Return the value of what one site has sent."""
-        return self.finish(sent) if isinstance(sent, list) else sent
+        """Return the value of what one or more sites have sent; NaN if there is none."""
+        if not isinstance(sent, list):
+            return sent
+        try:
+            return self.compute(sent)
+        except ValueError:
+            return math.nan
 
 
 def ratio(sums: list[float]) -> float:
@@ -169,6 +196,11 @@ def may_be_metric(name: str) -> bool:
     return name in (*ALWAYS, NUM_VALIDATION) or NAME.fullmatch(name) is not None
 
 
+def is_finite(value: Value) -> bool:
+    """Return whether a value, or each of its numbers, is finite."""
+    return all(map(math.isfinite, value if isinstance(value, list) else [value]))
+
+
 def numbers(metrics: Mapping[str, Value]) -> dict[str, float]:
     """Return the metrics that are single numbers."""
     return {name: value for name, value in metrics.items() if not isinstance(value, list)}
@@ -193,7 +225,7 @@ def _over_sites(
         metric, values = metrics[name], [sent[name] for sent in sharing]
         if metric is not None and metric.size:
             shares = [w / count for w, count in zip(weights, counts, strict=True)]
-            over[name] = metric.finish(_merged(values, shares))
+            over[name] = metric.value(_merged(values, shares))
         else:
             pairs = zip(weights, values, strict=True)
             over[name] = sum(w * _number(value) for w, value in pairs) / sum(weights)

@@ -150,13 +150,10 @@ def test_a_parameter_group_with_a_scale_of_its_own() -> None:
 def test_a_warm_up_scales_the_plans_rate() -> None:
     rates: list[float] = []
 
-    class Noting(torch.optim.SGD):
-        def step(self, closure: Any = None) -> Any:
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(closure)
-
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        warmed: torch.optim.Optimizer = defined("with_warm_up")(Noting(model.parameters()), 4)
+        sgd = torch.optim.SGD(model.parameters())
+        warmed: torch.optim.Optimizer = defined("with_warm_up")(sgd, 4)
+        warmed.register_step_pre_hook(lambda made, *_: rates.append(made.param_groups[0]["lr"]))
         return warmed
 
     one = torch.utils.data.TensorDataset(torch.ones(4, 1), torch.ones(4, 1))

@@ -24,6 +24,7 @@ def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
         "device": kit.device,
         "threads": kit.threads,
         "contract": str(kit.folder / KIT) if kit.contract else "",
+        "job": kit.job,
         "min-examples": kit.min_examples,
         "max-examples": kit.max_examples,
         "num-examples": num_examples,

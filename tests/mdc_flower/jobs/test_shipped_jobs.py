@@ -128,3 +128,18 @@ def test_a_job_without_examples_here_says_so(tmp_path: Path) -> None:
     run_in_process(config_in(tmp_path / "run", "stream", **keys), 1)
     with pytest.raises(DataError, match="neither test nor validation examples here"):
         evaluate_run(tmp_path / "run", "", "", best=False)
+
+
+def test_a_stream_of_texts_of_any_length_has_the_same_weight_in_each_round(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"local_steps": 2, "num_rounds": 3, "epoch_budget": 0, "num_sites": 1}
+    run_in_process(config_in(tmp_path / "run", "stream_of_texts", **keys), 1)
+    lines = read_history(tmp_path / "run")
+    assert [line["participants"]["site-0"]["num-examples"] for line in lines] == [8, 8, 8]
+
+
+def test_views_pass_over_a_metric_that_is_a_list(tmp_path: Path) -> None:
+    run_in_process(config_in(tmp_path / "run", "recalls"), NUM_SITES)
+    (*_, last) = read_history(tmp_path / "run")
+    assert len(last["evaluation"]["validation-each"]) == 2
+    assert last["evaluation"]["validation-recall"] >= 0
+    run_page(read_run(tmp_path / "run"))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
@@ -199,7 +201,47 @@ def test_a_fingerprint_changes_with_the_examples() -> None:
     assert job(Words("c")).fingerprint() == job(Words("c")).fingerprint()
     assert job(Words("c")).fingerprint() != job(Words("d")).fingerprint()
     assert job(DATA).fingerprint() != job(TensorDataset(X + 1, X)).fingerprint()
-    assert job(Counting()).fingerprint() != job(Counting(3)).fingerprint()
+    assert job(Counting()).fingerprint() == "", "to read from a stream could change what comes next"
+    flat = TensorDataset(X, torch.arange(10))
+    assert job(flat).fingerprint() != job(TensorDataset(X, torch.arange(10) + 1)).fingerprint()
+
+
+def test_a_fingerprint_covers_whole_arrays_and_does_not_change_by_augmentation() -> None:
+    class Arrays(Dataset[Any]):
+        def __init__(self, last: float) -> None:
+            self.values = np.zeros(5000)
+            self.values[2500] = last
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, row: int) -> Any:
+            return self.values, torch.rand(1)
+
+    assert job(Arrays(0)).fingerprint() == job(Arrays(0)).fingerprint()
+    assert job(Arrays(0)).fingerprint() != job(Arrays(1)).fingerprint()
+
+
+def test_a_loaders_sampler_chooses_the_examples_of_an_evaluation_too() -> None:
+    loader = DataLoader(DATA, batch_size=4, sampler=SubsetRandomSampler(range(6, 10)))
+    one = job(DATA, validation=loader)
+    assert one.size("validation") == 4
+    found = [x for inputs, _ in one.batches(Pass("validation", CPU)) for x in inputs.flatten()]
+    assert sorted(map(float, found)) == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("loader", "steps", "examples"),
+    [
+        (lambda: DataLoader(DATA, batch_size=4, drop_last=True), 2, 8),
+        (lambda: DataLoader(DATA, 4, sampler=RandomSampler(DATA, True, 6)), 2, 6),
+    ],
+    ids=["drop-last", "with-replacement"],
+)
+def test_a_loaders_length_is_kept(loader: Callable[[], Any], steps: int, examples: int) -> None:
+    one = job(loader())
+    assert one.steps_per_epoch() == steps
+    assert sum(map(len, read(one))) == examples
 
 
 class Large(IterableDataset[tuple[Tensor, Tensor]]):

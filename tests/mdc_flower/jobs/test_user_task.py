@@ -1,5 +1,6 @@
 """A run with a job of the user's own: how it is found, checked and refused."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
 from mdc_flower.engines import run_in_process
@@ -14,6 +16,7 @@ from mdc_flower.jobs.context import JobContext
 from mdc_flower.jobs.run_task import load_run_task, load_site_run_task
 from mdc_flower.jobs.user_task import build_job
 from mdc_flower.site.card import code_digests, site_card
+from mdc_flower.site.error_replies import error_of
 from strategies.common.errors import ConfigError, DataError, MdcError, ModelError
 
 LAB = """
@@ -24,7 +27,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from mdc_flower.jobs.metrics import JobMetric
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
+from tests.tiny_jobs import Counting
 from strategies.exchange.metrics import Metric, ratio
 
 X = torch.arange(12.0)[:, None]
@@ -82,6 +87,63 @@ class Undeclared(TorchJob):
 
 def undeclared(context):
     return Undeclared(**vars(make()))
+
+
+def no_model(context):
+    def model():
+        raise ValueError("no weights file")
+
+    return make(model=model)
+
+
+def a_number(context):
+    return make(loss=lambda outputs, targets: 1.5)
+
+
+def wrong_arguments(context):
+    def three(outputs, targets):
+        raise TypeError("update() takes 3 arguments")
+
+    metric = Metric("mae", "min", ratio, "mae", 2, in_training=False)
+    return make(metrics=[JobMetric(metric, three)])
+
+
+def no_length(context):
+    return make(train=Unsized())
+
+
+class Unsized(torch.utils.data.Dataset):
+    def __getitem__(self, row):
+        return X[row], X[row]
+
+
+def finish_fails(context):
+    def finish(sums):
+        raise ValueError("math domain error")
+
+    return make(metrics=[JobMetric(Metric("mae", "min", finish, "mae", 2), two)])
+
+
+def list_selects(context):
+    metric = Metric("each", "max", list, "each", 2, selects=True)
+    return make(metrics=[JobMetric(metric, two)])
+
+
+def two(outputs, targets):
+    return torch.ones(2)
+
+
+def endless(context):
+    return make(train=Counting())
+
+
+def drawing(context):
+    def model():
+        made = nn.Linear(1, 1).double()
+        made.register_buffer("drawn", torch.rand(1), persistent=False)
+        return made
+
+    return make(model=model)
 
 
 def two_select(context):
@@ -150,6 +212,13 @@ def test_a_good_job_passes() -> None:
         ),
         ("two_select", ConfigError, "more than one metric selects the best model"),
         ("bad_name", ConfigError, "'F1 score' must consist of lower-case letters"),
+        ("no_model", ModelError, "the model cannot be built: ValueError: no weights file"),
+        ("a_number", ConfigError, "the loss is not a tensor (got 'float'"),
+        ("wrong_arguments", ModelError, "the evaluation fails: TypeError: update() takes 3"),
+        ("no_length", DataError, "the training examples cannot be counted: TypeError"),
+        ("finish_fails", ConfigError, "it gives no value: ValueError: ValueError: math domain"),
+        ("list_selects", ConfigError, "it selects the best model, so it must be one number"),
+        ("endless", ConfigError, "a stream has no epochs"),
         ("frozen", ModelError, "the model has no parameter to train"),
         ("unseeded", ModelError, "initial weights differ each time"),
     ],
@@ -202,7 +271,8 @@ def test_a_site_that_shares_a_metric_which_the_job_lacks_is_refused() -> None:
 def test_a_card_has_the_digest_of_the_runs_job_but_not_of_a_sites_own() -> None:
     (digest,) = code_digests(config()).values()
     assert site_card(config(), site()).job_code == digest
-    assert site_card(config(), site(job="job_lab:good")).job_code == ""
+    assert site_card(config(), site(job="job_lab:good")).job_code == digest
+    assert site_card(config(), site(job="job_lab:drawing")).job_code == ""
 
 
 def test_simulated_sites_share_the_rows_and_others_have_all() -> None:
@@ -222,3 +292,20 @@ def test_a_bad_job_ends_the_run_with_nothing_begun(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the loss has no gradient"):
         run_in_process(config("no_gradient", **keys), 2)
     assert not (folder / "history.jsonl").exists()
+
+
+def test_a_model_is_the_same_wherever_it_is_built() -> None:
+    at_site = load_site_run_task(config("drawing"), site()).site_job(site())
+    at_coordinator = load_run_task(config("drawing")).coordinator_job(0)
+    buffers = {job.model().drawn.item() for job in (at_site, at_coordinator, at_site)}  # type: ignore[operator]
+    assert len(buffers) == 1
+    assert {p.dtype for p in at_site.model().parameters()} == {torch.float32}
+
+
+def test_what_a_users_function_says_does_not_leave_a_real_site() -> None:
+    with pytest.raises(ConfigError, match="RuntimeError: no scans") as caught:
+        load_site_run_task(config("raising"), site()).site_job(site())
+    told = str(error_of(caught.value, private=True).reason)
+    assert "the job cannot be built: RuntimeError" in told
+    assert "no scans" not in told
+    assert "no scans" in str(pickle.loads(pickle.dumps(caught.value)))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
@@ -23,7 +24,7 @@ from strategies.exchange.metrics import (
 )
 from tests.strategies.exchange.test_gate import request
 
-PRECISION = Metric("precision", "max", ratio, "precision", 2, 0.0, 1.0, "%", selects=True)
+PRECISION = Metric("precision", "max", ratio, "precision", 2, 0.0, 1.0, unit="%", selects=True)
 SECRET = Metric("recall", "max", ratio, "recall", leaves_site=False)
 KNOWN = SiteMetrics((LOSS, PRECISION, SECRET))
 
@@ -178,4 +179,42 @@ def test_sums_that_a_jobs_function_cannot_take_are_rejected() -> None:
     content = evaluate_reply_content({NUM_VALIDATION: 4, "validation-precision": [0.0, 0.0]})
     verdict = judge_evaluate(Message(content, reply_to=request()), "north", known)
     assert isinstance(verdict, Rejection)
-    assert "its sums give no value: no pairs" in verdict.reason
+    assert "its sums give no value: ZeroDivisionError: no pairs" in verdict.reason
+
+
+@pytest.mark.parametrize("finish", [lambda sums: sums[0] ** 0.5, lambda sums: None, math.sqrt])
+def test_a_function_that_gives_no_number_costs_the_site_and_not_the_run(finish: Any) -> None:
+    odd = Metric("odd", "min", lambda sums: finish(sums if len(sums) > 1 else sums[0]), "odd", 1)
+    known = SiteMetrics((LOSS, odd))
+    content = evaluate_reply_content({NUM_VALIDATION: 4, "validation-odd": [-1.0]})
+    verdict = judge_evaluate(Message(content, reply_to=request()), "north", known)
+    assert isinstance(verdict, Rejection)
+
+
+def test_sums_that_have_no_value_together_do_not_end_the_run() -> None:
+    root = Metric("root", "min", lambda sums: math.sqrt(sums[0] / sums[1]), "root", 2)
+    known = SiteMetrics((LOSS, root))
+    by_site: dict[str, dict[str, Value]] = {
+        "north": {NUM_VALIDATION: 4, "validation-root": [5.0, 100.0]},
+        "south": {NUM_VALIDATION: 4, "validation-root": [-1000.0, -1.0]},
+    }
+    merged = known.mean_validation(by_site)["validation-root"]
+    assert math.isnan(merged)  # type: ignore[arg-type]
+
+
+BOUNDED = Metric("hits", "max", ratio, "hits", 2, 0.0, 1.0, (0.0, 1.0), selects=True)
+
+
+@pytest.mark.parametrize("sums", [[0.0, 1e15], [-1.0, -1.0], [5.0, 5.0]])
+def test_sums_are_bounded_by_the_claimed_number_of_examples(sums: list[float]) -> None:
+    content = evaluate_reply_content({NUM_VALIDATION: 4, "validation-hits": sums})
+    known = SiteMetrics((LOSS, BOUNDED))
+    verdict = judge_evaluate(Message(content, reply_to=request()), "north", known)
+    assert isinstance(verdict, Rejection)
+    assert "for 4 examples" in verdict.reason or "expected 0 to 1" in verdict.reason
+
+
+def test_a_value_that_float32_puts_a_little_outside_is_accepted() -> None:
+    known = SiteMetrics((LOSS, replace(PRECISION, finish=lambda sums: 1.0000001)))
+    content = evaluate_reply_content({NUM_VALIDATION: 4, "validation-precision": [1.0, 1.0]})
+    assert isinstance(judge_evaluate(Message(content, reply_to=request()), "north", known), Update)

@@ -315,7 +315,6 @@ def test_a_job_of_the_federations_own_is_built_and_tried(
     [
         ("tests.tiny_jobs:absent", {}, "has no function 'absent'"),
         ("tests.tiny_jobs:numbers", {}, "the job cannot be built"),
-        ("tests.tiny_jobs:line", {"modules": ()}, "a module that this site does not allow"),
         ("tests.tiny_jobs:line", {"min_examples": 37}, "is not the agreed one (got 36"),
         ("tests.tiny_jobs:line", {"metrics": ("train-f1",)}, "metric that the job does not have"),
     ],
