@@ -82,6 +82,12 @@ def _known_trackers(track: str) -> str:
     return track
 
 
+def _not_empty(exchange: str) -> str:
+    if not _names_in(exchange):
+        raise ValueError("exchange is empty; use 'all', 'trainable', or patterns of names")
+    return exchange
+
+
 def _names_in(text: str) -> list[str]:
     """Return the names in a text that separates them by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -121,6 +127,7 @@ class RunConfig(ConfigModel):
     # Model and local training
     job: str = CLASSIFICATION_JOB
     model: str = "small-cnn"
+    exchange: Annotated[str, AfterValidator(_not_empty)] = "all"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True

@@ -25,6 +25,7 @@ from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
 from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.jobs.run_task import RunTask, load_run_task
+from mdc_flower.models.exchange import ALL, base_digests, base_of, exchanged_names
 from mdc_flower.models.tensors import trainable_names
 from mdc_flower.site.card import code_digests
 from mdc_flower.training.arrays import model_arrays
@@ -184,6 +185,8 @@ def _run(
     task.check_model()  # likewise
     check_trackers(config)
     model = task.new_model()
+    names = exchanged_names(model, config.exchange)
+    base = base_of(base_digests(model, names))
     membership = wait_for_sites(
         grid,
         config.num_sites or None,
@@ -212,19 +215,27 @@ def _run(
         "metrics": described(task.metrics),
         **task.facts(membership.num_partitions),
     }
+    initial = model_arrays(model, names)
+    if config.exchange != ALL:
+        facts["exchanged"] = {
+            "arrays": len(names),
+            "bytes": sum(array.nbytes for array in initial.values()),
+            "base": base,
+        }
+        record.describe_models(exchange=config.exchange, base=base)
     recipe = config.recipe()
     run: dict[str, Any] = {
         "id": str(run_id),
         "config": config.to_flower(),
         "version": __version__,
         "partition": _sha256(facts),
+        **({"base": base} if base else {}),
     }
     if record.checkpoint is not None:
         # A resumed run is a new one to Flower. Earlier versions did not store the first id.
         run["id"] = record.checkpoint.run.get("id", run["id"])
-        changed = check_resumable(record.checkpoint.run, config, _sha256(facts))
+        changed = check_resumable(record.checkpoint.run, config, _sha256(facts), base)
         _write_beginning(record, config, beginning)
-    initial = model_arrays(model)
     position = record.begin(initial, Position(initial, recipe.controller.start()), run)
     told = [*read_events(record.path, "run-started"), *read_history(record.path)]
     machines = changed_machines(told, membership.machines)
@@ -270,9 +281,10 @@ def _run(
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
             executor=executor,
-            variances=frozenset(statistics_of(model).values()),
+            variances=frozenset(statistics_of(model).values()) & frozenset(names),
             metrics=SiteMetrics(task.metrics),
             state_run=run["id"] if config.keeps_state else "",
+            base=base,
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}

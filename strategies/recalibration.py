@@ -26,7 +26,12 @@ from strategies.exchange.deadline import Pacing
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_statistics
 from strategies.exchange.gathering import Gathering, Request, Terms
-from strategies.exchange.messages import STATISTICS, arrays_to_record, statistics_content
+from strategies.exchange.messages import (
+    STATISTICS,
+    arrays_to_record,
+    statistics_content,
+    with_base,
+)
 from strategies.exchange.metrics import SiteMetrics, Value
 from strategies.exchange.outcome import Outcome
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
@@ -88,6 +93,8 @@ class Recalibration:
         Numbers of examples that the sites reported in the rounds.
     metrics : SiteMetrics
         The metrics that a site may send.
+    base : str
+        Digest of the arrays that are not exchanged; empty if there are none.
     """
 
     layers: Layers
@@ -103,6 +110,7 @@ class Recalibration:
     max_site_weight: float = 1.0
     claims: Claims = field(default_factory=Claims)
     metrics: SiteMetrics = field(default_factory=SiteMetrics)
+    base: str = ""
 
     def apply(
         self, grid: Grid, arrays: Arrays, evaluate: EvaluateFn
@@ -153,7 +161,9 @@ class Recalibration:
             plan_id=plan_id,
             round=self.round_number,
             what="statistics of the final model",
-            content=lambda site, left_s: statistics_content(packed, plan_id, left_s),
+            content=lambda site, left_s: with_base(
+                statistics_content(packed, plan_id, left_s), self.base
+            ),
             judge=lambda reply, site: judge_statistics(reply, site, plan_id, expected, self.layers),
         )
         gathering = Gathering(

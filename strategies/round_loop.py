@@ -28,7 +28,12 @@ from strategies.exchange.gate import judge_train, unfit_model
 from strategies.exchange.gathering import Gathering, Request, Terms
 from strategies.exchange.lineage import Lineages
 from strategies.exchange.membership import Membership
-from strategies.exchange.messages import arrays_to_record, record_to_arrays, train_content
+from strategies.exchange.messages import (
+    arrays_to_record,
+    record_to_arrays,
+    train_content,
+    with_base,
+)
 from strategies.exchange.metrics import TRAIN_SECONDS, VALIDATION, SiteMetrics, Value
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
@@ -91,6 +96,9 @@ class RoundLoop(Strategy):
     state_run : str
         The run's number in the names of the states that sites keep from round to round; empty if
         they keep none.
+    base : str
+        Digest of the model's arrays that are not exchanged, which sites compare with their own;
+        empty if there are none.
     """
 
     def __init__(
@@ -114,6 +122,7 @@ class RoundLoop(Strategy):
         variances: frozenset[str] = frozenset(),
         metrics: SiteMetrics | None = None,
         state_run: str = "",
+        base: str = "",
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -128,6 +137,7 @@ class RoundLoop(Strategy):
         self.variances = variances
         self.metrics = metrics or SiteMetrics()
         self.state_run = state_run
+        self.base = base
         # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round with its own config; budgets may have changed.
@@ -224,7 +234,7 @@ class RoundLoop(Strategy):
         opened = self._opened()
         pacing = self._pass_pacing({**self._position.pace, **opened.pace})
         opened.evaluation = site_evaluation(
-            arrays, opened.plan.round, self._sites, pacing, self._claims, self.metrics
+            arrays, opened.plan.round, self._sites, pacing, self._claims, self.metrics, self.base
         )
         messages = opened.evaluation.ask(grid)
         # Nobody waits for an evaluation, so who is offline now is no reason not to wait later.
@@ -362,6 +372,7 @@ class RoundLoop(Strategy):
             pacing=self._pass_pacing(self._position.pace),
             site_evaluation=self.site_evaluation,
             on_event=on_event,
+            base=self.base,
         )
 
     def _pacing(self, work: int, pace: Mapping[str, float] | None = None) -> Pacing:
@@ -395,7 +406,8 @@ class RoundLoop(Strategy):
             round=plan.round,
             what="updates",
             content=lambda site, left_s: lineages.put_in(
-                train_content(arrays, plan, left_s, self.site_evaluation), site
+                with_base(train_content(arrays, plan, left_s, self.site_evaluation), self.base),
+                site,
             ),
             judge=lambda reply, site: lineages.judged(
                 judge_train(

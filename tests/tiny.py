@@ -39,6 +39,12 @@ def linear(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return nn.Linear(input_shape[0], num_classes)
 
 
+def adapted(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a frozen layer and a linear model."""
+    frozen = nn.Linear(input_shape[0], 4).requires_grad_(False)
+    return nn.Sequential(frozen, nn.Linear(4, num_classes))
+
+
 def normalized(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return BatchNorm followed by a linear model."""
     return nn.Sequential(nn.BatchNorm1d(input_shape[0]), nn.Linear(input_shape[0], num_classes))

@@ -1,6 +1,7 @@
 """The smallest possible jobs of each kind, as a user would write them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,6 +54,48 @@ def classification(context: JobContext) -> TorchJob:
         ],
         **splits(context, x, (x[:, 0] > 0).long()),
     )  # fmt: skip
+
+
+BASE = [0.0]
+"""Added to the frozen weights of `adapted`; a test may change it."""
+
+
+def adapted(context: JobContext) -> TorchJob:
+    """Return the same job for a frozen layer with a trainable one behind it."""
+
+    def model() -> nn.Module:
+        frozen = nn.Linear(4, 4).requires_grad_(False)
+        frozen.weight += BASE[0]
+        return nn.Sequential(frozen, nn.Tanh(), nn.Linear(4, 2))
+
+    return replace(classification(context), new_model=model)
+
+
+def with_another_base(context: JobContext) -> TorchJob:
+    """Return the same job with other frozen weights, as a site with another file has them."""
+    job = adapted(context)
+
+    def model() -> nn.Module:
+        network = job.model()
+        with torch.no_grad():
+            network[0].weight[0, 0] += 1e-3
+        return network
+
+    return replace(job, new_model=model)
+
+
+def drifting(context: JobContext) -> TorchJob:
+    """Return a job with a frozen BatchNorm layer, whose statistics change in training.
+
+    The coordinator has no training examples, so it cannot find out.
+    """
+    job = classification(context)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(4).requires_grad_(False), nn.Linear(4, 2))
+
+    splits = job.splits if context.site else {}
+    return replace(job, new_model=model, splits=splits)
 
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from mdc_flower.config import read_site_config
 from mdc_flower.jobs.run_task import RunTask
+from mdc_flower.models.exchange import ALL
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import recalibrate
 from mdc_flower.training.job import Job
@@ -36,7 +37,8 @@ def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
         model = job.model()
-        load_arrays(model, record_to_arrays(arrays))
+        part = None if task.config.exchange == ALL else list(arrays)
+        load_arrays(model, record_to_arrays(arrays), part)
         with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":
                 return MetricRecord({**_metrics(task, model, job)})

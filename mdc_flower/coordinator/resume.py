@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mdc_flower.config import MAY_CHANGE, RunConfig, spelled_as
+from mdc_flower.models.exchange import check_base
 from strategies.common.errors import ConfigError
 
 SILENT = frozenset({"output-dir", "resume"})
@@ -61,7 +62,7 @@ def changed_machines(
 
 
 def check_resumable(
-    before: Mapping[str, Any], config: RunConfig, partition: str | None
+    before: Mapping[str, Any], config: RunConfig, partition: str | None, base: str = ""
 ) -> dict[str, list[Any]]:
     """Return the keys that change when a run is resumed, each with both values.
 
@@ -73,11 +74,15 @@ def check_resumable(
         The run config of the resumed run.
     partition
         Hash of the partition into simulated sites; None if the sites are real.
+    base
+        Digest of the model's arrays that are not exchanged; empty if there are none.
 
     Raises
     ------
     ConfigError
         If a key differs that must not change, or if the data or their partition differ.
+    ModelError
+        If the arrays that are not exchanged differ.
     """
     changed = changed_keys(before["config"], config)
     if before["partition"] != partition:
@@ -88,4 +93,5 @@ def check_resumable(
             expected=str(before["partition"]),
             hint="Restore the data set that the run was started with",
         )
+    check_base(base, before.get("base", ""), "the resumed run")
     return changed

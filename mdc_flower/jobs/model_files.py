@@ -15,11 +15,19 @@ from mdc_flower.data.readers.options import Reading
 from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.models import build_model
+from mdc_flower.models.exchange import (
+    ALL,
+    base_digests,
+    base_of,
+    check_base,
+    exchanged_names,
+)
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy, recalibrate
 from mdc_flower.training.batches import InputPipeline, Tensors
 from mdc_flower.training.loop import TrainSettings, evaluate
 from mdc_flower.training.numerics import pick_autocast_dtype, pick_device, repeatable
+from strategies.aggregation.averaging import Arrays
 from strategies.common.errors import ConfigError, DataError
 from strategies.common.files import finite
 from strategies.exchange.metrics import numbers
@@ -35,21 +43,31 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     RunError
         If the file is missing or damaged.
     ModelError
-        If its architecture cannot be built here.
+        If its architecture cannot be built here, or if the arrays that are not in the file, because
+        the run did not exchange them, are built differently here.
     """
     arrays, metadata = read_model(path)
     if "job" in metadata:
         task = load_run_task(_config_of_job(path, metadata))
-        model = task.new_model()
-        load_arrays(model, arrays)
-        return model.eval(), metadata
+        return _filled(task.new_model(), arrays, metadata, path), metadata
     shape, classes = tuple(metadata["input-shape"]), len(metadata["class-names"])
     # Files of earlier versions contain neither the number of tokens, which was 0, nor the seed,
     # which decides what a model draws in addition to its arrays when it is built.
     num_tokens, seed = metadata.get("num-tokens", 0), metadata.get("seed", 0)
     model = build_model(metadata["model"], shape, classes, seed, num_tokens)
-    load_arrays(model, arrays)
-    return model.eval(), metadata
+    return _filled(model, arrays, metadata, path), metadata
+
+
+def _filled(model: nn.Module, arrays: Arrays, metadata: Mapping[str, Any], path: Path) -> nn.Module:
+    """Return a new model with the arrays of a file, in evaluation mode."""
+    exchange = metadata.get("exchange", ALL)
+    if exchange == ALL:
+        load_arrays(model, arrays)
+    else:
+        names = exchanged_names(model, exchange)
+        check_base(base_of(base_digests(model, names)), metadata["base"], str(path))
+        load_arrays(model, arrays, names)
+    return model.eval()
 
 
 def evaluate_run(

@@ -10,6 +10,7 @@ from flwr.app import MessageType, RecordDict
 
 from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
+from mdc_flower.models.exchange import base_of, check_base
 from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
 from mdc_flower.site.group import current
@@ -28,6 +29,7 @@ from strategies.exchange.messages import (
     PLAN,
     STATISTICS,
     arrays_to_record,
+    base_in,
     deadline_of,
     evaluate_reply_content,
     record_to_arrays,
@@ -187,7 +189,10 @@ def _shared(metrics: Mapping[str, Value], site: SiteConfig) -> dict[str, Value]:
 
 
 def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
-    """Return names and arrays of the model in a message; check that the site's model has them."""
+    """Return names and arrays of the model in a message; check that the site's model has them.
+
+    The arrays that are not exchanged must be the coordinator's, too.
+    """
     arrays = record_to_arrays(content.array_records[ARRAYS])
     own = client.names
     if list(arrays) != own:
@@ -199,4 +204,5 @@ def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[
             got=got,
             expected=expected,
         )
+    check_base(base_of(client.base), base_in(content), f"site {client.site!r}")
     return list(arrays), list(arrays.values())

@@ -13,7 +13,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import nn
 
-from mdc_flower.models.tensors import tensors_of
+from mdc_flower.models.exchange import ALL, base_digests, check_unchanged, exchanged_names
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.job import Job, sent_of
@@ -61,6 +61,9 @@ class SiteClient(NumPyClient):
     runtime
         The processes that train together. All must call each method alike; only the first one gets
         parameters, and only its results are meant to be used.
+    exchange
+        The arrays that are exchanged; see `exchanged_names`. All others stay as the job builds
+        them from the seed.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class SiteClient(NumPyClient):
         epochs: Epochs | None = None,
         carried: Carried | None = None,
         runtime: Runtime = ONE,
+        exchange: str = ALL,
     ) -> None:
         self.site = site
         self.job = job
@@ -86,15 +90,21 @@ class SiteClient(NumPyClient):
         self.epochs = epochs
         self.carried = carried
         self.runtime = runtime
+        self.exchange = exchange
 
     @cached_property
     def names(self) -> list[str]:
-        """The names of the model's arrays, in order."""
-        return list(tensors_of(self.job.model()))
+        """The names of the exchanged arrays, in the model's order."""
+        return exchanged_names(self.job.model(), self.exchange)
+
+    @cached_property
+    def base(self) -> dict[str, str]:
+        """The digests of the arrays that are not exchanged; see `base_digests`."""
+        return {} if self.exchange == ALL else base_digests(self.job.model(), self.names)
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
         """Return the initial model's arrays, in the order of `names`."""
-        return list(model_arrays(self.job.model()).values())
+        return list(model_arrays(self.job.model(), self.names).values())
 
     def fit(
         self, parameters: NDArrays, config: dict[str, Scalar]
@@ -122,7 +132,8 @@ class SiteClient(NumPyClient):
         DeadlineError
             If training does not finish before the deadline.
         ModelError
-            If the arrays do not fit the model; names the first mismatch.
+            If the arrays do not fit the model, or if training changes an array that is not
+            exchanged; names the first one.
         StateMissingError
             If ``carried`` has lost the state with which the round begins.
         """
@@ -130,6 +141,7 @@ class SiteClient(NumPyClient):
         deadline_s = float(fields.pop(DEADLINE, math.inf))
         stop_at = time.monotonic() + deadline_s
         plan = RoundPlan.from_config_record(ConfigRecord({**fields}))
+        base = self.base
         model = self._loaded(parameters)
         result = train(
             model,
@@ -153,6 +165,8 @@ class SiteClient(NumPyClient):
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()
         trained = self.runtime.gather(model, self.names)
+        if base:
+            check_unchanged(self.runtime.digests(model, list(base)), base)
         arrays = [
             received if name in kept else trained[name]
             for name, received in zip(self.names, parameters, strict=bool(trained))
@@ -216,7 +230,7 @@ class SiteClient(NumPyClient):
 
     def _loaded(self, parameters: NDArrays) -> nn.Module:
         model = self.job.model()
-        self.runtime.load(model, parameters)
+        self.runtime.load(model, parameters, None if self.exchange == ALL else self.names)
         return model
 
     def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:

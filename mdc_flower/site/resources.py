@@ -30,6 +30,7 @@ def site_client(config: RunConfig, site: SiteConfig, runtime: Runtime = ONE) -> 
         config.seed,
         config.batch_norm == "local",
         runtime=runtime,
+        exchange=config.exchange,
     )
 
 

@@ -37,15 +37,19 @@ def model_arrays(
 
 
 def load_arrays(
-    model: nn.Module, arrays: Sequence[NDArray[np.generic]] | Mapping[str, NDArray[np.generic]]
+    model: nn.Module,
+    arrays: Sequence[NDArray[np.generic]] | Mapping[str, NDArray[np.generic]],
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Overwrite a model's parameters and buffers.
+    """Overwrite a model's parameters and buffers, all of them or some.
 
     Parameters
     ----------
     arrays
         The result of `model_arrays`, or only its values. Files of earlier versions contain a
         shared tensor under each of its names; the last one counts, as in those versions.
+    names
+        The arrays to overwrite, as in `tensors_of`; by default all.
 
     Raises
     ------
@@ -54,6 +58,9 @@ def load_arrays(
         the first mismatch.
     """
     tensors, first = tensors_of(model), first_names(model)
+    if names is not None:
+        tensors = {name: tensors[name] for name in names}
+        first = {name: to for name, to in first.items() if to in tensors}
     named = arrays if isinstance(arrays, Mapping) else _in_order(list(tensors), arrays)
     if set(named) == set(first):
         named = {first[name]: named[name] for name in first}
@@ -73,7 +80,7 @@ def load_arrays(
                 expected=str(own),
             )
     loaded = {name: torch.from_numpy(np.array(named[name])) for name in tensors}
-    model.load_state_dict({name: loaded[first[name]] for name in first})
+    model.load_state_dict({name: loaded[first[name]] for name in first}, strict=names is None)
 
 
 def _in_order(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mdc_flower.models.exchange import ALL, exchanged_names
 from mdc_flower.models.tensors import first_names
 from mdc_flower.training.job import Job, Pass
 from mdc_flower.training.loop import evaluating
@@ -49,20 +50,30 @@ def buffers_of(model: nn.Module) -> frozenset[str]:
     return frozenset(first[name] for name in kept & first.keys())
 
 
-def check_policy(model: nn.Module, spec: str, policy: str) -> None:
+def check_policy(model: nn.Module, spec: str, policy: str, exchange: str = ALL) -> None:
     """Refuse a policy other than ``average`` for a model without running statistics.
+
+    The policies are for all layers, so all statistics must then be exchanged.
 
     Raises
     ------
     ConfigError
-        Naming the model.
+        Naming the model. Also if ``exchange`` does not fit it; see `exchanged_names`.
     """
+    exchanged = exchanged_names(model, exchange)
     if policy != "average" and not _layers(model):
         raise ConfigError(
             "the model has no BatchNorm layer that keeps running statistics",
             where="batch-norm",
             got=f"{policy!r} with model {spec!r}",
             expected="'average', which does nothing for such a model",
+        )
+    if policy != "average" and (rest := sorted(buffers_of(model) - set(exchanged))):
+        raise ConfigError(
+            "a BatchNorm layer's statistics are not exchanged",
+            where="batch-norm",
+            got=f"{policy!r} with exchange {exchange!r}, without {rest[0]!r}",
+            expected="'average', or an `exchange` that contains all statistics",
         )
 
 

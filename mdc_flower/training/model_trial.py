@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdc_flower.common.seeded import seeded
+from mdc_flower.models.exchange import (
+    ALL,
+    base_digests,
+    check_unchanged,
+    digests_of,
+    exchanged_names,
+)
 from mdc_flower.models.tensors import tensors_of, trainable_names
 from mdc_flower.training.arrays import load_arrays, model_arrays
 from mdc_flower.training.job import Forward, Job, Pass
@@ -24,7 +31,7 @@ CPU = torch.device("cpu")
 STEP = RoundPlan(round=1, local_steps=1, lr_max=1e-3, lr_min=1e-3, shape="constant", seed=0)
 
 
-def try_model(job: Job, settings: TrainSettings) -> None:
+def try_model(job: Job, settings: TrainSettings, exchange: str = ALL) -> None:
     """Train a job's model for one step, and rebuild it from its arrays.
 
     The trial runs in float32 on the CPU, so that a coordinator without a GPU can run it.
@@ -35,18 +42,21 @@ def try_model(job: Job, settings: TrainSettings) -> None:
         The run's job, with few training examples and one step per epoch.
     settings
         Settings of the run, in float32 and not compiled.
+    exchange
+        The arrays that are exchanged; see `exchanged_names`.
 
     Raises
     ------
     ModelError
-        If the step fails, if there is nothing to train, or if a model that is rebuilt from the
-        arrays differs from the trained one.
+        If the step fails, if it changes an array that is not exchanged, if there is nothing to
+        train, or if a model that is rebuilt from the arrays differs from the trained one.
     """
     new_model = job.model
     model = new_model()
     initial, names = model_arrays(model), trainable_names(model)
     _check_parameters(initial, names)
     _check_memory(model)
+    base = base_digests(model, exchanged_names(model, exchange))
     try:
         train(model, job, STEP, settings, CPU, "trial")
     except MdcError:
@@ -58,6 +68,7 @@ def try_model(job: Job, settings: TrainSettings) -> None:
             said=str(error),
             hint="The trial trains for one step",
         ) from error
+    check_unchanged(digests_of(model, base), base)
     rebuilt = new_model()
     if not _same(initial, model_arrays(rebuilt)):
         raise ModelError(
@@ -81,7 +92,9 @@ def try_model(job: Job, settings: TrainSettings) -> None:
         )
 
 
-def try_job(job: Job, settings: TrainSettings, counts_steps: bool = False) -> None:
+def try_job(
+    job: Job, settings: TrainSettings, counts_steps: bool = False, exchange: str = ALL
+) -> None:
     """Check the first batch of a job, and train its model on it for one step.
 
     Where the job has no training examples, as at a coordinator without data, only the model is
@@ -95,6 +108,8 @@ def try_job(job: Job, settings: TrainSettings, counts_steps: bool = False) -> No
         Settings of the run, in float32 and not compiled.
     counts_steps
         Whether the run counts its local work in steps, not in epochs.
+    exchange
+        The arrays that are exchanged; see `exchanged_names`.
 
     Raises
     ------
@@ -124,7 +139,7 @@ def try_job(job: Job, settings: TrainSettings, counts_steps: bool = False) -> No
     with seeded(0):
         _check_forward(trial)
         _check_metrics(trial)
-    try_model(trial, settings)
+    try_model(trial, settings, exchange)
 
 
 @contextmanager

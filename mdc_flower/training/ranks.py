@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from mdc_flower.models.exchange import digest_of
 from mdc_flower.training.arrays import load_arrays
 from mdc_flower.training.runtime import Runtime
 from strategies.common.fault_points import reach
@@ -43,12 +44,17 @@ class Ranks(Runtime):
         self.shard = shard
         self._step = 0
 
-    def load(self, model: nn.Module, arrays: Sequence[NDArray[Any]]) -> None:
-        """Overwrite a new model with the first process's arrays."""
+    def load(
+        self,
+        model: nn.Module,
+        arrays: Sequence[NDArray[Any]],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Overwrite a new model with the first process's, which has the arrays."""
         reach("rank-loads", rank=self.rank)
         self._step = 0
         if self.rank == 0:
-            load_arrays(model, arrays)
+            load_arrays(model, arrays, names)
         # A copy, because the function renames the keys of what it gets.
         state = dict(model.state_dict()) if self.rank == 0 else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -91,6 +97,10 @@ class Ranks(Runtime):
             return {}
         tensors = cast("dict[str, Tensor]", state)
         return {name: tensors[name].detach().contiguous().numpy().copy() for name in names}
+
+    def digests(self, model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+        """Return the digests of the model's arrays at the first process."""
+        return {name: digest_of(array) for name, array in self.gather(model, names).items()}
 
     def first_says(self, *answers: bool) -> tuple[bool, ...]:
         """Return the first process's answers."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mdc_flower.models.exchange import digests_of
 from mdc_flower.training.arrays import load_arrays, model_arrays
 
 
@@ -35,15 +36,20 @@ class Runtime:
         """Return what makes this process's random numbers different from the first process's."""
         return (self.rank,) if self.rank else ()
 
-    def load(self, model: nn.Module, arrays: Sequence[NDArray[Any]]) -> None:
-        """Overwrite a new model with the arrays that the first process has.
+    def load(
+        self,
+        model: nn.Module,
+        arrays: Sequence[NDArray[Any]],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """Overwrite a new model with the arrays that the first process has, all or the named ones.
 
         Raises
         ------
         ModelError
             See `mdc_flower.training.arrays.load_arrays`.
         """
-        load_arrays(model, arrays)
+        load_arrays(model, arrays, names)
 
     def place(self, model: nn.Module, device: torch.device) -> None:
         """Move a loaded model to its device, in place."""
@@ -60,6 +66,10 @@ class Runtime:
     def gather(self, model: nn.Module, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         """Return copies of a model's arrays at the first process, nothing at the others."""
         return model_arrays(model, names)
+
+    def digests(self, model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+        """Return the digests of arrays at the first process, nothing at the others."""
+        return digests_of(model, names)
 
     def first_says(self, *answers: bool) -> tuple[bool, ...]:
         """Return the first process's answers."""

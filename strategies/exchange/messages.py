@@ -30,6 +30,9 @@ NUM_EXAMPLES, PLAN_ID, DEADLINE, EVALUATE = "num-examples", "plan-id", "deadline
 
 SHORTENED = "shortened"
 
+BASE = "base"
+"""Record, and its field, for the digest of the arrays of the model that are not exchanged."""
+
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.EVALUATE}.{STATISTICS_ACTION}"
 """Flower's message type for *statistics*."""
@@ -177,6 +180,19 @@ def train_content(
     """
     orders = ConfigRecord({DEADLINE: float(deadline_s), EVALUATE: evaluate})
     return RecordDict({ARRAYS: arrays, PLAN: plan.to_config_record(), ORDERS: orders})
+
+
+def with_base(content: RecordDict, base: str) -> RecordDict:
+    """Add the digest of the arrays that are not exchanged to a message, if there is one."""
+    if base:
+        content[BASE] = ConfigRecord({BASE: base})
+    return content
+
+
+def base_in(content: RecordDict) -> str:
+    """Return the digest of the arrays that are not exchanged; empty if there is none."""
+    value = content.config_records.get(BASE, ConfigRecord()).get(BASE)
+    return value if isinstance(value, str) else ""
 
 
 def deadline_of(content: RecordDict) -> float:

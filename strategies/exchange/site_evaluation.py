@@ -10,7 +10,7 @@ from strategies.exchange.deadline import Pacing
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_evaluate
 from strategies.exchange.gathering import Gathering, Request, Silent, Terms
-from strategies.exchange.messages import evaluate_content
+from strategies.exchange.messages import evaluate_content, with_base
 from strategies.exchange.metrics import SiteMetrics, Value
 from strategies.exchange.outcome import Outcome
 from strategies.exchange.update_store import MemoryUpdates
@@ -26,6 +26,7 @@ def site_evaluation(
     pacing: Pacing,
     claims: Claims,
     metrics: SiteMetrics,
+    base: str = "",
 ) -> Gathering:
     """Return the exchange.
 
@@ -43,13 +44,15 @@ def site_evaluation(
         Numbers of examples that the sites have reported.
     metrics
         The metrics that a site may send.
+    base
+        Digest of the arrays that are not exchanged; empty if there are none.
     """
     request = Request(
         kind=MessageType.EVALUATE,
         plan_id="",
         round=round_number,
         what="evaluations",
-        content=lambda site, left_s: evaluate_content(packed),
+        content=lambda site, left_s: with_base(evaluate_content(packed), base),
         judge=lambda reply, site: judge_evaluate(reply, site, metrics),
     )
     return Gathering(

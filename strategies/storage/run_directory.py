@@ -184,6 +184,10 @@ class RunDirectory:
             outer_state=dict(position.outer_state),
         )
 
+    def describe_models(self, **about: str) -> None:
+        """Add to the metadata of the model files that are written from now on."""
+        self._metadata |= about
+
     def write_text(self, name: str, text: str) -> None:
         """Write a small text file atomically."""
         write_atomically(self.path / name, text.encode())

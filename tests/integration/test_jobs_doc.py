@@ -190,7 +190,33 @@ def test_the_metrics_of_the_page() -> None:
     assert 0 <= float(str(values["auroc"])) <= 1
 
 
+def test_a_frozen_backbone_stays_in_evaluation_mode() -> None:
+    (block,) = (one for one in blocks("python") if "class Backbone" in one)
+    scope: dict[str, Any] = {"nn": nn}
+    exec(compile(block, "docs/jobs.md", "exec"), scope)
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(scope["Backbone"](norm), nn.Linear(2, 1)).train()
+    model(torch.ones(4, 2))
+    assert (norm.training, model[1].training) == (False, True)
+    assert norm.num_batches_tracked == 0
+
+
+@pytest.mark.integration
+def test_the_adapters_of_the_page(tmp_path: Path) -> None:
+    for name in ("adapters.py", "gap.py"):
+        shutil.copy(ROOT / "docs" / "examples" / "lora" / name, tmp_path)
+    (tmp_path / "text.txt").write_text(PAGE)
+    run, gap = blocks("sh")[2].splitlines()
+    shell(run, tmp_path)
+    first, last = read_history(tmp_path / "runs" / "lora")
+    losses = [line["training"]["train-loss"] for line in (first, last)]
+    assert losses[1] < losses[0]
+    lines = shell(gap, tmp_path).splitlines()
+    assert len(lines) == 4, "two layers in two rounds"
+    assert all(0 < float(line.split()[-1]) < 1 for line in lines)
+
+
 def test_every_block_is_followed_here() -> None:
-    assert len(blocks("sh")) == 2
+    assert len(blocks("sh")) == 3
     assert len(blocks("toml")) == 1
-    assert len(blocks("python")) == 7, "the third is a variant of the second"
+    assert len(blocks("python")) == 8, "the third is a variant of the second"

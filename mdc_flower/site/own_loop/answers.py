@@ -105,6 +105,7 @@ def _check_config(config: RunConfig) -> None:
     for key, got, possible in (
         ("batch-norm", config.batch_norm, "average"),
         ("proximal-mu", config.proximal_mu, 0.0),
+        ("exchange", config.exchange, "all"),
     ):
         if got != possible:
             raise ConfigError(

@@ -131,6 +131,7 @@ def test_a_card_says_the_most_that_was_agreed(node: dict[str, Any]) -> None:
     ("keys", "own", "told"),
     [
         ({"batch-norm": "recalibrate"}, {}, "batch-norm: this site trains with a command"),
+        ({"exchange": "trainable"}, {}, "exchange: this site trains with a command"),
         ({"proximal-mu": 0.1}, {}, "proximal-mu: this site trains with a command"),
         ({}, {"command": "no-such-program 1"}, "the command's program does not exist"),
         ({}, {"command": "python 'open"}, "the command cannot be split into words"),
