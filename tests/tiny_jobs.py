@@ -1,6 +1,7 @@
 """The smallest possible jobs of each kind, as a user would write them."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -78,24 +79,40 @@ def with_another_base(context: JobContext) -> TorchJob:
     def model() -> nn.Module:
         network = job.model()
         with torch.no_grad():
-            network[0].weight[0, 0] += 1e-3
+            network.get_parameter("0.weight")[0, 0] += 1e-3
         return network
 
     return replace(job, new_model=model)
 
 
+class Steady(nn.BatchNorm1d):
+    """A BatchNorm layer that stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> "Steady":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+def steady(context: JobContext) -> TorchJob:
+    """Return a job with a frozen BatchNorm layer that training leaves as it is."""
+    return _behind(Steady(4), context)
+
+
 def drifting(context: JobContext) -> TorchJob:
-    """Return a job with a frozen BatchNorm layer, whose statistics change in training.
+    """Return the same job, but the layer's statistics change in training.
 
     The coordinator has no training examples, so it cannot find out.
     """
+    return _behind(nn.BatchNorm1d(4), context)
+
+
+def _behind(layer: nn.Module, context: JobContext) -> TorchJob:
     job = classification(context)
 
     def model() -> nn.Module:
-        return nn.Sequential(nn.BatchNorm1d(4).requires_grad_(False), nn.Linear(4, 2))
+        return nn.Sequential(deepcopy(layer).requires_grad_(False), nn.Linear(4, 2))
 
-    splits = job.splits if context.site else {}
-    return replace(job, new_model=model, splits=splits)
+    return replace(job, new_model=model, splits=job.splits if context.site else {})
 
 
 def _right(outputs: Tensor, targets: Tensor) -> Tensor:

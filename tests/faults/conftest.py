@@ -7,8 +7,9 @@ import pytest
 from mdc_flower.engines import run_in_process
 from tests.faults.runs import NUM_SITES, config_in, sha256
 from tests.isolation import one_thread
+from tests.mdc_flower.conftest import identity
 
-__all__ = ["one_thread"]
+__all__ = ["identity", "one_thread"]
 
 
 @pytest.fixture(scope="session")

@@ -117,19 +117,6 @@ def test_a_run_is_not_resumed_with_another_base(
     assert read_summary(tmp_path / "run") == before
 
 
-def test_a_site_with_another_base_takes_no_part(tmp_path: Path) -> None:
-    jobs = {"east": "adapted", "north": "adapted", "south": "with_another_base"}
-    run_dir = lead(config(tmp_path / "run", num_sites=3), jobs)
-    for line in read_history(run_dir):
-        assert sorted(line["participants"]) == ["east", "north"]
-        assert line["causes"]["south"] == "model"
-        assert "the model's base, are not the same here" in line["dropped"]["south"]
-    alone = lead(config(tmp_path / "two", num_sites=2), {"east": "adapted", "north": "adapted"})
-    assert (run_dir / GLOBAL_MODEL).read_bytes() == (alone / GLOBAL_MODEL).read_bytes()
-    last, expected = read_history(run_dir)[-1], read_history(alone)[-1]
-    assert last["site_evaluation"] == expected["site_evaluation"], "nor in the evaluation"
-
-
 def test_a_run_whose_sites_all_have_another_base_ends_with_what_to_do(tmp_path: Path) -> None:
     jobs = {"north": "with_another_base", "south": "with_another_base"}
     with pytest.raises(SiteInputError, match="from the same file of weights") as caught:
