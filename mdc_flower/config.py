@@ -82,7 +82,8 @@ def _known_trackers(track: str) -> str:
     return track
 
 
-def _not_empty(exchange: str) -> str:
+def names_a_part(exchange: str) -> str:
+    """Return a value of ``exchange``; raise `ValueError` if it is empty."""
     if not _names_in(exchange):
         raise ValueError("exchange is empty; use 'all', 'trainable', or patterns of names")
     return exchange
@@ -127,7 +128,7 @@ class RunConfig(ConfigModel):
     # Model and local training
     job: str = CLASSIFICATION_JOB
     model: str = "small-cnn"
-    exchange: Annotated[str, AfterValidator(_not_empty)] = "all"
+    exchange: Annotated[str, AfterValidator(names_a_part)] = "all"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True

@@ -69,7 +69,7 @@ def digest_of(array: NDArray[np.generic]) -> str:
     """Return the SHA-256, in hex, of an array: type, shape and values."""
     about = json.dumps([str(array.dtype), list(array.shape)])
     digest = hashlib.sha256(about.encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

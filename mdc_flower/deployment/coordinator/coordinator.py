@@ -187,7 +187,7 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
     A coordinator without data uses the sites' validation data. The default run directory is in
     ``state``, which is writable for a coordinator in a container or under systemd's restrictions.
     """
-    agreed: dict[str, Scalar] = {"job": kit.job} if kit.job else {}
+    agreed: dict[str, Scalar] = {"job": kit.job, "exchange": kit.exchange} if kit.job else {}
     if kit.data:
         agreed["dataset"] = kit.data
     elif kit.contract is not None:

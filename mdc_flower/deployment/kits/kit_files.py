@@ -111,8 +111,13 @@ def _common(spec: FederationSpec) -> dict[str, object]:
         "host": spec.host,
         "port": spec.port,
         "version": mdc_flower.__version__,
-        **({"contract": spec.contract} if spec.contract else {"job": spec.job}),
+        **({"contract": spec.contract} if spec.contract else _of_job(spec)),
     }
+
+
+def _of_job(spec: FederationSpec) -> dict[str, str]:
+    part = {"exchange": spec.exchange, "base": spec.base} if spec.exchange != "all" else {}
+    return {"job": spec.job, **part}
 
 
 def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict[str, bytes]:

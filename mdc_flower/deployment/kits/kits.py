@@ -29,6 +29,8 @@ from mdc_flower.config import check_with_command
 from mdc_flower.data.contract import Contract
 from mdc_flower.deployment.kits.spec import (
     COORDINATOR,
+    Base,
+    Exchange,
     FederationName,
     Host,
     Job,
@@ -65,6 +67,8 @@ class Kit(ConfigModel):
         Contract of the data of a classification.
     job : str
         The sites' job, ``module:function``, in place of a classification.
+    exchange, base : str
+        The arrays that are exchanged, and the SHA-256 of the others; see `FederationSpec`.
     folder : Path
         The kit's folder, absolute; not a key of ``kit.toml``.
     """
@@ -77,6 +81,8 @@ class Kit(ConfigModel):
     version: Line
     contract: Contract | None = None
     job: Job = ""
+    exchange: Exchange = "all"
+    base: Base = ""
     folder: Path = Field(default=Path(), exclude=True)
 
     @classmethod

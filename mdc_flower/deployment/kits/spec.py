@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from mdc_flower.common.config_files import read_toml
 from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.common.launch import Launch
-from mdc_flower.config import check_with_command
+from mdc_flower.config import check_with_command, names_a_part
 from mdc_flower.data.contract import Contract
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION
@@ -110,6 +110,8 @@ KitMetrics = Annotated[tuple[str, ...], AfterValidator(_kit_metrics)]
 
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Job = Annotated[str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)?$")]
+Exchange = Annotated[str, AfterValidator(names_a_part)]
+Base = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 
@@ -219,6 +221,11 @@ class FederationSpec(ConfigModel):
     job : str
         The sites' job, ``module:function``, in place of a classification; the federation has either
         a contract or a job. Every site allows this module.
+    exchange : str
+        As in the run config; only with a job.
+    base : str
+        SHA-256, in hex, of the arrays that are not exchanged, which every site's check compares;
+        empty to leave it to the run.
     coordinator : CoordinatorSpec
         Settings of the coordinator only.
     site : tuple of SiteSpec
@@ -235,6 +242,8 @@ class FederationSpec(ConfigModel):
     max_site_weight: Share = 1.0
     contract: Contract | None = None
     job: Job = ""
+    exchange: Exchange = "all"
+    base: Base = ""
     coordinator: CoordinatorSpec = CoordinatorSpec()
     site: Annotated[tuple[SiteSpec, ...], Field(min_length=1)]
 
@@ -254,6 +263,10 @@ class FederationSpec(ConfigModel):
             raise ValueError(
                 "a federation has either a table [contract], for a classification, or a key job"
             )
+        if self.exchange != "all" and not self.job:
+            raise ValueError("exchange needs a job; in a classification, set it for the run")
+        if self.base and self.exchange == "all":
+            raise ValueError("base needs an exchange other than 'all'")
         return self
 
     @property

@@ -105,10 +105,16 @@ def _job_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Chec
 
     def work() -> str:
         from mdc_flower.jobs.run_task import load_site_run_task  # imports torch
+        from mdc_flower.models.exchange import base_digests, base_of, check_base, exchanged_names
 
         site = read_site_config(node_config(kit))
-        task = load_site_run_task(read_run_config({"job": kit.job}), site)
+        config = read_run_config({"job": kit.job, "exchange": kit.exchange})
+        task = load_site_run_task(config, site)
         task.check_model()
+        if kit.base:
+            model = task.new_model()
+            own = base_of(base_digests(model, exchanged_names(model, kit.exchange)))
+            check_base(own, kit.base, "base")
         job = task.site_job(site)
         train, validation = job.size("train"), job.size("validation")
         if train is None:

@@ -12,12 +12,14 @@ from torch import nn
 
 from mdc_flower.data import Examples
 from mdc_flower.jobs.classification import ClassificationJob
+from mdc_flower.site.client import SiteClient
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import recalibrate
 from mdc_flower.training.batches import InputPipeline, Tensors
 from mdc_flower.training.loop import TrainSettings, evaluate, train
 from mdc_flower.training.ranks import Ranks
 from mdc_flower.training.runtime import Runtime
+from strategies.common.errors import ModelError
 from strategies.storage.model_files import pack_model
 from tests.mdc_flower.examples import plan
 
@@ -97,6 +99,33 @@ def trained(runtime: Runtime, case: dict[str, Any]) -> tuple[Any, dict[str, Any]
     return arrays, numbers
 
 
+class Frozen(Network):
+    """The same, frozen but for the last layer; whether BatchNorm stays in evaluation mode."""
+
+    def __init__(self, is_steady: bool) -> None:
+        super().__init__()
+        self.is_steady = is_steady
+        self.requires_grad_(False).classes.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.norm.train(mode and not self.is_steady)
+        return self
+
+
+def exchanged(runtime: Runtime, is_steady: bool) -> tuple[Any, dict[str, Any]]:
+    """Return what a site sends that exchanges the last layer, or the error that it reports."""
+    own = replace(job(32), new_model=lambda: Frozen(is_steady))
+    client = SiteClient("north", own, PLAIN, CPU, runtime=runtime, exchange="trainable")
+    start = list(model_arrays(Network(), client.names).values())
+    settings: Any = {**PLAN.to_config_record()}
+    try:
+        sent, _, _ = client.fit(start if runtime.rank == 0 else [], settings)
+    except ModelError as error:
+        return {}, {"error": str(error)}
+    return dict(zip(client.names, sent, strict=runtime.rank == 0)), {}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -109,6 +138,11 @@ def main(folder: Path) -> None:
                 if runtime.rank == 0:
                     stem = f"{name}-{'fsdp' if shard else 'ddp'}-{time}"
                     (folder / f"{stem}.safetensors").write_bytes(pack_model(arrays, numbers))
+        for is_steady in (True, False):
+            arrays, about = exchanged(runtime, is_steady)
+            if runtime.rank == 0:
+                stem = f"{'steady' if is_steady else 'drifting'}-{'fsdp' if shard else 'ddp'}"
+                (folder / f"{stem}.safetensors").write_bytes(pack_model(arrays, about))
     dist.destroy_process_group()
 
 

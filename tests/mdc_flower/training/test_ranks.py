@@ -17,7 +17,7 @@ from mdc_flower.training.job import Part, Pass, Spare
 from mdc_flower.training.runtime import ONE
 from strategies.common.seeds import derive_seed
 from strategies.storage.model_files import read_model
-from tests.mdc_flower.training.rank_jobs import CASES, CPU, PLAN, Network, job, trained
+from tests.mdc_flower.training.rank_jobs import CASES, CPU, PLAN, Network, exchanged, job, trained
 
 Stored = dict[str, tuple[dict[str, NDArray[Any]], dict[str, Any]]]
 
@@ -123,6 +123,20 @@ def test_numbers_do_not_depend_on_how_many_processes_there_are(by_two: Stored, n
         assert {name: array.shape for name, array in arrays.items()} == {
             name: array.shape for name, array in own_arrays.items()
         }
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_exchange_a_part_and_check_the_rest(by_two: Stored, way: str) -> None:
+    arrays, _ = by_two[f"steady-{way}"]
+    expected, _ = exchanged(ONE, is_steady=True)
+    assert sorted(arrays) == sorted(expected) == ["classes.bias", "classes.weight"]
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-6)
+    sent, told = by_two[f"drifting-{way}"]
+    assert not sent
+    assert told == exchanged(ONE, is_steady=False)[1]
+    assert "'norm.running_mean', the first of 3 that changed" in told["error"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])

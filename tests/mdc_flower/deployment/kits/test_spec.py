@@ -283,6 +283,19 @@ def test_a_federation_has_a_contract_or_a_job(tmp_path: Path, text: str) -> None
     assert "has either a table [contract]" in str(refusal(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (TWO_SITES.replace("[contract]", 'exchange = "trainable"\n[contract]'), "needs a job"),
+        (JOB + f'base = "{"0f" * 32}"\n[[site]]\nname = "a"\n', "base needs an exchange"),
+        (JOB + 'exchange = " "\n[[site]]\nname = "a"\n', "exchange is empty"),
+        (JOB + 'exchange = "a"\nbase = "0F"\n[[site]]\nname = "a"\n', "pattern"),
+    ],
+)
+def test_a_part_of_the_model_belongs_to_a_job(tmp_path: Path, text: str, told: str) -> None:
+    assert told in str(refusal(tmp_path, text))
+
+
 def test_a_job_is_a_module_and_a_function(tmp_path: Path) -> None:
     error = refusal(tmp_path, JOB.replace("my_lab.jobs:job", "job.py") + '[[site]]\nname = "a"\n')
     assert error.where.endswith(", job")

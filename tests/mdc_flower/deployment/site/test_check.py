@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 
 from mdc_flower import __version__
+from mdc_flower.config import read_run_config
 from mdc_flower.console.checks import Check
 from mdc_flower.deployment.kits.certificates import Credential, new_server_certificate
 from mdc_flower.deployment.kits.kits import SiteKit, read_site_kit
 from mdc_flower.deployment.site import check as site_check
 from mdc_flower.deployment.site.check import ask_coordinator, check_site
+from mdc_flower.jobs.run_task import load_run_task
+from mdc_flower.models.exchange import base_digests, base_of
 from strategies.common.errors import RunError
 from tests.mdc_flower.deployment.federations import CONTRACT, HEAD, NOW, Federation
 
@@ -291,6 +294,9 @@ def test_who_counts_the_examples_is_given_their_number(
     assert len(counts) == 1
 
 
+PART = {"exchange": "trainable"}
+
+
 def of_job(kit: SiteKit, job: str, **changes: Any) -> SiteKit:
     module = job.partition(":")[0]
     own = {"contract": None, "job": job, "modules": (module,), "metrics": ()}
@@ -310,6 +316,15 @@ def test_a_job_of_the_federations_own_is_built_and_tried(
     assert "data" not in found
 
 
+def test_the_agreed_base_is_the_sites_own(kit: SiteKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mdc_flower.deployment.site.check._network_checks", lambda kit: iter(()))
+    task = load_run_task(read_run_config({"job": "tests.tiny_jobs:adapted"}))
+    base = base_of(base_digests(task.new_model(), ["2.weight", "2.bias"]))
+    own = of_job(kit, "tests.tiny_jobs:adapted", **PART, base=base)
+    (found,) = (check for check in check_site(own) if check.name == "job")
+    assert found.ok, found.detail
+
+
 @pytest.mark.parametrize(
     ("job", "changes", "text"),
     [
@@ -317,6 +332,9 @@ def test_a_job_of_the_federations_own_is_built_and_tried(
         ("tests.tiny_jobs:numbers", {}, "the job cannot be built"),
         ("tests.tiny_jobs:line", {"min_examples": 37}, "is not the agreed one (got 36"),
         ("tests.tiny_jobs:line", {"metrics": ("train-f1",)}, "metric that the job does not have"),
+        ("tests.tiny_jobs:adapted", PART | {"base": "0" * 64}, "not the same here"),
+        ("tests.tiny_jobs:drifting", PART, "'0.running_mean', the first of 3 that changed"),
+        ("tests.tiny_jobs:line", {"exchange": "wieght"}, "weight"),
     ],
 )
 def test_a_job_that_does_not_work_here(
