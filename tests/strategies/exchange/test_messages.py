@@ -18,10 +18,12 @@ from strategies.exchange.messages import (
     PROTOCOL_VERSION,
     SiteCard,
     arrays_to_record,
+    base_in,
     deadline_of,
     record_to_arrays,
     train_content,
     wants_evaluation,
+    with_base,
 )
 from strategies.method.round_plan import RoundPlan
 
@@ -50,6 +52,15 @@ def test_the_orders_are_no_part_of_the_plan() -> None:
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_a_train_message_says_whether_to_evaluate_its_model(evaluate: bool) -> None:
     assert wants_evaluation(content(60, evaluate)) is evaluate
+
+
+def test_the_digest_of_the_base_is_in_the_message_but_not_in_the_plan() -> None:
+    sent = with_base(content(60), "0f" * 32)
+    assert base_in(sent) == "0f" * 32
+    assert RoundPlan.from_config_record(sent.config_records[PLAN]) == THE_PLAN
+    plain = with_base(content(60), "")
+    assert base_in(plain) == base_in(RecordDict()) == ""
+    assert sorted(plain.config_records) == sorted(content(60).config_records)
 
 
 @pytest.mark.parametrize("value", [None, 1, "true", [True]])
