@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mdc_flower.common.config_model import Scalar
-from mdc_flower.config import RunConfig
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig
 from mdc_flower.jobs.task import load_task
 from simulations.compare.arm import Arm
 from simulations.compare.comparison_file import Comparison, check_seeds
@@ -23,6 +23,7 @@ from simulations.compare.tuning import TUNING_KEYS, ArmTuning
 from simulations.compare.workers import VISIBLE_GPUS, worker_pool
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
+from strategies.common.errors import ConfigError
 
 TUNING = "tuning"
 
@@ -114,7 +115,16 @@ def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
     check_seeds(comparison)
     configs = configs_of(comparison, arms)
     for arm in arms:
-        load_task(configs[arm.key][0]).check_model()
+        config = configs[arm.key][0]
+        if config.job != CLASSIFICATION_JOB:
+            raise ConfigError(
+                "a comparison is of classifications only",
+                where=f"arm {arm.key}, job",
+                got=config.job,
+                expected=repr(CLASSIFICATION_JOB),
+                hint="Compare runs of other jobs by their histories",
+            )
+        load_task(config).check_model()
 
 
 def results_of(

@@ -365,6 +365,12 @@ def test_a_comparison_that_cannot_be_run_is_refused_by_name(
         read_comparison(path)
 
 
+def test_a_comparison_of_a_users_job_is_refused_before_it_trains(tmp_path: Path) -> None:
+    comparison = small_comparison(config={**SMALL, "job": "tests.tiny_jobs:line"})
+    with pytest.raises(ConfigError, match="a comparison is of classifications only"):
+        run_comparison(comparison, arms_of(comparison), tmp_path, workers=1)
+
+
 def test_a_job_that_fails_is_raised_and_named(tmp_path: Path, cache: None) -> None:
     comparison = small_comparison(
         arms=["co-learning"], num_seeds=1, config={**SMALL, "lr-max": 1e30}
