@@ -2,11 +2,13 @@
 
 import re
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mdc_flower.common.launch import Launch
 from mdc_flower.engines.flower_processes import free_port
 from strategies.storage.run_directory import read_events, read_history
 from tests.faults.runs import wait_until
@@ -31,12 +33,19 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     started.close()
 
 
+def test_the_launch_tables_of_the_page_are_valid() -> None:
+    tables = [tomllib.loads(block) for block in blocks("toml") if "[launch]" in block]
+    assert len(tables) == 2
+    for table in tables:
+        assert not Launch.read(table["launch"], "launch").is_single
+
+
 @pytest.mark.integration
 @pytest.mark.slow
 def test_every_command_of_the_page(machines: Machines) -> None:
     provision, coordinate, join, train, renew, revoke, backup = blocks("sh")
     center = machines.center
-    (text,) = blocks("toml")
+    (text,) = (block for block in blocks("toml") if "[contract]" in block)
     text = text.replace("coordinator.example.org", "localhost").replace("8443", str(free_port()))
     federation = center / "federation.toml"
     federation.write_text(text)
