@@ -18,7 +18,7 @@ from strategies.aggregation.averaging import WEIGHTINGS
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.exchange.deadline import Deadline
 from strategies.exchange.messages import NUM_EXAMPLES
-from strategies.exchange.metrics import TRAIN, TRAIN_METRICS, VALIDATION, may_be_metric
+from strategies.exchange.metrics import TRAIN, TRAIN_METRICS, VALIDATION, Value, may_be_metric
 from strategies.method.local_epochs import (
     EpochController,
     Fixed,
@@ -235,6 +235,11 @@ class RunConfig(ConfigModel):
         return Path(self.output_dir.replace("{run-id}", str(run_id))).expanduser()
 
     @property
+    def lasting(self) -> dict[str, Any]:
+        """Return the values that a resumed run has, too: all but those of `MAY_CHANGE`."""
+        return {key: value for key, value in self.to_flower().items() if key not in MAY_CHANGE}
+
+    @property
     def tracker_names(self) -> list[str]:
         """Return the names in ``track``."""
         return _names_in(self.track)
@@ -377,6 +382,10 @@ class SiteConfig(ConfigModel):
     def metric_names(self) -> list[str]:
         """Return the names in ``metrics``; empty for all metrics of the job."""
         return _names_in(self.metrics)
+
+    def shared(self, metrics: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the metrics that may leave the site."""
+        return {name: value for name, value in metrics.items() if self.shares(name)}
 
     def shares(self, metric: str) -> bool:
         """Return whether the site sends a metric; it always sends the number of examples."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from flwr.app import MessageType, RecordDict
 
-from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig
+from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
 from mdc_flower.models.exchange import base_of, check_base
 from mdc_flower.site.card import code_digest, site_card, user_modules
@@ -78,7 +78,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     site_event("trained", round=plan.round, **known.values(metrics))
     reply = train_reply_content(
         arrays_to_record(dict(zip(names, trained, strict=True))),
-        _shared({NUM_EXAMPLES: num_examples, **metrics, **validated}, site),
+        site.shared({NUM_EXAMPLES: num_examples, **metrics, **validated}),
         plan.plan_id,
     )
     if files is None:
@@ -93,12 +93,11 @@ def _round_files(
     """Return the files of the round in a train message; None if the site keeps none."""
     if not site.state:
         return None
-    settings = {key: v for key, v in config.to_flower().items() if key not in MAY_CHANGE}
     modules = {key: code_digest(module) for key, module in user_modules(config, site).items()}
     computing = [torch.__version__, str(client.device), str(client.settings.autocast_dtype)]
     if group := current():
         computing.append(str(group.ranks.size))
-    about = [settings, site.to_flower(), modules, computing, client.job.fingerprint()]
+    about = [config.lasting, site.to_flower(), modules, computing, client.job.fingerprint()]
     return RoundFiles(Path(site.state), round_key(content, about))
 
 
@@ -139,7 +138,7 @@ def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> Recor
     with repeatable(threads_here(config, site), client.device):
         validated = _validate(client, arrays)
     site_event("evaluated", **SiteMetrics(client.job.metrics).values(validated))
-    return evaluate_reply_content(_shared(validated, site))
+    return evaluate_reply_content(site.shared(validated))
 
 
 def _statistics(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
@@ -181,11 +180,6 @@ def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, Value]:
         return {}
     found = {VALIDATION + name: value for name, value in metrics.items()}
     return {NUM_VALIDATION: num_examples} | {n: v for n, v in found.items() if is_finite(v)}
-
-
-def _shared(metrics: Mapping[str, Value], site: SiteConfig) -> dict[str, Value]:
-    """Return the metrics that may leave the site."""
-    return {name: value for name, value in metrics.items() if site.shares(name)}
 
 
 def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:

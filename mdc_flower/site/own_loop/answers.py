@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import MessageType, RecordDict
 
 from mdc_flower import __version__
-from mdc_flower.config import MAY_CHANGE, RunConfig, SiteConfig
+from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
 from mdc_flower.site.own_loop.asking import ask, check_command, working_folder
 from mdc_flower.site.own_loop.protocol import EVALUATE, TRAIN
@@ -72,7 +72,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         **validated,
     }
     site_event("command-trained", round=plan.round, **metrics)
-    reply = train_reply_content(arrays_to_record(trained), _shared(metrics, site), plan.plan_id)
+    reply = train_reply_content(arrays_to_record(trained), site.shared(metrics), plan.plan_id)
     if files is not None:
         files.keep_reply(reply, plan.plan_id)
     return reply
@@ -83,7 +83,7 @@ def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> Recor
     arrays = record_to_arrays(content.array_records[ARRAYS])
     validated = _validate(site, arrays, math.inf, f"site {site.name!r}, evaluation")
     site_event("command-evaluated", **validated)
-    return evaluate_reply_content(_shared(validated, site))
+    return evaluate_reply_content(site.shared(validated))
 
 
 def _statistics(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
@@ -137,14 +137,8 @@ def _agreed(num_examples: int, site: SiteConfig) -> int:
     return num_examples
 
 
-def _shared(metrics: Mapping[str, Value], site: SiteConfig) -> dict[str, Value]:
-    """Return the metrics that may leave the site."""
-    return {name: value for name, value in metrics.items() if site.shares(name)}
-
-
 def _round_files(content: RecordDict, config: RunConfig, site: SiteConfig) -> RoundFiles | None:
     """Return the files of the round in a train message; None if the site keeps none."""
     if not site.state:
         return None
-    settings = {key: value for key, value in config.to_flower().items() if key not in MAY_CHANGE}
-    return RoundFiles(Path(site.state), round_key(content, [settings, site.to_flower()]))
+    return RoundFiles(Path(site.state), round_key(content, [config.lasting, site.to_flower()]))
