@@ -12,13 +12,14 @@ from torch import nn
 from mdc_flower import __version__
 from mdc_flower.common.references import load_reference, relative_paths_explained
 from mdc_flower.common.seeded import seeded
+from mdc_flower.common.user_code import user_code
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.jobs.context import JobContext
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
 from mdc_flower.training.job import Job
 from mdc_flower.training.loop import TrainSettings
 from mdc_flower.training.model_trial import try_job
-from strategies.common.errors import ConfigError, MdcError, ModelError
+from strategies.common.errors import ConfigError, ModelError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import NAME, TRAIN, Metric
 
@@ -118,21 +119,12 @@ def build_job(reference: str, context: JobContext) -> Job:
         If the function cannot be imported, raises an exception, or returns no job.
     """
     function = load_reference(reference, "job")
-    try:
-        with (
-            relative_paths_explained(reference, "job"),
-            seeded(derive_seed(context.config.seed, "job")),
-        ):
-            job = function(context)
-    except MdcError:
-        raise
-    except Exception as error:  # user code may raise any exception
-        raise ConfigError(
-            f"the job cannot be built: {type(error).__name__}",
-            where="job",
-            got=reference,
-            said=str(error),
-        ) from error
+    with (
+        user_code(ConfigError, "the job cannot be built", where="job", got=reference),
+        relative_paths_explained(reference, "job"),
+        seeded(derive_seed(context.config.seed, "job")),
+    ):
+        job = function(context)
     if missing := [name for name in _PARTS if not hasattr(job, name)]:
         raise ConfigError(
             f"the function did not return a job: it has no {missing[0]!r}",

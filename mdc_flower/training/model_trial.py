@@ -1,7 +1,6 @@
 """A trial of the model before a run: it finds within seconds what would fail in the run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdc_flower.common.seeded import seeded
+from mdc_flower.common.user_code import user_code
 from mdc_flower.models.exchange import (
     ALL,
     base_digests,
@@ -22,7 +22,7 @@ from mdc_flower.models.tensors import tensors_of, trainable_names
 from mdc_flower.training.arrays import load_arrays, model_arrays
 from mdc_flower.training.job import Forward, Job, Pass
 from mdc_flower.training.loop import TrainSettings, evaluating, train
-from strategies.common.errors import ConfigError, DataError, MdcError, ModelError
+from strategies.common.errors import ConfigError, DataError, ModelError
 from strategies.exchange.metrics import Metric
 from strategies.method.round_plan import RoundPlan
 
@@ -57,17 +57,9 @@ def try_model(job: Job, settings: TrainSettings, exchange: str = ALL) -> None:
     _check_parameters(initial, names)
     _check_memory(model)
     base = base_digests(model, exchanged_names(model, exchange))
-    try:
+    hint = "The trial trains for one step"
+    with user_code(ModelError, "the model cannot be trained", where="model", hint=hint):
         train(model, job, STEP, settings, CPU, "trial")
-    except MdcError:
-        raise
-    except Exception as error:  # user code may raise any exception
-        raise ModelError(
-            f"the model cannot be trained: {type(error).__name__}",
-            where="model",
-            said=str(error),
-            hint="The trial trains for one step",
-        ) from error
     check_unchanged(digests_of(model, base), base)
     rebuilt = new_model()
     if not _same(initial, model_arrays(rebuilt)):
@@ -120,17 +112,17 @@ def try_job(
     ConfigError
         If the job's forward pass gives what the job has not declared, or a metric gives no value.
     """
-    with _explained(ModelError, "the model cannot be built"):
+    with user_code(ModelError, "the model cannot be built", where="job"):
         model = job.model()
     _check_parameters(model_arrays(model), trainable_names(model))
     _check_memory(model)
-    with _explained(DataError, "the training examples cannot be counted"):
+    with user_code(DataError, "the training examples cannot be counted", where="job"):
         if job.size("train") == 0:
             return
         if not counts_steps:
             job.steps_per_epoch()
         job.fingerprint()
-    with _explained(DataError, "the job gives no batch"):
+    with user_code(DataError, "the job gives no batch", where="job"):
         batches = iter(job.batches(Pass("train", CPU, torch.Generator().manual_seed(0))))
         first = next(batches, None)
     if first is None:
@@ -140,17 +132,6 @@ def try_job(
         _check_forward(trial)
         _check_metrics(trial)
     try_model(trial, settings, exchange)
-
-
-@contextmanager
-def _explained(kind: type[MdcError], what: str) -> Iterator[None]:
-    """Turn an exception of the user's code into an error that says what failed."""
-    try:
-        yield
-    except MdcError:
-        raise
-    except Exception as error:  # user code may raise any exception
-        raise kind(f"{what}: {type(error).__name__}", where="job", said=str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -193,18 +174,9 @@ def _check_forward(job: _OneBatch) -> None:
     """Refuse a forward pass that gives no usable loss, or sums that the job has not declared."""
     model = job.model().train()
     job.prepare(model)
-    try:
+    got, hint = _described(job.first), "The trial is of the first training batch, on the CPU"
+    with user_code(ModelError, "the forward pass fails", where="job", got=got, hint=hint):
         done = job.forward(model, job.first)
-    except MdcError:
-        raise
-    except Exception as error:  # user code may raise any exception
-        raise ModelError(
-            f"the forward pass fails: {type(error).__name__}",
-            where="job",
-            said=str(error),
-            got=_described(job.first),
-            hint="The trial is of the first training batch, on the CPU",
-        ) from error
     for what, got, expected in _misfits(done, job.metrics):
         raise ConfigError(what, where="job, forward", got=got, expected=expected)
 
@@ -212,17 +184,15 @@ def _check_forward(job: _OneBatch) -> None:
 def _check_metrics(job: _OneBatch) -> None:
     """Refuse a metric that gives no value, or none that can select a model."""
     model = job.model()
-    with _explained(ModelError, "the evaluation fails"), evaluating(model, CPU, None):
+    failing = user_code(ModelError, "the evaluation fails", where="job")
+    with failing, evaluating(model, CPU, None):
         sums = {n: of.tolist() for n, of in job.forward(model, job.first).sums.items()}
     for metric in job.metrics:
         if metric.sums not in sums:
             continue
         where = f"job, metric {metric.name!r}"
-        try:
+        with user_code(ConfigError, "it gives no value", where=where):
             value = metric.compute(sums[metric.sums])
-        except Exception as error:  # user code may raise any exception
-            kind = type(error).__name__
-            raise ConfigError(f"it gives no value: {kind}", where=where, said=str(error)) from error
         if metric.selects and isinstance(value, list):
             raise ConfigError(
                 "it selects the best model, so it must be one number",
