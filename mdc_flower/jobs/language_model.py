@@ -7,14 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mdc_flower.jobs.metrics import NOT_NEGATIVE
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
 from strategies.exchange.metrics import LOSS, Metric, ratio
 
 IGNORED = -100
 """Label of a token that does not count, as in Hugging Face's models."""
-
-ANY = (0.0, math.inf)
-"""Losses and numbers of tokens are not below 0."""
 
 LARGEST_EXPONENT = 700.0
 """A loss above this has a perplexity that float64 cannot hold."""
@@ -52,7 +50,14 @@ def causal_language_model(
         loss=loss,
         metrics=(
             Metric(
-                "perplexity", "min", _perplexity, LOSS.sums, 2, 1.0, per_example=ANY, selects=True
+                "perplexity",
+                "min",
+                _perplexity,
+                LOSS.sums,
+                2,
+                low=1.0,
+                per_example=NOT_NEGATIVE,
+                selects=True,
             ),
         ),
         loss_metric=Metric(LOSS.name, "min", ratio, LOSS.sums, 2, unit="nats per token"),

@@ -12,6 +12,9 @@ from torch import Tensor
 from strategies.common.errors import ConfigError
 from strategies.exchange.metrics import Metric, Value, ratio
 
+NOT_NEGATIVE = (0.0, math.inf)
+"""The range, per example, of sums such as counts, errors and losses."""
+
 
 @dataclass(frozen=True)
 class JobMetric:

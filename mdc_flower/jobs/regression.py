@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdc_flower.jobs.metrics import JobMetric, mean_of
+from mdc_flower.jobs.metrics import NOT_NEGATIVE, JobMetric, mean_of
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
 from strategies.exchange.metrics import Metric
-
-ANY = (0.0, math.inf)
-"""Errors and counts are not below 0."""
 
 
 def regression(
@@ -42,11 +39,11 @@ def regression(
             _squared,
             unit=unit,
             low=0,
-            per_example_range=ANY,
+            per_example_range=NOT_NEGATIVE,
             selects=True,
             then=math.sqrt,
         ),
-        mean_of("mae", "min", _absolute, unit=unit, low=0, per_example_range=ANY),
+        mean_of("mae", "min", _absolute, unit=unit, low=0, per_example_range=NOT_NEGATIVE),
         JobMetric(Metric("r2", "max", _r2, "r2", 4, high=1.0), _r2_sums),
     )
     return torch_job(model=model, loss=loss, metrics=metrics, **options)

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdc_flower.jobs.metrics import JobMetric
+from mdc_flower.jobs.metrics import NOT_NEGATIVE, JobMetric
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
 from strategies.exchange.metrics import LOSS, Metric
-
-ANY = (0.0, math.inf)
-"""Numbers of pixels are not below 0."""
 
 IGNORED = 255
 """Label of a pixel that does not count."""
@@ -57,8 +54,10 @@ def segmentation(
         return torch.bincount(cells, minlength=num_classes**2).double()
 
     size = num_classes**2
-    iou = Metric("mean-iou", "max", _mean_iou, "confusion", size, 0, 1, ANY, "%", selects=True)
-    pixels = Metric("pixel-accuracy", "max", _right, "confusion", size, 0, 1, ANY, "%")
+    iou = Metric(
+        "mean-iou", "max", _mean_iou, "confusion", size, 0, 1, NOT_NEGATIVE, "%", selects=True
+    )
+    pixels = Metric("pixel-accuracy", "max", _right, "confusion", size, 0, 1, NOT_NEGATIVE, "%")
     return torch_job(
         model=model,
         loss=loss,
