@@ -80,7 +80,7 @@ def child(
         process.join()
 
 
-def wait_until(condition: Callable[[], object], patience_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], patience_s: float = 300.0) -> None:
     """Wait until the condition holds. It may raise while files do not exist yet."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:

@@ -78,7 +78,7 @@ def test_a_site_with_two_processes_answers_every_message(
     with site(tmp_path / "site", launch=TWO) as north:
         card = ask(north.folder, RecordDict())
         first, second = (train(north.folder, client) for _ in range(2))
-        late = ask(north.folder, order(client, 1e-6), keys=NORMALIZED)
+        late = ask(north.folder, order(client, deadline_s=1e-6), keys=NORMALIZED)
         failed = train(north.folder, client, node=NODE | {"data": "tests.tiny:nothing"})
         third = train(north.folder, client)
         assert len(processes(north.folder)) == 3, "the launcher and two ranks"

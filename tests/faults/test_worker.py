@@ -33,6 +33,7 @@ from strategies.exchange.messages import (
     record_to_arrays,
     train_content,
 )
+from strategies.method.round_plan import RoundPlan
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault
 from tests.faults.injector import plan as fault_plan
@@ -41,6 +42,8 @@ from tests.tiny import KEYS
 
 NODE: dict[str, Any] = {"site": "north", "modules": "tests.tiny", "threads": 1}
 PLANNED = plan(local_epochs=2, lr_max=0.1, lr_min=0.05, shape="cosine")
+NEXT = plan(round=2, local_epochs=2, lr_max=0.1, lr_min=0.05, shape="cosine")
+HANGS = Fault("training", "hang", {"round": PLANNED.round}, repeat=True)
 RUN_ID = 7
 
 
@@ -49,10 +52,12 @@ def client() -> SiteClient:
     return site_client(read_run_config(KEYS), read_site_config(NODE))
 
 
-def order(client: SiteClient, deadline_s: float = 100.0) -> RecordDict:
+def order(
+    client: SiteClient, planned: RoundPlan = PLANNED, deadline_s: float = 100.0
+) -> RecordDict:
     """Return a train message's content."""
     model = dict(zip(client.names, client.get_parameters({}), strict=True))
-    return train_content(arrays_to_record(model), PLANNED, deadline_s)
+    return train_content(arrays_to_record(model), planned, deadline_s)
 
 
 def ask(
@@ -201,13 +206,13 @@ def test_a_worker_that_hangs_is_killed_and_started_again(
     tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handover, "GRACE_S", 0.0)
-    with site(tmp_path / "site", Fault("training", "hang")) as north:
+    with site(tmp_path / "site", HANGS) as north:
         ask(north.folder, RecordDict())  # wait until it has started
         with pytest.raises(EngineError, match="worker hung and was stopped"):
             ask(north.folder, order(client), life_s=2.0)
         monkeypatch.undo()
-        again = ask(north.folder, order(client))
-    assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
+        again = ask(north.folder, order(client, NEXT))
+    assert bits(again) == bits(answer(MessageType.TRAIN, order(client, NEXT), KEYS, NODE))
     assert len(north.told) == 1
 
 
@@ -230,7 +235,7 @@ def test_another_run_gets_a_new_worker(tmp_path: Path) -> None:
 def test_a_worker_whose_message_is_abandoned_is_started_again(
     tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with site(tmp_path / "site", Fault("training", "hang")) as north:
+    with site(tmp_path / "site", HANGS) as north:
         first = north.pid()
         with monkeypatch.context() as patch:
             patch.setattr(handover, "GRACE_S", 0.0)
@@ -239,10 +244,10 @@ def test_a_worker_whose_message_is_abandoned_is_started_again(
                 ask(north.folder, order(client), life_s=2.0)
         second = north.pid()
         assert north.events()[-1] == "worker-abandoned"
-        again = ask(north.folder, order(client))
+        again = ask(north.folder, order(client, NEXT))
     assert first != second
     assert north.told == []
-    assert bits(again) == bits(answer(MessageType.TRAIN, order(client), KEYS, NODE))
+    assert bits(again) == bits(answer(MessageType.TRAIN, order(client, NEXT), KEYS, NODE))
 
 
 def test_a_worker_that_has_grown_ends_after_its_answer(
