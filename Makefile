@@ -53,6 +53,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m simulations.benchmarks.training_loop
 	$(BIN)/python -m simulations.benchmarks.deployment_cost
+	$(BIN)/python -m tests.integration.site_cost
 	$(BIN)/python -m tests.faults.transfer_cost
 
 # Every notebook anew, in place, from the committed results.

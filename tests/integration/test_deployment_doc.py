@@ -4,6 +4,7 @@ import re
 import tarfile
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,15 @@ import pytest
 from mdc_flower.common.launch import Launch
 from mdc_flower.engines.flower_processes import free_port
 from strategies.storage.run_directory import read_events, read_history
+from tests.documentation import code_blocks
 from tests.faults.runs import wait_until
 from tests.integration.conftest import summary_of
 from tests.integration.machines import Machines, wait_for
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
+blocks = partial(code_blocks, PAGE)
 SITES = ("berlin", "lisbon", "oslo")
-
-
-def blocks(language: str) -> list[str]:
-    """Return the page's fenced code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,12 @@ from mdc_flower.jobs.torch_job import torch_job
 from mdc_flower.training.loop import TrainSettings, train
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import read_history
+from tests.documentation import code_blocks
 from tests.integration.machines import Machines, wait_for
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "jobs.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """Return the page's fenced code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+blocks = partial(code_blocks, PAGE)
 
 
 def write_modules(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A user's own data set and model, as in the recipes of CONTRIBUTING.md."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,12 @@ import pytest
 from mdc_flower.data import DataSet
 from mdc_flower.data.registry import load_dataset
 from strategies.storage.run_directory import read_history
+from tests.documentation import code_blocks
 from tests.integration.conftest import summary_of
 from tests.integration.test_readme import ROOT, shell, user_env
 
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text().partition("## Recipes")[2]
-
-
-def blocks(language: str) -> list[str]:
-    """Return the fenced code blocks in a language among the recipes."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", RECIPES, re.MULTILINE | re.DOTALL)
+blocks = partial(code_blocks, RECIPES)
 
 
 def written(folder: Path) -> list[str]:

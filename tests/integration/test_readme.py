@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sysconfig
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,14 @@ from PIL import Image
 from mdc_flower.engines.flower_processes import environment, free_port
 from simulations.pages.published import BLOCK
 from strategies.storage.run_directory import read_history
+from tests.documentation import code_blocks
 from tests.integration.conftest import stop_local_superlink, summary_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+blocks = partial(code_blocks, README)
 RUN_BY_CI = {"make run", "make test"}
 REAL_SITES = ("mdc provision ", "mdc coordinator ", "mdc site ")
-
-
-def blocks(language: str) -> list[str]:
-    """Return the README's fenced code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:

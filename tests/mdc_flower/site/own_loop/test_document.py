@@ -4,21 +4,19 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 from mdc_flower.deployment.kits.spec import SiteSpec
 from mdc_flower.site.own_loop.request import write_request
 from mdc_flower.site.own_loop.round import Round
+from tests.documentation import code_blocks
 from tests.mdc_flower.examples import plan
 from tests.own_loop import EXAMPLES
 
 ROOT = Path(__file__).parents[4]
 PAGE = (ROOT / "docs" / "own-loop.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """Return the page's fenced code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+blocks = partial(code_blocks, PAGE)
 
 
 def test_the_code_is_that_of_the_examples() -> None:
