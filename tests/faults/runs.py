@@ -58,7 +58,7 @@ def run_child(
 ) -> int:
     """Run in a child process; return its exit status, which is negative after a signal."""
     with child(config, faults, num_sites) as process:
-        process.join(120)
+        process.join(600)
         assert process.exitcode is not None, "the child hangs"
         return process.exitcode
 

@@ -24,14 +24,23 @@ ALL = ["site-0", "site-1", "site-2"]
     "SuperLink killed, then restarted with the same `--database`",
     "Flower ends the run; submitted again with `resume`, it continues inside the open round",
 )
-def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
-    config = config_in(tmp_path / "run", round_deadline_s=120.0)
-    # One site is slow, so that the SuperLink dies after the others have sent their updates.
-    slow = Fault("training", "hang", {"round": 2, "site": "site-1"}, seconds=15.0)
-    with federation(tmp_path, faults=[slow]) as flower:
-        link, _ = flower.start_all()
+@fault(
+    "SuperNode killed while it trains, then restarted",
+    "the site is asked again as soon as it is back, even under a new node id",
+)
+def test_a_killed_supernode_and_then_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
+    run_dir = tmp_path / "run"
+    config = config_in(run_dir, round_deadline_s=180.0)
+    # In both rounds one site is slow, so that the others have sent their updates.
+    hangs = Fault("training", "hang", {"round": 2, "site": "site-1"})
+    slow = Fault("training", "hang", {"round": 3, "site": "site-1"}, seconds=15.0)
+    with federation(tmp_path, faults=[hangs, slow]) as flower:
+        link, sites = flower.start_all()
         flower.submit(config)
-        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 300)
+        wait_until(lambda: len(updates_in(run_dir, 2)) == 2, 300)
+        kill(sites[1])
+        flower.start_site(1)
+        wait_until(lambda: len(updates_in(run_dir, 3)) == 2, 300)
         link.kill()
         link.wait()
         flower.start_superlink()
@@ -39,30 +48,12 @@ def test_a_killed_superlink(tmp_path: Path, undisturbed: str) -> None:
         flower.submit(resumed(config))
         assert flower.wait_for_end() == COMPLETED
 
-    assert sha256(tmp_path / "run") == undisturbed
-    again = read_events(tmp_path / "run", "round-started")[2]
-    assert (again["sites"], again["kept"]) == (["site-1"], ["site-0", "site-2"])
-
-
-@fault(
-    "SuperNode killed while it trains, then restarted",
-    "the site is asked again as soon as it is back, even under a new node id",
-)
-def test_a_killed_supernode_that_comes_back(tmp_path: Path, undisturbed: str) -> None:
-    config = config_in(tmp_path / "run", round_deadline_s=180.0)
-    training = Fault("training", "hang", {"round": 2, "site": "site-1"})
-    with federation(tmp_path, faults=[training]) as flower:
-        _, sites = flower.start_all()
-        flower.submit(config)
-        wait_until(lambda: len(updates_in(tmp_path / "run", 2)) == 2, 300)
-        kill(sites[1])
-        flower.start_site(1)
-        assert flower.wait_for_end() == COMPLETED
-
-    assert sha256(tmp_path / "run") == undisturbed
-    lines = read_history(tmp_path / "run")
+    assert sha256(run_dir) == undisturbed
+    lines = read_history(run_dir)
     assert lines[1]["asked_again"] == ["site-1"]
     assert all(sorted(line["participants"]) == ALL for line in lines)
+    again = read_events(run_dir, "round-started")[-1]
+    assert (again["sites"], again["kept"]) == (["site-1"], ["site-0", "site-2"])
 
 
 @fault(

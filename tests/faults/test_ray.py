@@ -55,25 +55,21 @@ def _setting(value: object) -> str:
     "the engine is restarted, and the run is resumed inside the open round; no average leaves out "
     "a healthy site",
 )
-def test_a_dead_actor_restarts_the_engine(tmp_path: Path, undisturbed: str) -> None:
-    dies = Fault("training", "exit", {"round": 2, "site": "site-1"})
-    said = mdc_run(tmp_path / "run", [dies])
-    assert "a worker of the simulation died" in said
-    assert "restart 1 of 3" in said
-    assert sha256(tmp_path / "run") == undisturbed
-    lines = read_history(tmp_path / "run")
-    assert all(len(line["participants"]) == NUM_SITES for line in lines)
-    assert len(summary_of(tmp_path / "run")["resumes"]) == 1
-
-
 @fault(
     "coordinator killed under `mdc run`",
     "detected within seconds; the engine is restarted, and the run is resumed",
 )
-def test_a_killed_coordinator_is_restarted(tmp_path: Path, undisturbed: str) -> None:
-    said = mdc_run(tmp_path / "run", [Fault("accepted", "kill", {"round": 3, "count": 2})])
+def test_a_dead_worker_or_coordinator_restarts_the_engine(tmp_path: Path, undisturbed: str) -> None:
+    dies = Fault("training", "exit", {"round": 2, "site": "site-1"})
+    killed = Fault("accepted", "kill", {"round": 3, "count": 2})
+    said = mdc_run(tmp_path / "run", [dies, killed])
+    assert "a worker of the simulation died" in said
     assert "the coordinator died" in said
+    assert said.count("restart 1 of 3") == 2, "restarts count anew after a finished round"
     assert sha256(tmp_path / "run") == undisturbed
+    lines = read_history(tmp_path / "run")
+    assert all(len(line["participants"]) == NUM_SITES for line in lines)
+    assert len(summary_of(tmp_path / "run")["resumes"]) == 2
 
 
 @fault(

@@ -180,6 +180,7 @@ def test_a_site_that_cannot_write_its_state_begins_anew_and_is_named(
     assert all(len(line["participants"]) == NUM_SITES for line in read_history(tmp_path / "run"))
 
 
+@pytest.mark.integration
 @fault(
     'with `optimizer-state = "keep"`: a real site\'s worker killed between its new state and its '
     "update",

@@ -164,6 +164,7 @@ def test_a_worker_that_is_killed_is_started_again(tmp_path: Path, client: SiteCl
     assert cause_of(error_of(caught.value, private=True).code) is Cause.SITE_FAILED
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("point", "event"),
     [

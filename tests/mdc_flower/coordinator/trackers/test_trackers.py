@@ -241,6 +241,7 @@ def run_twice(run_dir: Path, track: str) -> list[dict[str, Any]]:
     return read_history(run_dir)
 
 
+@pytest.mark.integration
 def test_mlflow_has_one_run_with_every_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,7 @@ def test_mlflow_has_one_run_with_every_round(
     assert [point.step for point in rates] == [1, 2, 3]
 
 
+@pytest.mark.integration
 def test_wandb_writes_one_run_without_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
