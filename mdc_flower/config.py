@@ -135,6 +135,7 @@ class RunConfig(ConfigModel):
     optimizer_state: Literal["reset", "keep"] = "reset"
     weight_decay: NotNegative = 5e-4
     batch_size: AtLeastOne = 32
+    micro_batch_size: Count = 0  # examples computed at once; 0 for the whole batch
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: NotNegative = 0.0  # 0 for no clipping
     augment: Literal["none", "crop", "flip", "crop-flip"] = "none"
@@ -331,6 +332,7 @@ class SiteConfig(ConfigModel):
     vocabulary: str = ""
     device: str = ""
     threads: Count = 0  # 0 for all cores
+    micro_batch_size: Count = 0  # 0 for the run's
     contract: str = ""
     min_examples: Count = 0
     max_examples: Count = 0  # 0 for no limit
@@ -417,11 +419,11 @@ def check_with_command(site: Any) -> None:
     site
         A node config, or the settings of a site in its kit.
     """
-    for key in ("data", "data_root", "vocabulary", "device", "threads"):
+    for key in ("data", "data_root", "vocabulary", "device", "threads", "micro_batch_size"):
         if getattr(site, key):
             raise ValueError(
                 f"{key.replace('_', '-')} and command exclude each other: the command reads its "
-                "own data and chooses its own device"
+                "own data, and chooses device and batches"
             )
     launch = getattr(site, "launch", site)
     if launch.ranks != 1 or launch.nodes != 1:

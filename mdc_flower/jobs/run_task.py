@@ -105,14 +105,16 @@ def load_site_run_task(config: RunConfig, site: SiteConfig) -> RunTask:
     else:
         if not site.job:
             check_modules({"job": job}, site)
-        task = _user_task(job, context_of(config, site), site.device or config.device)
+        context = context_of(config, site)
+        task = _user_task(job, context, site.device or config.device, site.micro_batch_size)
     _check_shared(task, site)
     return task
 
 
-def _user_task(job: str, context: JobContext, device: str) -> UserTask:
+def _user_task(job: str, context: JobContext, device: str, micro_batch_size: int = 0) -> UserTask:
     chosen = pick_device(device)
-    return UserTask(job, context, chosen, train_settings(context.config, chosen))
+    settings = train_settings(context.config, chosen, micro_batch_size)
+    return UserTask(job, context, chosen, settings)
 
 
 def _check_shared(task: RunTask, site: SiteConfig) -> None:

@@ -238,7 +238,7 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         dataset = contract.kept_by(whole, site.min_examples, site.max_examples).limited(
             config.max_train_examples, config.max_test_examples
         )
-    return _task(config, dataset, site.device or config.device)
+    return _task(config, dataset, site.device or config.device, site.micro_batch_size)
 
 
 def threads_of(config: RunConfig, site: SiteConfig) -> int:
@@ -293,25 +293,28 @@ def _dataset(config: RunConfig, spec: str, data_root: str) -> DataSet:
     )
 
 
-def _task(config: RunConfig, dataset: DataSet, device: str) -> Task:
+def _task(config: RunConfig, dataset: DataSet, device: str, micro_batch_size: int = 0) -> Task:
     chosen = pick_device(device)
     return Task(
         config=config,
         dataset=dataset,
         device=chosen,
-        settings=train_settings(config, chosen),
+        settings=train_settings(config, chosen, micro_batch_size),
         pipeline=InputPipeline.of(dataset, config.augment, config.channels_last),
     )
 
 
-def train_settings(config: RunConfig, device: torch.device) -> TrainSettings:
-    """Return how to train on a device."""
+def train_settings(
+    config: RunConfig, device: torch.device, micro_batch_size: int = 0
+) -> TrainSettings:
+    """Return how to train on a device; a site may have its own size of a micro-batch."""
     return TrainSettings(
         optimizer=config.optimizer,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
+        micro_batch_size=micro_batch_size or config.micro_batch_size,
         label_smoothing=config.label_smoothing,
         clip_norm=config.clip_norm,
         autocast_dtype=pick_autocast_dtype(config.precision, device),

@@ -21,6 +21,7 @@ from mdc_flower.common.seeded import seeded
 from mdc_flower.jobs.metrics import JobMetric
 from mdc_flower.training.batches import shuffled, steps_per_epoch
 from mdc_flower.training.job import Forward, Part, Pass
+from mdc_flower.training.micro_batches import length_of, rows_of
 from mdc_flower.training.optimizers import SGD
 from strategies.common.errors import ConfigError, DataError
 from strategies.exchange.metrics import LOSS, Metric
@@ -295,43 +296,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return type(batch)(*(to_device(value, device) for value in batch))
     if isinstance(batch, list | tuple):
         return type(batch)(to_device(value, device) for value in batch)
-    return batch
-
-
-def length_of(batch: Any) -> int:
-    """Return the number of examples of a batch: the length of its first tensor, or list of texts.
-
-    Raises
-    ------
-    ConfigError
-        If the batch has neither.
-    """
-    if isinstance(batch, Tensor) and batch.ndim:
-        return len(batch)
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, list | tuple) and batch:
-        return len(batch) if isinstance(batch[0], str) else length_of(batch[0])
-    raise ConfigError(
-        "a batch cannot be divided among several processes",
-        where="job, batches",
-        got=type(batch).__name__,
-        expected="tensors whose first axis is the examples, in tuples, lists or mappings",
-        hint="Only the site can change this: ranks = 1",
-    )
-
-
-def rows_of(batch: Any, rows: slice) -> Any:
-    """Return some examples of a batch; tuples, lists and mappings keep their form."""
-    if isinstance(batch, Tensor):
-        return batch[rows] if batch.ndim else batch
-    if isinstance(batch, Mapping):
-        return {key: rows_of(value, rows) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(rows_of(value, rows) for value in batch))
-    if isinstance(batch, list | tuple):
-        is_texts = bool(batch) and isinstance(batch[0], str)
-        return batch[rows] if is_texts else type(batch)(rows_of(value, rows) for value in batch)
     return batch
 
 

@@ -5,14 +5,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mdc_flower.common.seeded import seeded
-from mdc_flower.training.job import Forward, Job, Pass, Spare, add_sums, values_of
+from mdc_flower.training.gradients import Gradients, forward_pass
+from mdc_flower.training.job import Job, Pass, add_sums, values_of
 from mdc_flower.training.loop_state import LoopState
+from mdc_flower.training.micro_batches import micro_batches
 from mdc_flower.training.rates import set_lr
 from mdc_flower.training.runtime import ONE, Runtime
 from strategies.common.errors import DeadlineError
@@ -46,6 +49,8 @@ class TrainSettings:
         Number format of the forward and backward passes; None for float32.
     compile : bool
         Whether to use torch.compile.
+    micro_batch_size : int
+        Largest number of examples that are computed at once; 0 for the whole batch.
     """
 
     optimizer: str = "sgd"
@@ -57,6 +62,7 @@ class TrainSettings:
     clip_norm: float = 0.0
     autocast_dtype: torch.dtype | None = None
     compile: bool = False
+    micro_batch_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,14 @@ def train(
     job.prepare(model)
     shared = runtime.wrap(model)
     forward = torch.compile(shared) if settings.compile else shared
-    anchor = [p.detach().clone() for p in model.parameters()] if plan.proximal_mu else []
+    gradients = Gradients(
+        job,
+        shared,
+        forward,
+        runtime,
+        partial(_autocast, device, settings.autocast_dtype),
+        _proximal(model, plan.proximal_mu) if plan.proximal_mu else None,
+    )
     state = LoopState(
         model,
         runtime.adapted(job.optimizer(model)),
@@ -225,16 +238,9 @@ def train(
                     report_progress()
                 progress = state.step / (steps - 1) if steps > 1 else 0.0
                 set_lr(state.optimizer, plan.lr_at(progress))
-                with _autocast(device, settings.autocast_dtype):
-                    done = _forward(job, forward, batch)
-                whole = runtime.total_count(done.count)
-                loss = runtime.weighted(done.loss, done.count, whole)
-                drift = _proximal(model, anchor, plan.proximal_mu) if anchor else None
-                _step(state, loss if drift is None else loss + drift, settings.clip_norm)
-                state.loss_sum += done.loss.detach().double() * done.count
-                add_sums(state.sums, done.sums)
-                state.num_seen += whole
-                seen += done.examples or done.count
+                pieces = micro_batches(batch, settings.micro_batch_size, runtime)
+                seen += gradients.compute(state, pieces)
+                _step(state, settings.clip_norm)
                 state.step += 1
                 if is_stream and state.step == steps:
                     break  # the stream may end here, so it is not asked for another batch
@@ -271,19 +277,8 @@ def _values(job: Job, sums: Mapping[str, list[float]]) -> dict[str, Value]:
     return values_of((metric for metric in job.metrics if metric.name != LOSS.name), sums)
 
 
-def _forward(job: Job, model: Callable[[Any], Any], batch: Any) -> Forward:
-    """Return the job's forward pass; a spare batch counts for nothing."""
-    if not isinstance(batch, Spare):
-        return job.forward(model, batch)
-    done = job.forward(model, batch.batch)
-    nothing = {name: torch.zeros_like(values) for name, values in done.sums.items()}
-    return Forward(done.loss, 0, nothing, None if done.loss_sum is None else 0 * done.loss_sum)
-
-
-def _step(state: LoopState, loss: Tensor, clip_norm: float) -> None:
-    """Take one optimizer step."""
-    state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+def _step(state: LoopState, clip_norm: float) -> None:
+    """Take one optimizer step with the scaled gradients."""
     if clip_norm:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
@@ -309,7 +304,7 @@ def evaluate(
     which = Pass(split, device, rank=runtime.rank, ranks=runtime.size)
     with evaluating(model, device, autocast_dtype):
         for batch in job.batches(which) if job.size(split) != 0 else ():
-            done = _forward(job, model, batch)
+            done = forward_pass(job, model, batch)
             exact = done.loss_sum
             loss_sum += float(done.loss) * done.count if exact is None else float(exact)
             count += done.count
@@ -324,10 +319,15 @@ def evaluate(
 _EVALUATION_SEED = derive_seed(0, "evaluation noise")
 
 
-def _proximal(model: nn.Module, anchor: list[Tensor], mu: float) -> Tensor:
-    """Return FedProx's ``mu / 2 * ||w - w_round||^2``."""
-    pairs = zip(model.parameters(), anchor, strict=True)
-    return 0.5 * mu * torch.stack([((p - a) ** 2).sum() for p, a in pairs]).sum()
+def _proximal(model: nn.Module, mu: float) -> Callable[[], Tensor]:
+    """Return the function that computes FedProx's ``mu / 2 * ||w - w_round||^2``."""
+    anchor = [p.detach().clone() for p in model.parameters()]
+
+    def penalty() -> Tensor:
+        pairs = zip(model.parameters(), anchor, strict=True)
+        return 0.5 * mu * torch.stack([((p - a) ** 2).sum() for p, a in pairs]).sum()
+
+    return penalty
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

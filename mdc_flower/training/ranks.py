@@ -4,6 +4,7 @@ Only such processes import this module, because it imports much of torch.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -114,9 +115,21 @@ class Ranks(Runtime):
         reach("rank-steps", rank=self.rank, step=self._step)
         return int(self.total(torch.tensor(count)))
 
+    def largest(self, count: int) -> int:
+        """Return the largest of all processes' numbers."""
+        counts = torch.tensor(count)
+        dist.all_reduce(counts, dist.ReduceOp.MAX)
+        return int(counts)
+
     def weighted(self, loss: Tensor, count: int, whole: int) -> Tensor:
         """Return the loss, weighted by this process's part of the batch."""
         return loss * (count * self.size / whole)
+
+    def accumulating(self, module: nn.Module, is_last: bool) -> AbstractContextManager[object]:
+        """Let DDP average only complete gradients; FSDP2 adds up the shards of averages."""
+        if is_last or not isinstance(module, DistributedDataParallel):
+            return nullcontext()
+        return module.no_sync()
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""

@@ -5,6 +5,7 @@ nothing; `mdc_flower.training.ranks.Ranks` is the one for several.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -79,17 +80,36 @@ class Runtime:
         """Return the sum of a number over all processes."""
         return count
 
+    def largest(self, count: int) -> int:
+        """Return the largest of all processes' numbers."""
+        return count
+
     def weighted(self, loss: Tensor, count: int, whole: int) -> Tensor:
-        """Return the loss whose gradient, averaged over the processes, is that of the whole batch.
+        """Return a part's share of the loss of a whole batch.
+
+        Its gradients, averaged over the processes and added up over micro-batches, are that of the
+        whole batch.
 
         Parameters
         ----------
         loss
-            The mean over this process's part.
+            The mean over the part.
         count, whole
             What the means over the part and over the whole batch are over.
         """
-        return loss
+        return loss if count == whole else loss * (count / whole)
+
+    def accumulating(self, module: nn.Module, is_last: bool) -> AbstractContextManager[object]:
+        """Return the context of forward and backward pass of one of a batch's micro-batches.
+
+        Parameters
+        ----------
+        module
+            The result of `wrap`.
+        is_last
+            Whether the gradients are complete afterwards, and the processes may average them.
+        """
+        return nullcontext()
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""

@@ -131,6 +131,8 @@ class SiteSettings(ConfigModel):
         of the vocabulary may be relative to the kit's folder.
     threads : int
         CPU threads of the site; 0 for all cores of its machine.
+    micro_batch_size : int
+        Largest number of examples that the site computes at once; 0 for the run's.
     min_examples : int
         Minimum number of training examples that the site has promised.
     max_examples : int
@@ -152,6 +154,7 @@ class SiteSettings(ConfigModel):
     vocabulary: Line = ""
     device: Line = ""
     threads: Annotated[int, Field(ge=0)] = 0
+    micro_batch_size: Annotated[int, Field(ge=0)] = 0
     min_examples: Annotated[int, Field(ge=1)] = 1
     max_examples: Annotated[int, Field(ge=0)] = 0
     metrics: Metrics = ALL_METRICS

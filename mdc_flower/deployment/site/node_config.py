@@ -23,6 +23,7 @@ def node_config(kit: SiteKit, num_examples: int = 0) -> dict[str, Any]:
         "vocabulary": kit.vocabulary_path,
         "device": kit.device,
         "threads": kit.threads,
+        "micro-batch-size": kit.micro_batch_size,
         "contract": str(kit.folder / KIT) if kit.contract else "",
         "job": kit.job,
         "min-examples": kit.min_examples,

@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from mdc_flower.jobs.torch_job import TorchJob, length_of, rows_of, to_device, torch_job
+from mdc_flower.jobs.torch_job import TorchJob, to_device, torch_job
 from mdc_flower.training.job import Pass, Spare
 from mdc_flower.training.loop import TrainSettings, evaluate, train
 from strategies.common.errors import ConfigError, DataError
@@ -272,23 +272,3 @@ def test_processes_share_each_batch(ranks: int) -> None:
         assert sorted(torch.cat(counting).flatten().tolist()) == sorted(whole[0].flatten().tolist())
     # The last batch has two examples, too few for two processes.
     assert all(isinstance(parts[-1], Spare) for parts in shared[1:])
-
-
-class Named(NamedTuple):
-    images: Tensor
-    texts: list[str]
-
-
-def test_a_part_of_a_batch_keeps_its_form() -> None:
-    images = torch.arange(4.0)
-    batch = {"in": Named(images, ["a", "b", "c", "d"]), "scale": torch.tensor(2.0)}
-    assert length_of(batch) == 4
-    part = rows_of(batch, slice(1, None, 2))
-    assert part["in"].images.tolist() == [1.0, 3.0]
-    assert part["in"].texts == ["b", "d"]
-    assert part["scale"] == 2.0
-
-
-def test_a_batch_without_an_axis_of_examples_cannot_be_shared() -> None:
-    with pytest.raises(ConfigError, match="cannot be divided among several processes"):
-        length_of(object())

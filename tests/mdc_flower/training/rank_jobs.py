@@ -113,14 +113,17 @@ class Frozen(Network):
         return self
 
 
-def exchanged(runtime: Runtime, is_steady: bool) -> tuple[Any, dict[str, Any]]:
+def exchanged(
+    runtime: Runtime, is_steady: bool, micro_batch_size: int = 0
+) -> tuple[Any, dict[str, Any]]:
     """Return what a site sends that exchanges the last layer, or the error that it reports."""
-    own = replace(job(32), new_model=lambda: Frozen(is_steady))
-    client = SiteClient("north", own, PLAIN, CPU, runtime=runtime, exchange="trainable")
+    settings = replace(PLAIN, micro_batch_size=micro_batch_size)
+    own = replace(job(35), new_model=lambda: Frozen(is_steady))
+    client = SiteClient("north", own, settings, CPU, runtime=runtime, exchange="trainable")
     start = list(model_arrays(Network(), client.names).values())
-    settings: Any = {**PLAN.to_config_record()}
+    given: Any = {**PLAN.to_config_record()}
     try:
-        sent, _, _ = client.fit(start if runtime.rank == 0 else [], settings)
+        sent, _, _ = client.fit(start if runtime.rank == 0 else [], given)
     except ModelError as error:
         return {}, {"error": str(error)}
     return dict(zip(client.names, sent, strict=runtime.rank == 0)), {}
@@ -138,10 +141,10 @@ def main(folder: Path) -> None:
                 if runtime.rank == 0:
                     stem = f"{name}-{'fsdp' if shard else 'ddp'}-{time}"
                     (folder / f"{stem}.safetensors").write_bytes(pack_model(arrays, numbers))
-        for is_steady in (True, False):
-            arrays, about = exchanged(runtime, is_steady)
+        for name, given in (("steady", (True,)), ("micro", (True, 3)), ("drifting", (False,))):
+            arrays, about = exchanged(runtime, *given)
             if runtime.rank == 0:
-                stem = f"{'steady' if is_steady else 'drifting'}-{'fsdp' if shard else 'ddp'}"
+                stem = f"{name}-{'fsdp' if shard else 'ddp'}"
                 (folder / f"{stem}.safetensors").write_bytes(pack_model(arrays, about))
     dist.destroy_process_group()
 

@@ -127,6 +127,17 @@ def test_numbers_do_not_depend_on_how_many_processes_there_are(by_two: Stored, n
 
 @pytest.mark.integration
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_add_up_the_gradients_of_micro_batches(by_two: Stored, way: str) -> None:
+    arrays, _ = by_two[f"micro-{way}"]
+    expected, _ = exchanged(ONE, is_steady=True)
+    assert sorted(arrays) == ["classes.bias", "classes.weight"]
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-6)
+    assert bits(arrays) != bits(by_two[f"steady-{way}"][0])  # it is not the same computation
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_two_processes_exchange_a_part_and_check_the_rest(by_two: Stored, way: str) -> None:
     arrays, _ = by_two[f"steady-{way}"]
     expected, _ = exchanged(ONE, is_steady=True)

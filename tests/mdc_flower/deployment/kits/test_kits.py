@@ -73,7 +73,7 @@ def test_a_coordinator_kit_says_what_its_commands_need(federation: Federation) -
 def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     site = (
         '[[site]]\nname = "x"\ndata-root = "/d"\ndevice = "cuda:1"\nmin-examples = 7\nthreads = 6\n'
-        "max-examples = 70\n"
+        "max-examples = 70\nmicro-batch-size = 8\n"
         'metrics = ["num-examples"]\npartition-id = 1\nnum-partitions = 3\n'
         'vocabulary = "words.txt"\n[site.launch]\nranks = 4\nshard = true\n'
     )
@@ -88,6 +88,7 @@ def test_every_setting_reaches_the_kits(federation: Federation) -> None:
     assert node_config(kit, 44)["num-examples"] == 44
     assert (kit.launch.ranks, kit.launch.shard) == (4, True)
     assert read_site_config(node_config(kit)).ranks == 4
+    assert read_site_config(node_config(kit)).micro_batch_size == kit.micro_batch_size == 8
     agreed = read_coordinator_kit(federation.kits / "coordinator")
     assert agreed.examples == {"x": (7, 70)}
     assert run_defaults(agreed)["max-site-weight"] == agreed.max_site_weight == 0.4

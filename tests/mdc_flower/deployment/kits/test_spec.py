@@ -67,6 +67,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         vocabulary = "/v"
         device = "cuda:1"
         threads = 6
+        micro-batch-size = 4
         min-examples = 50
         max-examples = 5000
         metrics = ["train-loss", "num-examples"]
@@ -94,6 +95,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "vocabulary": "/v",
         "device": "cuda:1",
         "threads": 6,
+        "micro_batch_size": 4,
         "min_examples": 50,
         "max_examples": 5000,
         "metrics": ("train-loss", "num-examples"),
