@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from strategies.aggregation.adapter_gaps import adapter_gaps
 from strategies.aggregation.averaging import Arrays, Update, bounded
 from strategies.aggregation.outer_optimizers import next_model
 from strategies.aggregation.pooled_statistics import Layers
@@ -215,7 +216,9 @@ class RoundLoop(Strategy):
             self._position.outer_state,
             before,
             updates,
-            bounded(self.recipe.weighting, updates, self.recipe.max_site_weight),
+        weighting = bounded(self.recipe.weighting, updates, self.recipe.max_site_weight)
+        record.adapter_gaps = adapter_gaps(updates, weighting)
+            weighting,
             self.trainable,
         )
         self._check_model(arrays)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mdc_flower.common.shown_metrics import ShownMetric, drawn, selecting, shown_metrics
 from mdc_flower.console.live_view import describe_lr
+from mdc_flower.reports.adapter_gaps import gap_pictures
 from mdc_flower.reports.page import Page, Picture, Section
 from mdc_flower.reports.participation import draw_participation
 from mdc_flower.reports.run_figures import (
@@ -57,7 +58,9 @@ def run_page(run: RunFiles) -> Page:
             ),
             Section(
                 "Training and communication",
-                pictures=_training_pictures(run) + _bytes_picture(run.history),
+                pictures=_training_pictures(run)
+                + gap_pictures(run.history)
+                + _bytes_picture(run.history),
             ),
             Section(
                 "Participation",

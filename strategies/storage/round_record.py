@@ -49,6 +49,9 @@ class RoundRecord(Outcome):
         Participants that had lost their state of an earlier round and began this one without it.
     relative_change : float or None
         ``||w_i - w_{i-1}|| / ||w_{i-1}||`` over trainable parameters; None if failed.
+    adapter_gaps : dict
+        For each layer with an adapter A, B (LoRA): how far the mean of the products B A is from the
+        product of the means; see `strategies.aggregation.adapter_gaps`.
     failed : bool
         Whether the round gave no new global model: too few updates, or a model that cannot be used.
     evaluation : dict
@@ -75,6 +78,7 @@ class RoundRecord(Outcome):
     late: dict[str, int] = field(default_factory=dict)
     began_anew: list[str] = field(default_factory=list)
     relative_change: float | None = None
+    adapter_gaps: dict[str, float] = field(default_factory=dict)
     failed: bool = False
     evaluation: dict[str, Any] = field(default_factory=dict)
     start_evaluation: dict[str, Value] = field(default_factory=dict)

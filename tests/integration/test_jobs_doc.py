@@ -201,17 +201,20 @@ def test_a_frozen_backbone_stays_in_evaluation_mode() -> None:
 
 @pytest.mark.integration
 def test_the_adapters_of_the_page(tmp_path: Path) -> None:
-    for name in ("adapters.py", "gap.py"):
-        shutil.copy(ROOT / "docs" / "examples" / "lora" / name, tmp_path)
+    shutil.copy(ROOT / "docs" / "examples" / "lora" / "adapters.py", tmp_path)
     (tmp_path / "text.txt").write_text(PAGE)
-    run, gap = blocks("sh")[2].splitlines()
+    run, report = blocks("sh")[2].splitlines()
     shell(run, tmp_path)
     first, last = read_history(tmp_path / "runs" / "lora")
     losses = [line["training"]["train-loss"] for line in (first, last)]
     assert losses[1] < losses[0]
-    lines = shell(gap, tmp_path).splitlines()
-    assert len(lines) == 4, "two layers in two rounds"
-    assert all(0 < float(line.split()[-1]) < 1 for line in lines)
+    gaps = [gap for line in (first, last) for gap in line["adapter_gaps"].values()]
+    assert len(gaps) == 4, "two layers in two rounds"
+    assert all(0 < gap < 1 for gap in gaps)
+    shell(report, tmp_path)
+    assert (
+        "Gap of the averaged adapters" in (tmp_path / "runs" / "lora" / "report.html").read_text()
+    )
 
 
 def test_every_block_is_followed_here() -> None:

@@ -1,10 +1,7 @@
 """The example docs/examples/lora: only the adapters travel, and their mean has a gap."""
 
-import importlib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from mdc_flower.config import read_run_config
@@ -12,6 +9,7 @@ from mdc_flower.engines import run_in_process
 from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.jobs.user_task import build_job
 from mdc_flower.models.exchange import exchanged_names
+from mdc_flower.reports.adapter_gaps import gap_pictures
 from mdc_flower.training.arrays import model_arrays
 from strategies.exchange.messages import arrays_to_record
 from strategies.storage.model_files import read_model
@@ -40,7 +38,6 @@ def test_exactly_the_adapters_travel_and_the_gap_of_their_mean_is_measured(tmp_p
             "job": "adapters:job",
             "dataset": str(text),
             "exchange": "trainable",
-            "keep-updates": True,
             "site-evaluation": True,
             "epochs": "fixed",
             "local-epochs": 1,
@@ -71,21 +68,9 @@ def test_exactly_the_adapters_travel_and_the_gap_of_their_mean_is_measured(tmp_p
     losses = [line["start_evaluation"]["validation-loss"] for line in (first, last)]
     assert losses[1] < losses[0]
 
-    gap = importlib.import_module("gap")
-    for number in (1, 2):
-        found = gap.gaps_of_round(tmp_path / "run" / "updates" / f"round-{number:05d}")
-        assert len(found) == 2
-        assert all(0 < value < 1 for value in found.values())
+    for line in (first, last):
+        assert len(line["adapter_gaps"]) == 2
+        assert all(0 < gap < 1 for gap in line["adapter_gaps"].values())
+    (picture,) = gap_pictures([first, last])
+    assert f"at most {max(last['adapter_gaps'].values()):.3g}, in " in picture.label
     build_job.cache_clear()
-
-
-def test_the_gap_is_that_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    gaps: Any = importlib.import_module("gap").gaps
-    a, b = "q.lora_A.default.weight", "q.lora_B.default.weight"
-    one = {a: np.array([[1.0, 0.0]], np.float32), b: np.array([[2.0], [0.0]], np.float32)}
-    two = {a: np.array([[0.0, 1.0]], np.float32), b: np.array([[2.0], [0.0]], np.float32)}
-    assert gaps([one, two], [1, 1]) == {"q": 0.0}, "B is the same, so the mean is exact"
-    other = {**two, b: np.array([[0.0], [4.0]], np.float32)}
-    # The mean of the products is [[1, 0], [0, 2]]; the means give [[.5, .5], [1, 1]].
-    assert gaps([one, other], [1, 1]) == {"q": pytest.approx((2.5 / 5) ** 0.5)}
-    assert gaps([one, other], [1, 0]) == {"q": 0.0}
