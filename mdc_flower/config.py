@@ -129,6 +129,7 @@ class RunConfig(ConfigModel):
     job: str = CLASSIFICATION_JOB
     model: str = "small-cnn"
     exchange: Annotated[str, AfterValidator(names_a_part)] = "all"
+    keep: str = ""  # arrays that each site keeps as its own; empty for none
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
@@ -222,6 +223,16 @@ class RunConfig(ConfigModel):
             raise ValueError("nesterov needs momentum above 0")
         if self.outer_optimizer == "average" and self.outer_lr not in (0, 1):
             raise ValueError("outer-optimizer 'average' does not use outer-lr: set it to 0")
+        if self.keep and not self.site_evaluation:
+            raise ValueError(
+                "keep needs site-evaluation = true: only the sites have the whole models, so only "
+                "they can evaluate them"
+            )
+        if self.keep and self.batch_norm != "average":
+            raise ValueError(
+                f"keep and batch-norm {self.batch_norm!r} exclude each other; to keep the "
+                "statistics of BatchNorm at the sites, name them in keep"
+            )
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
         return self
@@ -229,7 +240,19 @@ class RunConfig(ConfigModel):
     @property
     def keeps_state(self) -> bool:
         """Return whether sites keep state from round to round."""
-        return self.optimizer_state == "keep"
+        return bool(self.state_keys)
+
+    @property
+    def state_keys(self) -> list[str]:
+        """Return the keys that let sites keep state."""
+        return [
+            key
+            for key, is_set in (
+                ("optimizer-state", self.optimizer_state == "keep"),
+                ("keep", bool(self.keep)),
+            )
+            if is_set
+        ]
 
     def run_dir(self, run_id: int | str) -> Path:
         """Return the run directory of the run with this id."""

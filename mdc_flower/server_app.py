@@ -25,7 +25,7 @@ from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
 from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.jobs.run_task import RunTask, load_run_task
-from mdc_flower.models.exchange import ALL, base_digests, base_of, exchanged_names
+from mdc_flower.models.exchange import ALL, base_digests, base_of, exchanged_names, kept_names
 from mdc_flower.models.tensors import trainable_names
 from mdc_flower.site.card import code_digests
 from mdc_flower.training.arrays import model_arrays
@@ -185,8 +185,9 @@ def _run(
     task.check_model()  # likewise
     check_trackers(config)
     model = task.new_model()
-    names = exchanged_names(model, config.exchange)
-    base = base_of(base_digests(model, names))
+    names = exchanged_names(model, config.exchange, config.keep)
+    kept = kept_names(model, config.keep)
+    base = base_of(base_digests(model, [*names, *kept]))
     membership = wait_for_sites(
         grid,
         config.num_sites or None,
@@ -216,13 +217,15 @@ def _run(
         **task.facts(membership.num_partitions),
     }
     initial = model_arrays(model, names)
-    if config.exchange != ALL:
+    if config.exchange != ALL or kept:
         facts["exchanged"] = {
             "arrays": len(names),
             "bytes": sum(array.nbytes for array in initial.values()),
             "base": base,
+            **({"kept": kept} if kept else {}),
         }
-        record.describe_models(exchange=config.exchange, base=base)
+        own = {"keep": config.keep} if kept else {}
+        record.describe_models(exchange=config.exchange, base=base, **own)
     recipe = config.recipe()
     run: dict[str, Any] = {
         "id": str(run_id),
@@ -269,7 +272,7 @@ def _run(
             recipe,
             membership,
             seed=config.seed,
-            trainable=trainable_names(model),
+            trainable=trainable_names(model) - set(kept),
             observers=[record, *observers],
             updates=record.updates,
             position=position,
@@ -361,10 +364,12 @@ def _check_states(membership: Membership, config: RunConfig) -> None:
     without = sorted(card.name for card in membership.cards.values() if not card.keeps_state)
     if config.keeps_state and without:
         raise ConfigError(
-            "sites have no folder in which they could keep their optimizer's state",
-            where="optimizer-state",
-            got=f"'keep', and no `state` at {', '.join(without)}",
+            "sites have no folder in which they could keep state from round to round",
+            where=config.state_keys[0],
+            got=f"{config.to_flower()[config.state_keys[0]]!r}, and no `state` at "
+            f"{', '.join(without)}",
             expected="a folder as `state` in the node config of every site",
             hint="`mdc site start` sets one; a plain flower-supernode needs "
-            "--node-config 'state=\"/absolute/folder\"'. Or set optimizer-state to 'reset'",
+            "--node-config 'state=\"/absolute/folder\"'. Or let them keep nothing: "
+            "optimizer-state = 'reset', keep = ''",
         )

@@ -211,13 +211,13 @@ class RoundLoop(Strategy):
         if record.failed:
             return None, None
         before = self._position.arrays
+        weighting = bounded(self.recipe.weighting, updates, self.recipe.max_site_weight)
+        record.adapter_gaps = adapter_gaps(updates, weighting)
         arrays, opened.outer_state = next_model(
             self.recipe.outer,
             self._position.outer_state,
             before,
             updates,
-        weighting = bounded(self.recipe.weighting, updates, self.recipe.max_site_weight)
-        record.adapter_gaps = adapter_gaps(updates, weighting)
             weighting,
             self.trainable,
         )
@@ -237,7 +237,14 @@ class RoundLoop(Strategy):
         opened = self._opened()
         pacing = self._pass_pacing({**self._position.pace, **opened.pace})
         opened.evaluation = site_evaluation(
-            arrays, opened.plan.round, self._sites, pacing, self._claims, self.metrics, self.base
+            arrays,
+            opened.plan.round,
+            self._sites,
+            pacing,
+            self._claims,
+            self.metrics,
+            self.base,
+            Lineages(self.state_run, self._counted_in(opened)),
         )
         messages = opened.evaluation.ask(grid)
         # Nobody waits for an evaluation, so who is offline now is no reason not to wait later.
@@ -500,7 +507,7 @@ class RoundLoop(Strategy):
             pace={**opened.pace, **late_pace, **before.pace, **measured},
             absent=self._sites.absent,
             unfinished=record,
-            counted={**before.counted, **dict.fromkeys(record.participants, opened.plan.plan_id)},
+            counted=self._counted_in(opened),
         )
         for observer in self.observers:
             observer.round_folded(record, self._position)
@@ -564,6 +571,11 @@ class RoundLoop(Strategy):
         """Return the epoch state after the open round."""
         epochs = self._position.epochs
         return count_round(epochs, self.recipe.epochs(epochs))
+
+    def _counted_in(self, opened: "_OpenRound") -> dict[str, str]:
+        """Return the plan id of the last round in which each site's update counted."""
+        now = dict.fromkeys(opened.record.participants, opened.plan.plan_id)
+        return {**self._position.counted, **now}
 
     def _is_over(self, epochs: EpochState) -> bool:
         return self.recipe.horizon.finished(epochs) or self._caller.finished(epochs)

@@ -25,6 +25,7 @@ def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
     With ``batch-norm = "local"``, a global model has no BatchNorm statistics. In a simulation it is
     evaluated with the statistics of each site in turn, and the metrics are the unweighted mean over
     the sites. The coordinator does not know the statistics of real sites, and returns no metrics.
+    Nor does it if the sites keep arrays of their own (``keep``): only they have whole models.
 
     Parameters
     ----------
@@ -33,6 +34,8 @@ def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
     num_partitions
         Number of simulated sites; 0 if the sites are real.
     """
+    if task.config.keep:
+        return lambda round_number, arrays: MetricRecord()
     job = task.coordinator_job(num_partitions)
 
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:

@@ -45,6 +45,8 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     ModelError
         If its architecture cannot be built here, or if the arrays that are not in the file, because
         the run did not exchange them, are built differently here.
+    ConfigError
+        If each site has arrays of its own.
     """
     arrays, metadata = read_model(path)
     if "job" in metadata:
@@ -60,6 +62,14 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _filled(model: nn.Module, arrays: Arrays, metadata: Mapping[str, Any], path: Path) -> nn.Module:
     """Return a new model with the arrays of a file, in evaluation mode."""
+    if "keep" in metadata:
+        raise ConfigError(
+            "the file has no whole model: some arrays never left the sites",
+            where=str(path),
+            got=f"keep = {metadata['keep']!r}",
+            hint="The sites evaluated it: see `site_evaluation` in history.jsonl. Each site has "
+            "its own arrays in its folder `state`",
+        )
     exchange = metadata.get("exchange", ALL)
     if exchange == ALL:
         load_arrays(model, arrays)

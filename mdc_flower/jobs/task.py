@@ -74,7 +74,8 @@ class Task:
         example = torch.from_numpy(np.zeros((2, *inputs.shape[1:]), inputs.dtype))
         batch = self.pipeline(example, torch.device("cpu"))
         check_fits(model, spec, batch, data.num_classes, self.pipeline.channels_last)
-        check_policy(model, spec, self.config.batch_norm, self.config.exchange)
+        config = self.config
+        check_policy(model, spec, config.batch_norm, config.exchange, config.keep)
         return build
 
     def job(self, splits: Mapping[str, Examples | Part]) -> ClassificationJob:
@@ -104,7 +105,7 @@ class Task:
         settings = replace(self.settings, batch_size=2, autocast_dtype=None, compile=False)
         examples = {"train": two_examples(self.dataset)}
         job = ClassificationJob(self.new_model, examples, settings, self.pipeline)
-        try_model(job, settings, self.config.exchange)
+        try_model(job, settings, self.config.exchange, self.config.keep)
 
     def partition(self, num_sites: int) -> Partition:
         """Return the partition of the training examples into simulated sites."""

@@ -52,7 +52,7 @@ class UserTask:
     def new_model(self) -> Callable[[], nn.Module]:
         """The function that builds the model with initial weights from the run's seed."""
         build = self.job.model
-        check_policy(build(), self.reference, self.config.batch_norm, self.config.exchange)
+        self._check_policy(build())
         return build
 
     def check_model(self) -> None:
@@ -65,8 +65,12 @@ class UserTask:
         """
         settings = replace(self.settings, autocast_dtype=None, compile=False)
         job, counts_steps = self.job, self.config.local_steps > 0
-        try_job(job, settings, counts_steps, self.config.exchange)
-        check_policy(job.model(), self.reference, self.config.batch_norm, self.config.exchange)
+        try_job(job, settings, counts_steps, self.config.exchange, self.config.keep)
+        self._check_policy(job.model())
+
+    def _check_policy(self, model: nn.Module) -> None:
+        config = self.config
+        check_policy(model, self.reference, config.batch_norm, config.exchange, config.keep)
 
     def partition_sha256(self, num_sites: int) -> str:
         """Return a digest of how simulated sites share the data: by their number and the seed."""

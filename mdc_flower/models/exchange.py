@@ -1,4 +1,7 @@
-"""Which arrays of a model a run exchanges, and the others, its base, which stay where they are."""
+"""Which arrays of a model a run exchanges, and which each site keeps as its own.
+
+All others are its base: nobody changes it, and it is the same everywhere.
+"""
 
 import difflib
 import hashlib
@@ -16,7 +19,7 @@ from strategies.common.errors import ConfigError, ModelError
 ALL, TRAINABLE = "all", "trainable"
 
 
-def exchanged_names(model: nn.Module, exchange: str) -> list[str]:
+def exchanged_names(model: nn.Module, exchange: str, keep: str = "") -> list[str]:
     """Return the names of the arrays that coordinator and sites exchange, in the model's order.
 
     Parameters
@@ -27,30 +30,60 @@ def exchanged_names(model: nn.Module, exchange: str) -> list[str]:
         ``all``, or words separated by commas. Each is the pattern of a name (``*``, ``?``,
         ``[...]``), or ``trainable``: every trainable parameter, and the buffers of the layers that
         have one.
+    keep
+        The arrays that each site keeps as its own, in the same form; see `kept_names`.
 
     Raises
     ------
     ConfigError
-        If a word matches nothing, or if a trainable parameter is not exchanged.
+        If a word matches nothing, if a trainable parameter is neither exchanged nor kept, or if
+        every one is kept.
     """
-    names = list(tensors_of(model))
-    if exchange == ALL:
-        return names
-    words = [word.strip() for word in exchange.split(",") if word.strip()]
-    chosen = {name for word in words for name in _matching(model, word)}
-    if lost := [name for name in names if name in trainable_names(model) - chosen]:
+    names, trainable = list(tensors_of(model)), trainable_names(model)
+    kept = set(kept_names(model, keep))
+    chosen = set(names) if exchange == ALL else _all_matching(model, exchange, "exchange")
+    if lost := [name for name in names if name in trainable - chosen - kept]:
         raise ConfigError(
             "a trainable parameter is not exchanged, so its training would be lost",
             where="exchange",
             got=f"{exchange!r}, without {lost[0]!r}",
             hint="Freeze it with requires_grad_(False), or exchange it",
         )
-    return [name for name in names if name in chosen]
+    if kept and not trainable - kept:
+        raise ConfigError(
+            "every trainable parameter stays at the sites, so nothing would be learned together",
+            where="keep",
+            got=keep,
+            expected="patterns that leave a trainable parameter to be exchanged",
+        )
+    return [name for name in names if name in chosen - kept]
 
 
-def base_digests(model: nn.Module, exchanged: Collection[str]) -> dict[str, str]:
-    """Return the SHA-256, in hex, of each array that is not exchanged: type, shape and values."""
-    rest = [name for name in tensors_of(model) if name not in exchanged]
+def kept_names(model: nn.Module, keep: str) -> list[str]:
+    """Return the names of the arrays that each site keeps as its own, in the model's order.
+
+    Parameters
+    ----------
+    model
+        A new model, as in `tensors_of`.
+    keep
+        Words as in `exchanged_names`; empty for none.
+
+    Raises
+    ------
+    ConfigError
+        If a word matches nothing.
+    """
+    kept = _all_matching(model, keep, "keep")
+    return [name for name in tensors_of(model) if name in kept]
+
+
+def base_digests(model: nn.Module, changing: Collection[str]) -> dict[str, str]:
+    """Return the SHA-256, in hex, of each array of the base: type, shape and values.
+
+    ``changing`` are all other arrays: those that are exchanged or kept.
+    """
+    rest = [name for name in tensors_of(model) if name not in changing]
     return digests_of(model, rest)
 
 
@@ -110,7 +143,13 @@ def check_base(own: str, expected: str, where: str) -> None:
         )
 
 
-def _matching(model: nn.Module, word: str) -> set[str]:
+def _all_matching(model: nn.Module, words: str, key: str) -> set[str]:
+    """Return what matches one of the words of a key of the run config."""
+    split = [word.strip() for word in words.split(",") if word.strip()]
+    return {name for word in split for name in _matching(model, word, key)}
+
+
+def _matching(model: nn.Module, word: str, key: str) -> set[str]:
     if word == TRAINABLE:
         found = _trained(model)
     else:
@@ -121,9 +160,9 @@ def _matching(model: nn.Module, word: str) -> set[str]:
         near = difflib.get_close_matches(word, names, n=3, cutoff=0.3) or names[:3]
         raise ConfigError(
             "nothing in the model matches",
-            where="exchange",
+            where=key,
             got=word,
-            expected="'all', 'trainable', or patterns of names, separated by commas",
+            expected="'trainable', or patterns of names, separated by commas",
             hint=f"Names of the model: {', '.join(near)}" + (", ..." if len(names) > 3 else ""),
         )
     return found

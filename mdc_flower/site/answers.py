@@ -14,13 +14,14 @@ from mdc_flower.models.exchange import base_of, check_base
 from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
 from mdc_flower.site.group import current
+from mdc_flower.site.kept_arrays import KeptArrays
 from mdc_flower.site.leading import site_client, threads_here
 from mdc_flower.site.round_files import RoundFiles, round_key
-from mdc_flower.site.state import OPTIMIZER, KeptOptimizer, SiteState
+from mdc_flower.site.state import KEPT, OPTIMIZER, KeptOptimizer, NamedState, SiteState
 from mdc_flower.training.numerics import repeatable
 from strategies.common.errors import ConfigError, ModelError, PlanError
 from strategies.common.fault_points import reach
-from strategies.exchange.lineage import lineage_of
+from strategies.exchange.lineage import Lineage, lineage_of
 from strategies.exchange.messages import (
     ARRAYS,
     DEADLINE,
@@ -63,11 +64,14 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     reach("training", round=plan.round, site=client.site)
     files = _round_files(content, client, config, site)
     state = _site_state(content, plan, config, site)
-    if files is not None and (kept := _finished(files, state)):
+    if files is not None and (kept := _finished(files, state, config)):
         site_event("sent-again", round=plan.round)
         return shortened(kept)
     client.epochs = files
-    client.carried = KeptOptimizer(state) if state else None
+    if state is not None and config.optimizer_state == "keep":
+        client.carried = KeptOptimizer(state)
+    if state is not None and config.keep:
+        client.own_arrays = KeptArrays(state)
     site_event("training", examples=client.job.size("train"), **plan.model_dump())
     with repeatable(threads_here(config, site), client.device):
         validated = _validate(client, arrays) if wants_evaluation(content) else {}
@@ -101,40 +105,51 @@ def _round_files(
     return RoundFiles(Path(site.state), round_key(content, about))
 
 
-def _finished(files: RoundFiles, state: SiteState | None) -> RecordDict | None:
+def _finished(files: RoundFiles, state: SiteState | None, config: RunConfig) -> RecordDict | None:
     """Return the round's finished reply, unless the state after the round is not here."""
-    return files.reply() if state is None or state.has_written(OPTIMIZER) else None
+    kinds = {"optimizer-state": OPTIMIZER, "keep": KEPT}
+    if state and not all(state.has_written(kinds[key]) for key in config.state_keys):
+        return None
+    return files.reply()
 
 
 def _site_state(
     content: RecordDict, plan: RoundPlan, config: RunConfig, site: SiteConfig
 ) -> SiteState | None:
-    """Return what the site keeps from round to round; None if it keeps nothing.
-
-    The state of a simulated site is in the run directory, because its process may not outlive the
-    run, and all sites of a simulation share one machine and one config.
-    """
+    """Return what the site keeps from round to round; None if it keeps nothing."""
     if not config.keeps_state:
         return None
     lineage = lineage_of(content)
-    if site.state:
-        folder = Path(site.state)
-    elif site.is_simulated:
-        folder = config.run_dir(lineage.run) / SITES / site.name
-    else:
-        raise ConfigError(
-            "the run lets sites keep their optimizer's state, but this site has no folder for it",
-            where="node config, state",
-            expected="the absolute path of a folder",
-        )
     # With older states, the coordinator can go back to any of its checkpoints.
-    return SiteState(folder, plan, lineage, config.keep_checkpoints - 1)
+    spare = config.keep_checkpoints - 1
+    return SiteState(_state_folder(lineage, config, site), plan, lineage, spare)
+
+
+def _state_folder(lineage: Lineage, config: RunConfig, site: SiteConfig) -> Path:
+    """Return the folder in which a site keeps what it keeps from round to round.
+
+    That of a simulated site is in the run directory, because its process may not outlive the run,
+    and all sites of a simulation share one machine and one config.
+    """
+    if site.state:
+        return Path(site.state)
+    if site.is_simulated:
+        return config.run_dir(lineage.run) / SITES / site.name
+    raise ConfigError(
+        f"the run lets sites keep state ({', '.join(config.state_keys)}), but this site has no "
+        "folder for it",
+        where="node config, state",
+        expected="the absolute path of a folder",
+    )
 
 
 def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
     """Evaluate the model in the message on the site's validation examples."""
     client = site_client(config, site)
     _, arrays = _model_in(content, client)
+    if config.keep:
+        lineage = lineage_of(content)
+        client.own_arrays = KeptArrays(NamedState(_state_folder(lineage, config, site), lineage))
     with repeatable(threads_here(config, site), client.device):
         validated = _validate(client, arrays)
     site_event("evaluated", **SiteMetrics(client.job.metrics).values(validated))

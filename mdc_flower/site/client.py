@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,12 +13,19 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import nn
 
-from mdc_flower.models.exchange import ALL, base_digests, check_unchanged, exchanged_names
+from mdc_flower.models.exchange import (
+    ALL,
+    base_digests,
+    check_unchanged,
+    exchanged_names,
+    kept_names,
+)
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.job import Job, sent_of
 from mdc_flower.training.loop import Carried, Epochs, Progress, TrainSettings, evaluate, train
 from mdc_flower.training.runtime import ONE, Runtime
+from strategies.aggregation.averaging import Arrays
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import DEADLINE
 from strategies.exchange.metrics import LOSS, TRAIN, is_finite
@@ -27,6 +34,18 @@ from strategies.method.round_plan import RoundPlan
 NDArrays = list[NDArray[Any]]
 Scalar = bool | bytes | float | int | str
 """The values that a `NumPyClient` receives and returns beside arrays."""
+
+
+class OwnArrays(Protocol):
+    """Carries the arrays that stay at the site from one round to the next."""
+
+    def load(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Overwrite these arrays of a model with those that the site has, if it has any."""
+        ...
+
+    def save(self, arrays: Arrays) -> None:
+        """Save them after a round."""
+        ...
 
 
 class SiteClient(NumPyClient):
@@ -64,6 +83,10 @@ class SiteClient(NumPyClient):
     exchange
         The arrays that are exchanged; see `exchanged_names`. All others stay as the job builds
         them from the seed.
+    keep
+        The arrays that the site keeps as its own; see `kept_names`.
+    own_arrays
+        Carries these arrays from one round to the next; None to begin with those of a new model.
     """
 
     def __init__(
@@ -79,6 +102,8 @@ class SiteClient(NumPyClient):
         carried: Carried | None = None,
         runtime: Runtime = ONE,
         exchange: str = ALL,
+        keep: str = "",
+        own_arrays: OwnArrays | None = None,
     ) -> None:
         self.site = site
         self.job = job
@@ -91,16 +116,25 @@ class SiteClient(NumPyClient):
         self.carried = carried
         self.runtime = runtime
         self.exchange = exchange
+        self.keep = keep
+        self.own_arrays = own_arrays
 
     @cached_property
     def names(self) -> list[str]:
         """The names of the exchanged arrays, in the model's order."""
-        return exchanged_names(self.job.model(), self.exchange)
+        return exchanged_names(self.job.model(), self.exchange, self.keep)
+
+    @cached_property
+    def kept(self) -> list[str]:
+        """The names of the arrays that stay at the site, in the model's order."""
+        return kept_names(self.job.model(), self.keep) if self.keep else []
 
     @cached_property
     def base(self) -> dict[str, str]:
-        """The digests of the arrays that are not exchanged; see `base_digests`."""
-        return {} if self.exchange == ALL else base_digests(self.job.model(), self.names)
+        """The digests of the arrays that are neither exchanged nor kept; see `base_digests`."""
+        if self.exchange == ALL:
+            return {}
+        return base_digests(self.job.model(), [*self.names, *self.kept])
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
         """Return the initial model's arrays, in the order of `names`."""
@@ -135,7 +169,7 @@ class SiteClient(NumPyClient):
             If the arrays do not fit the model, or if training changes an array that is not
             exchanged; names the first one.
         StateMissingError
-            If ``carried`` has lost the state with which the round begins.
+            If ``carried`` or ``own_arrays`` have lost the state with which the round begins.
         """
         fields = {**config}
         deadline_s = float(fields.pop(DEADLINE, math.inf))
@@ -167,6 +201,8 @@ class SiteClient(NumPyClient):
         trained = self.runtime.gather(model, self.names)
         if base:
             check_unchanged(self.runtime.digests(model, list(base)), base)
+        if self.own_arrays is not None:
+            self.own_arrays.save(model_arrays(model, self.kept))
         arrays = [
             received if name in kept else trained[name]
             for name, received in zip(self.names, parameters, strict=bool(trained))
@@ -187,6 +223,8 @@ class SiteClient(NumPyClient):
         ------
         ModelError
             If the arrays do not fit the model; names the first mismatch.
+        StateMissingError
+            If ``own_arrays`` has lost the arrays that stay at the site.
         """
         model = self._loaded(parameters)
         if self.local_statistics:
@@ -230,7 +268,10 @@ class SiteClient(NumPyClient):
 
     def _loaded(self, parameters: NDArrays) -> nn.Module:
         model = self.job.model()
-        self.runtime.load(model, parameters, None if self.exchange == ALL else self.names)
+        is_whole = self.exchange == ALL and not self.keep
+        self.runtime.load(model, parameters, None if is_whole else self.names)
+        if self.own_arrays is not None:
+            self.own_arrays.load(model, self.kept)
         return model
 
     def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:

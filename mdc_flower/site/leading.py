@@ -71,10 +71,10 @@ def _check(client: SiteClient, group: Group, config: RunConfig) -> None:
         )
     if config.keeps_state:
         raise ConfigError(
-            "a site with several processes cannot keep its optimizer's state",
-            where="optimizer-state",
-            got=config.optimizer_state,
-            expected="'reset'",
+            "a site with several processes cannot keep state from round to round",
+            where=config.state_keys[0],
+            got=config.to_flower()[config.state_keys[0]],
+            expected="optimizer-state = 'reset', and no keep",
             hint="Only the site can change this: ranks = 1",
         )
     if not group.ranks.shard:

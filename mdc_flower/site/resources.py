@@ -31,6 +31,7 @@ def site_client(config: RunConfig, site: SiteConfig, runtime: Runtime = ONE) -> 
         config.batch_norm == "local",
         runtime=runtime,
         exchange=config.exchange,
+        keep=config.keep,
     )
 
 

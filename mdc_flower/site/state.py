@@ -25,17 +25,56 @@ from strategies.exchange.lineage import Lineage
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.model_files import StoredArrays, pack_model
 
-OPTIMIZER = "optimizer"
-"""The kind of state that holds an optimizer's state."""
+OPTIMIZER, KEPT = "optimizer", "kept"
+"""The kinds of state: an optimizer's state, and the arrays of the model that stay at the site."""
 
-OWN_NAME = re.compile(r"[0-9]{20}\.[0-9]{6,}\.[0-9a-f]{16}\.(optimizer)\.[0-9a-f]{32}\.safetensors")
+OWN_NAME = re.compile(
+    r"[0-9]{20}\.[0-9]{6,}\.[0-9a-f]{16}\.(optimizer|kept)\.[0-9a-f]{32}\.safetensors"
+)
 """Run, round, plan id, kind, digest."""
 
 FORGOTTEN_S = 30 * 86400.0
 """Age in seconds at which the states of another run are deleted."""
 
 
-class SiteState:
+class NamedState:
+    """The state that the coordinator names in a message.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder for the files; created if missing, for its owner only.
+    lineage : Lineage
+        The run, and the named state.
+    """
+
+    def __init__(self, folder: Path, lineage: Lineage) -> None:
+        self._files = OwnFiles(folder, OWN_NAME)
+        self._run = f"{int(lineage.run):020d}"
+        self._state_from = lineage.state_from
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the message names no state."""
+        return not self._state_from
+
+    def read(self, kind: str) -> StoredArrays:
+        """Return the named state of a kind.
+
+        Raises
+        ------
+        StateMissingError
+            If it is not here, or is damaged.
+        """
+        named = f".{self._state_from}.{kind}."
+        paths = [path for path in self._files.paths(f"{self._run}.") if named in path.name]
+        stored = self._files.read(paths[0].name.rsplit(".", 2)[0]) if paths else None
+        if stored is None:
+            raise missing("it is not here, or it was damaged")
+        return stored
+
+
+class SiteState(NamedState):
     """The states of a site in one run, seen from one round.
 
     Opening the round deletes the states that the run no longer needs, and old ones of other runs.
@@ -54,31 +93,9 @@ class SiteState:
     """
 
     def __init__(self, folder: Path, plan: RoundPlan, lineage: Lineage, spare: int = 0) -> None:
-        self._files = OwnFiles(folder, OWN_NAME)
-        self._run = f"{int(lineage.run):020d}"
+        super().__init__(folder, lineage)
         self._plan = plan
-        self._state_from = lineage.state_from
         self._files.delete([*self._superseded(spare), *self._forgotten()])
-
-    @property
-    def begins_anew(self) -> bool:
-        """Whether the round begins without a state."""
-        return not self._state_from
-
-    def read(self, kind: str) -> StoredArrays:
-        """Return the state of a kind with which the round begins.
-
-        Raises
-        ------
-        StateMissingError
-            If it is not here, or is damaged.
-        """
-        named = f".{self._state_from}.{kind}."
-        paths = [path for path in self._files.paths(f"{self._run}.") if named in path.name]
-        stored = self._files.read(paths[0].name.rsplit(".", 2)[0]) if paths else None
-        if stored is None:
-            raise _missing("it is not here, or it was damaged")
-        return stored
 
     def write(self, kind: str, arrays: Arrays, about: Mapping[str, Any]) -> None:
         """Write the state of a kind after this round.
@@ -141,14 +158,15 @@ class KeptOptimizer:
         try:
             restore_optimizer(optimizer, stored, stored.metadata)
         except Exception as error:  # whatever is in the file, the site must not fail for good
-            raise _missing(f"it cannot be restored: {type(error).__name__}: {error}") from error
+            raise missing(f"it cannot be restored: {type(error).__name__}: {error}") from error
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write the state after the round."""
         self._state.write(OPTIMIZER, *optimizer_state(optimizer))
 
 
-def _missing(why: str) -> StateMissingError:
+def missing(why: str) -> StateMissingError:
+    """Return the error of a site that does not have the named state."""
     return StateMissingError(
         f"this site has lost the state with which the round begins: {why}",
         hint="The coordinator asks the site again, and it begins without that state",

@@ -50,7 +50,9 @@ def buffers_of(model: nn.Module) -> frozenset[str]:
     return frozenset(first[name] for name in kept & first.keys())
 
 
-def check_policy(model: nn.Module, spec: str, policy: str, exchange: str = ALL) -> None:
+def check_policy(
+    model: nn.Module, spec: str, policy: str, exchange: str = ALL, keep: str = ""
+) -> None:
     """Refuse a policy other than ``average`` for a model without running statistics.
 
     The policies are for all layers, so all statistics must then be exchanged.
@@ -58,9 +60,9 @@ def check_policy(model: nn.Module, spec: str, policy: str, exchange: str = ALL) 
     Raises
     ------
     ConfigError
-        Naming the model. Also if ``exchange`` does not fit it; see `exchanged_names`.
+        Naming the model. Also if ``exchange`` or ``keep`` do not fit it; see `exchanged_names`.
     """
-    exchanged = exchanged_names(model, exchange)
+    exchanged = exchanged_names(model, exchange, keep)
     if policy != "average" and not _layers(model):
         raise ConfigError(
             "the model has no BatchNorm layer that keeps running statistics",

@@ -17,6 +17,7 @@ from mdc_flower.models.exchange import (
     check_unchanged,
     digests_of,
     exchanged_names,
+    kept_names,
 )
 from mdc_flower.models.tensors import tensors_of, trainable_names
 from mdc_flower.training.arrays import load_arrays, model_arrays
@@ -31,7 +32,7 @@ CPU = torch.device("cpu")
 STEP = RoundPlan(round=1, local_steps=1, lr_max=1e-3, lr_min=1e-3, shape="constant", seed=0)
 
 
-def try_model(job: Job, settings: TrainSettings, exchange: str = ALL) -> None:
+def try_model(job: Job, settings: TrainSettings, exchange: str = ALL, keep: str = "") -> None:
     """Train a job's model for one step, and rebuild it from its arrays.
 
     The trial runs in float32 on the CPU, so that a coordinator without a GPU can run it.
@@ -42,8 +43,8 @@ def try_model(job: Job, settings: TrainSettings, exchange: str = ALL) -> None:
         The run's job, with few training examples and one step per epoch.
     settings
         Settings of the run, in float32 and not compiled.
-    exchange
-        The arrays that are exchanged; see `exchanged_names`.
+    exchange, keep
+        The arrays that are exchanged, and those that sites keep; see `exchanged_names`.
 
     Raises
     ------
@@ -56,7 +57,8 @@ def try_model(job: Job, settings: TrainSettings, exchange: str = ALL) -> None:
     initial, names = model_arrays(model), trainable_names(model)
     _check_parameters(initial, names)
     _check_memory(model)
-    base = base_digests(model, exchanged_names(model, exchange))
+    changing = [*exchanged_names(model, exchange, keep), *kept_names(model, keep)]
+    base = base_digests(model, changing)
     hint = "The trial trains for one step"
     with user_code(ModelError, "the model cannot be trained", where="model", hint=hint):
         train(model, job, STEP, settings, CPU, "trial")
@@ -85,7 +87,11 @@ def try_model(job: Job, settings: TrainSettings, exchange: str = ALL) -> None:
 
 
 def try_job(
-    job: Job, settings: TrainSettings, counts_steps: bool = False, exchange: str = ALL
+    job: Job,
+    settings: TrainSettings,
+    counts_steps: bool = False,
+    exchange: str = ALL,
+    keep: str = "",
 ) -> None:
     """Check the first batch of a job, and train its model on it for one step.
 
@@ -100,8 +106,8 @@ def try_job(
         Settings of the run, in float32 and not compiled.
     counts_steps
         Whether the run counts its local work in steps, not in epochs.
-    exchange
-        The arrays that are exchanged; see `exchanged_names`.
+    exchange, keep
+        The arrays that are exchanged, and those that sites keep; see `exchanged_names`.
 
     Raises
     ------
@@ -131,7 +137,7 @@ def try_job(
     with seeded(0):
         _check_forward(trial)
         _check_metrics(trial)
-    try_model(trial, settings, exchange)
+    try_model(trial, settings, exchange, keep)
 
 
 @dataclass(frozen=True)

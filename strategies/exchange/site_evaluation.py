@@ -10,6 +10,7 @@ from strategies.exchange.deadline import Pacing
 from strategies.exchange.example_counts import Claims
 from strategies.exchange.gate import judge_evaluate
 from strategies.exchange.gathering import Gathering, Request, Silent, Terms
+from strategies.exchange.lineage import Lineages
 from strategies.exchange.messages import evaluate_content, with_base
 from strategies.exchange.metrics import SiteMetrics, Value
 from strategies.exchange.outcome import Outcome
@@ -27,6 +28,7 @@ def site_evaluation(
     claims: Claims,
     metrics: SiteMetrics,
     base: str = "",
+    lineages: Lineages | None = None,
 ) -> Gathering:
     """Return the exchange.
 
@@ -46,13 +48,18 @@ def site_evaluation(
         The metrics that a site may send.
     base
         Digest of the arrays that are not exchanged; empty if there are none.
+    lineages
+        The states of the sites that belong to the model, if sites keep state.
     """
+    states = lineages or Lineages("", {})
     request = Request(
         kind=MessageType.EVALUATE,
         plan_id="",
         round=round_number,
         what="evaluations",
-        content=lambda site, left_s: with_base(evaluate_content(packed), base),
+        content=lambda site, left_s: states.put_in(
+            with_base(evaluate_content(packed), base), site
+        ),
         judge=lambda reply, site: judge_evaluate(reply, site, metrics),
     )
     return Gathering(

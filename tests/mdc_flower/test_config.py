@@ -57,6 +57,7 @@ OTHER_VALUES: dict[str, Any] = {
     "job": "my_lab:job",
     "model": "mlp",
     "exchange": "trainable, stem.*",
+    "keep": "",  # other values exclude a batch-norm, which has a test of its own
     "optimizer": "adamw",
     "momentum": 0.5,
     "nesterov": False,

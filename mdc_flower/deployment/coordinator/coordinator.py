@@ -187,7 +187,9 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
     A coordinator without data uses the sites' validation data. The default run directory is in
     ``state``, which is writable for a coordinator in a container or under systemd's restrictions.
     """
-    agreed: dict[str, Scalar] = {"job": kit.job, "exchange": kit.exchange} if kit.job else {}
+    agreed: dict[str, Scalar] = {}
+    if kit.job:
+        agreed = {"job": kit.job, "exchange": kit.exchange, "keep": kit.keep}
     if kit.data:
         agreed["dataset"] = kit.data
     elif kit.contract is not None:
@@ -197,7 +199,7 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
         "output-dir": str(kit.state / "runs" / time.strftime("%Y-%m-%d-%H%M%S")),
         "num-sites": len(kit.sites),
         "data-root": kit.data_root,
-        "site-evaluation": not kit.data,
+        "site-evaluation": not kit.data or bool(kit.keep),
         "max-site-weight": kit.max_site_weight,
     }
 

@@ -117,7 +117,7 @@ def _common(spec: FederationSpec) -> dict[str, object]:
 
 def _of_job(spec: FederationSpec) -> dict[str, str]:
     part = {"exchange": spec.exchange, "base": spec.base} if spec.exchange != "all" else {}
-    return {"job": spec.job, **part}
+    return {"job": spec.job, **part, **({"keep": spec.keep} if spec.keep else {})}
 
 
 def _for_people(kind: str, spec: FederationSpec, own: Mapping[str, str]) -> dict[str, bytes]:

@@ -67,8 +67,9 @@ class Kit(ConfigModel):
         Contract of the data of a classification.
     job : str
         The sites' job, ``module:function``, in place of a classification.
-    exchange, base : str
-        The arrays that are exchanged, and the SHA-256 of the others; see `FederationSpec`.
+    exchange, keep, base : str
+        The arrays that are exchanged, those that sites keep, and the SHA-256 of all others; see
+        `FederationSpec`.
     folder : Path
         The kit's folder, absolute; not a key of ``kit.toml``.
     """
@@ -82,6 +83,7 @@ class Kit(ConfigModel):
     contract: Contract | None = None
     job: Job = ""
     exchange: Exchange = "all"
+    keep: Line = ""
     base: Base = ""
     folder: Path = Field(default=Path(), exclude=True)
 

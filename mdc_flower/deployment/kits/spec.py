@@ -224,7 +224,7 @@ class FederationSpec(ConfigModel):
     job : str
         The sites' job, ``module:function``, in place of a classification; the federation has either
         a contract or a job. Every site allows this module.
-    exchange : str
+    exchange, keep : str
         As in the run config; only with a job.
     base : str
         SHA-256, in hex, of the arrays that are not exchanged, which every site's check compares;
@@ -246,6 +246,7 @@ class FederationSpec(ConfigModel):
     contract: Contract | None = None
     job: Job = ""
     exchange: Exchange = "all"
+    keep: Line = ""
     base: Base = ""
     coordinator: CoordinatorSpec = CoordinatorSpec()
     site: Annotated[tuple[SiteSpec, ...], Field(min_length=1)]
@@ -268,6 +269,8 @@ class FederationSpec(ConfigModel):
             )
         if self.exchange != "all" and not self.job:
             raise ValueError("exchange needs a job; in a classification, set it for the run")
+        if self.keep and not self.job:
+            raise ValueError("keep needs a job; in a classification, set it for the run")
         if self.base and self.exchange == "all":
             raise ValueError("base needs an exchange other than 'all'")
         return self

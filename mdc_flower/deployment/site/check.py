@@ -105,15 +105,23 @@ def _job_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Chec
 
     def work() -> str:
         from mdc_flower.jobs.run_task import load_site_run_task  # imports torch
-        from mdc_flower.models.exchange import base_digests, base_of, check_base, exchanged_names
+        from mdc_flower.models.exchange import (
+            base_digests,
+            base_of,
+            check_base,
+            exchanged_names,
+            kept_names,
+        )
 
         site = read_site_config(node_config(kit))
-        config = read_run_config({"job": kit.job, "exchange": kit.exchange})
+        part = {"exchange": kit.exchange, "keep": kit.keep, "site-evaluation": True}
+        config = read_run_config({"job": kit.job, **part})
         task = load_site_run_task(config, site)
         task.check_model()
         if kit.base:
             model = task.new_model()
-            own = base_of(base_digests(model, exchanged_names(model, kit.exchange)))
+            changing = exchanged_names(model, kit.exchange, kit.keep)
+            own = base_of(base_digests(model, [*changing, *kept_names(model, kit.keep)]))
             check_base(own, kit.base, "base")
         job = task.site_job(site)
         train, validation = job.size("train"), job.size("validation")

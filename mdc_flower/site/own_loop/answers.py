@@ -106,6 +106,7 @@ def _check_config(config: RunConfig) -> None:
         ("batch-norm", config.batch_norm, "average"),
         ("proximal-mu", config.proximal_mu, 0.0),
         ("exchange", config.exchange, "all"),
+        ("keep", config.keep, ""),
     ):
         if got != possible:
             raise ConfigError(

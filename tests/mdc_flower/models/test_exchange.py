@@ -11,6 +11,7 @@ from mdc_flower.models.exchange import (
     check_unchanged,
     digests_of,
     exchanged_names,
+    kept_names,
 )
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.arrays import load_arrays, model_arrays
@@ -71,6 +72,31 @@ def test_a_pattern_that_matches_nothing_is_refused_with_names_that_are_near() ->
 def test_trainable_matches_nothing_in_a_frozen_model() -> None:
     with pytest.raises(ConfigError, match="nothing in the model matches"):
         exchanged_names(network().requires_grad_(False), "trainable")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "keep", "exchanged", "kept"),
+    [
+        ("all", "2.*", [name for name in tensors_of(network()) if name not in HEAD], HEAD),
+        ("trainable", "1.*", HEAD, NORM),
+        ("2.*", "1.*", HEAD, NORM),
+        ("trainable", "0.1.running_mean", NORM + HEAD, ["0.1.running_mean"]),
+    ],
+)
+def test_what_is_kept_is_not_exchanged(
+    exchange: str, keep: str, exchanged: list[str], kept: list[str]
+) -> None:
+    assert exchanged_names(network(), exchange, keep) == exchanged
+    assert kept_names(network(), keep) == kept
+
+
+def test_keep_is_refused_if_it_matches_nothing_or_all_that_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"^keep: nothing in the model matches"):
+        exchanged_names(network(), "all", "heads.*")
+    with pytest.raises(ConfigError, match="nothing would be learned together"):
+        exchanged_names(network(), "all", "1.*, 2.*")
+    with pytest.raises(ConfigError, match="its training would be lost"):
+        exchanged_names(network(), "2.weight", "1.*")
 
 
 def test_a_trainable_parameter_that_would_stay_is_refused_by_name() -> None:

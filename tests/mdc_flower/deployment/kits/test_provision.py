@@ -237,11 +237,12 @@ def test_a_job_reaches_every_kit_and_is_allowed_at_every_site(federation: Federa
 
 def test_a_part_of_the_model_is_agreed_with_the_job(federation: Federation) -> None:
     before, sites = TWO_SITES.split("[contract]")[0], TWO_SITES[TWO_SITES.index("[[site]]") :]
-    agreed = f'exchange = "trainable"\nbase = "{"0f" * 32}"\n'
+    agreed = f'exchange = "trainable"\nkeep = "head.*"\nbase = "{"0f" * 32}"\n'
     federation.provision(f'{before}\njob = "my_lab.jobs:job"\n{agreed}{sites}')
     coordinator = read_coordinator_kit(federation.kits / "coordinator")
     assert run_defaults(coordinator)["exchange"] == "trainable"
     berlin = read_site_kit(federation.kits / "berlin")
+    assert run_defaults(coordinator)["keep"] == berlin.keep == "head.*"
     assert (berlin.exchange, berlin.base) == ("trainable", "0f" * 32)
 
 

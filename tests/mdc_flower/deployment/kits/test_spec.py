@@ -289,6 +289,7 @@ def test_a_federation_has_a_contract_or_a_job(tmp_path: Path, text: str) -> None
     ("text", "told"),
     [
         (TWO_SITES.replace("[contract]", 'exchange = "trainable"\n[contract]'), "needs a job"),
+        (TWO_SITES.replace("[contract]", 'keep = "head.*"\n[contract]'), "keep needs a job"),
         (JOB + f'base = "{"0f" * 32}"\n[[site]]\nname = "a"\n', "base needs an exchange"),
         (JOB + 'exchange = " "\n[[site]]\nname = "a"\n', "exchange is empty"),
         (JOB + 'exchange = "a"\nbase = "0F"\n[[site]]\nname = "a"\n', "pattern"),

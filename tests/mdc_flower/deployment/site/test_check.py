@@ -320,9 +320,10 @@ def test_the_agreed_base_is_the_sites_own(kit: SiteKit, monkeypatch: pytest.Monk
     monkeypatch.setattr("mdc_flower.deployment.site.check._network_checks", lambda kit: iter(()))
     task = load_run_task(read_run_config({"job": "tests.tiny_jobs:adapted"}))
     base = base_of(base_digests(task.new_model(), ["2.weight", "2.bias"]))
-    own = of_job(kit, "tests.tiny_jobs:adapted", **PART, base=base)
-    (found,) = (check for check in check_site(own) if check.name == "job")
-    assert found.ok, found.detail
+    for keep in ("", "2.bias"):
+        own = of_job(kit, "tests.tiny_jobs:adapted", **PART, keep=keep, base=base)
+        (found,) = (check for check in check_site(own) if check.name == "job")
+        assert found.ok, found.detail
 
 
 @pytest.mark.parametrize(
