@@ -28,6 +28,9 @@ from strategies.storage.model_files import StoredArrays, pack_model
 OPTIMIZER, KEPT = "optimizer", "kept"
 """The kinds of state: an optimizer's state, and the arrays of the model that stay at the site."""
 
+SCALE = "scale"
+"""Beside an optimizer's state: the scale of float16 losses, which adapts to the gradients."""
+
 OWN_NAME = re.compile(
     r"[0-9]{20}\.[0-9]{6,}\.[0-9a-f]{16}\.(optimizer|kept)\.[0-9a-f]{32}\.safetensors"
 )
@@ -139,12 +142,12 @@ class SiteState(NamedState):
 
 
 class KeptOptimizer:
-    """Carries an optimizer's state from one round to the next; see `SiteState`."""
+    """Carries an optimizer's state, and the scale of its losses, over rounds; see `SiteState`."""
 
     def __init__(self, state: SiteState) -> None:
         self._state = state
 
-    def load(self, optimizer: torch.optim.Optimizer) -> None:
+    def load(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         """Restore the state with which the round begins, unless it begins anew.
 
         Raises
@@ -156,13 +159,19 @@ class KeptOptimizer:
             return
         stored = self._state.read(OPTIMIZER)
         try:
-            restore_optimizer(optimizer, stored, stored.metadata)
+            others = dict(stored.metadata)
+            scale = others.pop(SCALE, None)
+            restore_optimizer(optimizer, stored, others)
+            if scale is not None:
+                scaler.load_state_dict(scale)
         except Exception as error:  # whatever is in the file, the site must not fail for good
             raise missing(f"it cannot be restored: {type(error).__name__}: {error}") from error
 
-    def save(self, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         """Write the state after the round."""
-        self._state.write(OPTIMIZER, *optimizer_state(optimizer))
+        arrays, others = optimizer_state(optimizer)
+        scale = {SCALE: scaler.state_dict()} if scaler.is_enabled() else {}
+        self._state.write(OPTIMIZER, arrays, others | scale)
 
 
 def missing(why: str) -> StateMissingError:

@@ -123,13 +123,13 @@ class Epochs(Protocol):
 
 
 class Carried(Protocol):
-    """Carries the optimizer's state from one round to the next."""
+    """Carries the state of the optimizer, and the scale of its losses, over rounds."""
 
-    def load(self, optimizer: torch.optim.Optimizer) -> None:
+    def load(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         """Restore the state with which the round begins, if there is one."""
         ...
 
-    def save(self, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         """Save the state after the round."""
         ...
 
@@ -220,7 +220,7 @@ def train(
             epochs.load(state)
             resumed = time.monotonic()
         if carried is not None and not state.epoch:
-            carried.load(state.optimizer)
+            carried.load(state.optimizer, state.scaler)
         while state.step < steps:
             for batch in job.batches(training):
                 if state.step == steps:
@@ -253,7 +253,7 @@ def train(
                     epochs.save(replace(state, seconds=state.seconds + time.monotonic() - resumed))
 
     if carried is not None:
-        carried.save(state.optimizer)
+        carried.save(state.optimizer, state.scaler)
     loss_sum = float(runtime.total(state.loss_sum))
     sums = _all_sums(loss_sum, state.num_seen, runtime.totals(state.sums))
     size = job.size("train")

@@ -27,6 +27,7 @@ from strategies.exchange.causes import Cause, cause_of
 from strategies.exchange.lineage import Lineage
 from strategies.exchange.messages import ARRAYS, arrays_to_record, record_to_arrays, train_content
 from strategies.method.round_plan import RoundPlan
+from strategies.storage.model_files import StoredArrays
 from tests.mdc_flower.examples import plan
 from tests.tiny import KEYS, linear
 
@@ -135,6 +136,16 @@ def test_the_state_makes_a_difference_that_its_loss_takes_away(tmp_path: Path) -
     assert isinstance(reset, RecordDict)
     arrays = record_to_arrays(reset.array_records[ARRAYS])
     assert {name: array.tobytes() for name, array in arrays.items()} == anew
+
+
+def test_the_scale_of_float16_losses_goes_on_too(tmp_path: Path) -> None:
+    steps = []
+    for before, now in ((None, FIRST), (FIRST, SECOND)):
+        trained(tmp_path, now, before, precision="fp16")
+        steps.append(StoredArrays(kept(tmp_path)[-1]).metadata["scale"]["_growth_tracker"])
+    assert steps == [1, 2], "steps since the scale has grown"
+    trained(tmp_path / "other", FIRST, precision="none")
+    assert "scale" not in StoredArrays(kept(tmp_path / "other")[-1]).metadata
 
 
 def _initial() -> dict[str, Any]:
