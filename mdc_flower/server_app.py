@@ -288,6 +288,7 @@ def _run(
             metrics=SiteMetrics(task.metrics),
             state_run=run["id"] if config.keeps_state else "",
             base=base,
+            signature=task.signature,
         )
         strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
     layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}

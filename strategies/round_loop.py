@@ -36,6 +36,7 @@ from strategies.exchange.messages import (
     with_base,
 )
 from strategies.exchange.metrics import TRAIN_SECONDS, VALIDATION, SiteMetrics, Value
+from strategies.exchange.signature import with_signature
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
@@ -100,6 +101,8 @@ class RoundLoop(Strategy):
     base : str
         Digest of the model's arrays that are not exchanged, which sites compare with their own;
         empty if there are none.
+    signature : Mapping[str, str]
+        What sites must agree on about the job; each compares it with its own.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class RoundLoop(Strategy):
         metrics: SiteMetrics | None = None,
         state_run: str = "",
         base: str = "",
+        signature: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -139,6 +143,7 @@ class RoundLoop(Strategy):
         self.metrics = metrics or SiteMetrics()
         self.state_run = state_run
         self.base = base
+        self.signature = signature or {}
         # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round with its own config; budgets may have changed.
@@ -245,6 +250,7 @@ class RoundLoop(Strategy):
             self.metrics,
             self.base,
             Lineages(self.state_run, self._counted_in(opened)),
+            self.signature,
         )
         messages = opened.evaluation.ask(grid)
         # Nobody waits for an evaluation, so who is offline now is no reason not to wait later.
@@ -416,7 +422,10 @@ class RoundLoop(Strategy):
             round=plan.round,
             what="updates",
             content=lambda site, left_s: lineages.put_in(
-                with_base(train_content(arrays, plan, left_s, self.site_evaluation), self.base),
+                with_signature(
+                    with_base(train_content(arrays, plan, left_s, self.site_evaluation), self.base),
+                    self.signature,
+                ),
                 site,
             ),
             judge=lambda reply, site: lineages.judged(

@@ -41,6 +41,11 @@ class RunTask(Protocol):
         ...
 
     @property
+    def signature(self) -> dict[str, str]:
+        """What coordinator and sites must agree on about the job."""
+        ...
+
+    @property
     def new_model(self) -> Callable[[], nn.Module]:
         """The function that builds the model with its initial weights."""
         ...

@@ -94,6 +94,11 @@ class Task:
         """The metrics of a classification."""
         return ClassificationJob.metrics
 
+    @property
+    def signature(self) -> dict[str, str]:
+        """Nothing: the contract of the data says what coordinator and sites agree on."""
+        return {}
+
     def check_model(self) -> None:
         """Check that the model can be trained, averaged and stored, before a run begins.
 

@@ -52,6 +52,7 @@ def torch_job(
     forward: Callable[[Callable[..., Any], Any], tuple[Any, Any]] | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     loss_metric: Metric = LOSS,
+    signature: Mapping[str, str | float] | None = None,
 ) -> "TorchJob":
     """Return a job made from PyTorch's own parts.
 
@@ -83,6 +84,10 @@ def torch_job(
         Makes a batch of a list of examples; by default as PyTorch does.
     loss_metric
         How the loss is reported: for example ``replace(LOSS, size=2)`` for a mean over tokens.
+    signature
+        What coordinator and sites must have in common, by name: texts, numbers or bools, such as
+        the number of labels and the digest of a tokenizer. The metrics are compared in any case. A
+        site with another value does not train.
 
     Raises
     ------
@@ -96,7 +101,14 @@ def torch_job(
         if data is not None
     }
     return TorchJob(
-        model, loss, splits, tuple(metrics), optimizer or _sgd, forward or _pair, loss_metric
+        model,
+        loss,
+        splits,
+        tuple(metrics),
+        optimizer or _sgd,
+        forward or _pair,
+        loss_metric,
+        signature or {},
     )
 
 
@@ -202,6 +214,7 @@ class TorchJob:
     new_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     outputs_and_targets: Callable[[Callable[..., Any], Any], tuple[Any, Any]]
     loss_metric: Metric
+    agreed: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -280,6 +293,10 @@ class TorchJob:
             }
         exact = None if loss_sum is None else loss_sum.detach().double()
         return Forward(loss, count, sums, exact, _count(targets))
+
+    def signature(self) -> Mapping[str, str | float]:
+        """Return what coordinator and sites must have in common, beside the metrics."""
+        return self.agreed
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return a new optimizer."""

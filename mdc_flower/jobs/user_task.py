@@ -15,6 +15,7 @@ from mdc_flower.common.seeded import seeded
 from mdc_flower.common.user_code import user_code
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.jobs.context import JobContext
+from mdc_flower.jobs.signature import signature_of
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
 from mdc_flower.training.job import Job
 from mdc_flower.training.loop import TrainSettings
@@ -47,6 +48,11 @@ class UserTask:
     def metrics(self) -> Sequence[Metric]:
         """The job's metrics."""
         return self.job.metrics
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """What coordinator and sites must agree on about the job."""
+        return signature_of(self.job)
 
     @cached_property
     def new_model(self) -> Callable[[], nn.Module]:

@@ -10,6 +10,7 @@ from flwr.app import MessageType, RecordDict
 
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
+from mdc_flower.jobs.signature import signature_of
 from mdc_flower.models.exchange import base_of, check_base
 from mdc_flower.site.card import code_digest, site_card, user_modules
 from mdc_flower.site.client import NDArrays, Scalar, SiteClient
@@ -41,6 +42,7 @@ from strategies.exchange.messages import (
     wants_evaluation,
 )
 from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value, is_finite
+from strategies.exchange.signature import check_signature
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import SITES
 
@@ -200,7 +202,7 @@ def _validate(client: SiteClient, arrays: NDArrays) -> dict[str, Value]:
 def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[np.ndarray]]:
     """Return names and arrays of the model in a message; check that the site's model has them.
 
-    The arrays that are not exchanged must be the coordinator's, too.
+    The arrays that are not exchanged, and the job's signature, must be the coordinator's, too.
     """
     arrays = record_to_arrays(content.array_records[ARRAYS])
     own = client.names
@@ -213,5 +215,7 @@ def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[
             got=got,
             expected=expected,
         )
-    check_base(base_of(client.base), base_in(content), f"site {client.site!r}")
+    where = f"site {client.site!r}"
+    check_signature(signature_of(client.job), content, where)
+    check_base(base_of(client.base), base_in(content), where)
     return list(arrays), list(arrays.values())

@@ -105,7 +105,11 @@ class Forward:
 
 
 class Job(Protocol):
-    """A training job of one site or of the coordinator, with its data."""
+    """A training job of one site or of the coordinator, with its data.
+
+    It may also have a method ``signature``, which returns what coordinator and sites must have in
+    common beside the metrics: a mapping of names to texts, numbers or bools.
+    """
 
     @property
     def metrics(self) -> Sequence[Metric]:

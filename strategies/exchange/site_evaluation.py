@@ -1,6 +1,6 @@
 """Let the sites evaluate a model on their validation data, in an exchange of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flwr.app import ArrayRecord, MessageType
 
@@ -14,6 +14,7 @@ from strategies.exchange.lineage import Lineages
 from strategies.exchange.messages import evaluate_content, with_base
 from strategies.exchange.metrics import SiteMetrics, Value
 from strategies.exchange.outcome import Outcome
+from strategies.exchange.signature import with_signature
 from strategies.exchange.update_store import MemoryUpdates
 
 TERMS = Terms(min_sites=0, max_retries=0, wait_s=0.0, again=False)
@@ -29,6 +30,7 @@ def site_evaluation(
     metrics: SiteMetrics,
     base: str = "",
     lineages: Lineages | None = None,
+    signature: Mapping[str, str] | None = None,
 ) -> Gathering:
     """Return the exchange.
 
@@ -50,6 +52,8 @@ def site_evaluation(
         Digest of the arrays that are not exchanged; empty if there are none.
     lineages
         The states of the sites that belong to the model, if sites keep state.
+    signature
+        What sites must agree on about the job.
     """
     states = lineages or Lineages("", {})
     request = Request(
@@ -58,7 +62,7 @@ def site_evaluation(
         round=round_number,
         what="evaluations",
         content=lambda site, left_s: states.put_in(
-            with_base(evaluate_content(packed), base), site
+            with_signature(with_base(evaluate_content(packed), base), signature or {}), site
         ),
         judge=lambda reply, site: judge_evaluate(reply, site, metrics),
     )

@@ -1,5 +1,6 @@
 """Follow docs/jobs.md from the script to real sites."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mdc_flower.engines.flower_processes import free_port
 from mdc_flower.jobs.metrics import JobMetric
+from mdc_flower.jobs.signature import signature_of
 from mdc_flower.jobs.torch_job import torch_job
 from mdc_flower.training.loop import TrainSettings, train
 from strategies.method.round_plan import RoundPlan
@@ -199,6 +201,19 @@ def test_a_frozen_backbone_stays_in_evaluation_mode() -> None:
     assert norm.num_batches_tracked == 0
 
 
+def test_the_signature_of_the_page(tmp_path: Path) -> None:
+    (file := tmp_path / "tokenizer.json").write_text("{}")
+    found = signature_of(
+        torch_job(
+            model=lambda: nn.Linear(1, 1),
+            loss=nn.MSELoss(),
+            signature=defined("signature")(file, ["no", "yes"]),
+        )
+    )
+    assert found["tokenizer"] == hashlib.sha256(b"{}").hexdigest()
+    assert found["labels"] == "no, yes"
+
+
 @pytest.mark.integration
 def test_the_adapters_of_the_page(tmp_path: Path) -> None:
     shutil.copy(ROOT / "docs" / "examples" / "lora" / "adapters.py", tmp_path)
@@ -220,4 +235,4 @@ def test_the_adapters_of_the_page(tmp_path: Path) -> None:
 def test_every_block_is_followed_here() -> None:
     assert len(blocks("sh")) == 3
     assert len(blocks("toml")) == 1
-    assert len(blocks("python")) == 8, "the third is a variant of the second"
+    assert len(blocks("python")) == 9, "the third is a variant of the second"

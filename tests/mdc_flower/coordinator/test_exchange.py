@@ -48,9 +48,10 @@ def lead(config: RunConfig, jobs: dict[str, str]) -> Path:
     def context(node: int, node_config: dict[str, Any]) -> Context:
         return Context(22, node, node_config, RecordDict(), dict(config.to_flower()))
 
+    named = {name: job if ":" in job else f"tests.tiny_jobs:{job}" for name, job in jobs.items()}
     contexts = {
-        100 + number: context(100 + number, {"site": name, "job": f"tests.tiny_jobs:{job}"})
-        for number, (name, job) in enumerate(jobs.items())
+        100 + number: context(100 + number, {"site": name, "job": job})
+        for number, (name, job) in enumerate(named.items())
     }
     server_app.app(InProcessGrid(client_app.app, contexts), context(1, {}))
     return Path(config.output_dir)
