@@ -89,6 +89,12 @@ def names_a_part(exchange: str) -> str:
     return exchange
 
 
+def _names_something(keep: str) -> str:
+    if keep and not _names_in(keep):
+        raise ValueError("keep names nothing; use patterns of names, or '' for none")
+    return keep
+
+
 def _names_in(text: str) -> list[str]:
     """Return the names in a text that separates them by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -129,7 +135,7 @@ class RunConfig(ConfigModel):
     job: str = CLASSIFICATION_JOB
     model: str = "small-cnn"
     exchange: Annotated[str, AfterValidator(names_a_part)] = "all"
-    keep: str = ""  # arrays that each site keeps as its own; empty for none
+    keep: Annotated[str, AfterValidator(_names_something)] = ""  # stays at each site
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True

@@ -44,10 +44,10 @@ def exchanged_names(model: nn.Module, exchange: str, keep: str = "") -> list[str
     chosen = set(names) if exchange == ALL else _all_matching(model, exchange, "exchange")
     if lost := [name for name in names if name in trainable - chosen - kept]:
         raise ConfigError(
-            "a trainable parameter is not exchanged, so its training would be lost",
+            "a trainable parameter is neither exchanged nor kept, so its training would be lost",
             where="exchange",
             got=f"{exchange!r}, without {lost[0]!r}",
-            hint="Freeze it with requires_grad_(False), or exchange it",
+            hint="Freeze it with requires_grad_(False), exchange it, or keep it at the sites",
         )
     if kept and not trainable - kept:
         raise ConfigError(

@@ -193,6 +193,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "partition-shards": [0, *NOT_COUNTS],
     "partition-size-ratio": [0.5, *NOT_FINITE],
     "exchange": ["", " , "],
+    "keep": [" , "],
     "optimizer": ["lbfgs"],
     "momentum": [-0.1, 1.0, *NOT_FINITE],
     "nesterov": ["perhaps"],
