@@ -1,6 +1,7 @@
 """The signature of a job: what coordinator and sites must agree on."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mdc_flower.training.job import Job
 from strategies.common.errors import ConfigError
@@ -15,7 +16,7 @@ def signature_of(job: Job) -> dict[str, str]:
     ConfigError
         If it adds something that is not a name with a text, a number or a bool.
     """
-    given = getattr(job, "signature", dict)()
+    given: Any = getattr(job, "signature", dict)()
     _check(given)
     metrics = {f"metric {metric.name}": _described(metric) for metric in job.metrics}
     return {**{name: str(value) for name, value in given.items()}, **metrics}

@@ -7,6 +7,7 @@ A over the sites: it is zero if all have the same A, or the same B.
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,5 +99,10 @@ def _norm(lefts: Sequence[Matrix], rights: Sequence[Matrix], weights: Sequence[f
     total = sum(weights)
     scaled = [left * (weight / total) for left, weight in zip(lefts, weights, strict=True)]
     # A matrix has the norm of its R in the QR decomposition, whose size is that of the ranks.
-    tall, wide = np.hstack(scaled), np.vstack(rights)
-    return float(np.linalg.norm(np.linalg.qr(tall, "r") @ np.linalg.qr(wide.T, "r").T))
+    tall, wide = _triangle(np.hstack(scaled)), _triangle(np.vstack(rights).T)
+    return float(np.linalg.norm(tall @ wide.T))
+
+
+def _triangle(matrix: Matrix) -> Matrix:
+    """Return R of the QR decomposition."""
+    return cast("Matrix", np.linalg.qr(matrix, mode="r"))
