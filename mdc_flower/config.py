@@ -13,20 +13,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.common.launch import Ranks, Rendezvous
+from mdc_flower.common.local_work import check_work, controller_of, unit_of
 from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
 from strategies.aggregation.averaging import WEIGHTINGS
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.exchange.deadline import Deadline
 from strategies.exchange.messages import NUM_EXAMPLES
 from strategies.exchange.metrics import TRAIN, TRAIN_METRICS, VALIDATION, Value, may_be_metric
-from strategies.method.local_epochs import (
-    EpochController,
-    Fixed,
-    Horizon,
-    IncreasedLocalEpochs,
-    QuadraticSynchronization,
-    Spread,
-)
+from strategies.method.local_work import Horizon, Unit
 from strategies.method.recipes import LrSchedule, Recipe
 from strategies.method.round_plan import CycleShape
 
@@ -43,6 +37,7 @@ MAY_CHANGE = frozenset(
     {
         "num-rounds",
         "epoch-budget",
+        "step-budget",
         "min-sites",
         "max-round-retries",
         "wait-for-sites-s",
@@ -162,11 +157,13 @@ class RunConfig(ConfigModel):
     local_epochs: AtLeastOne = 5
     ile_epsilon: NotNegative = 0.02
     ile_max_epochs: AtLeastOne = 40
-    qsr_alpha: Positive = 0.1  # unit: learning rate * sqrt(epoch)
+    qsr_alpha: Positive = 0.1  # unit: learning rate * sqrt(epoch), or sqrt(step)
     local_steps: Count = 0  # optimizer steps per round; 0 to count in epochs
+    ile_max_steps: Count = 0  # 0 for no limit
     proximal_mu: NotNegative = 0.0
     num_rounds: Count = 0  # 0 for no limit
     epoch_budget: Count = 60  # local epochs in total; 0 for no limit
+    step_budget: Count = 0  # optimizer steps in total; 0 for no limit
     weighting: Literal["examples", "uniform"] = "examples"
     max_site_weight: Annotated[float, Field(gt=0, le=1)] = (
         1.0  # share of the total weight; 1 for no cap
@@ -201,28 +198,9 @@ class RunConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
-        if not (self.num_rounds or self.epoch_budget):
-            raise ValueError("num-rounds or epoch-budget must be set; otherwise the run never ends")
-        if self.epochs == "spread" and not (self.num_rounds and self.epoch_budget):
-            raise ValueError("epochs = 'spread' needs both num-rounds and epoch-budget")
-        if self.epochs == "spread" and self.epoch_budget < self.num_rounds:
-            raise ValueError(
-                f"epoch-budget {self.epoch_budget} is below num-rounds {self.num_rounds}, but "
-                "each round needs at least one epoch"
-            )
-        if self.local_steps and not self.num_rounds:
-            raise ValueError("local-steps needs num-rounds, because epoch-budget counts epochs")
+        check_work(self)
         if self.lr_shape == "exponential" and self.lr_min_fraction == 0:
             raise ValueError("lr-shape 'exponential' needs lr-min-fraction above 0")
-        if self.lr_shape == "global-cosine" and self.epochs == "ile" and not self.epoch_budget:
-            raise ValueError("lr-shape 'global-cosine' with epochs = 'ile' needs epoch-budget")
-        if self.epochs == "qsr" and not (
-            self.epoch_budget and self.lr_shape == "global-cosine" and self.lr_max_decay == 1
-        ):
-            raise ValueError(
-                "epochs = 'qsr' needs epoch-budget, lr-shape 'global-cosine' and lr-max-decay 1: "
-                "it follows a single cosine over the whole run"
-            )
         if self.num_sites and self.min_sites > self.num_sites:
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
@@ -242,6 +220,16 @@ class RunConfig(ConfigModel):
         if self.outer_nesterov and self.outer_momentum == 0:
             raise ValueError("outer-nesterov needs outer-momentum above 0")
         return self
+
+    @property
+    def unit(self) -> Unit:
+        """Return what the run counts its local work in: epochs or steps."""
+        return unit_of(self.local_steps, self.step_budget)
+
+    @property
+    def budget(self) -> int:
+        """Return the units of work after which the run ends; 0 for no limit."""
+        return self.epoch_budget if self.unit == "epochs" else self.step_budget
 
     @property
     def keeps_state(self) -> bool:
@@ -303,35 +291,14 @@ class RunConfig(ConfigModel):
             schedule=LrSchedule(
                 self.lr_max, self.lr_min_fraction, self.lr_shape, self.lr_max_decay
             ),
-            controller=self._controller(),
-            horizon=Horizon(
-                self.num_rounds or None, None if self.local_steps else self.epoch_budget or None
-            ),
-            local_steps=self.local_steps,
+            controller=controller_of(self),
+            horizon=Horizon(self.num_rounds or None, self.budget or None),
+            unit=self.unit,
             weighting=WEIGHTINGS[self.weighting],
             max_site_weight=self.max_site_weight,
             proximal_mu=self.proximal_mu,
             outer=self._outer(),
         )
-
-    def _controller(self) -> EpochController:
-        match self.epochs:
-            case "ile":
-                return IncreasedLocalEpochs(
-                    self.local_epochs, self.ile_epsilon, self.ile_max_epochs
-                )
-            case "fixed":
-                return Fixed(self.local_epochs)
-            case "spread":
-                return Spread(self.epoch_budget, self.num_rounds)
-            case "qsr":
-                return QuadraticSynchronization(
-                    self.local_epochs,
-                    self.qsr_alpha,
-                    self.lr_max,
-                    self.lr_max * self.lr_min_fraction,
-                    self.epoch_budget,
-                )
 
     def _outer(self) -> OuterOptimizer:
         lr = self.outer_lr or OUTER_LR[self.outer_optimizer]

@@ -245,15 +245,16 @@ def _run(
     record.event(
         "run-started",
         recipe=repr(recipe),
-        epoch_budget=config.epoch_budget,
+        unit=config.unit,
+        budget=config.budget,
         num_rounds=config.num_rounds,
         **facts,
     )
     if record.checkpoint is not None:
         record.event(
             "run-resumed",
-            rounds_done=position.epochs.rounds_done,
-            epochs_used=position.epochs.epochs_used,
+            rounds_done=position.work.rounds_done,
+            work_done=position.work.used,
             changed=changed,
             version=[record.checkpoint.run["version"], __version__],
             machines=machines,

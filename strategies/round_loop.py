@@ -40,7 +40,7 @@ from strategies.exchange.signature import with_signature
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
-from strategies.method.local_epochs import EpochState, Horizon, count_round, relative_change
+from strategies.method.local_work import Horizon, WorkState, count_round, relative_change
 from strategies.method.recipes import Recipe
 from strategies.method.round_plan import RoundPlan
 from strategies.pending_evaluation import EvaluateFn, Inline, PendingEvaluation
@@ -56,7 +56,7 @@ class RoundLoop(Strategy):
     Parameters
     ----------
     recipe : Recipe
-        The method: schedule, local epochs, weighting, outer optimizer, horizon.
+        The method: schedule, local work, weighting, outer optimizer, horizon.
     membership : Membership
         Sites that are online at the start of the run. It is refreshed before every round.
     seed : int
@@ -147,7 +147,7 @@ class RoundLoop(Strategy):
         # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round with its own config; budgets may have changed.
-        self._position = replace(start, epochs=recipe.controller.after_round(start.epochs, None))
+        self._position = replace(start, work=recipe.controller.after_round(start.work, None))
         known = {*start.pace, *start.absent}
         membership = replace(membership, names=membership.names | known)
         # The wait at the start of the run included these sites.
@@ -157,9 +157,9 @@ class RoundLoop(Strategy):
         self._claims = Claims()
 
     def summary(self) -> None:
-        """Log the schedule, local epochs, outer optimizer and horizon, one per line."""
+        """Log the schedule, local work, outer optimizer and horizon, one per line."""
         log(INFO, "\t├──> Learning rate: %s", self.recipe.schedule)
-        log(INFO, "\t├──> Local epochs: %s", self.recipe.controller)
+        log(INFO, "\t├──> Local %s: %s", self.recipe.unit, self.recipe.controller)
         log(INFO, "\t├──> Outer optimizer: %s", self.recipe.outer)
         log(INFO, "\t└──> Horizon: %s", self.recipe.horizon)
 
@@ -172,7 +172,7 @@ class RoundLoop(Strategy):
         earlier attempt or an earlier process, are not asked again. ``config`` is neither read nor
         changed: the plan contains every instruction to a site.
         """
-        plan = self.recipe.plan(self._position.epochs, self.seed)
+        plan = self.recipe.plan(self._position.work, self.seed)
         if self._round is None or self._round.plan != plan:
             self._position = replace(self._position, arrays=record_to_arrays(arrays))
             self._round = self._open(plan, arrays)
@@ -284,7 +284,7 @@ class RoundLoop(Strategy):
         """Run rounds until the recipe's horizon.
 
         This replaces Flower's own loop, which runs a fixed number of rounds from the first. Here
-        local epochs may double, a budget may end the run, a run may be resumed, and every round is
+        rounds may become longer, a budget may end the run, a run may be resumed, and every round is
         recorded.
 
         Parameters
@@ -334,9 +334,9 @@ class RoundLoop(Strategy):
         if self._position.unfinished is not None:
             evaluation.begin(self._position.unfinished, arrays)
             evaluation.poll()
-        while not self._is_over(self._position.epochs):
+        while not self._is_over(self._position.work):
             started = time.monotonic()
-            number = self._position.epochs.rounds_done + 1
+            number = self._position.work.rounds_done + 1
             arrays, result.train_metrics_clientapp[number] = self._train(
                 number, arrays, train_config, grid, exchange, evaluation
             )
@@ -382,7 +382,7 @@ class RoundLoop(Strategy):
             metrics=self.metrics,
             updates=updates,
             results=results,
-            round_number=self._position.epochs.rounds_done,
+            round_number=self._position.work.rounds_done,
             sites=self._sites,
             terms=self.terms,
             pacing=self._pass_pacing(self._position.pace),
@@ -408,8 +408,8 @@ class RoundLoop(Strategy):
         One forward pass with both transfers takes less time than a round of epochs. A round of
         steps may be shorter than a pass, so its paces are not used.
         """
-        known = {} if self.recipe.local_steps else pace
-        return self._pacing(max(1, self._position.epochs.local_epochs), known)
+        known = {} if self.recipe.unit == "steps" else pace
+        return self._pacing(max(1, self._position.work.length), known)
 
     def _open(self, plan: RoundPlan, arrays: ArrayRecord) -> "_OpenRound":
         """Return a round in which no site has been asked yet."""
@@ -439,6 +439,7 @@ class RoundLoop(Strategy):
                     self.metrics,
                 )
             ),
+            steps=plan.local_steps,
         )
         gathering = Gathering(
             request,
@@ -508,7 +509,7 @@ class RoundLoop(Strategy):
         self._position = replace(
             before,
             arrays=record_to_arrays(arrays),
-            epochs=self.recipe.controller.after_round(self._counted(), record.relative_change),
+            work=self.recipe.controller.after_round(self._counted(), record.relative_change),
             outer_state=opened.outer_state,
             # Late replies set the pace only of sites without one: otherwise a site that has never
             # answered in time would always get too little time. A site that became slower does
@@ -576,18 +577,18 @@ class RoundLoop(Strategy):
             "outer-optimizer. The run directory keeps the global model of the previous round",
         )
 
-    def _counted(self) -> EpochState:
-        """Return the epoch state after the open round."""
-        epochs = self._position.epochs
-        return count_round(epochs, self.recipe.epochs(epochs))
+    def _counted(self) -> WorkState:
+        """Return the state of the work after the open round."""
+        work = self._position.work
+        return count_round(work, self.recipe.length(work))
 
     def _counted_in(self, opened: "_OpenRound") -> dict[str, str]:
         """Return the plan id of the last round in which each site's update counted."""
         now = dict.fromkeys(opened.record.participants, opened.plan.plan_id)
         return {**self._position.counted, **now}
 
-    def _is_over(self, epochs: EpochState) -> bool:
-        return self.recipe.horizon.finished(epochs) or self._caller.finished(epochs)
+    def _is_over(self, work: WorkState) -> bool:
+        return self.recipe.horizon.finished(work) or self._caller.finished(work)
 
     def _opened(self) -> "_OpenRound":
         if self._round is None:

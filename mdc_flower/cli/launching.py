@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mdc_flower.common.config_files import parse_setting, read_arm
 from mdc_flower.common.config_model import Scalar
+from mdc_flower.common.local_work import of_this_version
 from mdc_flower.config import RunConfig, read_run_config
 from strategies.common.errors import ConfigError
 
@@ -70,7 +71,7 @@ def resumed_config(
             raise ConfigError("does not go with --resume", where=name, got=str(value))
     if not (holds_run(path) or (path / CONFIG).is_file()):
         raise ConfigError("there is no run to resume", where="--resume", got=str(path))
-    values = read_arm(path / CONFIG)[0]
+    values = of_this_version(read_arm(path / CONFIG)[0])
     _check_text({**changes, "output-dir": str(path)})
     config = read_run_config({**values, **changes, "output-dir": str(path), "resume": True})
     changed_keys(values, config)

@@ -41,9 +41,9 @@ class RunState:
         self.seen: frozenset[str] = frozenset()
         self.lost: dict[str, int] = {}
         self.plan: Mapping[str, Any] = {}
-        self.epoch_budget = 0
+        self.budget = 0  # epochs or steps, as the plan counts
         self.num_rounds = 0
-        self.epochs_done = self.epochs_at_start = 0
+        self.work_done = self.work_at_start = 0
         self.rounds_done = self.rounds_at_start = 0
         self.metrics: Sequence[ShownMetric] = OF_A_CLASSIFICATION
         self.scores = ""
@@ -61,15 +61,15 @@ class RunState:
                 self.headline = str(Awaited(**fields))
                 return self.headline
             case "run-started":
-                self.epoch_budget, self.num_rounds = event["epoch_budget"], event["num_rounds"]
+                self.budget, self.num_rounds = event["budget"], event["num_rounds"]
                 self.metrics = shown_metrics(event.get("metrics"))
                 self.sites = dict.fromkeys(event["sites"], "ready")
                 self.seen |= set(self.sites)
                 self.headline = "running"
                 return f"{len(self.sites)} sites: {', '.join(self.sites)}"
             case "run-resumed":
-                self.rounds_done, self.epochs_done = event["rounds_done"], event["epochs_used"]
-                self.epochs_at_start, self.rounds_at_start = self.epochs_done, self.rounds_done
+                self.rounds_done, self.work_done = event["rounds_done"], event["work_done"]
+                self.work_at_start, self.rounds_at_start = self.work_done, self.rounds_done
                 self.first_round_at = None
                 return f"resuming after round {self.rounds_done}" + _changes(event["changed"])
             case "round-retried":
@@ -111,7 +111,7 @@ class RunState:
         plan = event["plan"]
         # A resumed run has already counted a round whose model was not yet evaluated.
         if event["round"] > self.rounds_done:
-            self.epochs_done += plan["local_epochs"]
+            self.work_done += plan["local_steps"] or plan["local_epochs"]
             self.rounds_done = event["round"]
         self.scores = _scores(event, self.metrics)
         outcome = "failed" if event["failed"] else self._evaluated(event)
@@ -145,13 +145,13 @@ class RunState:
         return ", ".join([text, *anew, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
 
     def _time_left(self) -> str:
-        """Return the estimated time left, from the epochs (or rounds) done and their time."""
+        """Return the estimated time left, from the work (or rounds) done and its time."""
         if self.first_round_at is None:
             return ""
         shares = [
             (done - start) / (total - start)
             for done, start, total in (
-                (self.epochs_done, self.epochs_at_start, self.epoch_budget),
+                (self.work_done, self.work_at_start, self.budget),
                 (self.rounds_done, self.rounds_at_start, self.num_rounds),
             )
             if start < done and start < total
@@ -213,9 +213,9 @@ def _changes(changed: Mapping[str, Any]) -> str:
 
 def describe_work(plan: Mapping[str, Any]) -> str:
     """Return a plan's local work as text."""
-    if plan["local_steps"]:
-        return f"{plan['local_steps']} steps"
-    return f"{plan['local_epochs']} epoch" + ("s" if plan["local_epochs"] != 1 else "")
+    unit = "step" if plan["local_steps"] else "epoch"
+    count = plan[f"local_{unit}s"]
+    return f"{count} {unit}" + ("s" if count != 1 else "")
 
 
 def describe_lr(plan: Mapping[str, Any]) -> str:

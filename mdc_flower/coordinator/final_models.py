@@ -52,6 +52,7 @@ def finish(
     summary: dict[str, Any] = {
         "rounds": len(rounds),
         "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
+        "steps": sum(line["plan"]["local_steps"] for line in rounds),
         "sent-bytes": sum(line["sent_bytes"] for line in rounds),
         "received-bytes": sum(line["received_bytes"] for line in rounds),
         # A coordinator without data has only the sites' evaluation of the last model.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mdc_flower.common.local_work import of_this_version, unit_of
 from mdc_flower.config import MAY_CHANGE, RunConfig, spelled_as
 from mdc_flower.models.exchange import check_base
 from strategies.common.errors import ConfigError
@@ -16,11 +17,12 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
     Raises
     ------
     ConfigError
-        If a key of model, data, partition or method differs: it would be a different run.
+        If a key of model, data, partition or method differs, or the unit of work: it would be a
+        different run.
     """
     values = now.to_flower()
     # A key that an earlier version did not have gets its default, which has no effect.
-    before = spelled_as({**RunConfig().to_flower(), **before}, values)
+    before = spelled_as({**RunConfig().to_flower(), **of_this_version(before)}, values)
     changed = {
         key: [before.get(key), values.get(key)]
         for key in sorted({*before, *values})
@@ -36,6 +38,14 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
                 hint=f"Only these keys can change: {', '.join(sorted(MAY_CHANGE - SILENT))}. "
                 "To change any other key, start a new run",
             )
+    unit = unit_of(before["local-steps"], before["step-budget"])
+    if now.unit != unit:
+        raise ConfigError(
+            "a resumed run cannot change what it counts its local work in",
+            where="run config, step-budget",
+            got=now.unit,
+            expected=unit,
+        )
     return {key: values for key, values in changed.items() if key not in SILENT}
 
 

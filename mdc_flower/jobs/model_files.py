@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mdc_flower.common.config_files import read_arm
+from mdc_flower.common.local_work import of_this_version
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract
@@ -244,4 +245,4 @@ def _reading(config: RunConfig) -> Reading:
 
 def _config_beside(file: Path) -> RunConfig:
     path = file.parent / CONFIG
-    return read_run_config(read_arm(path)[0] if path.exists() else {})
+    return read_run_config(of_this_version(read_arm(path)[0]) if path.exists() else {})

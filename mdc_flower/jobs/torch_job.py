@@ -175,7 +175,7 @@ class Split:
             raise DataError(
                 "the stream of training examples has ended",
                 where="job, train",
-                hint="It must last for num-rounds * local-steps batches; let it begin anew itself",
+                hint="It must last for all steps of the run; let it begin anew itself",
             )
         if self.sampler is not None:
             # An evaluation is over the same examples, in the same order, each time.
@@ -268,7 +268,7 @@ class TorchJob:
                 "a stream has no epochs",
                 where="job, train",
                 got="an IterableDataset in a run that counts epochs",
-                expected="local-steps and num-rounds in the run config",
+                expected="local-steps, and num-rounds or step-budget, in the run config",
             )
         return split.steps()
 

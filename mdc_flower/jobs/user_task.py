@@ -70,7 +70,7 @@ class UserTask:
             If the job cannot be built, or see `try_job`.
         """
         settings = replace(self.settings, autocast_dtype=None, compile=False)
-        job, counts_steps = self.job, self.config.local_steps > 0
+        job, counts_steps = self.job, self.config.unit == "steps"
         try_job(job, settings, counts_steps, self.config.exchange, self.config.keep)
         self._check_policy(job.model())
 

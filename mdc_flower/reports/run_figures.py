@@ -116,13 +116,13 @@ def draw_relative_change(history: History, threshold: float | None = None) -> Fi
     Parameters
     ----------
     threshold
-        Value at or below which the local epochs double; None if they do not double.
+        Value at or below which the length of a round doubles; None if it does not double.
     """
     figure, axes = _single()
     if threshold:
         axes.axhline(threshold, color=MIDDLE, linestyle="--", linewidth=1)
         axes.annotate(
-            "local epochs double below",
+            f"{unit(history)} double below",
             (0.99, threshold),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),
@@ -221,9 +221,8 @@ def plot_relative_change(axes: Axes, history: History) -> None:
 
 def plan_of(line: Mapping[str, Any]) -> RoundPlan | None:
     """Return a round's plan; None if another version wrote it in another format."""
-    fields = {key: value for key, value in line["plan"].items() if key != "plan_id"}
     try:
-        return RoundPlan.model_validate(fields)
+        return RoundPlan.recorded(line["plan"])
     except ValidationError:
         return None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdc_flower.common.config_files import read_toml
+from mdc_flower.common.local_work import of_this_version
 from mdc_flower.reports.series import History
 from strategies.common.errors import RunError
 from strategies.storage.run_directory import (
@@ -46,11 +47,12 @@ def read_run(folder: Path) -> RunFiles:
         If the summary or a complete line of the history is not usable JSON.
     """
     kinds = ("run-started", "run-resumed", "round-started")
+    config = folder / CONFIG
     return RunFiles(
         name=folder.resolve().name,
         history=_whole_lines(folder / HISTORY),
         summary=_summary(folder / SUMMARY),
-        config=read_toml(folder / CONFIG) if (folder / CONFIG).is_file() else {},
+        config=of_this_version(read_toml(config)) if config.is_file() else {},
         events={kind: read_events(folder, kind) for kind in kinds},
     )
 

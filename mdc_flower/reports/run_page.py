@@ -28,7 +28,6 @@ from mdc_flower.reports.series import (
     History,
     Series,
     completed,
-    in_steps,
     metric_series,
     recalibrated_series,
     sites_of,
@@ -257,7 +256,7 @@ def _training_pictures(run: RunFiles) -> list[Picture]:
     history = run.history
     if not history:
         return []
-    ile = run.config.get("epochs") == "ile" and not in_steps(history)
+    ile = run.config.get("epochs") == "ile"
     threshold = run.config.get("ile-epsilon") if ile else None
     pictures = [
         Picture(

@@ -213,8 +213,9 @@ def train(
             )
 
     is_stream, seen = job.size("train") is None, 0
-    before = (plan.round - 1) * plan.local_steps
-    training = Pass("train", device, state.batches, True, before, runtime.rank, runtime.size)
+    training = Pass(
+        "train", device, state.batches, True, plan.steps_before, runtime.rank, runtime.size
+    )
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site, *runtime.salt)):
         if epochs is not None:
             epochs.load(state)

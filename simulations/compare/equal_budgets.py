@@ -57,13 +57,13 @@ def _configs(comparison: Comparison, arm: Arm) -> list[RunConfig]:
 
 def _check_unit(arm: Arm, values: Mapping[str, Scalar]) -> None:
     """Raise ConfigError if the arm would not end after a number of passes over the data."""
-    for key in ("local-steps", "num-rounds"):
+    for key in ("local-steps", "step-budget", "num-rounds"):
         if values.get(key):
             raise ConfigError(
                 "all arms must make equal numbers of passes over the data, as set by epoch-budget",
                 where=f"{arm.key}, {key}",
                 got=values[key],
-                expected="0" if key == "local-steps" else "0, or an arm with rounds-of",
+                expected="0, or an arm with rounds-of" if key == "num-rounds" else "0",
             )
 
 

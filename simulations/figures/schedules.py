@@ -16,7 +16,7 @@ from simulations.figures.panels import panel_grid
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Results
 from strategies.common.errors import ConfigError
-from strategies.method.local_epochs import EpochState, Fixed, Horizon, count_round
+from strategies.method.local_work import Fixed, Horizon, WorkState, count_round
 from strategies.method.recipes import LrSchedule, Recipe
 from strategies.method.round_plan import CycleShape, RoundPlan
 
@@ -35,7 +35,7 @@ PASSES = "passes over the data (local epochs)"
 def cycle_plans(shape: CycleShape, lr_max: float, num_rounds: int, epochs: int) -> list[RoundPlan]:
     """Return the plans of a run with this cycle shape and rounds of equal length."""
     recipe = Recipe(LrSchedule(lr_max, shape=shape), Fixed(epochs), Horizon(num_rounds, None))
-    state, plans = EpochState(epochs), []
+    state, plans = WorkState(epochs), []
     while not recipe.horizon.finished(state):
         plans.append(recipe.plan(state, seed=1))
         state = count_round(state, epochs)

@@ -24,7 +24,7 @@ from strategies.exchange.messages import (
     REPLY,
 )
 from strategies.exchange.metrics import ALWAYS, Metric, SiteMetrics, Value
-from strategies.method.local_epochs import relative_change
+from strategies.method.local_work import relative_change
 
 COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
 """Metrics that serve as weights for other metrics."""

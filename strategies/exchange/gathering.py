@@ -55,6 +55,8 @@ class Request:
         Takes a site's name and the seconds left to answer; returns the content of its message.
     judge : callable
         Takes a reply and the name of its site; returns the update, or a rejection with the reason.
+    steps : int
+        Optimizer steps for which the sites train; 0 if their work is not counted in steps.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Request:
     what: str
     content: Callable[[str, float], RecordDict]
     judge: Callable[[Message, str], Update | Rejection]
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,7 @@ class Gathering:
                 got=(reply.error.reason or "").splitlines()[0],
             )
         verdict = request.judge(reply, site)
-        verdict = self._claims.check(verdict, requests.membership.num_examples)
+        verdict = self._claims.check(verdict, requests.membership.num_examples, request.steps)
         self._traffic.receive(site, reply)
         if isinstance(verdict, Rejection):
             self.outcome.drop(site, verdict.cause, verdict.reason, verdict.detail)

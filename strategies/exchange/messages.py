@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from strategies.common.errors import PlanError, RunError
 from strategies.method.round_plan import RoundPlan
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 LONGEST_TEXT = 128
 """Largest number of characters kept of a text from a site."""

@@ -1,6 +1,6 @@
 """Recipes: averaging methods as data, interpreted by one round loop.
 
-A recipe combines a learning-rate schedule, a controller of local epochs, and an outer optimizer.
+A recipe combines a learning-rate schedule, a controller of local work, and an outer optimizer.
 FedAvg and co-learning are two recipes for the same loop.
 """
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from strategies.aggregation.averaging import Weighting, by_examples, uniform
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
-from strategies.method.local_epochs import (
-    EpochController,
-    EpochState,
+from strategies.method.local_work import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
     QuadraticSynchronization,
+    Unit,
+    WorkController,
+    WorkState,
 )
 from strategies.method.round_plan import CycleShape, RoundPlan
 
@@ -53,12 +54,12 @@ class Recipe:
     ----------
     schedule : LrSchedule
         Learning rates.
-    controller : EpochController
-        Local epochs of each round; unused if ``local_steps`` is positive.
+    controller : WorkController
+        Length of each round.
     horizon : Horizon
         When the run ends.
-    local_steps : int
-        Optimizer steps per round; 0 to count rounds in epochs.
+    unit : Unit
+        What controller and horizon count: local epochs or optimizer steps.
     weighting : Weighting
         Weight of each site in the average.
     max_site_weight : float
@@ -70,26 +71,28 @@ class Recipe:
     """
 
     schedule: LrSchedule
-    controller: EpochController
+    controller: WorkController
     horizon: Horizon
-    local_steps: int = 0
+    unit: Unit = "epochs"
     weighting: Weighting = by_examples
     max_site_weight: float = 1.0
     proximal_mu: float = 0.0
     outer: OuterOptimizer = field(default_factory=Average)
 
-    def epochs(self, state: EpochState) -> int:
-        """Return the local epochs of the next round; 0 if rounds are counted in steps."""
-        return 0 if self.local_steps else self.horizon.fit(state)
+    def length(self, state: WorkState) -> int:
+        """Return the units of local work of the next round."""
+        return self.horizon.fit(state)
 
-    def plan(self, state: EpochState, seed: int) -> RoundPlan:
+    def plan(self, state: WorkState, seed: int) -> RoundPlan:
         """Return the plan of the round after ``state``."""
         peak = self.schedule.peak(state.rounds_done)
         start, end = self._share_of_run(state)
+        in_steps = self.unit == "steps"
         return RoundPlan(
             round=state.rounds_done + 1,
-            local_epochs=self.epochs(state),
-            local_steps=self.local_steps,
+            local_epochs=0 if in_steps else self.length(state),
+            local_steps=self.length(state) if in_steps else 0,
+            steps_before=state.used if in_steps else 0,
             lr_max=peak,
             lr_min=peak * self.schedule.lr_min_fraction,
             shape=self.schedule.shape,
@@ -99,14 +102,13 @@ class Recipe:
             proximal_mu=self.proximal_mu,
         )
 
-    def _share_of_run(self, state: EpochState) -> tuple[float, float]:
+    def _share_of_run(self, state: WorkState) -> tuple[float, float]:
         """Return the fractions of the run's local work done before and after the next round."""
-        rounds, budget = self.horizon.num_rounds, self.horizon.epoch_budget
+        rounds, budget = self.horizon.num_rounds, self.horizon.budget
         if isinstance(self.controller, Fixed) and rounds is not None and budget is not None:
-            budget = min(budget, rounds * self.controller.local_epochs)
-        if budget is not None and not self.local_steps:
-            done = state.epochs_used
-            return done / budget, min(1.0, (done + self.epochs(state)) / budget)
+            budget = min(budget, rounds * self.controller.length)
+        if budget is not None:
+            return state.used / budget, min(1.0, (state.used + self.length(state)) / budget)
         if rounds is not None:
             return state.rounds_done / rounds, min(1.0, (state.rounds_done + 1) / rounds)
         return 0.0, 1.0
@@ -128,7 +130,7 @@ def co_learning(
     return Recipe(
         schedule=LrSchedule(lr_max, lr_min_fraction, "exponential"),
         controller=IncreasedLocalEpochs(initial_epochs, epsilon, max_epochs),
-        horizon=Horizon(num_rounds=None, epoch_budget=epoch_budget),
+        horizon=Horizon(num_rounds=None, budget=epoch_budget),
     )
 
 
@@ -137,7 +139,7 @@ def fedavg(num_rounds: int, local_epochs: int, lr: float) -> Recipe:
     return Recipe(
         schedule=LrSchedule(lr, 1.0, "constant"),
         controller=Fixed(local_epochs),
-        horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
+        horizon=Horizon(num_rounds=num_rounds, budget=None),
     )
 
 
@@ -149,7 +151,7 @@ def qsr(epoch_budget: int, lr: float, base_epochs: int, alpha: float) -> Recipe:
     return Recipe(
         schedule=LrSchedule(lr, 0.0, "global-cosine"),
         controller=QuadraticSynchronization(base_epochs, alpha, lr, 0.0, epoch_budget),
-        horizon=Horizon(num_rounds=None, epoch_budget=epoch_budget),
+        horizon=Horizon(num_rounds=None, budget=epoch_budget),
     )
 
 
@@ -184,9 +186,9 @@ def diloco(num_rounds: int, local_steps: int, lr: float) -> Recipe:
     """
     return Recipe(
         schedule=LrSchedule(lr, 0.0, "global-cosine"),
-        controller=Fixed(1),
-        horizon=Horizon(num_rounds=num_rounds, epoch_budget=None),
-        local_steps=local_steps,
+        controller=Fixed(local_steps),
+        horizon=Horizon(num_rounds=num_rounds, budget=None),
+        unit="steps",
         weighting=uniform,
         outer=Momentum(0.7, 0.9, nesterov=True),
     )

@@ -7,7 +7,8 @@ from the number of rounds it has seen, because it may have missed some.
 import hashlib
 import json
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from flwr.app import ConfigRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,7 +17,9 @@ from strategies.common.errors import PlanError
 
 CycleShape = Literal["exponential", "cosine", "linear", "triangular", "constant", "global-cosine"]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+
+SAME_VERSION = "Coordinator and site must run the same version of mdc-flower"
 
 
 class RoundPlan(BaseModel):
@@ -28,6 +31,9 @@ class RoundPlan(BaseModel):
         Round number, starting at 1.
     local_epochs, local_steps : int
         Length of the training; exactly one of the two is positive.
+    steps_before : int
+        Optimizer steps of the rounds before, which is where a stream of examples continues; 0 in a
+        run that counts epochs.
     lr_max, lr_min : float
         Highest and lowest learning rate of the round's cycle, ``0 <= lr_min <= lr_max``.
     shape : CycleShape
@@ -48,6 +54,7 @@ class RoundPlan(BaseModel):
     round: Annotated[int, Field(ge=1)]
     local_epochs: Annotated[int, Field(ge=0)] = 0
     local_steps: Annotated[int, Field(ge=0)] = 0
+    steps_before: Annotated[int, Field(ge=0)] = 0
     lr_max: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     lr_min: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     shape: CycleShape = "exponential"
@@ -130,9 +137,21 @@ class RoundPlan(BaseModel):
         """
         fields = dict(record)
         claimed_id = fields.pop("plan_id", None)
+        if fields.get("version", PLAN_VERSION) != PLAN_VERSION:
+            raise PlanError(
+                "this site does not know the version of the round plan",
+                where="round plan, version",
+                got=fields["version"],
+                expected=str(PLAN_VERSION),
+                hint=SAME_VERSION,
+            )
         if missing := [name for name in cls.model_fields if name not in fields]:
             # Filling in a default would be a guess at what the coordinator meant.
-            raise PlanError("a required field is missing", where=f"round plan, {missing[0]}")
+            raise PlanError(
+                "a required field is missing",
+                where=f"round plan, {missing[0]}",
+                hint=SAME_VERSION,
+            )
         try:
             plan = cls.model_validate(fields)
         except ValidationError as error:
@@ -142,7 +161,7 @@ class RoundPlan(BaseModel):
                 f"this site does not understand the round plan: {first['msg']}",
                 where=f"round plan, {where or 'as a whole'}",
                 got=first["input"] if where else None,
-                hint="Coordinator and site must run the same version of mdc-flower",
+                hint=SAME_VERSION,
             ) from None
         if claimed_id != plan.plan_id:
             raise PlanError(
@@ -153,6 +172,20 @@ class RoundPlan(BaseModel):
                 hint="The plan was changed in transit; send it again",
             )
         return plan
+
+    @classmethod
+    def recorded(cls, fields: Mapping[str, Any]) -> Self:
+        """Read a plan from the record of a round, which an earlier version may have written.
+
+        Raises
+        ------
+        ValidationError
+            If a later version wrote it, in a format that this one does not know.
+        """
+        plan = {name: value for name, value in fields.items() if name != "plan_id"}
+        if plan.get("version") == 1:  # it had no `steps_before`, and was the same otherwise
+            plan["version"] = PLAN_VERSION
+        return cls.model_validate(plan)
 
 
 def cosine(high: float, low: float, progress: float) -> float:

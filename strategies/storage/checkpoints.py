@@ -24,7 +24,7 @@ from strategies.common.files import (
     writing,
 )
 from strategies.common.log import log
-from strategies.method.local_epochs import EpochState
+from strategies.method.local_work import WorkState
 from strategies.storage.model_files import StoredArrays, pack_model
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
@@ -107,7 +107,7 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
             remove_temporary(self._folder)
         position = checkpoint.position
-        number = position.epochs.rounds_done
+        number = position.work.rounds_done
         if self._newest is None or _round(self._newest) != number:
             self._seal_arrays(position, model_metadata)
         # The sites' scores of a model arrive in the next round, so the best may be the previous.
@@ -123,7 +123,7 @@ class Checkpoints:
             "best-model": _name(self._best),
             "best-round": position.best_round,
             "best-score": position.best_score if position.best_round else None,
-            "epochs": asdict(position.epochs),
+            "work": asdict(position.work),
             "pace": dict(position.pace),
             "absent": sorted(position.absent),
             "counted": dict(position.counted),
@@ -142,7 +142,7 @@ class Checkpoints:
 
     def _seal_arrays(self, position: Position, model_metadata: Mapping[str, Any]) -> None:
         """Write the array files of a round that is saved for the first time."""
-        number = position.epochs.rounds_done
+        number = position.work.rounds_done
         content = pack_model(position.arrays, model_metadata)
         model = seal(self._folder, _stem(number), MODEL, content)
         reach("checkpoint-model-written", round=number)
@@ -208,7 +208,7 @@ class Checkpoints:
             best_round, best_score = 0, None
         position = Position(
             arrays=StoredArrays(model),
-            epochs=EpochState(**description["epochs"]),
+            work=_work(description),
             outer_state={} if outer is None else StoredArrays(outer),
             best_round=best_round,
             best_score=float("-inf") if best_score is None else best_score,
@@ -253,6 +253,21 @@ class Checkpoints:
 
     def _descriptions(self) -> list[Path]:
         return list(sealed_files(self._folder, DESCRIPTION))
+
+
+def _work(description: Mapping[str, Any]) -> WorkState:
+    """Return the state of the local work.
+
+    Earlier versions stored it under other names, and counted no steps, because all rounds of a run
+    in steps had the same length.
+    """
+    if "work" in description:
+        return WorkState(**description["work"])
+    old, record = description["epochs"], description["record"]
+    steps, done = record["plan"]["local_steps"] if record else 0, old["rounds_done"]
+    if steps:
+        return WorkState(steps, used=done * steps, rounds_done=done)
+    return WorkState(old["local_epochs"], used=old["epochs_used"], rounds_done=done)
 
 
 def _stem(rounds_done: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from strategies.aggregation.averaging import Arrays
-from strategies.method.local_epochs import EpochState
+from strategies.method.local_work import WorkState
 
 if TYPE_CHECKING:
     from strategies.storage.round_record import RoundRecord
@@ -19,8 +19,8 @@ class Position:
     ----------
     arrays : Arrays
         The global model.
-    epochs : EpochState
-        The controller's state, including the numbers of finished rounds and epochs.
+    work : WorkState
+        The controller's state, including the finished rounds and the local work done in them.
     outer_state : Arrays
         State of the outer optimizer; empty if it has none.
     best_round : int
@@ -39,7 +39,7 @@ class Position:
     """
 
     arrays: Arrays
-    epochs: EpochState
+    work: WorkState
     outer_state: Arrays = field(default_factory=dict)
     best_round: int = 0
     best_score: float = float("-inf")

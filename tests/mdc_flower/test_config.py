@@ -19,7 +19,7 @@ from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, Out
 from strategies.common.errors import ConfigError
 from strategies.exchange.deadline import Deadline
 from strategies.exchange.metrics import TRAIN_METRICS
-from strategies.method.local_epochs import (
+from strategies.method.local_work import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
@@ -83,10 +83,12 @@ OTHER_VALUES: dict[str, Any] = {
     "ile-epsilon": 0.5,
     "ile-max-epochs": 8,
     "qsr-alpha": 0.5,
-    "local-steps": 0,  # other values need num-rounds, which has a test of its own
+    "local-steps": 0,  # other values need other keys, and have tests of their own
+    "ile-max-steps": 0,
     "proximal-mu": 0.1,
     "num-rounds": 7,
     "epoch-budget": 10,
+    "step-budget": 0,
     "weighting": "uniform",
     "max-site-weight": 0.5,
     "outer-optimizer": "momentum",
@@ -141,8 +143,15 @@ def test_an_outer_learning_rate_is_read_beside_an_outer_optimizer() -> None:
     assert read_run_config({"outer-lr": 0.5, "outer-optimizer": "adam"}).outer_lr == 0.5
 
 
-def test_local_steps_are_read_beside_a_number_of_rounds() -> None:
-    assert read_run_config({"local-steps": 100, "num-rounds": 3}).local_steps == 100
+STEPS = {"local-steps": 100, "ile-max-steps": 400, "num-rounds": 3}
+
+
+def test_keys_in_steps_are_read_beside_each_other() -> None:
+    config = read_run_config({**STEPS, "step-budget": 5000})
+    assert (config.local_steps, config.ile_max_steps, config.step_budget) == (100, 400, 5000)
+    assert (config.unit, config.budget) == ("steps", 5000)
+    assert (RunConfig().unit, RunConfig().budget) == ("epochs", 60)
+    assert read_run_config({**STEPS, "num-rounds": 3}).budget == 0, "60 epochs are not a budget"
 
 
 @pytest.mark.parametrize(
@@ -217,9 +226,11 @@ BAD_VALUES: dict[str, list[Any]] = {
     "ile-max-epochs": [0, *NOT_COUNTS],
     "qsr-alpha": [0.0, -0.1, *NOT_FINITE],
     "local-steps": NOT_COUNTS,
+    "ile-max-steps": NOT_COUNTS,
     "proximal-mu": [-0.1, *NOT_FINITE],
     "num-rounds": NOT_COUNTS,
     "epoch-budget": NOT_COUNTS,
+    "step-budget": NOT_COUNTS,
     "weighting": ["random"],
     "max-site-weight": [0.0, 1.1, *NOT_FINITE],
     "outer-optimizer": ["rmsprop"],
@@ -311,10 +322,60 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"epoch-budget": 7},
         "epoch-budget 6 is below num-rounds 7",
     ),
-    "steps need rounds": (
-        {"local-steps": 10, "num-rounds": 0, "epoch-budget": 6},
-        {"num-rounds": 1},
-        "local-steps needs num-rounds",
+    "a run in steps ends": (
+        {"local-steps": 10, "epochs": "fixed"},
+        {"step-budget": 100},
+        "num-rounds or step-budget must be set",
+    ),
+    "a run has one unit": (
+        {"local-steps": 10, "epochs": "fixed", "num-rounds": 3, "epoch-budget": 6},
+        {"epoch-budget": 0},
+        "local-steps counts steps, but epoch-budget 6 counts epochs",
+    ),
+    "a run has one budget": (
+        {"step-budget": 10, "epochs": "spread", "num-rounds": 3, "epoch-budget": 6},
+        {"epoch-budget": 0},
+        "step-budget counts steps, but epoch-budget 6 counts epochs",
+    ),
+    "a budget in steps is no length of a round": (
+        {"step-budget": 100},
+        {"local-steps": 10},
+        "step-budget with epochs = 'ile' needs local-steps",
+    ),
+    "steps do not double for ever": (
+        {"local-steps": 10, "num-rounds": 3},
+        {"ile-max-steps": 80},
+        "it needs ile-max-steps or step-budget; use epochs = 'fixed'",
+    ),
+    "steps do not double for ever without a budget": (
+        {"local-steps": 10, "num-rounds": 3},
+        {"step-budget": 80},
+        "it needs ile-max-steps or step-budget; use epochs = 'fixed'",
+    ),
+    "a maximum in steps is of steps": (
+        {"ile-max-steps": 80},
+        {"local-steps": 10, "num-rounds": 3},
+        "ile-max-steps needs local-steps",
+    ),
+    "spread needs a budget in the run's unit": (
+        {"local-steps": 10, "epochs": "spread", "num-rounds": 6},
+        {"step-budget": 6},
+        "needs both num-rounds and step-budget",
+    ),
+    "spread gives each round a step": (
+        {"epochs": "spread", "num-rounds": 7, "step-budget": 6},
+        {"step-budget": 7},
+        "step-budget 6 is below num-rounds 7, but each round needs at least one step",
+    ),
+    "a global cosine in steps knows its end": (
+        {"lr-shape": "global-cosine", "local-steps": 5, "ile-max-steps": 9, "num-rounds": 3},
+        {"step-budget": 100},
+        "'global-cosine' with epochs = 'ile' needs step-budget",
+    ),
+    "qsr in steps knows its end": (
+        {**QSR, "epoch-budget": 0, "num-rounds": 3, "local-steps": 10},
+        {"step-budget": 100},
+        "epochs = 'qsr' needs step-budget",
     ),
     "an exponential does not reach zero": (
         {"lr-shape": "exponential", "lr-min-fraction": 0.0},
@@ -408,7 +469,7 @@ def test_a_config_cannot_be_changed() -> None:
         RunConfig().seed = 2
 
 
-@pytest.mark.parametrize("values", [{}, OTHER_VALUES, {"local-steps": 5, "num-rounds": 2}])
+@pytest.mark.parametrize("values", [{}, OTHER_VALUES, STEPS])
 def test_a_config_comes_back_from_flower_and_from_its_file_unchanged(
     values: dict[str, Any],
 ) -> None:
@@ -439,7 +500,7 @@ PIECE = LrSchedule(0.4, 0.5, "triangular", 0.9)
                 PIECE,
                 IncreasedLocalEpochs(2, 0.125, 16),
                 Horizon(None, 30),
-                local_steps=0,
+                unit="epochs",
                 weighting=by_examples,
                 proximal_mu=0.0,
             ),
@@ -456,18 +517,33 @@ PIECE = LrSchedule(0.4, 0.5, "triangular", 0.9)
             {"epochs": "spread", "num-rounds": 4, "epoch-budget": 10, "proximal-mu": 0.75},
             Recipe(PIECE, Spread(10, 4), Horizon(4, 10), proximal_mu=0.75),
         ),
-        (  # steps are not epochs: the budget, which counts in epochs, does not end the run
-            {
-                "local-steps": 100,
-                "epochs": "fixed",
-                "local-epochs": 5,
-                "num-rounds": 4,
-                "epoch-budget": 10,
-            },
-            Recipe(PIECE, Fixed(5), Horizon(4, None), local_steps=100),
+        (
+            {"epochs": "fixed", "local-steps": 100, "local-epochs": 5, "num-rounds": 4},
+            Recipe(PIECE, Fixed(100), Horizon(4, None), unit="steps"),
+        ),
+        (
+            {**ILE, **STEPS, "step-budget": 900},
+            Recipe(PIECE, IncreasedLocalEpochs(100, 0.125, 400), Horizon(3, 900), unit="steps"),
+        ),
+        (
+            {**ILE, "local-steps": 7, "step-budget": 900},
+            Recipe(PIECE, IncreasedLocalEpochs(7, 0.125, None), Horizon(None, 900), unit="steps"),
+        ),
+        (
+            {"epochs": "spread", "num-rounds": 4, "step-budget": 1000},
+            Recipe(PIECE, Spread(1000, 4), Horizon(4, 1000), unit="steps"),
         ),
     ],
-    ids=["ile", "ile-to-rounds", "fixed", "spread", "steps"],
+    ids=[
+        "ile",
+        "ile-to-rounds",
+        "fixed",
+        "spread",
+        "steps",
+        "ile-in-steps",
+        "ile-to-budget",
+        "spread-in-steps",
+    ],
 )
 def test_each_key_reaches_its_piece_of_the_recipe(values: dict[str, Any], expected: Recipe) -> None:
     assert read_run_config({**SCHEDULE, **values}).recipe() == expected
@@ -477,9 +553,13 @@ def test_each_key_reaches_the_quadratic_synchronization_rule() -> None:
     values = {**QSR, "local-epochs": 2, "qsr-alpha": 0.3, "lr-max": 0.4, "lr-min-fraction": 0.5}
     assert read_run_config(values).recipe() == Recipe(
         LrSchedule(0.4, 0.5, "global-cosine"),
-        QuadraticSynchronization(2, 0.3, lr_max=0.4, lr_min=0.2, epoch_budget=30),
+        QuadraticSynchronization(2, 0.3, lr_max=0.4, lr_min=0.2, budget=30),
         Horizon(None, 30),
     )
+    in_steps = values | {"epoch-budget": 0, "step-budget": 900, "local-steps": 50}
+    recipe = read_run_config(in_steps).recipe()
+    assert recipe.controller == QuadraticSynchronization(50, 0.3, 0.4, 0.2, budget=900)
+    assert (recipe.horizon, recipe.unit) == (Horizon(None, 900), "steps")
 
 
 OUTER = {

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result
 
 from strategies.common.errors import QuorumError
 from strategies.exchange.messages import arrays_to_record, record_to_arrays
-from strategies.method.local_epochs import EpochState, Fixed
+from strategies.method.local_work import Fixed, WorkState
 from strategies.method.recipes import fedavg
 from strategies.pending_evaluation import EvaluateFn, Inline, one_thread
 from strategies.storage.position import Position
@@ -315,7 +315,7 @@ def test_a_checkpoint_without_an_evaluation_has_no_line_yet(tmp_path: Path) -> N
     initial = record_to_arrays(model())
     start = Position(initial, Fixed(1).start())
     record = RoundRecord(1, plan={"round": 1, "local_epochs": 1}, seconds=2.5)
-    folded = Position(initial, EpochState(1, 1, 1), unfinished=record)
+    folded = Position(initial, WorkState(1, 1, 1), unfinished=record)
     with run_directory(tmp_path, {}) as directory:
         directory.begin(initial, start, {})
         directory.round_folded(record, folded)

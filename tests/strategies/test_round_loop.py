@@ -52,7 +52,7 @@ from strategies.exchange.metrics import (
 )
 from strategies.exchange.requests import LATE_WINDOW_S
 from strategies.exchange.update_store import MemoryUpdates
-from strategies.method.local_epochs import EpochState, Fixed, Horizon, Spread
+from strategies.method.local_work import Fixed, Horizon, Spread, WorkState
 from strategies.method.recipes import LrSchedule, Recipe, co_learning, diloco, fedavg, qsr
 from strategies.method.round_plan import RoundPlan
 from strategies.round_loop import RoundLoop
@@ -127,7 +127,7 @@ class Watcher:
     @property
     def best(self) -> list[bool]:
         """Return whether each round was the best so far."""
-        return [position.best_round == position.epochs.rounds_done for position in self.positions]
+        return [position.best_round == position.work.rounds_done for position in self.positions]
 
     def started(self) -> list[tuple[list[str], list[str]]]:
         """Return, for every attempt, the sites asked and the sites with stored updates."""
@@ -714,7 +714,7 @@ def test_the_best_models_file_is_that_of_its_round_also_over_a_resume(
             position = directory.begin(initial, Position(initial, Fixed(1).start()), {})
             a, b = two_sites()
             a.accuracy = b.accuracy = lambda w: scores[round(w / 2.5)]
-            resumed = position.epochs.rounds_done > 0
+            resumed = position.work.rounds_done > 0
             watchers: list[Any] = [directory] if resumed else [directory, Dies()]
             options = {"position": position, "updates": directory.updates}
             strategy = strategy_of(fedavg(3, 1, 0.1), *watchers, site_evaluation=True, **options)
@@ -1012,7 +1012,7 @@ def test_a_repeated_round_costs_no_epochs_of_the_budget() -> None:
     # The model does not move, so each round doubles: 2, 4, then 8, all of the 14.
     assert [plan.local_epochs for plan in site.plans] == [2, 4, 4, 4, 4, 8]
     assert [record.plan["local_epochs"] for record in watcher.records] == [2, 4, 8]
-    assert watcher.positions[-1].epochs == EpochState(8, epochs_used=14, rounds_done=3)
+    assert watcher.positions[-1].work == WorkState(8, used=14, rounds_done=3)
 
 
 def test_a_round_that_fails_as_often_as_it_may_be_tried_stops_the_run() -> None:
@@ -1100,7 +1100,7 @@ def test_a_global_model_that_overflows_ends_the_run_before_its_checkpoint(tmp_pa
     # Round 1 moves 0 by 1 * 2e38, round 2 by momentum alone: to 2e38 + 0.9 * 2e38 > 3.4e38.
     recipe = replace(fedavg(4, 1, 0.1), outer=Momentum(lr=2e38, momentum=0.9))
     watcher = Watcher()
-    start = Position({"w": np.zeros(1, np.float32)}, EpochState(1))
+    start = Position({"w": np.zeros(1, np.float32)}, WorkState(1))
     with run_directory(tmp_path, {}) as directory:
         directory.begin(start.arrays, start, {})
         strategy = strategy_of(recipe, watcher, directory)

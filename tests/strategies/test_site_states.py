@@ -14,7 +14,7 @@ from strategies.exchange.causes import error_code
 from strategies.exchange.lineage import Lineage, lineage_of
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import arrays_to_record
-from strategies.method.local_epochs import Fixed
+from strategies.method.local_work import Fixed
 from strategies.method.recipes import fedavg
 from strategies.round_loop import RoundLoop
 from strategies.storage.position import Position

@@ -51,7 +51,7 @@ def learning_rates(plan: Mapping[str, Any], done: int) -> list[tuple[int, dict[s
     A round that is counted in steps has one point, at its end, because the number of steps per
     epoch differs between sites.
     """
-    valid = RoundPlan.model_validate({key: plan[key] for key in RoundPlan.model_fields})
+    valid = RoundPlan.recorded(plan)
     parts = valid.local_epochs or 1
     return [
         (

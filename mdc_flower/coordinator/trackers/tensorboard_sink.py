@@ -1,12 +1,12 @@
 """TensorBoard event files in the run directory.
 
 There are two folders, because TensorBoard has one step counter per folder: ``rounds`` counts
-rounds, and ``epochs`` counts the local work done.
+rounds, and ``epochs``, or ``steps``, counts the local work done.
 """
 
 from collections.abc import Mapping
 
-from mdc_flower.coordinator.trackers.tracker import EPOCHS, ROUNDS, Start
+from mdc_flower.coordinator.trackers.tracker import ROUNDS, WORK, Start
 
 FOLDER = "tensorboard"
 
@@ -18,8 +18,11 @@ class TensorBoardSink:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writers = {
-            axis: SummaryWriter(str(start.run_dir / FOLDER / axis), purge_step=done + 1)
-            for axis, done in ((ROUNDS, start.rounds_done), (EPOCHS, start.work_done))
+            axis: SummaryWriter(str(start.run_dir / FOLDER / name), purge_step=done + 1)
+            for axis, name, done in (
+                (ROUNDS, ROUNDS, start.rounds_done),
+                (WORK, start.config.unit, start.work_done),
+            )
         }
 
     def write(self, axis: str, step: int, scalars: Mapping[str, float]) -> None:

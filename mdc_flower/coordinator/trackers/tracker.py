@@ -17,7 +17,7 @@ from strategies.storage.round_record import RoundRecord
 CLOSE_S = 60.0
 """Longest wait at the end of a run, in seconds."""
 
-ROUNDS, EPOCHS = "rounds", "epochs"
+ROUNDS, WORK = "rounds", "work"
 """The two axes: numbers of rounds, and units of local work done."""
 
 
@@ -96,7 +96,7 @@ class Tracker:
 
     def _write(self, record: RoundRecord) -> None:
         points = [(ROUNDS, record.round, round_scalars(record))]
-        points += [(EPOCHS, *rates) for rates in learning_rates(record.plan, self._work)]
+        points += [(WORK, *rates) for rates in learning_rates(record.plan, self._work)]
         self._work += work(record.to_dict())
 
         def write(sink: Sink) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from mdc_flower.coordinator.trackers.tracker import (
     CLOSE_S,
-    EPOCHS,
     ROUNDS,
+    WORK,
     Start,
     remembered,
     shown,
@@ -17,7 +17,7 @@ RUN_ID = "wandb-run-id"
 PROJECT = "mdc-flower"
 """Project, unless ``WANDB_PROJECT`` names another."""
 
-STEP = {ROUNDS: "round", EPOCHS: "local-work"}
+STEP = {ROUNDS: "round", WORK: "local-work"}
 """Name of the number that is the step of an axis."""
 
 
@@ -44,7 +44,7 @@ class WandbSink:
                 finish_timeout=CLOSE_S / 2,
             ),
         )
-        for axis, pattern in ((ROUNDS, "*"), (EPOCHS, "learning-rate/*")):
+        for axis, pattern in ((ROUNDS, "*"), (WORK, "learning-rate/*")):
             self._run.define_metric(STEP[axis])
             self._run.define_metric(pattern, step_metric=STEP[axis])
 

@@ -281,10 +281,11 @@ class SiteView:
     def _progress(self, event: Mapping[str, Any]) -> str:
         done, total, seconds = event["step"], event["num_steps"], event["seconds"]
         epochs = self._plan.get("local_epochs")
+        epoch = f"epoch {event['epoch']}" + (f" of {epochs}" if epochs else "") + ", "
         return (
-            f"round {self._plan.get('round', '?')}: epoch {event['epoch']}"
-            + (f" of {epochs}" if epochs else "")
-            + f", step {done} of {total}, learning rate {event['lr']:.3g}, "
+            f"round {self._plan.get('round', '?')}: "
+            + ("" if self._plan.get("local_steps") else epoch)
+            + f"step {done} of {total}, learning rate {event['lr']:.3g}, "
             f"loss {event['loss']:.4f}, {event['num_seen'] / max(seconds, 1e-9):.0f} examples/s, "
             f"about {seconds * (total - done) / done:.0f} s left"
         )

@@ -53,6 +53,9 @@ class Round:
         The round's number, from 1.
     local_epochs, local_steps : int
         Length of the training; exactly one of the two is positive.
+    steps_before : int
+        Optimizer steps of the rounds before, where a stream of examples continues; 0 in a run that
+        counts epochs.
     deadline : float
         Unix time in seconds at which the site ends this script if there is no model; infinite if
         there is no deadline.
@@ -79,6 +82,7 @@ class Round:
         self.number = self.plan.round if self.plan else 0
         self.local_epochs = self.plan.local_epochs if self.plan else 0
         self.local_steps = self.plan.local_steps if self.plan else 0
+        self.steps_before = self.plan.steps_before if self.plan else 0
         self.is_sent = False
         self._schedule: RoundLR | None = None
 

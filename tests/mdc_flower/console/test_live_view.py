@@ -15,12 +15,12 @@ from strategies.storage.run_directory import EVENTS
 from tests.mdc_flower.examples import plan
 
 ORDERS = plan(local_epochs=2, lr_max=0.1, lr_min=0.025, shape="exponential").model_dump()
-STARTED = {"event": "run-started", "sites": ["north", "south"], "epoch_budget": 8, "num_rounds": 0}
+STARTED = {"event": "run-started", "sites": ["north", "south"], "budget": 8, "num_rounds": 0}
 ROUND = {"event": "round-started", "plan": ORDERS, "sites": ["north", "south"], "kept": []}
 RESUMED = {
     "event": "run-resumed",
     "rounds_done": 3,
-    "epochs_used": 6,
+    "work_done": 6,
     "changed": {},
     "version": ["0.1", "0.1"],
 }
@@ -243,11 +243,11 @@ def at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("limits", "left"),
     [
-        ({"epoch_budget": 8, "num_rounds": 0}, ", about 90 s left"),
-        ({"epoch_budget": 0, "num_rounds": 3}, ", about 60 s left"),
-        ({"epoch_budget": 8, "num_rounds": 3}, ", about 60 s left"),
-        ({"epoch_budget": 2, "num_rounds": 0}, ""),
-        ({"epoch_budget": 0, "num_rounds": 1}, ""),
+        ({"budget": 8, "num_rounds": 0}, ", about 90 s left"),
+        ({"budget": 0, "num_rounds": 3}, ", about 60 s left"),
+        ({"budget": 8, "num_rounds": 3}, ", about 60 s left"),
+        ({"budget": 2, "num_rounds": 0}, ""),
+        ({"budget": 0, "num_rounds": 1}, ""),
     ],
 )
 def test_the_time_left_is_estimated_from_the_work_that_is_done(
@@ -263,16 +263,28 @@ def test_the_time_left_is_estimated_from_the_work_that_is_done(
     assert line.endswith(f"1.3 s{left}")
 
 
+def test_a_run_in_steps_says_steps_and_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, orders = RunState(), plan(local_steps=10).model_dump()
+    at(monkeypatch, 100.0)
+    state.apply(STARTED | {"budget": 30})
+    state.apply(ROUND | {"plan": orders})
+    at(monkeypatch, 130.0)
+    line = state.apply(finished(plan=orders))
+    assert line is not None
+    assert ", 10 steps, lr 1," in line
+    assert line.endswith(", about 60 s left"), "10 of 30 steps took 30 s"
+
+
 # The run goes on after 6 epochs of 10, in 3 rounds of 6. Two more epochs, in one round, took
 # 30 s: the two epochs that are left take 30 s, the two rounds 60 s. Counted from the beginning,
 # 8 of 10 epochs would have taken 30 s, and 7.5 s would be left.
 @pytest.mark.parametrize(
     ("limits", "left"),
     [
-        ({"epoch_budget": 10, "num_rounds": 0}, ", about 30 s left"),
-        ({"epoch_budget": 0, "num_rounds": 6}, ", about 60 s left"),
-        ({"epoch_budget": 10, "num_rounds": 6}, ", about 30 s left"),
-        ({"epoch_budget": 8, "num_rounds": 6}, ""),
+        ({"budget": 10, "num_rounds": 0}, ", about 30 s left"),
+        ({"budget": 0, "num_rounds": 6}, ", about 60 s left"),
+        ({"budget": 10, "num_rounds": 6}, ", about 30 s left"),
+        ({"budget": 8, "num_rounds": 6}, ""),
     ],
 )
 def test_the_time_left_of_a_run_that_goes_on_counts_from_where_it_was(
@@ -291,8 +303,8 @@ def test_the_time_left_of_a_run_that_goes_on_counts_from_where_it_was(
 def test_after_a_restart_only_the_time_since_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two epochs took 30 s before; after a long pause, two took 60 s, and four of ten are left.
     state, times = RunState(), [100.0, 130.0, 1000.0, 1060.0]
-    started = STARTED | {"epoch_budget": 10}
-    resumed = RESUMED | {"rounds_done": 2, "epochs_used": 4}
+    started = STARTED | {"budget": 10}
+    resumed = RESUMED | {"rounds_done": 2, "work_done": 4}
     lines = []
     for event in (started, ROUND, finished(round=2), started, resumed, ROUND, finished(round=3)):
         if event["event"] in ("round-started", "round-finished"):
@@ -316,9 +328,9 @@ def test_a_round_that_is_evaluated_when_the_run_goes_on_is_counted_once() -> Non
     state = RunState()
     for event in (STARTED, RESUMED, finished(round=3)):
         state.apply(event)
-    assert (state.rounds_done, state.epochs_done) == (3, 6)
+    assert (state.rounds_done, state.work_done) == (3, 6)
     state.apply(finished(round=4))
-    assert (state.rounds_done, state.epochs_done) == (4, 8)
+    assert (state.rounds_done, state.work_done) == (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -326,6 +338,7 @@ def test_a_round_that_is_evaluated_when_the_run_goes_on_is_counted_once() -> Non
     [
         ({"local_epochs": 1}, "1 epoch", "1"),
         ({"local_epochs": 5, "lr_max": 0.05, "lr_min": 0.0}, "5 epochs", "0.05"),
+        ({"local_steps": 1}, "1 step", "1"),
         ({"local_steps": 100, "shape": "cosine", "lr_min": 0.0}, "100 steps", "1 to 0 cosine"),
         ({"shape": "linear", "lr_max": 1 / 3, "lr_min": 1e-5}, "1 epoch", "0.333 to 1e-05 linear"),
     ],

@@ -11,11 +11,13 @@ import tomli_w
 
 from mdc_flower import __version__
 from mdc_flower.cli.launching import resumed_config
+from mdc_flower.common.local_work import of_this_version
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
 from mdc_flower.data import load_dataset
 from mdc_flower.jobs.task import load_site_task, load_task
 from strategies.common.errors import ConfigError
+from strategies.method.local_work import Fixed, Horizon
 from strategies.storage.run_directory import (
     CONFIG,
     SUMMARY,
@@ -61,8 +63,13 @@ FREE = {
 }
 SILENT = {key: OTHER_VALUES[key] for key in ("output-dir", "resume")}
 BOUND = {key: OTHER_VALUES[key] for key in OTHER_VALUES if key not in {**FREE, **SILENT}}
-BOUND["local-steps"] = 100
-BOUND["outer-lr"] = 0.5
+del BOUND["step-budget"]  # it may change, and needs other keys
+BOUND |= {"local-steps": 100, "ile-max-steps": 400, "outer-lr": 0.5}
+NEEDED: dict[str, dict[str, Any]] = {
+    "local-steps": {"epochs": "fixed", "num-rounds": 3},
+    "ile-max-steps": {"local-steps": 10, "step-budget": 600},
+    "outer-lr": {"outer-optimizer": "adam"},
+}
 
 
 def test_nothing_has_changed_where_nothing_was_set() -> None:
@@ -74,6 +81,42 @@ def test_a_key_about_ends_waits_and_files_may_change(key: str) -> None:
     before = RunConfig().to_flower()
     now = read_run_config({key: FREE[key]})
     assert changed_keys(before, now) == {key: [before[key], FREE[key]]}
+
+
+def test_a_budget_in_steps_may_change() -> None:
+    before = read_run_config({"local-steps": 10, "step-budget": 600}).to_flower()
+    now = read_run_config(before | {"step-budget": 900})
+    assert changed_keys(before, now) == {"step-budget": [600, 900]}
+
+
+def test_a_run_cannot_go_on_in_another_unit() -> None:
+    spread = {"epochs": "spread", "num-rounds": 3}
+    in_epochs = read_run_config(spread | {"epoch-budget": 9})
+    in_steps = read_run_config(spread | {"epoch-budget": 0, "step-budget": 900})
+    for before, now in ((in_epochs, in_steps), (in_steps, in_epochs)):
+        with pytest.raises(ConfigError, match="cannot change what it counts") as caught:
+            changed_keys(before.to_flower(), now)
+        assert (caught.value.got, caught.value.expected) == (now.unit, before.unit)
+
+
+def test_a_run_of_an_earlier_version_in_steps_had_rounds_of_one_length() -> None:
+    earlier = RunConfig().to_flower() | {"local-steps": 10, "num-rounds": 3, "epoch-budget": 6}
+    del earlier["step-budget"], earlier["ile-max-steps"]
+    assert earlier["epochs"] == "ile", "which had no effect"
+    config = read_run_config(of_this_version(earlier))
+    assert config.recipe().controller == Fixed(10)
+    assert config.recipe().horizon == Horizon(3, None)
+    assert changed_keys(earlier, config) == {}
+    with pytest.raises(ConfigError, match="cannot change this key"):
+        changed_keys(earlier, config.model_copy(update={"epochs": "ile"}))
+
+
+def test_other_configs_of_an_earlier_version_stay_as_they_are() -> None:
+    earlier = RunConfig().to_flower()
+    del earlier["step-budget"]
+    assert of_this_version(earlier) == earlier
+    now = read_run_config({"local-steps": 10, "step-budget": 600}).to_flower()
+    assert of_this_version(now) == now
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("average", 1.0), ("momentum", 1.0), ("adam", 0.01)])
@@ -98,7 +141,7 @@ def test_where_a_run_is_and_that_it_goes_on_are_no_changes() -> None:
 
 @pytest.mark.parametrize("key", BOUND)
 def test_any_other_key_is_refused_with_both_values(key: str) -> None:
-    needed = {"num-rounds": 3, "outer-optimizer": "adam"}  # local-steps and outer-lr need them
+    needed = NEEDED.get(key, {})
     before = read_run_config(needed).to_flower()
     with pytest.raises(ConfigError) as caught:
         changed_keys(before, read_run_config(needed | {key: BOUND[key]}))

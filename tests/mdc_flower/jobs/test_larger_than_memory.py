@@ -85,7 +85,7 @@ def run(job, data, output, keys):
 
 if __name__ == "__main__":
     data, output, *jobs = sys.argv[1:]
-    steps = {"local-steps": 50, "num-rounds": 3, "epoch-budget": 0}
+    steps = {"epochs": "fixed", "local-steps": 50, "num-rounds": 3, "epoch-budget": 0}
     epochs = {"epochs": "fixed", "local-epochs": 1, "epoch-budget": 1}
     # A first run starts threads and fills caches, which need memory whatever the data.
     run("small", data, output, epochs)

@@ -133,4 +133,10 @@ def test_the_relative_change_has_its_threshold_where_there_is_one() -> None:
     assert len(drawn(draw_relative_change([line(1)]))) == 1
     threshold, change = drawn(draw_relative_change([line(1)], 0.02))
     assert set(threshold[1]) == {0.02}
+    for history, words in (
+        ([line(1)], "local epochs double below"),
+        ([line(1, local_steps=10)], "local steps double below"),
+    ):
+        (axes,) = draw_relative_change(history, 0.02).axes
+        assert words in [text.get_text() for text in axes.texts]
     assert change == ([1], [0.1])

@@ -7,7 +7,7 @@ import pytest
 
 from simulations.compare.arm import ARMS_DIR, Arm, ArmTable, load_arm
 from strategies.common.errors import ConfigError
-from strategies.method.local_epochs import count_round
+from strategies.method.local_work import count_round
 from strategies.method.recipes import Recipe, diloco, fedadam, fedavg, fedavgm, fedprox, qsr
 
 SHIPPED = sorted(path.stem for path in ARMS_DIR.glob("*.toml"))

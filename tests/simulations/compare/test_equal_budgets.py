@@ -71,7 +71,7 @@ def test_keys_of_the_method_may_differ() -> None:
     assert [configs[arm][0].local_epochs for arm in ARMS] == [5, 2, 5]
 
 
-@pytest.mark.parametrize("key", ["local-steps", "num-rounds"])
+@pytest.mark.parametrize("key", ["local-steps", "step-budget", "num-rounds"])
 @pytest.mark.parametrize("place", ["config", "arm", "grid"])
 def test_steps_or_rounds_that_end_an_arm_are_refused(tmp_path: Path, key: str, place: str) -> None:
     # Co-learning would stop after 2 rounds, with 2 of the 4 passes.

@@ -82,7 +82,7 @@ def test_a_card_that_says_nothing_of_a_simulation_is_a_real_sites() -> None:
     (record,) = told.config_records.values()
     del record["simulated"]
     assert not SiteCard.from_content(told).simulated
-    assert PROTOCOL_VERSION == 2
+    assert PROTOCOL_VERSION == 3
 
 
 HARDWARE: dict[str, Any] = {"device": "NVIDIA H100", "number_format": "bfloat16", "threads": 16}

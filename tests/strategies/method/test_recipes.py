@@ -8,13 +8,14 @@ import pytest
 
 from strategies.aggregation.averaging import by_examples, uniform
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum
-from strategies.method.local_epochs import (
-    EpochController,
-    EpochState,
+from strategies.method.local_work import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
+    QuadraticSynchronization,
     Spread,
+    WorkController,
+    WorkState,
     count_round,
 )
 from strategies.method.recipes import (
@@ -37,12 +38,12 @@ def plans_of(recipe: Recipe, change: float | None = 1.0, limit: int = 50) -> lis
     plans: list[RoundPlan] = []
     while not recipe.horizon.finished(state) and len(plans) < limit:
         plans.append(recipe.plan(state, seed=7))
-        epochs = recipe.epochs(state)
-        state = recipe.controller.after_round(count_round(state, epochs), change)
+        length = recipe.length(state)
+        state = recipe.controller.after_round(count_round(state, length), change)
     return plans
 
 
-def recipe(controller: EpochController, horizon: Horizon, **changes: Any) -> Recipe:
+def recipe(controller: WorkController, horizon: Horizon, **changes: Any) -> Recipe:
     return replace(Recipe(LrSchedule(1.0, 0.25, "cosine"), controller, horizon), **changes)
 
 
@@ -55,10 +56,11 @@ def test_a_plan_carries_every_part_of_the_recipe() -> None:
         horizon=Horizon(None, 16),
         proximal_mu=0.1,
     )
-    assert method.plan(EpochState(2, epochs_used=4, rounds_done=2), seed=7) == RoundPlan(
+    assert method.plan(WorkState(2, used=4, rounds_done=2), seed=7) == RoundPlan(
         round=3,
         local_epochs=2,
         local_steps=0,
+        steps_before=0,
         lr_max=1 / 8,
         lr_min=1 / 32,
         shape="linear",
@@ -96,8 +98,36 @@ def test_the_last_round_gets_what_is_left_of_the_budget() -> None:
 
 
 def test_a_method_in_steps_sends_steps_and_no_epochs() -> None:
-    plans = plans_of(recipe(Fixed(4), Horizon(2, None), local_steps=100))
+    plans = plans_of(recipe(Fixed(100), Horizon(2, None), unit="steps"))
     assert [(plan.local_steps, plan.local_epochs) for plan in plans] == [(100, 0), (100, 0)]
+
+
+@pytest.mark.parametrize(
+    ("controller", "horizon", "steps"),
+    [
+        (Fixed(4), Horizon(None, 10), [4, 4, 2]),
+        (Fixed(4), Horizon(2, None), [4, 4]),
+        (IncreasedLocalEpochs(3, 1.0, None), Horizon(None, 30), [3, 6, 12, 9]),
+        (IncreasedLocalEpochs(3, 1.0, 6), Horizon(None, 20), [3, 6, 6, 5]),
+        (Spread(10, 4), Horizon(4, 10), [2, 2, 3, 3]),
+        # As in the test of the rule by hand, from a rate of 1.
+        (QuadraticSynchronization(1, 1.6, 1.0, 0.0, 12), Horizon(None, 12), [2, 2, 4, 4]),
+    ],
+)
+def test_in_steps_every_rule_gives_the_rounds_that_it_gives_in_epochs_and_their_place(
+    controller: WorkController, horizon: Horizon, steps: list[int]
+) -> None:
+    in_epochs = plans_of(recipe(controller, horizon))
+    in_steps = plans_of(recipe(controller, horizon, unit="steps"))
+    assert [plan.local_epochs for plan in in_epochs] == steps
+    assert [plan.local_steps for plan in in_steps] == steps
+    assert {plan.local_epochs for plan in in_steps} == {0}
+    assert {plan.steps_before for plan in in_epochs} == {0}
+    # A stream goes on where it ended: without gap or overlap, however long the rounds are.
+    places = [0, *itertools.accumulate(steps)][:-1]
+    assert [plan.steps_before for plan in in_steps] == places
+    shares = [[(plan.run_start, plan.run_end) for plan in run] for run in (in_epochs, in_steps)]
+    assert shares[0] == shares[1]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +144,11 @@ def test_a_method_in_steps_sends_steps_and_no_epochs() -> None:
         (recipe(Fixed(4), Horizon(2, 100)), [0, 1 / 2, 1]),
         # or the budget after 10 of the 40.
         (recipe(Fixed(4), Horizon(10, 10)), [0, 4 / 10, 8 / 10, 1]),
-        # By rounds, where rounds are counted in steps.
-        (recipe(Fixed(4), Horizon(2, None), local_steps=9), [0, 1 / 2, 1]),
+        # In steps as in epochs: 3 + 6 + 7 of 16.
+        (
+            recipe(IncreasedLocalEpochs(3, 1.0, None), Horizon(None, 16), unit="steps"),
+            [0, 3 / 16, 9 / 16, 1],
+        ),
     ],
 )
 def test_the_rounds_divide_the_run_without_gap_or_overlap(
@@ -127,7 +160,7 @@ def test_the_rounds_divide_the_run_without_gap_or_overlap(
 
 
 def test_a_run_without_a_limit_has_no_shares() -> None:
-    first = recipe(Fixed(4), Horizon(None, None)).plan(EpochState(4), seed=7)
+    first = recipe(Fixed(4), Horizon(None, None)).plan(WorkState(4), seed=7)
     assert (first.run_start, first.run_end) == (0.0, 1.0)
 
 
@@ -215,4 +248,4 @@ def test_unless_told_otherwise_the_mean_is_the_next_model() -> None:
 
 
 def test_the_seed_of_the_run_stands_in_the_plan() -> None:
-    assert fedavg(1, 1, 0.1).plan(EpochState(1), seed=-3).seed == -3
+    assert fedavg(1, 1, 0.1).plan(WorkState(1), seed=-3).seed == -3

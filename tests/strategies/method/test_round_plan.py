@@ -209,6 +209,7 @@ def test_a_field_with_a_default_may_not_be_missing_either() -> None:
         ("round", 1.0),
         ("local_epochs", -1),
         ("local_steps", -1),
+        ("steps_before", -1),
         ("lr_max", 0.0),
         ("lr_max", math.nan),
         ("lr_max", math.inf),
@@ -231,7 +232,6 @@ def test_an_unknown_field_or_value_is_refused_by_name(name: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"version": 2}, "version 2 is not supported, expected 1"),
         ({"lr_min": 2.0}, "lr_min 2.0 is above lr_max 1.0"),
         ({"local_steps": 5}, "exactly one of local_epochs and local_steps"),
         ({"local_epochs": 0}, "exactly one of local_epochs and local_steps"),
@@ -257,13 +257,32 @@ def test_an_id_that_does_not_belong_to_the_fields_is_refused(changes: dict[str, 
 
 
 def test_the_error_says_what_to_do() -> None:
-    assert "same version of mdc-flower" in str(refusal(momentum=0.9))
+    for changes in ({"momentum": 0.9}, {"steps_before": None}, {"version": 1}):
+        assert "same version of mdc-flower" in str(refusal(**changes))
+
+
+def test_a_plan_of_another_version_is_refused_as_such() -> None:
+    error = refusal(version=1, steps_before=None)
+    assert (error.where, error.got, error.expected) == ("round plan, version", 1, "2")
+    with pytest.raises(ValidationError, match="version 3 is not supported, expected 2"):
+        plan(version=3)
+
+
+def test_a_recorded_plan_of_an_earlier_version_is_read() -> None:
+    sent = plan(lr_max=0.5)
+    written = {**sent.model_dump(), "plan_id": sent.plan_id}
+    assert RoundPlan.recorded(written) == sent
+    del written["steps_before"]
+    assert RoundPlan.recorded(written | {"version": 1}) == sent
+    with pytest.raises(ValidationError):
+        RoundPlan.recorded(written | {"version": 3})
 
 
 CHANGED: dict[str, dict[str, Any]] = {
     "round": {"round": 4},
     "local_epochs": {"local_epochs": 3},
     "local_steps": {"local_steps": 2, "local_epochs": 0},
+    "steps_before": {"steps_before": 1},
     "lr_max": {"lr_max": math.nextafter(1.0, 2.0)},
     "lr_min": {"lr_min": math.nextafter(0.25, 1.0)},
     "shape": {"shape": "cosine"},
@@ -285,7 +304,7 @@ def test_equal_plans_have_one_id_which_no_release_may_change() -> None:
     text = (
         '{"local_epochs": 2, "local_steps": 0, "lr_max": 1.0, "lr_min": 0.25, '
         '"proximal_mu": 0.0, "round": 3, "run_end": 1.0, "run_start": 0.0, "seed": 7, '
-        '"shape": "exponential", "version": 1}'
+        '"shape": "exponential", "steps_before": 0, "version": 2}'
     )
     assert plan().plan_id == plan().plan_id == hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from strategies.common.files import DamagedError, StorageError, seal
-from strategies.method.local_epochs import EpochState
+from strategies.method.local_work import WorkState
 from strategies.storage.checkpoints import Checkpoint, Checkpoints
 from strategies.storage.model_files import read_model
 from strategies.storage.position import Position
@@ -26,7 +26,7 @@ def arrays(value: float) -> dict[str, Any]:
 def checkpoint(number: int, best: int = 0, score: float = float("-inf")) -> Checkpoint:
     position = Position(
         arrays(number / 3),
-        EpochState(local_epochs=4, epochs_used=2 * number, rounds_done=number),
+        WorkState(length=4, used=2 * number, rounds_done=number),
         best_round=best,
         best_score=score,
         pace={"site-a": 0.1 + 0.2, "site-b": 7.0},
@@ -119,7 +119,7 @@ def test_where_the_outer_optimizers_state_is_damaged_the_checkpoint_before_is_ta
         damage(path)
     with caplog.at_level(logging.WARNING, logger="flwr"):
         back = found(tmp_path).position
-    assert (back.epochs.rounds_done, int(back.outer_state["steps"])) == (1, 1)
+    assert (back.work.rounds_done, int(back.outer_state["steps"])) == (1, 1)
     assert str(path) in caplog.text
 
 
@@ -154,7 +154,7 @@ def test_before_round_1_there_is_no_record_and_no_best_round(tmp_path: Path) -> 
     back = found(tmp_path)
     assert back.record is None
     assert (back.position.best_round, back.position.best_score) == (0, float("-inf"))
-    assert back.position.epochs.rounds_done == 0
+    assert back.position.work.rounds_done == 0
 
 
 def test_where_none_was_ever_written_there_is_none(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_where_none_was_ever_written_there_is_none(tmp_path: Path) -> None:
 
 def test_the_newest_is_the_one_of_the_latest_round(tmp_path: Path) -> None:
     saved(tmp_path, 8, 9, 10, 11, keep=9)
-    assert found(tmp_path).position.epochs.rounds_done == 11
+    assert found(tmp_path).position.work.rounds_done == 11
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_after_a_fall_back_the_recent_models_are_those_of_that_checkpoint(tmp_pa
     again = Checkpoints(tmp_path, keep=2, recent=2)
     newest = again.newest()
     assert newest is not None
-    assert newest.position.epochs.rounds_done == 3
+    assert newest.position.work.rounds_done == 3
     assert list(again.recent_models) == [2, 3]
     again.save(checkpoint(4), METADATA)
     assert list(again.recent_models) == [3, 4]
@@ -282,7 +282,7 @@ def test_a_best_model_that_is_damaged_is_forgotten_and_the_run_goes_on(
     with caplog.at_level(logging.WARNING, logger="flwr"):
         newest = again.newest()
     assert newest is not None
-    assert newest.position.epochs.rounds_done == 3
+    assert newest.position.work.rounds_done == 3
     assert (newest.position.best_round, newest.position.best_score) == (0, float("-inf"))
     assert again.best_model is None
     assert "best model so far is lost" in caplog.text
@@ -301,10 +301,10 @@ def test_where_the_newest_is_damaged_the_one_before_is_taken_and_that_is_said(
         damage(newest)
     with caplog.at_level(logging.WARNING, logger="flwr"):
         back = found(tmp_path)
-    assert back.position.epochs.rounds_done == 2
+    assert back.position.work.rounds_done == 2
     assert back.position.arrays["a"] == 2 / 3
     assert str(newest) in caplog.text
-    assert found(tmp_path).position.epochs.rounds_done == 2  # and again, should that be needed
+    assert found(tmp_path).position.work.rounds_done == 2  # and again, should that be needed
 
 
 def test_after_a_fall_back_the_round_is_saved_anew_and_is_the_newest(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_after_a_fall_back_the_round_is_saved_anew_and_is_the_newest(tmp_path: P
     again = Checkpoints(tmp_path)
     assert again.newest() is not None
     again.save(checkpoint(3), METADATA)
-    assert found(tmp_path).position.epochs.rounds_done == 3
+    assert found(tmp_path).position.work.rounds_done == 3
     assert read_model(file_of(tmp_path, 3, ".safetensors"))[0]["a"] == 1.0
 
 
@@ -343,7 +343,7 @@ def test_a_model_whose_writer_died_before_its_description_is_no_checkpoint(
     monkeypatch.setattr("strategies.storage.checkpoints.reach", die)
     with pytest.raises(KeyboardInterrupt):
         saved(tmp_path, 2)
-    assert found(tmp_path).position.epochs.rounds_done == 1
+    assert found(tmp_path).position.work.rounds_done == 1
     monkeypatch.undo()
     saved(tmp_path, 2)
     assert rounds(tmp_path, ".json") == rounds(tmp_path, ".safetensors") == [1, 2]
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(
     with pytest.raises(StorageError, match="No space left"):
         checkpoints.save(checkpoint(3), METADATA)
     assert rounds(tmp_path, ".json") == [1, 2]
-    assert found(tmp_path).position.epochs.rounds_done == 2
+    assert found(tmp_path).position.work.rounds_done == 2
 
 
 def test_what_writers_that_died_left_is_removed(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_while_a_kept_description_is_damaged_no_model_is_thrown_away_and_that_is
     with caplog.at_level(logging.WARNING, logger="flwr"):
         checkpoints.save(checkpoint(3), METADATA)
     assert rounds(tmp_path, ".safetensors") == [1, 2, 3]
-    assert found(tmp_path).position.epochs.rounds_done == 3
+    assert found(tmp_path).position.work.rounds_done == 3
     assert str(description) in caplog.text
     assert "All models are kept" in caplog.text
 
@@ -394,3 +394,35 @@ def test_a_model_is_a_model_file_with_what_rebuilds_it(tmp_path: Path) -> None:
     model, metadata = read_model(checkpoints.newest_model)
     assert metadata == METADATA
     assert model["a"] == 1 / 3
+
+
+def as_earlier(folder: Path, number: int, **changes: Any) -> None:
+    """Write a description as earlier versions did, which counted epochs only."""
+    path = file_of(folder, number, ".json")
+    description = json.loads(path.read_text())
+    del description["work"]
+    path.unlink()
+    seal(folder, f"{number:06d}", ".json", json.dumps(description | changes).encode())
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        ({"local_epochs": 4, "local_steps": 0}, WorkState(8, used=12, rounds_done=3)),
+        # All rounds of a run in steps had the same length, and were not counted.
+        ({"local_epochs": 0, "local_steps": 50}, WorkState(50, used=150, rounds_done=3)),
+    ],
+)
+def test_the_work_in_a_checkpoint_of_an_earlier_version_is_read(
+    tmp_path: Path, plan: dict[str, int], expected: WorkState
+) -> None:
+    saved(tmp_path, 3)
+    epochs = {"local_epochs": 8, "epochs_used": 12 if plan["local_epochs"] else 0, "rounds_done": 3}
+    as_earlier(tmp_path, 3, epochs=epochs, record={"round": 3, "plan": plan})
+    assert found(tmp_path).position.work == expected
+
+
+def test_so_is_that_of_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    saved(tmp_path, 0)
+    as_earlier(tmp_path, 0, epochs={"local_epochs": 5, "epochs_used": 0, "rounds_done": 0})
+    assert found(tmp_path).position.work == WorkState(5)

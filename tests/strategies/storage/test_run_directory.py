@@ -15,7 +15,7 @@ import pytest
 from strategies.aggregation.averaging import Update
 from strategies.common.errors import RunError
 from strategies.common.files import DamagedError, StorageError, check_seal
-from strategies.method.local_epochs import EpochState
+from strategies.method.local_work import WorkState
 from strategies.method.recipes import fedavg
 from strategies.storage.lock import OWNER, LockedError, coordinator_lock, read_owner
 from strategies.storage.model_files import read_model
@@ -57,7 +57,7 @@ def position(number: int, best: int = 0) -> Position:
     """Return the position after a round; the model's values are the round's number."""
     return Position(
         model(float(number)),
-        EpochState(2, epochs_used=2 * number, rounds_done=number),
+        WorkState(2, used=2 * number, rounds_done=number),
         best_round=best,
         best_score=best / 10 if best else float("-inf"),
         pace={"site-a": 1.5},
@@ -438,7 +438,7 @@ def test_a_run_stopped_before_its_first_round_begins_with_it(path: Path) -> None
     (path / HISTORY).unlink()  # it died between its checkpoint and its history
     with opened(path, resume=True) as directory:
         back = directory.begin(model(9.0), position(0), RUN)
-        assert back.epochs.rounds_done == 0
+        assert back.work.rounds_done == 0
         assert back.arrays["a"] == 0.0
     assert read_history(path) == []
 
@@ -493,7 +493,7 @@ def test_where_the_newest_checkpoint_is_damaged_history_goes_back_with_it(path: 
     newest.write_bytes(newest.read_bytes()[:-1])
     with opened(path, resume=True) as directory:
         back = directory.begin(model(9.0), position(0), RUN)
-        assert back.epochs.rounds_done == 2
+        assert back.work.rounds_done == 2
         assert rounds_of(path) == [1, 2]
         assert value_of(path, GLOBAL_MODEL) == 2.0
         directory.round_finished(record(3), position(3))

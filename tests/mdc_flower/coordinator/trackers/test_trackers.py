@@ -14,17 +14,17 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.coordinator.trackers.scalars import learning_rates, round_scalars
 from mdc_flower.coordinator.trackers.tensorboard_sink import FOLDER, TensorBoardSink
-from mdc_flower.coordinator.trackers.tracker import EPOCHS, ROUNDS, Start, Tracker, shown
+from mdc_flower.coordinator.trackers.tracker import ROUNDS, Start, Tracker, shown
 from mdc_flower.engines import run_in_process
 from strategies.common.errors import ConfigError
-from strategies.method.local_epochs import EpochState
+from strategies.method.local_work import WorkState
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import read_history
 from tests.mdc_flower.examples import plan
 from tests.tiny import KEYS
 
-NOWHERE = Position({}, EpochState(1))
+NOWHERE = Position({}, WorkState(1))
 
 Points = dict[str, list[tuple[int, float]]]
 Read = Callable[[Path], Points]
@@ -106,6 +106,12 @@ def test_the_learning_rate_is_that_of_the_plan_at_both_ends(
         assert scalars == pytest.approx(dict(zip(names, rates, strict=True)))
 
 
+def test_the_plan_of_a_round_that_an_earlier_version_began_has_learning_rates() -> None:
+    fields = plan(local_steps=30).model_dump()
+    del fields["steps_before"]
+    assert learning_rates(fields | {"version": 1, "plan_id": "0"}, 0)[0][0] == 30
+
+
 # How it is written
 
 
@@ -141,7 +147,7 @@ def test_what_is_written_again_after_a_resume_takes_the_place_of_what_was_there(
     for number in (2, 3):
         again.round_finished(record(number, evaluation={"test-accuracy": 0.5}), NOWHERE)
     again.close(True)
-    rounds, epochs = read(tmp_path / FOLDER / ROUNDS), read(tmp_path / FOLDER / EPOCHS)
+    rounds, epochs = read(tmp_path / FOLDER / ROUNDS), read(tmp_path / FOLDER / "epochs")
     assert rounds["accuracy/test"] == [(1, 0.25), (2, 0.5), (3, 0.5)]
     assert rounds["bytes/sent"] == [(1, 0), (2, 0), (3, 0)]
     assert [step for step, _ in epochs["learning-rate/start"]] == [1, 2, 3, 4, 5, 6]
@@ -161,7 +167,7 @@ def test_a_run_that_goes_on_has_every_step_once(tmp_path: Path, read: Read) -> N
     # The model of round 2 was the last one, and then was not.
     assert [step for step, _ in rounds["accuracy/sites-before"]] == [1, 2, 3]
     assert [step for step, _ in rounds["accuracy/sites-after"]] == [2, 3]
-    epochs = read(tmp_path / FOLDER / EPOCHS)
+    epochs = read(tmp_path / FOLDER / "epochs")
     assert [step for step, _ in epochs["learning-rate/end"]] == [1, 2, 3, 4, 5, 6]
 
 

@@ -177,6 +177,8 @@ def test_the_lines_of_a_round() -> None:
         "round 3: epoch 1 of 2, step 5 of 20, learning rate 0.05, loss 0.5000, "
         "50 examples/s, about 6 s left"
     )
+    view.line({**TRAINING, "local_epochs": 0, "local_steps": 20, "examples": None})
+    assert view.line(PROGRESS).startswith("round 3: step 5 of 20, learning rate 0.05")
     trained = {"event": "trained", "round": 3, "train-seconds": 8.04, "train-loss": 0.25}
     assert view.line({**trained, "train-accuracy": 0.9}) == (
         "round 3: trained in 8.0 s, loss 0.2500, accuracy 0.9000; sending the update"

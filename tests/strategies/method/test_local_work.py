@@ -1,4 +1,4 @@
-"""Local epochs: the controllers, the horizon, and the relative change."""
+"""Local work: the controllers, the horizon, and the relative change."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from strategies.method.local_epochs import (
-    EpochController,
-    EpochState,
+from strategies.method.local_work import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
     QuadraticSynchronization,
     Spread,
+    WorkController,
+    WorkState,
     count_round,
     relative_change,
 )
@@ -22,13 +22,13 @@ from strategies.method.local_epochs import (
 ILE = IncreasedLocalEpochs(initial=5, epsilon=0.01, maximum=40)
 
 
-def epochs_of(controller: EpochController, changes: Sequence[float | None]) -> list[int]:
+def epochs_of(controller: WorkController, changes: Sequence[float | None]) -> list[int]:
     """Return the local epochs of round 1 and of the round after each relative change."""
     state = controller.start()
-    epochs = [state.local_epochs]
+    epochs = [state.length]
     for change in changes:
-        state = controller.after_round(count_round(state, state.local_epochs), change)
-        epochs.append(state.local_epochs)
+        state = controller.after_round(count_round(state, state.length), change)
+        epochs.append(state.length)
     return epochs
 
 
@@ -37,12 +37,12 @@ def epochs_of(controller: EpochController, changes: Sequence[float | None]) -> l
     [Fixed(3), ILE, Spread(20, 6), QuadraticSynchronization(1, 0.3, 0.1, 0.0, 20)],
 )
 def test_a_controller_that_is_asked_again_without_a_change_leaves_its_state(
-    controller: EpochController,
+    controller: WorkController,
 ) -> None:
     state = controller.start()
     for change in (0.5, 0.0, 0.001):
         assert controller.after_round(state, None) == state
-        state = controller.after_round(count_round(state, state.local_epochs), change)
+        state = controller.after_round(count_round(state, state.length), change)
     assert controller.after_round(state, None) == state
 
 
@@ -51,7 +51,7 @@ def test_fixed_epochs_never_change() -> None:
 
 
 def test_ile_starts_at_its_initial_epochs_with_nothing_done() -> None:
-    assert ILE.start() == EpochState(local_epochs=5, epochs_used=0, rounds_done=0)
+    assert ILE.start() == WorkState(length=5, used=0, rounds_done=0)
 
 
 def test_ile_doubles_in_each_round_that_has_settled_and_in_no_other() -> None:
@@ -72,6 +72,16 @@ def test_ile_starts_at_its_maximum_when_that_is_below_the_initial() -> None:
     assert epochs_of(IncreasedLocalEpochs(5, 0.01, 3), [0.0]) == [3, 3]
 
 
+def test_ile_without_a_maximum_doubles_on() -> None:
+    assert epochs_of(IncreasedLocalEpochs(5, 0.01, None), [0.0] * 8)[-1] == 5 * 2**8
+
+
+def test_a_fixed_length_is_that_of_the_controller_not_of_the_state() -> None:
+    # Earlier versions stored a number of epochs also for runs in steps.
+    state = WorkState(5, used=0, rounds_done=0)
+    assert Fixed(100).after_round(state, None) == WorkState(100)
+
+
 def test_a_failed_round_leaves_ile_as_it_was() -> None:
     assert epochs_of(ILE, [0.0, None, 0.0]) == [5, 10, 10, 20]
 
@@ -83,12 +93,12 @@ def test_a_change_that_is_not_a_number_is_not_a_settled_model(change: float) -> 
 
 def test_a_state_cannot_be_changed_behind_a_controllers_back() -> None:
     with pytest.raises(FrozenInstanceError):
-        ILE.start().local_epochs = 80  # type: ignore[misc]
+        ILE.start().length = 80  # type: ignore[misc]
 
 
 def test_ile_changes_nothing_but_the_local_epochs() -> None:
-    state = EpochState(local_epochs=5, epochs_used=17, rounds_done=4)
-    assert ILE.after_round(state, 0.0) == EpochState(10, epochs_used=17, rounds_done=4)
+    state = WorkState(length=5, used=17, rounds_done=4)
+    assert ILE.after_round(state, 0.0) == WorkState(10, used=17, rounds_done=4)
 
 
 def test_spread_gives_the_rounds_by_hand() -> None:
@@ -120,16 +130,16 @@ def test_spread_uses_its_budget_up_where_it_or_the_rounds_were_changed_on_the_wa
     budget: int, rounds: int, epochs: list[int]
 ) -> None:
     controller, found = Spread(budget, rounds), []
-    state = controller.after_round(EpochState(2, epochs_used=4, rounds_done=2), 0.5)
+    state = controller.after_round(WorkState(2, used=4, rounds_done=2), 0.5)
     while state.rounds_done < rounds:
-        found.append(state.local_epochs)
-        state = controller.after_round(count_round(state, state.local_epochs), 0.5)
+        found.append(state.length)
+        state = controller.after_round(count_round(state, state.length), 0.5)
     assert found == epochs
-    assert state.epochs_used == budget
+    assert state.used == budget
 
 
 def test_spread_has_nothing_to_say_after_its_last_round() -> None:
-    state = EpochState(3, epochs_used=10, rounds_done=4)
+    state = WorkState(3, used=10, rounds_done=4)
     assert Spread(10, 4).after_round(state, 0.5) == state
 
 
@@ -137,9 +147,9 @@ def qsr_rounds(base: int, alpha: float, budget: int, lr_min: float = 0.0) -> lis
     """Return the epochs of a whole run with a learning rate from 1 down to ``lr_min``."""
     controller, epochs = QuadraticSynchronization(base, alpha, 1.0, lr_min, budget), []
     state = controller.start()
-    while state.epochs_used < budget:
-        epochs.append(state.local_epochs)
-        state = controller.after_round(count_round(state, state.local_epochs), 0.5)
+    while state.used < budget:
+        epochs.append(state.length)
+        state = controller.after_round(count_round(state, state.length), 0.5)
     return epochs
 
 
@@ -163,13 +173,13 @@ def test_a_rate_that_does_not_fall_gives_equal_rounds() -> None:
 
 def test_qsr_does_not_look_at_the_model() -> None:
     controller = QuadraticSynchronization(1, 1.6, 1.0, 0.0, 12)
-    state = EpochState(2, epochs_used=4, rounds_done=2)
+    state = WorkState(2, used=4, rounds_done=2)
     changes: list[float | None] = [0.0, 9.0, math.inf, None]
-    assert {controller.after_round(state, change).local_epochs for change in changes} == {4}
+    assert {controller.after_round(state, change).length for change in changes} == {4}
 
 
 def test_qsr_has_nothing_to_say_when_the_rate_has_come_to_zero() -> None:
-    state = EpochState(4, epochs_used=12, rounds_done=4)
+    state = WorkState(4, used=12, rounds_done=4)
     assert QuadraticSynchronization(1, 1.5, 1.0, 0.0, 12).after_round(state, 0.5) == state
 
 
@@ -184,8 +194,8 @@ def test_qsr_uses_its_budget_up_in_rounds_that_never_get_shorter_but_the_last(
 
 
 def test_a_counted_round_adds_its_epochs_and_leaves_the_controllers_wish() -> None:
-    state = EpochState(local_epochs=8, epochs_used=10, rounds_done=2)
-    assert count_round(state, 3) == EpochState(local_epochs=8, epochs_used=13, rounds_done=3)
+    state = WorkState(length=8, used=10, rounds_done=2)
+    assert count_round(state, 3) == WorkState(length=8, used=13, rounds_done=3)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +214,7 @@ def test_a_counted_round_adds_its_epochs_and_leaves_the_controllers_wish() -> No
 def test_a_run_ends_at_whichever_limit_it_reaches_first(
     horizon: Horizon, used: int, done: int, finished: bool
 ) -> None:
-    assert horizon.finished(EpochState(5, epochs_used=used, rounds_done=done)) is finished
+    assert horizon.finished(WorkState(5, used=used, rounds_done=done)) is finished
 
 
 @pytest.mark.parametrize(
@@ -213,7 +223,7 @@ def test_a_run_ends_at_whichever_limit_it_reaches_first(
 def test_the_last_round_is_cut_to_what_is_left_of_the_budget(
     budget: int | None, used: int, epochs: int
 ) -> None:
-    assert Horizon(None, budget).fit(EpochState(8, epochs_used=used)) == epochs
+    assert Horizon(None, budget).fit(WorkState(8, used=used)) == epochs
 
 
 def test_a_budget_is_used_up_exactly_by_rounds_that_double() -> None:
@@ -224,7 +234,7 @@ def test_a_budget_is_used_up_exactly_by_rounds_that_double() -> None:
         epochs.append(horizon.fit(state))
         state = controller.after_round(count_round(state, epochs[-1]), 0.0)
     assert epochs == [3, 6, 12, 9]
-    assert state.epochs_used == 30
+    assert state.used == 30
 
 
 def test_the_relative_change_is_one_norm_over_all_named_arrays() -> None:

@@ -1,0 +1,98 @@
+"""The run-config keys for the length of rounds and runs, counted in local epochs or in steps.
+
+A run has one unit of work. It is the step if ``local-steps`` or ``step-budget`` is set, and the
+epoch otherwise.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from strategies.method.local_work import (
+    Fixed,
+    IncreasedLocalEpochs,
+    QuadraticSynchronization,
+    Spread,
+    Unit,
+    WorkController,
+)
+
+
+def unit_of(local_steps: int, step_budget: int) -> Unit:
+    """Return the unit of work of a run with these values of ``local-steps`` and ``step-budget``."""
+    return "steps" if local_steps or step_budget else "epochs"
+
+
+def controller_of(config: Any) -> WorkController:
+    """Return the controller of a run config, which counts in its unit."""
+    in_epochs, budget = config.unit == "epochs", config.budget
+    length = config.local_epochs if in_epochs else config.local_steps
+    match config.epochs:
+        case "ile":
+            longest = config.ile_max_epochs if in_epochs else config.ile_max_steps or None
+            return IncreasedLocalEpochs(length, config.ile_epsilon, longest)
+        case "spread":
+            return Spread(budget, config.num_rounds)
+        case "qsr":
+            lr_min = config.lr_max * config.lr_min_fraction
+            return QuadraticSynchronization(length, config.qsr_alpha, config.lr_max, lr_min, budget)
+        case _:
+            return Fixed(length)
+
+
+def check_work(config: Any) -> None:
+    """Raise `ValueError` if the keys do not fit together."""
+    unit, budget = config.unit, config.budget
+    if unit == "steps":
+        _check_steps(config)
+    elif config.ile_max_steps:
+        raise ValueError("ile-max-steps needs local-steps: without it, the run counts epochs")
+    key = f"{unit.removesuffix('s')}-budget"
+    if not (config.num_rounds or budget):
+        raise ValueError(f"num-rounds or {key} must be set; otherwise the run never ends")
+    if config.epochs == "spread" and not (config.num_rounds and budget):
+        raise ValueError(f"epochs = 'spread' needs both num-rounds and {key}")
+    if config.epochs == "spread" and budget < config.num_rounds:
+        raise ValueError(
+            f"{key} {budget} is below num-rounds {config.num_rounds}, but each round needs at "
+            f"least one {unit.removesuffix('s')}"
+        )
+    if config.lr_shape == "global-cosine" and config.epochs == "ile" and not budget:
+        raise ValueError(f"lr-shape 'global-cosine' with epochs = 'ile' needs {key}")
+    if config.epochs == "qsr" and not (
+        budget and config.lr_shape == "global-cosine" and config.lr_max_decay == 1
+    ):
+        raise ValueError(
+            f"epochs = 'qsr' needs {key}, lr-shape 'global-cosine' and lr-max-decay 1: it follows "
+            "a single cosine over the whole run"
+        )
+
+
+def _check_steps(config: Any) -> None:
+    """Raise `ValueError` if a run in steps also counts epochs, or lacks the length of a round."""
+    # Flower's run config always has every key, so the default is the same as none.
+    if config.epoch_budget not in (0, type(config).model_fields["epoch_budget"].default):
+        given = "local-steps" if config.local_steps else "step-budget"
+        raise ValueError(
+            f"{given} counts steps, but epoch-budget {config.epoch_budget} counts epochs: set "
+            f"epoch-budget to 0, and step-budget or num-rounds to end the run"
+        )
+    if config.epochs != "spread" and not config.local_steps:
+        raise ValueError(
+            f"step-budget with epochs = {config.epochs!r} needs local-steps, the steps of a round"
+        )
+    if config.epochs == "ile" and not (config.ile_max_steps or config.step_budget):
+        raise ValueError(
+            "epochs = 'ile' doubles local-steps, so it needs ile-max-steps or step-budget; use "
+            "epochs = 'fixed' for the same number of steps in every round"
+        )
+
+
+def of_this_version(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored run config as this version writes it.
+
+    Earlier versions had no ``step-budget``. If ``local-steps`` was set, every round had this number
+    of steps, and ``epochs`` and ``epoch-budget`` had no effect.
+    """
+    if "step-budget" in stored or not stored.get("local-steps"):
+        return {**stored}
+    return {**stored, "epochs": "fixed", "epoch-budget": 0}
