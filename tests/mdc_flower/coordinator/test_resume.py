@@ -64,11 +64,12 @@ FREE = {
 SILENT = {key: OTHER_VALUES[key] for key in ("output-dir", "resume")}
 BOUND = {key: OTHER_VALUES[key] for key in OTHER_VALUES if key not in {**FREE, **SILENT}}
 del BOUND["step-budget"]  # it may change, and needs other keys
-BOUND |= {"local-steps": 100, "ile-max-steps": 400, "outer-lr": 0.5}
+BOUND |= {"local-steps": 100, "ile-max-steps": 400, "outer-lr": 0.5, "keep": "head.*"}
 NEEDED: dict[str, dict[str, Any]] = {
     "local-steps": {"epochs": "fixed", "num-rounds": 3},
     "ile-max-steps": {"local-steps": 10, "step-budget": 600},
     "outer-lr": {"outer-optimizer": "adam"},
+    "keep": {"site-evaluation": True},
 }
 
 
