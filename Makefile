@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 OUTPUT ?= runs/$(shell date +%Y-%m-%d-%H%M%S)
 PYTEST_FLAGS ?=
 
-.PHONY: install run test integration slow faults chaos lint format bench notebooks build clean
+.PHONY: install run test integration slow gpu faults chaos lint format bench notebooks build clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,10 @@ integration: $(INSTALLED)
 # Faults of real processes, and every command of the documentation; some tests need root.
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow -n 3 $(PYTEST_FLAGS)
+
+# What needs a GPU with CUDA; without one, every test is skipped.
+gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu $(PYTEST_FLAGS)
 
 # Everything that can go wrong, in any of the three tiers.
 faults: $(INSTALLED)

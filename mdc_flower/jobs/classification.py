@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdc_flower.training.batches import InputPipeline, Inputs, Tensors, shuffled, steps_per_epoch
-from mdc_flower.training.job import Forward, Pass, Spare
+from mdc_flower.training.job import Forward, Part, Pass, Spare
 from mdc_flower.training.loop import TrainSettings, evaluating
 from mdc_flower.training.optimizers import SGD, AdamW
+from mdc_flower.training.transfer import Source, arriving, source_of
 from strategies.exchange.metrics import ACCURACY, CLASSIFICATION, Metric
 
 EVALUATION_BATCH = 256
@@ -98,18 +99,26 @@ class ClassificationJob:
 
     def batches(self, which: Pass) -> Iterator[Batch | Spare]:
         """Yield inputs and labels; without a generator, in larger batches."""
+        source = source_of(self.splits[which.split].inputs, which.device)
+        for part, (sent, labels, *moves) in arriving(self._drawn(which, source), which.device):
+            yield part.of((self.pipeline.ready(source.inputs(sent), moves), labels))
+
+    def _drawn(self, which: Pass, source: Source) -> Iterator[tuple[Part, tuple[Tensor, ...]]]:
+        """Yield what must be sent to the device for each batch: inputs, labels, augmentation."""
         data = self.splits[which.split]
         augmenting = which.generator if which.augment else None
+        example = data.inputs[0:1].shape[1:]
         if which.generator is None:
             order = _in_order(len(data))
         else:
             order = shuffled(len(data), self.settings.batch_size, which.generator)
         for rows in order:
-            whole = len(data.labels[rows])
-            part = which.part(whole)
+            labels = data.labels[rows]
+            part = which.part(len(labels))
             own = _rows(rows, part.rows, len(data))
-            inputs = self.pipeline(data.inputs[own], which.device, augmenting, whole, part.rows)
-            yield part.of((inputs, data.labels[own].to(which.device)))
+            # Drawn for the whole batch, so that it does not depend on how a batch is shared.
+            moves = self.pipeline.draw((len(labels), *example), augmenting)
+            yield part, (source.sent(own), *(of[part.rows] for of in (labels, *moves)))
 
     def size(self, split: str) -> int:
         """Return the number of examples of a split; 0 for a split that this job does not have."""
@@ -139,9 +148,11 @@ class ClassificationJob:
             return Forward(loss, len(labels), {ACCURACY.sums: _counts(right)})
         outputs = outputs.float()
         loss_sum = functional.cross_entropy(outputs, labels, reduction="sum")
-        right, classes = outputs.argmax(1) == labels, outputs.shape[1]
-        of_class = [torch.bincount(rows, minlength=classes) for rows in (labels[right], labels)]
-        sums = {ACCURACY.sums: _counts(right), RECALL: torch.cat(of_class).double()}
+        right = outputs.argmax(1) == labels
+        # Not by `bincount`, for which the CPU must wait for a GPU.
+        is_of = labels[:, None] == torch.arange(outputs.shape[1], device=labels.device)
+        of_class = torch.cat([(is_of & right[:, None]).sum(0), is_of.sum(0)])
+        sums = {ACCURACY.sums: _counts(right), RECALL: of_class.double()}
         return Forward(loss_sum / len(labels), len(labels), sums, loss_sum)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -169,10 +180,8 @@ def class_probabilities(
 ) -> Tensor:
     """Return the softmax outputs, shape (examples, classes), float64, on the CPU."""
     with evaluating(model, device, autocast_dtype):
-        outputs = [
-            model(pipeline(inputs[rows], device)).double().cpu() for rows in _in_order(len(inputs))
-        ]
-    return functional.softmax(torch.cat(outputs), dim=1)
+        outputs = [model(pipeline(inputs[rows], device)) for rows in _in_order(len(inputs))]
+    return functional.softmax(torch.cat(outputs).double().cpu(), dim=1)
 
 
 def _in_order(count: int) -> Iterator[Tensor | slice]:

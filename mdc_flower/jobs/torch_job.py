@@ -159,10 +159,13 @@ class Split:
         """Return the number of examples of data that are no stream."""
         return len(self.data if self.sampler is None else self.sampler)  # type: ignore[arg-type]
 
-    def batches(self, generator: torch.Generator | None, start: int) -> Iterator[Any]:
+    def batches(
+        self, generator: torch.Generator | None, start: int, for_gpu: bool = False
+    ) -> Iterator[Any]:
         """Yield batches: in an order drawn from the generator, or in the stored order.
 
         A stream is in its own order, and ``start`` of its batches were read in earlier rounds.
+        Batches for a GPU are in pinned memory, so that copying them does not wait for the GPU.
 
         Raises
         ------
@@ -170,6 +173,7 @@ class Split:
             If a stream of training examples ends.
         """
         options = {key: value for key, value in self.options.items() if value is not None}
+        options["pin_memory"] = options.get("pin_memory", False) or for_gpu
         if self.is_stream and generator is not None:
             yield from islice(DataLoader(self.data, self.batch_size, **options), start, None)
             raise DataError(
@@ -231,7 +235,8 @@ class TorchJob:
 
     def batches(self, which: Pass) -> Iterator[Any]:
         """Yield the batches of a pass, on its device; of each the part of this process."""
-        for batch in self.splits[which.split].batches(which.generator, which.start):
+        for_gpu = which.device.type == "cuda"
+        for batch in self.splits[which.split].batches(which.generator, which.start, for_gpu):
             part = which.part(length_of(batch)) if which.ranks > 1 else WHOLE
             own = batch if part is WHOLE else rows_of(batch, part.rows)
             yield part.of(to_device(own, which.device))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdc_flower.data import DataSet, Examples, Part
+from mdc_flower.training.augmentation import Moves, draw, moved
 from strategies.common.errors import ConfigError
 
 
@@ -49,6 +51,13 @@ class StoredInputs:
         chosen = index if isinstance(index, slice) else index.numpy()
         batch = self.array[chosen if self.rows is None else self.rows[chosen]]
         return torch.from_numpy(np.require(batch, requirements=["C", "W"]))
+
+    def row_numbers(self, index: Tensor | slice) -> Tensor:
+        """Return the numbers of these examples' rows in the array, int64."""
+        if self.rows is not None:
+            chosen = index if isinstance(index, slice) else index.numpy()
+            return torch.from_numpy(self.rows[chosen])
+        return torch.arange(len(self))[index] if isinstance(index, slice) else index
 
 
 @dataclass(frozen=True)
@@ -117,36 +126,43 @@ class InputPipeline:
         return cls(tuple(dataset.mean), tuple(dataset.std), augment, channels_last)
 
     def __call__(
-        self,
-        inputs: Tensor,
-        device: torch.device,
-        generator: torch.Generator | None = None,
-        whole: int | None = None,
-        part: slice = slice(None),
+        self, inputs: Tensor, device: torch.device, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return a batch for the model, augmented only if a generator is given.
+        """Return a batch for the model, augmented only if a generator is given."""
+        moves = self.draw(inputs.shape, generator)
+        return self.ready(inputs.to(device), [move.to(device) for move in moves])
 
-        If the inputs are only ``part`` of a batch of ``whole`` examples, the generator draws for
-        all of them. So the augmentation does not depend on how a batch is shared.
-        """
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Moves:
+        """Draw the augmentation of a batch of this shape; nothing without a generator."""
+        if generator is None or self.augment == "none" or len(shape) != 4:
+            return ()
+        return draw(self.augment, shape, generator)
+
+    def ready(self, inputs: Tensor, moves: Moves = ()) -> Tensor:
+        """Return a batch for the model from inputs and their augmentation on its device."""
         if inputs.dtype == torch.int64:
-            return inputs.to(device)
-        # Augmentation runs on uint8 data on the CPU: that is a quarter of the size of floats, and
-        # a seed has the same effect for every device.
-        if generator is not None:
-            count = len(inputs) if whole is None else whole
-            inputs = _augment(inputs, self.augment, generator, count, part)
-        batch = inputs.to(device).float()
+            return inputs
+        # Images are moved as bytes: that is a quarter of the size of floats.
+        if moves:
+            inputs = moved(inputs, self.augment, moves)
+        batch = inputs.float()
         if inputs.dtype == torch.uint8:
             batch = batch / 255
         if self.mean:
-            shape = (1, -1) + (1,) * (batch.ndim - 2)
-            mean = torch.tensor(self.mean, device=device).view(shape)
-            std = torch.tensor(self.std, device=device).view(shape)
+            mean, std = _statistics(tuple(self.mean), tuple(self.std), batch.ndim, batch.device)
             batch = (batch - mean) / std
         if self.channels_last and batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return batch
+
+
+@lru_cache(maxsize=8)
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], ndim: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return a pipeline's statistics, shaped for its batches; made once for each device."""
+    shape = (1, -1) + (1,) * (ndim - 2)
+    return tuple(torch.tensor(v, device=device).view(shape) for v in (mean, std))  # type: ignore[return-value]
 
 
 def shuffled(num_examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -164,28 +180,3 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Return the number of batches that `shuffled` yields."""
     full, rest = divmod(num_examples, batch_size)
     return full + (rest > 1 or rest == num_examples)
-
-
-def _augment(
-    images: Tensor, kind: str, generator: torch.Generator, whole: int, part: slice
-) -> Tensor:
-    if kind == "none":
-        return images
-    if "flip" in kind:
-        flip = torch.rand(whole, generator=generator)[part] < 0.5
-        images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
-    return _random_shift(images, generator, whole, part) if "crop" in kind else images
-
-
-def _random_shift(images: Tensor, generator: torch.Generator, whole: int, part: slice) -> Tensor:
-    """Return each image shifted by up to an eighth of its size, with zeros outside."""
-    count, _, height, width = images.shape
-    pad_y, pad_x = max(1, height // 8), max(1, width // 8)
-    padded = torch.nn.functional.pad(images, (pad_x, pad_x, pad_y, pad_y))
-    top = torch.randint(0, 2 * pad_y + 1, (whole, 1, 1), generator=generator)[part]
-    left = torch.randint(0, 2 * pad_x + 1, (whole, 1, 1), generator=generator)[part]
-    rows = top + torch.arange(height).view(1, -1, 1)
-    columns = left + torch.arange(width).view(1, 1, -1)
-    image = torch.arange(count).view(-1, 1, 1)
-    # Indexing around the channel axis moves it last: (N, H, W, C).
-    return padded[image, :, rows, columns].permute(0, 3, 1, 2)

@@ -299,7 +299,8 @@ def evaluate(
 
     Several processes (``runtime``) share each batch; all get the whole result.
     """
-    loss_sum, count = 0.0, 0
+    # On the device, as in training.
+    losses, count = torch.zeros((), dtype=torch.float64, device=device), 0
     sums: dict[str, Tensor] = {}
     runtime.place(model, device)
     which = Pass(split, device, rank=runtime.rank, ranks=runtime.size)
@@ -307,10 +308,10 @@ def evaluate(
         for batch in job.batches(which) if job.size(split) != 0 else ():
             done = forward_pass(job, model, batch)
             exact = done.loss_sum
-            loss_sum += float(done.loss) * done.count if exact is None else float(exact)
+            losses += done.loss.double() * done.count if exact is None else exact.double()
             count += done.count
             add_sums(sums, done.sums)
-    loss_sum, count = runtime.total_loss(loss_sum, count)
+    loss_sum, count = runtime.total_loss(float(losses), count)
     all_sums = _all_sums(loss_sum, count, runtime.totals(sums))
     size = job.size(split)
     num_examples = count if size is None else size
