@@ -42,9 +42,19 @@ class ShownMetric:
         return f"{self.words}, {self.unit}" if self.unit else self.words
 
     @property
+    def heading(self) -> str:
+        """Return name, unit and direction for the head of a column."""
+        return self.label + self.direction
+
+    @property
     def axis(self) -> str:
-        """Return name and unit for an axis, which shows shares between 0 and 1."""
-        return self.words if self.unit == "%" else self.label
+        """Return name, unit and direction for an axis, which shows shares between 0 and 1."""
+        return (self.words if self.unit == "%" else self.label) + self.direction
+
+    @property
+    def direction(self) -> str:
+        """Return a note if lower values are better; that higher ones are is what readers expect."""
+        return " (lower is better)" if self.better == "min" else ""
 
     def with_unit(self, value: float) -> str:
         """Return a value with its unit."""

@@ -75,7 +75,7 @@ def _score_columns(lines: History, metrics: Sequence[ShownMetric]) -> dict[str, 
     first, loss = selecting(metrics), LOSS.name
     columns: dict[str, list[str]] = {}
     for split in ("test", "validation"):
-        columns[f"{split} {first.label}"] = _cells(lines, "evaluation", split, first)
+        columns[f"{split} {first.heading}"] = _cells(lines, "evaluation", split, first)
         for one in others(metrics):
             name = f"{split}, {short_name(one, first)}" + (f", {one.unit}" if one.unit else "")
             columns[name] = _cells(lines, "evaluation", split, one)
