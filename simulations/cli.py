@@ -53,7 +53,7 @@ def compare(
         typer.Option("--arm", help="Arm to run, by its file name; may be repeated."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Split whose accuracy the tables show: test or validation.")
+        str, typer.Option(help="Split whose metrics the tables show: test or validation.")
     ] = "test",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one per core by default.")
@@ -89,7 +89,7 @@ def compare(
         folder = (output or Path("runs", name)).absolute()
         console.print(f"{spec.name}: {len(selected)} arms, {spec.num_seeds} seeds")
         with job_progress(console) as on_done:
-            compared = run_comparison(spec, selected, folder, workers, on_done)
+            compared = run_comparison(spec, selected, folder, workers, on_done, split)
         write_results(folder, results_of(spec, selected, compared, split))
         table = draw_comparison(folder)
         sys.stdout.write(f"\n{table}\n")

@@ -74,6 +74,10 @@ class RunTask(Protocol):
         """Return the job with a site's training and validation examples."""
         ...
 
+    def pooled_job(self, num_partitions: int) -> Job:
+        """Return the job with the training examples of all simulated sites together."""
+        ...
+
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding and using the model."""
         ...

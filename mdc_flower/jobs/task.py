@@ -177,6 +177,10 @@ class Task:
         data = self.site_data(site)
         return self.job({"train": data.train, "validation": data.validation})
 
+    def pooled_job(self, num_partitions: int) -> ClassificationJob:
+        """Return the job with the training examples of all simulated sites together."""
+        return self.job({"train": self.coordinator_data(num_partitions).pooled})
+
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding and using the model, without times and paths."""
         about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}

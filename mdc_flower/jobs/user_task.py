@@ -100,6 +100,10 @@ class UserTask:
         """Return the job of a site; a simulated one has its own rows of the data."""
         return replace(self, context=context_of(self.config, site)).job
 
+    def pooled_job(self, num_partitions: int) -> Job:
+        """Return the coordinator's job: `JobContext.rows` gives it the rows of all sites."""
+        return self.job
+
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding the model, without times and paths."""
         about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}

@@ -2,21 +2,24 @@
 
 import math
 import time
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdc_flower.config import RunConfig, read_site_config
-from mdc_flower.data import Examples, Part
-from mdc_flower.jobs.classification import class_probabilities
-from mdc_flower.jobs.task import Task, load_task
+from mdc_flower.config import RunConfig, SiteConfig, read_site_config
+from mdc_flower.jobs.classification import RECALL, ClassificationJob, class_probabilities
+from mdc_flower.jobs.run_task import load_run_task
+from mdc_flower.jobs.task import load_task
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.batches import Tensors
+from mdc_flower.training.job import Job, values_of
 from mdc_flower.training.loop import EvalResult, evaluate, train
 from mdc_flower.training.numerics import repeatable
-from simulations.results.outcome import Outcome, Point
+from simulations.results.outcome import SPLITS, Outcome, Point
 from strategies.common.errors import ConfigError
-from strategies.exchange.metrics import ACCURACY, numbers
+from strategies.exchange.metrics import ACCURACY, LOSS, numbers
 from strategies.method.round_plan import RoundPlan
 
 CURVE_POINTS = 20
@@ -34,25 +37,29 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
         the sites' data.
     kind
         ``centralized``: train on the training examples of all sites; ``one-site``: of site-0 only.
+        Both are evaluated as global models are, on the coordinator's examples.
     """
     started = time.monotonic()
     plan = _one_cycle(config)
-    task = load_task(config)
-    held = task.coordinator_data(config.num_sites)
-    data = held.pooled if kind == "centralized" else _examples(task, 0)
-    job = task.job({"train": data, "validation": held.validation, "test": held.test})
+    task = load_run_task(config)
+    held = task.coordinator_job(config.num_sites)
+    if kind == "centralized":
+        job = task.pooled_job(config.num_sites)
+    else:
+        job = task.site_job(_site(config, 0))
     model = job.model()
     points: list[Point] = []
 
     def after_epoch(epoch: int) -> None:
         if not _on_curve(epoch, config.epoch_budget):
             return
-        validation, test = (
-            evaluate(model, job, split, task.device, task.settings.autocast_dtype)
-            for split in ("validation", "test")
-        )
+        results = {
+            split: evaluate(model, held, split, task.device, task.settings.autocast_dtype)
+            for split in SPLITS
+            if held.size(split) != 0
+        }
         seconds = time.monotonic() - started
-        points.append(_point(config, epoch, validation, test, seconds=seconds))
+        points.append(_point(config, epoch, results, seconds=seconds))
 
     with repeatable(config.threads_per_site, task.device):
         train(model, job, plan, task.settings, task.device, kind, after_epoch)
@@ -74,21 +81,25 @@ def train_ensemble(config: RunConfig) -> Outcome:
     plan = _one_cycle(config)
     task = load_task(config)
     held = task.coordinator_data(config.num_sites)
-    splits = [Tensors.of(held.validation), Tensors.of(held.test)]
+    splits = {"validation": Tensors.of(held.validation), "test": Tensors.of(held.test)}
     # For each split: probabilities summed over the sites, by number of epochs trained.
-    sums: list[dict[int, Tensor]] = [{}, {}]
+    sums: dict[str, dict[int, Tensor]] = {split: {} for split in splits}
     model_bytes = 0
     for site in range(config.num_sites):
-        job = task.job({"train": _examples(task, site)})
+        job: Job = task.site_job(_site(config, site))
         model = job.model()
         model_bytes += sum(tensor.nbytes for tensor in tensors_of(model).values())
 
         def after_epoch(epoch: int, model: nn.Module = model) -> None:
             if not _on_curve(epoch, config.epoch_budget):
                 return
-            for split, by_epoch in zip(splits, sums, strict=True):
+            for split, by_epoch in sums.items():
                 probabilities = class_probabilities(
-                    model, split.inputs, task.pipeline, task.device, task.settings.autocast_dtype
+                    model,
+                    splits[split].inputs,
+                    task.pipeline,
+                    task.device,
+                    task.settings.autocast_dtype,
                 )
                 previous = by_epoch.get(epoch)
                 by_epoch[epoch] = probabilities if previous is None else previous + probabilities
@@ -101,16 +112,16 @@ def train_ensemble(config: RunConfig) -> Outcome:
             _point(
                 config,
                 epoch,
-                *(
-                    _eval_result(by_epoch[epoch] / config.num_sites, split)
-                    for by_epoch, split in zip(sums, splits, strict=True)
-                ),
+                {
+                    split: _eval_result(by_epoch[epoch] / config.num_sites, splits[split].labels)
+                    for split, by_epoch in sums.items()
+                },
                 exchanges=1,
                 received_bytes=model_bytes,
                 # The models are trained one after the other: scale the total time by epochs.
                 seconds=seconds * epoch / config.epoch_budget,
             )
-            for epoch in sums[0]
+            for epoch in sums["test"]
         ]
     )
 
@@ -118,8 +129,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
 def _point(
     config: RunConfig,
     epoch: int,
-    validation: EvalResult,
-    test: EvalResult,
+    results: Mapping[str, EvalResult],
     *,
     seconds: float,
     exchanges: int = 0,
@@ -132,10 +142,8 @@ def _point(
         local_epochs=epoch,
         lr_max=config.lr_max,
         relative_change=None,
-        validation=numbers(validation.metrics)[ACCURACY.name],
-        validation_loss=validation.loss,
-        test=numbers(test.metrics)[ACCURACY.name],
-        test_loss=test.loss,
+        validation=_values(results.get("validation")),
+        test=_values(results.get("test")),
         sent_bytes=0,
         received_bytes=received_bytes,
         seconds=seconds,
@@ -165,13 +173,23 @@ def _on_curve(epoch: int, budget: int) -> bool:
     return epoch % math.ceil(budget / CURVE_POINTS) == 0 or epoch == budget
 
 
-def _eval_result(probabilities: Tensor, split: Tensors) -> EvalResult:
-    """Return loss and accuracy, given probabilities of shape (examples, classes)."""
-    right = probabilities.argmax(1) == split.labels
-    loss = functional.nll_loss(probabilities.log(), split.labels)
-    return EvalResult(len(split), float(loss), {ACCURACY.name: float(right.double().mean())})
+def _values(result: EvalResult | None) -> dict[str, float]:
+    """Return loss and metrics by name; empty if nothing was evaluated."""
+    return {} if result is None else {LOSS.name: result.loss, **numbers(result.metrics)}
 
 
-def _examples(task: Task, site: int) -> Examples | Part:
-    node = {"partition-id": site, "num-partitions": task.config.num_sites}
-    return task.site_data(read_site_config(node)).train
+def _eval_result(probabilities: Tensor, labels: Tensor) -> EvalResult:
+    """Return loss and metrics, given probabilities of shape (examples, classes)."""
+    right, classes = probabilities.argmax(1) == labels, probabilities.shape[1]
+    of_class = [torch.bincount(rows, minlength=classes) for rows in (labels[right], labels)]
+    sums = {
+        ACCURACY.sums: [float(right.sum()), float(len(right))],
+        RECALL: torch.cat(of_class).double().tolist(),
+    }
+    loss = functional.nll_loss(probabilities.log(), labels)
+    return EvalResult(len(labels), float(loss), values_of(ClassificationJob.metrics, sums))
+
+
+def _site(config: RunConfig, number: int) -> SiteConfig:
+    """Return the config of a simulated site."""
+    return read_site_config({"partition-id": number, "num-partitions": config.num_sites})

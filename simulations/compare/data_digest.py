@@ -1,23 +1,37 @@
-"""A digest of a data set, to tell which data a result belongs to."""
+"""A digest of a run's data, to tell which data a result belongs to."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from mdc_flower.config import RunConfig
+from mdc_flower.common.seeded import seeded
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig
 from mdc_flower.data import Examples, load_dataset
+from mdc_flower.jobs.run_task import load_run_task
+from mdc_flower.training.job import Job, Pass
+from simulations.results.outcome import SPLITS
 
 
 def data_digest(config: RunConfig) -> str:
     """Return the SHA-256, in hex, of a config's examples before they are partitioned into sites.
 
-    The partition follows from the examples and the config. File locations do not matter.
+    The partition follows from the examples and the config. File locations do not matter. Of the
+    training examples of a user's job, it covers what the job's fingerprint covers.
 
     Raises
     ------
     ConfigError, DataError
-        See `load_dataset`.
+        See `load_dataset` and `load_run_task`.
     """
+    if config.job != CLASSIFICATION_JOB:
+        task = load_run_task(config)
+        return _job_digest(
+            task.pooled_job(config.num_sites), task.coordinator_job(config.num_sites)
+        )
     dataset = load_dataset(
         config.dataset,
         config.data_root,
@@ -38,3 +52,31 @@ def _add(digest: "hashlib._Hash", examples: Examples) -> None:
         digest.update(np.ascontiguousarray(array).data)
     if examples.groups is not None:
         digest.update("\0".join(map(str, examples.groups.tolist())).encode())
+
+
+def _job_digest(pooled: Job, held: Job) -> str:
+    """Return a digest of the fingerprint of the training examples, and of all that are held out."""
+    digest = hashlib.sha256(f"{pooled.size('train')} {pooled.fingerprint()}".encode())
+    for split in SPLITS:
+        digest.update(f"{split} {held.size(split)}".encode())
+        if held.size(split):
+            with seeded(0):  # a data set may augment its examples
+                for batch in held.batches(Pass(split, torch.device("cpu"))):
+                    _add_batch(digest, batch)
+    return digest.hexdigest()
+
+
+def _add_batch(digest: "hashlib._Hash", part: Any) -> None:
+    """Add the tensors of a batch, or whatever else is in it, to a digest."""
+    if isinstance(part, Tensor):
+        digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+        digest.update(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            digest.update(str(key).encode())
+            _add_batch(digest, value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            _add_batch(digest, value)
+    else:
+        digest.update(repr(part).encode())

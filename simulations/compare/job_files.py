@@ -71,7 +71,7 @@ def read_result(folder: Path) -> Finished | None:
     stored = _read(folder / RESULT)
     if stored is None:
         return None
-    points = [Point(**point) for point in stored["outcome"]["points"]]
+    points = [Point.read(point) for point in stored["outcome"]["points"]]
     return Finished(Outcome(points), stored["hardware"], stored["versions"], reused=True)
 
 

@@ -21,9 +21,10 @@ from mdc_flower.reports.series import work_done
 from simulations.compare.arm import Arm
 from simulations.compare.baselines import train_ensemble, train_without_exchange
 from simulations.compare.job_files import Finished, claim, description, read_result, write_result
-from simulations.results.outcome import Outcome, Point
+from simulations.results.outcome import SPLITS, Outcome, Point
 from strategies.common.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange.causes import Cause
+from strategies.exchange.metrics import LOSS
 from strategies.pending_evaluation import Inline
 from strategies.storage.run_directory import SUMMARY, read_history
 
@@ -112,7 +113,8 @@ def run_job(job: Job) -> Finished:
     Returns
     -------
     Finished
-        The outcome has no points if a tuning job diverged: its updates or its loss are not finite.
+        The outcome has no points if a tuning job diverged: its updates or its validation loss are
+        not finite.
 
     Raises
     ------
@@ -133,7 +135,7 @@ def _outcome(job: Job) -> Outcome:
         if job.trying and _diverged(error):
             return Outcome([])
         raise
-    if job.trying and not math.isfinite(outcome.final.validation_loss):
+    if job.trying and not math.isfinite(outcome.final.validation[LOSS.name]):
         return Outcome([])
     return outcome
 
@@ -178,19 +180,25 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[Point]:
             local_epochs=line["plan"]["local_epochs"],
             lr_max=line["plan"]["lr_max"],
             relative_change=line["relative_change"],
-            **_metrics(line["evaluation"]),
+            **_by_split(line["evaluation"]),
             **{key: values[index] for key, values in sums.items()},
         )
         for index, (line, epochs) in enumerate(zip(history, work_done(history), strict=True))
     ]
 
 
-def _metrics(evaluation: Mapping[str, float]) -> dict[str, Any]:
+def _by_split(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of an evaluation that are numbers, by split and name.
+
+    A number that is not finite is null in a run's records, and NaN here.
+    """
     return {
-        "validation": evaluation["validation-accuracy"],
-        "validation_loss": evaluation["validation-loss"],
-        "test": evaluation["test-accuracy"],
-        "test_loss": evaluation["test-loss"],
+        split: {
+            name.removeprefix(f"{split}-"): math.nan if value is None else float(value)
+            for name, value in evaluation.items()
+            if name.startswith(f"{split}-") and not isinstance(value, list)
+        }
+        for split in SPLITS
     }
 
 
@@ -208,5 +216,5 @@ def _at_the_end(last: Point, summary: Mapping[str, Any]) -> Point:
         sent_bytes=summary["sent-bytes"],
         received_bytes=summary["received-bytes"],
         seconds=last.seconds + sum(part["recalibration"]["seconds"] for part in recalibrated),
-        **_metrics(averaged or summary["final"]),
+        **_by_split(averaged or summary["final"]),
     )

@@ -1,8 +1,9 @@
 """Run arms with the same number of passes, partition, initial model and seeds."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 
 from mdc_flower.common.config_model import Scalar
-from mdc_flower.config import CLASSIFICATION_JOB, RunConfig
-from mdc_flower.jobs.task import load_task
+from mdc_flower.config import RunConfig
 from simulations.compare.arm import Arm
-from simulations.compare.comparison_file import Comparison, check_seeds
+from simulations.compare.checks import check
+from simulations.compare.comparison_file import Comparison
 from simulations.compare.equal_budgets import configs_of, placeholder_rounds
 from simulations.compare.job_files import Finished, without_locations
 from simulations.compare.jobs import Job, finished_jobs
@@ -23,7 +24,7 @@ from simulations.compare.tuning import TUNING_KEYS, ArmTuning
 from simulations.compare.workers import VISIBLE_GPUS, worker_pool
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
-from strategies.common.errors import ConfigError
+from strategies.exchange.metrics import Metric, SiteMetrics, described
 
 TUNING = "tuning"
 
@@ -48,6 +49,8 @@ class Compared:
         Total time of all jobs including tuning, as if run on one core.
     hardware, versions
         All distinct hardware and versions that jobs were computed with, in this call or earlier.
+    metrics : sequence of Metric
+        The metrics of the arms' training job.
     """
 
     outcomes: Outcomes
@@ -55,6 +58,7 @@ class Compared:
     seconds: float
     hardware: str
     versions: Mapping[str, str]
+    metrics: Sequence[Metric]
 
 
 def run_comparison(
@@ -63,6 +67,7 @@ def run_comparison(
     output: Path,
     workers: int | None = None,
     on_done: OnDone = lambda job, finished, total: None,
+    split: str = "test",
 ) -> Compared:
     """Tune every arm, and run it with every seed, in parallel processes.
 
@@ -77,16 +82,18 @@ def run_comparison(
         Number of processes; one per core by default. Several GPUs are assigned to them in turn.
     on_done
         Called after every finished job.
+    split
+        The split that will be reported; it must have examples.
 
     Raises
     ------
     Exception
-        See `simulations.compare.jobs.finished_jobs`. Finished results are kept.
+        See `check` and `simulations.compare.jobs.finished_jobs`. Finished results are kept.
     """
-    check(comparison, arms)
+    metrics = check(comparison, arms, split).metrics
     try:
         with worker_pool(workers, shared_gpus(configs_of(comparison, arms))) as pool:
-            return _Runner(comparison, arms, output, pool, on_done).run()
+            return _Runner(comparison, arms, metrics, output, pool, on_done).run()
     except BaseException as error:
         error.add_note(
             f"Finished jobs are kept. To continue, run the same command with --output {output}"
@@ -107,26 +114,6 @@ def visible_gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
-def check(comparison: Comparison, arms: Sequence[Arm]) -> None:
-    """Check that all data sets load and all models build, before any training.
-
-    This also fills the cache of decoded data for the workers.
-    """
-    check_seeds(comparison)
-    configs = configs_of(comparison, arms)
-    for arm in arms:
-        config = configs[arm.key][0]
-        if config.job != CLASSIFICATION_JOB:
-            raise ConfigError(
-                "a comparison is of classifications only",
-                where=f"arm {arm.key}, job",
-                got=config.job,
-                expected=repr(CLASSIFICATION_JOB),
-                hint="Compare runs of other jobs by their histories",
-            )
-        load_task(config).check_model()
-
-
 def results_of(
     comparison: Comparison, arms: Sequence[Arm], compared: Compared, split: str
 ) -> Results:
@@ -141,6 +128,7 @@ def results_of(
         highlight=comparison.highlight,
         arms=[_arm_facts(comparison, arm, compared) for arm in arms],
         tuning={key: _tuned(tuning) for key, tuning in compared.tuning.items()} or None,
+        metrics=described(compared.metrics),
     )
     return Results(facts=facts, outcomes=compared.outcomes)
 
@@ -184,11 +172,14 @@ class _Runner:
         self,
         comparison: Comparison,
         arms: Sequence[Arm],
+        metrics: Sequence[Metric],
         output: Path,
-        pool: ProcessPoolExecutor,
+        pool: Executor,
         on_done: OnDone,
     ) -> None:
         self.comparison = comparison
+        self.metrics = metrics
+        self.selection = SiteMetrics(metrics).selection
         self.independent = [arm for arm in arms if not arm.table.rounds_of]
         self.dependent = [arm for arm in arms if arm.table.rounds_of]
         self.output = output
@@ -196,7 +187,7 @@ class _Runner:
         self.on_done = on_done
         self.outcomes: dict[str, dict[int, Outcome]] = {arm.key: {} for arm in arms}
         self.tuning = {
-            arm.key: ArmTuning(comparison.tuning.candidates(arm.key))
+            arm.key: ArmTuning(comparison.tuning.candidates(arm.key), metric=self.selection)
             for arm in arms
             if comparison.tuning
         }
@@ -219,6 +210,7 @@ class _Runner:
             self.seconds,
             joined([one.hardware for one in self.finished]),
             joined_versions([one.versions for one in self.finished]),
+            self.metrics,
         )
 
     def _run(self, jobs: Iterable["_PlannedJob"]) -> None:
@@ -236,7 +228,8 @@ class _Runner:
 
     def _record_candidate(self, job: Job, candidate: int, outcome: Outcome) -> None:
         by_seed = self.tuning[job.arm.key].validation[candidate]
-        by_seed[job.seed] = outcome.final.validation if outcome.points else None
+        reached = outcome.final.validation.get(self.selection.name) if outcome.points else None
+        by_seed[job.seed] = reached if reached is not None and math.isfinite(reached) else None
         if outcome.points:
             self.rounds[job.arm.key, candidate, job.seed] = outcome.final.round
 

@@ -1,4 +1,4 @@
-"""Choose the keys of each arm from its candidates by accuracy on the validation split."""
+"""Choose the keys of each arm from its candidates by their job's metric on the validation split."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mdc_flower.common.config_model import Scalar
 from simulations.results.result_files import mean_validation
 from strategies.common.errors import RunError
+from strategies.exchange.metrics import ACCURACY, Metric
 
 TUNING_KEYS: Mapping[str, Scalar] = {"max-test-examples": 1}
 """Run-config keys of a tuning job: it uses only one test example, the minimum."""
@@ -14,13 +15,14 @@ TUNING_KEYS: Mapping[str, Scalar] = {"max-test-examples": 1}
 
 @dataclass
 class ArmTuning:
-    """The candidates of one arm, with their validation accuracy after the last round, by seed.
+    """The candidates of one arm, with their metric on the validation split at the end, by seed.
 
-    The accuracy is None if the run diverged.
+    The metric is the one that selects the best model. It is None if the run diverged.
     """
 
     candidates: Sequence[Mapping[str, Scalar]]
     validation: list[dict[int, float | None]] = field(default_factory=list)
+    metric: Metric = ACCURACY
 
     def __post_init__(self) -> None:
         if not self.validation:
@@ -28,7 +30,7 @@ class ArmTuning:
 
     @property
     def chosen(self) -> int:
-        """Return the index of the candidate with the highest mean; the first of equal ones.
+        """Return the index of the candidate with the best mean; the first of equal ones.
 
         Candidates that diverged with any seed are not chosen.
 
@@ -38,14 +40,15 @@ class ArmTuning:
             If all candidates diverged.
         """
         means = [mean_validation(by_seed) for by_seed in self.validation]
-        if max(means) == -math.inf:
+        known = [mean for mean in means if math.isfinite(mean)]
+        if not known:
             raise RunError(
                 "all candidates of an arm diverged",
                 where="tuning",
                 got=[dict(one) for one in self.candidates],
                 hint="Try lower learning rates",
             )
-        return means.index(max(means))
+        return means.index(max(known) if self.metric.better == "max" else min(known))
 
     @property
     def values(self) -> Mapping[str, Scalar]:

@@ -1,9 +1,9 @@
-"""Figures of accuracy differences from a reference arm, paired by seed, with intervals.
+"""Figures of differences from a reference arm, paired by seed, with intervals.
 
-The reference is the first arm of a comparison. Differences are in percentage points.
+The reference is the first arm of a comparison. Differences of shares are in percentage points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from mdc_flower.reports.plotting import DARK, MIDDLE, finish
 from simulations.results.committed import split_name
-from simulations.results.result_files import ArmFacts, Results
-from simulations.results.tables import Interval, Row, table_rows
+from simulations.results.intervals import Interval, Scale
+from simulations.results.result_files import ArmFacts, Facts, Results
+from simulations.results.rows import Row, difference_unit, scale_of, table_rows
 
 LIGHT = "#7a7a7a"
 ARM_STYLES = (
@@ -31,8 +32,11 @@ ROW_HEIGHT = 0.3
 MAX_DISTANCE = 4.0
 """Differences up to this multiple of the median difference are inside the axis limits."""
 
-MIN_MARGIN = 0.05
-"""Minimum margin left and right of all intervals, in percentage points."""
+SMALLEST = 0.01
+"""Least reach of an axis: one percentage point, or a hundredth of the reference's value."""
+
+MARGIN = 0.05
+"""Least margin left and right of all intervals, as a share of the least reach."""
 
 
 def draw_differences(
@@ -57,16 +61,13 @@ def draw_differences(
     )
     panels = figure.subplots(1, len(comparisons), sharey=True, squeeze=False)[0]
     for axes, results in zip(panels, comparisons, strict=True):
-        _plot_column(axes, _rows(results), keys, bold)
+        _plot_column(axes, results, keys, bold)
         axes.set_title(results.facts.name.replace(", ", ",\n", 1), loc="left", fontsize=10)
     panels[0].set_yticks(range(len(keys)), [names[key] for key in keys])
     for label, key in zip(panels[0].get_yticklabels(), keys, strict=True):
         label.set_fontweight("bold" if key == bold else "normal")
     panels[0].set_ylim(len(keys) - 0.5, -0.5)
-    figure.supxlabel(
-        f"{facts.split} accuracy minus {facts.arms[0].name} (points), with 95% interval",
-        fontsize=10,
-    )
+    figure.supxlabel(_axis_label(facts), fontsize=10)
     return figure
 
 
@@ -83,22 +84,30 @@ def draw_split_costs(splits: Sequence[Results]) -> Figure:
     labels, places = _split_rows(groups)
     for results, place in places:
         rows = _rows(results)
+        scale = scale_of(facts, list(rows.values()))
         for index, arm in enumerate(arms):
             y = _dodged(place, index, len(arms))
-            _plot_interval(axes, rows[arm.key].difference, y, ARM_STYLES[index])
-        _note(axes, place, f"{rows[facts.arms[0].key].accuracy.percent()} %")
+            _plot_interval(axes, rows[arm.key].difference, y, ARM_STYLES[index], scale)
+        reached = rows[facts.arms[0].key].score.text(scale)
+        _note(axes, place, f"{reached} {facts.metric.unit}".rstrip())
     roomiest, place = min(places[: len(groups[0][1])], key=lambda one: _right_end(one[0]))
-    _name_arms(axes, arms, _rows(roomiest), place)
+    _name_arms(axes, arms, roomiest, place)
     _note(axes, labels[0][0], f"{facts.arms[0].name}:")
     axes.set_yticks([y for y, _, _ in labels], [text for _, text, _ in labels])
     for tick, (_, _, weight) in zip(axes.get_yticklabels(), labels, strict=True):
         tick.set_fontweight(weight)
     axes.set_ylim(places[-1][1] + 0.7, -0.7)
-    axes.set_xlabel(
-        f"{facts.split} accuracy minus {facts.arms[0].name} (points), with 95% interval"
-    )
+    axes.set_xlabel(_axis_label(facts))
     _finish(axes)
     return figure
+
+
+def _axis_label(facts: Facts) -> str:
+    """Return what the differences are of, their unit, and whether they are better below 0."""
+    unit = difference_unit(facts.metric)
+    notes = ", ".join(filter(None, [unit, "below 0 is better" * (facts.metric.better == "min")]))
+    what = f"{facts.split} {facts.metric.words} minus {facts.arms[0].name}"
+    return f"{what}{notes and f' ({notes})'}, with 95% interval"
 
 
 def _split_rows(
@@ -126,26 +135,29 @@ def _rows(results: Results) -> dict[str, Row]:
     return dict(zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True))
 
 
-def _plot_column(axes: Axes, rows: dict[str, Row], keys: Sequence[str], bold: str) -> None:
+def _plot_column(axes: Axes, results: Results, keys: Sequence[str], bold: str) -> None:
     """Plot the differences of one comparison; those too far away are an arrow with a number."""
     _zero(axes)
+    rows = _rows(results)
+    scale = scale_of(results.facts, list(rows.values()))
+    smallest = _smallest(results, rows)
     distances = np.array([abs(rows[key].difference.mean) for key in keys])
     widths = np.nan_to_num([rows[key].difference.half_width for key in keys])
-    reach = max(MAX_DISTANCE * float(np.median(distances)), 8 * float(np.median(widths)), 0.01)
+    reach = max(MAX_DISTANCE * float(np.median(distances)), 8 * float(np.median(widths)), smallest)
     means = np.array([rows[key].difference.mean for key in keys])
     shown = distances <= reach
-    low = float(min((means - widths)[shown], default=0)) * 100
-    high = float(max((means + widths)[shown], default=0)) * 100
-    margin = max(0.08 * (max(high, 0) - min(low, 0)), MIN_MARGIN)
+    low = float(min((means - widths)[shown], default=0)) * scale.factor
+    high = float(max((means + widths)[shown], default=0)) * scale.factor
+    margin = max(0.08 * (max(high, 0) - min(low, 0)), MARGIN * smallest * scale.factor)
     left = min(low, 0) - margin
     for place, key in enumerate(keys):
         style = ("o", DARK, DARK) if key == bold else ("o", "0.45", "white")
         difference = rows[key].difference
         if shown[place]:
-            _plot_interval(axes, difference, place, style)
+            _plot_interval(axes, difference, place, style, scale)
         else:
             axes.annotate(
-                f"{difference.percent(sign=True)}",
+                difference.text(scale, sign=True),
                 (left, place),
                 (24, 0),
                 textcoords="offset points",
@@ -158,17 +170,24 @@ def _plot_column(axes: Axes, rows: dict[str, Row], keys: Sequence[str], bold: st
     _finish(axes)
 
 
+def _smallest(results: Results, rows: Mapping[str, Row]) -> float:
+    """Return the least reach of the axis, in the metric's own scale."""
+    if results.facts.metric.unit == "%":
+        return SMALLEST
+    return SMALLEST * abs(rows[results.facts.arms[0].key].score.mean) or SMALLEST
+
+
 def _plot_interval(
-    axes: Axes, interval: Interval, y: float, style: tuple[str, str, str], size: float = 6
+    axes: Axes, interval: Interval, y: float, style: tuple[str, str, str], scale: Scale
 ) -> None:
     marker, color, fill = style
     axes.errorbar(
-        100 * interval.mean,
+        scale.factor * interval.mean,
         y,
-        xerr=100 * np.nan_to_num(interval.half_width),
+        xerr=scale.factor * np.nan_to_num(interval.half_width),
         color=color,
         marker=marker,
-        markersize=size,
+        markersize=6,
         markerfacecolor=fill,
         elinewidth=1.4,
         capsize=2.5,
@@ -186,14 +205,16 @@ def _note(axes: Axes, y: float, text: str) -> None:
     )
 
 
-def _name_arms(axes: Axes, arms: Sequence[ArmFacts], rows: dict[str, Row], place: float) -> None:
+def _name_arms(axes: Axes, arms: Sequence[ArmFacts], results: Results, place: float) -> None:
     """Write the name of each arm to the right of its interval."""
+    rows = _rows(results)
+    factor = scale_of(results.facts, list(rows.values())).factor
     for index, arm in enumerate(arms):
         difference = rows[arm.key].difference
         axes.annotate(
             arm.name,
             (
-                100 * (difference.mean + np.nan_to_num(difference.half_width)),
+                factor * (difference.mean + np.nan_to_num(difference.half_width)),
                 _dodged(place, index, len(arms)),
             ),
             (7, 0),

@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mdc_flower.config import read_run_config
+from mdc_flower.config import CLASSIFICATION_JOB, read_run_config
 from mdc_flower.jobs.task import load_task
 from mdc_flower.reports.plotting import DARK, finish
 from simulations.compare.comparison_file import read_comparison
 from simulations.figures.panels import panel_grid
+from strategies.common.errors import ConfigError
 
 COMPARISONS = Path(__file__).parents[1] / "comparisons"
 UNUSED = "/unused"
@@ -50,8 +51,21 @@ class ClassCounts:
 
 
 def cut(name: str, settings: Mapping[str, Any]) -> ClassCounts:
-    """Return the partition that a run with these run-config keys uses."""
+    """Return the partition that a run with these run-config keys uses.
+
+    Raises
+    ------
+    ConfigError
+        If the run's job is the user's: its examples need not have classes.
+    """
     config = read_run_config({**settings, "output-dir": UNUSED})
+    if config.job != CLASSIFICATION_JOB:
+        raise ConfigError(
+            "only the partition of a classification can be drawn, by class",
+            where="job",
+            got=config.job,
+            expected=repr(CLASSIFICATION_JOB),
+        )
     task = load_task(config)
     histogram = task.partition(config.num_sites).histogram(
         task.dataset.train.labels, task.dataset.num_classes

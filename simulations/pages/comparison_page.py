@@ -11,7 +11,8 @@ from mdc_flower.reports.page import Listing, Page, Picture, Section, Table
 from mdc_flower.reports.units import format_bytes, format_seconds
 from simulations.figures.curves import plot_curves, plot_frontier
 from simulations.results.result_files import ArmFacts, Results
-from simulations.results.tables import table_cells, table_note, table_rows, tuning_cells
+from simulations.results.rows import scale_of, table_rows
+from simulations.results.tables import table_cells, table_note, tuning_cells
 
 DEFAULTS = RunConfig().to_flower()
 SIZE = (6.8, 4.4)
@@ -24,8 +25,8 @@ def comparison_page(results: Results) -> Page:
     arms, seeds = len(facts.arms), len(facts.seeds)
     return Page(
         title=facts.name,
-        subtitle=f"Comparison of {arms} arms at equal budgets, by accuracy on the {facts.split} "
-        "split",
+        subtitle=f"Comparison of {arms} arms at equal budgets, by {facts.metric.words} on the "
+        f"{facts.split} split{facts.metric.direction}",
         highlights=[
             ("arms", str(arms)),
             ("seeds", str(seeds)),
@@ -48,8 +49,10 @@ def comparison_page(results: Results) -> Page:
 
 
 def _pictures(results: Results) -> list[Picture]:
-    rows = table_rows(results)
-    finals = "; ".join(f"{row.arm} {row.accuracy.percent()} %" for row in rows)
+    rows, metric = table_rows(results), results.facts.metric
+    scale = scale_of(results.facts, rows)
+    finals = "; ".join(f"{row.arm} {row.score.text(scale)} {metric.unit}".rstrip() for row in rows)
+    name = metric.words.capitalize()
     costs = "; ".join(
         f"{row.arm} {format_bytes(1e6 * (row.sent_megabytes + row.received_megabytes))}"
         for row in rows
@@ -57,15 +60,15 @@ def _pictures(results: Results) -> list[Picture]:
     return [
         Picture(
             "curves",
-            "Accuracy over passes",
+            f"{name} over passes",
             _drawn(plot_curves, results),
-            f"Final accuracy: {finals}.",
+            f"Final {metric.words}: {finals}.",
             "Lines: means over the seeds; bands: lowest to highest seed."
             + (" Grey: arms named only in the table." if _has_others(results) else ""),
         ),
         Picture(
             "frontier",
-            "Accuracy against exchanged bytes",
+            f"{name} against exchanged bytes",
             _drawn(plot_frontier, results),
             f"Exchanged: {costs}.",
             "Points: means with 95% intervals. Horizontal lines: arms that exchange nothing. "
@@ -92,23 +95,23 @@ def _table(results: Results) -> Table:
 
 def _tuning(results: Results) -> Section:
     """Return a section with every candidate of every arm, the chosen ones emphasized."""
-    tuning = results.facts.tuning or {}
+    tuning, metric = results.facts.tuning or {}, results.facts.metric
     rows: list[list[str]] = []
     chosen: list[int] = []
     for arm in results.facts.arms:
         if arm.key not in tuning:
             continue
         chosen.append(len(rows) + tuning[arm.key].chosen)
-        rows += [[arm.name, *cells] for cells in tuning_cells(tuning[arm.key])]
+        rows += [[arm.name, *cells] for cells in tuning_cells(tuning[arm.key], metric)]
     # Mark the choice by a word as well as by font weight, for screen readers.
     rows = [[*row, "chosen" if index in chosen else ""] for index, row in enumerate(rows)]
-    heads = ["arm", "candidate", "validation accuracy, %", ""]
+    heads = ["arm", "candidate", f"validation {metric.heading}", ""]
     seeds = sorted(
         {seed for one in tuning.values() for each in one.candidates for seed in each.validation}
     )
     text = (
-        "The keys of each arm were chosen by the mean validation accuracy after the last round, "
-        f"over the seeds {', '.join(map(str, seeds))}; the test set was not used."
+        f"The keys of each arm were chosen by the mean validation {metric.words} after the last "
+        f"round, over the seeds {', '.join(map(str, seeds))}; the test set was not used."
     )
     table = Table("Candidates", heads, rows, strong=frozenset(chosen))
     return Section("Tuning", text=text if rows else "", tables=[table] if rows else [])

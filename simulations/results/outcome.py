@@ -1,7 +1,13 @@
 """The outcome of one arm with one seed: a curve."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from strategies.exchange.metrics import ACCURACY, LOSS
+
+SPLITS = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -22,10 +28,9 @@ class Point:
         Highest learning rate of the round.
     relative_change : float or None
         Relative change of the global model in the round; None if nothing is averaged.
-    validation, test : float
-        Accuracy in [0, 1].
-    validation_loss, test_loss : float
-        Mean cross-entropy per example.
+    validation, test : Mapping[str, float]
+        Loss and metrics on a split's examples, by name; empty if there are no examples. A value
+        that does not exist is NaN.
     sent_bytes, received_bytes : int
         Model bytes sent to and received from all sites so far.
     seconds : float
@@ -38,13 +43,35 @@ class Point:
     local_epochs: int
     lr_max: float
     relative_change: float | None
-    validation: float
-    validation_loss: float
-    test: float
-    test_loss: float
+    validation: Mapping[str, float]
+    test: Mapping[str, float]
     sent_bytes: int
     received_bytes: int
     seconds: float
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "Point":
+        """Return a point from its fields in a JSON file.
+
+        Raises
+        ------
+        KeyError, TypeError
+            If the fields are not those of a point.
+        """
+        values = dict(stored)
+        for split in SPLITS:
+            if not isinstance(values[split], Mapping):
+                # Versions that compared only classifications stored the accuracy.
+                loss = values.pop(f"{split}_loss")
+                values[split] = {LOSS.name: loss, ACCURACY.name: values[split]}
+            values[split] = {
+                name: math.nan if value is None else value for name, value in values[split].items()
+            }
+        return cls(**values)
+
+    def metrics(self, split: str) -> Mapping[str, float]:
+        """Return loss and metrics on a split's examples, by name."""
+        return self.test if split == "test" else self.validation
 
 
 @dataclass(frozen=True)

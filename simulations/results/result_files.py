@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mdc_flower.common.config_model import Scalar
-from simulations.results.outcome import Outcome, Point
+from mdc_flower.common.shown_metrics import ShownMetric, selecting, shown_metrics
+from simulations.results.outcome import SPLITS, Outcome, Point
 from strategies.common.errors import DataError
 from strategies.common.files import write_atomically
+from strategies.exchange.metrics import LOSS
 
 COMPARISON = "comparison.json"
 RESULTS = "results.jsonl"
-
-LOSSES = ("validation_loss", "test_loss")
 
 
 class _Record(BaseModel):
@@ -26,9 +26,9 @@ class _Record(BaseModel):
 
 
 class Candidate(_Record):
-    """Tuning candidate: its keys, and the validation accuracy after the last round, by seed.
+    """Tuning candidate: its keys, and the metric on the validation split at the end, by seed.
 
-    The accuracy is None if the run diverged.
+    The metric is the one that selects the best model. It is None if the run diverged.
     """
 
     values: dict[str, Scalar]
@@ -69,7 +69,7 @@ class Facts(_Record):
     Attributes
     ----------
     name, split : str
-        Title; split whose accuracy is reported, ``test`` or ``validation``.
+        Title; split whose metrics are reported, ``test`` or ``validation``.
     command, date, hardware, versions
         Provenance of the results.
     seconds : float
@@ -84,6 +84,9 @@ class Facts(_Record):
         The arms; the first is the reference for differences.
     tuning : dict or None
         Tuning of each arm, by arm key.
+    metrics : list of dict or None
+        The job's metrics, as `strategies.exchange.metrics.described` returns them. None in files
+        of versions that compared only classifications.
     """
 
     name: str
@@ -98,6 +101,17 @@ class Facts(_Record):
     highlight: list[str] = []
     arms: list[ArmFacts] = Field(min_length=1)
     tuning: dict[str, Tuned] | None = None
+    metrics: list[dict[str, str | bool]] | None = None
+
+    @property
+    def shown(self) -> Sequence[ShownMetric]:
+        """Return the job's metrics as tables and figures show them."""
+        return shown_metrics(self.metrics)
+
+    @property
+    def metric(self) -> ShownMetric:
+        """Return the metric by which the arms are compared: the one that selects the best model."""
+        return selecting(self.shown)
 
 
 class Results(_Record):
@@ -131,8 +145,8 @@ def read_results(folder: Path) -> Results:
     Raises
     ------
     DataError
-        If a file is missing or invalid, an arm lacks a result for a seed, or a result does not
-        cover the whole ``epoch-budget`` of its arm.
+        If a file is missing or invalid, an arm lacks a result for a seed, or a result lacks the
+        metric by which the arms are compared, or does not cover the ``epoch-budget`` of its arm.
     """
     try:
         facts = Facts.model_validate_json((folder / COMPARISON).read_text(encoding="utf-8"))
@@ -150,19 +164,32 @@ def read_results(folder: Path) -> Results:
                 expected=str(sorted(facts.seeds)),
             )
         for seed, outcome in outcomes[arm.key].items():
-            _check_budget(arm, seed, outcome, folder / RESULTS)
+            where = f"{folder / RESULTS}, {arm.key}, seed {seed}"
+            _check_budget(arm, outcome, where)
+            _check_metric(facts, outcome, where)
     return Results(facts=facts, outcomes=outcomes)
 
 
-def _check_budget(arm: ArmFacts, seed: int, outcome: Outcome, path: Path) -> None:
+def _check_budget(arm: ArmFacts, outcome: Outcome, where: str) -> None:
     budget = arm.config.get("epoch-budget")
     if outcome.final.epochs != budget:
         raise DataError(
             "the last point does not cover the whole epoch-budget of the arm",
-            where=f"{path}, {arm.key}, seed {seed}",
+            where=where,
             got=f"{outcome.final.epochs} epochs",
             expected=str(budget),
         )
+
+
+def _check_metric(facts: Facts, outcome: Outcome, where: str) -> None:
+    for point in outcome.points:
+        known = point.metrics(facts.split)
+        if facts.metric.name not in known:
+            raise DataError(
+                f"a point lacks the metric {facts.metric.name!r} on the {facts.split} split",
+                where=where,
+                got=sorted(known),
+            )
 
 
 def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
@@ -175,8 +202,7 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
         try:
             values: dict[str, Any] = json.loads(line)
             arm, seed = values.pop("arm"), values.pop("seed")
-            values |= {key: math.nan for key in LOSSES if values[key] is None}
-            points.setdefault(arm, {}).setdefault(seed, []).append(Point(**values))
+            points.setdefault(arm, {}).setdefault(seed, []).append(Point.read(values))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"the line is not a point of a curve: {error}", where=f"{path}:{number}"
@@ -190,16 +216,19 @@ def _read_lines(path: Path) -> dict[str, dict[int, Outcome]]:
 def _rounded(point: Point) -> dict[str, Any]:
     """Return a point for writing, with losses and times rounded to meaningful digits."""
     values = asdict(point)
-    for key, digits in (*((loss, 5) for loss in LOSSES), ("seconds", 2)):
-        values[key] = _finite(round(values[key], digits))
+    for split in SPLITS:
+        values[split] = {name: _written(name, value) for name, value in values[split].items()}
+    values["seconds"] = round(values["seconds"], 2)
     if values["relative_change"] is not None:
         values["relative_change"] = _significant(values["relative_change"], 4)
     return values
 
 
-def _finite(value: float) -> float | None:
-    """Return the value, or None if it is not finite, which JSON cannot represent."""
-    return value if math.isfinite(value) else None
+def _written(name: str, value: float) -> float | None:
+    """Return a metric's value for JSON, which cannot represent a value that is not finite."""
+    if not math.isfinite(value):
+        return None
+    return _significant(value, 6) if name == LOSS.name else value
 
 
 def _significant(value: float, digits: int) -> float:
@@ -207,5 +236,5 @@ def _significant(value: float, digits: int) -> float:
 
 
 def mean_validation(by_seed: Mapping[int, float | None]) -> float:
-    """Return a candidate's mean over the seeds; minus infinity if it diverged with any."""
-    return float(np.mean([-math.inf if value is None else value for value in by_seed.values()]))
+    """Return a candidate's mean over the seeds; NaN if it diverged with any."""
+    return float(np.mean([math.nan if value is None else value for value in by_seed.values()]))

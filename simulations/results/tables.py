@@ -4,115 +4,32 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
-
-from simulations.results.outcome import Outcome
-from simulations.results.result_files import ArmFacts, Results, Tuned, mean_validation
+from mdc_flower.common.shown_metrics import ShownMetric
+from simulations.results.intervals import Interval, Scale
+from simulations.results.result_files import Results, Tuned, mean_validation
+from simulations.results.rows import (
+    Row,
+    difference,
+    difference_unit,
+    finals,
+    scale_of,
+    shown_others,
+    table_rows,
+)
 from strategies.common.errors import DataError
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and the half-width of its 95% interval (Student's t); NaN for one seed."""
-
-    mean: float
-    half_width: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
-        """Compute the interval of these values."""
-        array = np.asarray(values, dtype=np.float64)
-        if len(array) < 2:
-            return cls(float(array.mean()), float("nan"))
-        t = float(stats.t.ppf(0.975, len(array) - 1))
-        return cls(float(array.mean()), t * float(array.std(ddof=1)) / len(array) ** 0.5)
-
-    def percent(self, sign: bool = False) -> str:
-        """Return the interval in percent, such as ``98.70 ± 0.35``."""
-        text = f"{100 * self.mean:+.2f}" if sign else f"{100 * self.mean:.2f}"
-        return text if np.isnan(self.half_width) else f"{text} ± {100 * self.half_width:.2f}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm's row of the table; all fields but accuracy and difference are means over seeds.
-
-    Attributes
-    ----------
-    arm : str
-        Name of the arm.
-    accuracy, difference : Interval
-        Accuracy after the last round; difference from the first arm, paired by seed.
-    exchanges : float
-        Exchanges with all sites.
-    sent_megabytes, received_megabytes : float
-        Model bytes sent to and received from all sites, in units of 10^6.
-    per_step : float
-        Sent plus received bytes, as a fraction of what averaging after each step would exchange.
-    seconds : float
-        Wall time of a run on one core, with the sites trained one after the other.
-    """
-
-    arm: str
-    accuracy: Interval
-    difference: Interval
-    exchanges: float
-    sent_megabytes: float
-    received_megabytes: float
-    per_step: float
-    seconds: float
-
-
-def table_rows(results: Results) -> list[Row]:
-    """Return one row per arm, with differences from the first arm, paired by seed."""
-    split = results.facts.split
-    reference = _finals(results.outcomes[results.facts.arms[0].key], split)
-    return [_row(arm, results.outcomes[arm.key], reference, split) for arm in results.facts.arms]
-
-
-def _row(
-    arm: ArmFacts, by_seed: Mapping[int, Outcome], reference: Mapping[int, float], split: str
-) -> Row:
-    finals = _finals(by_seed, split)
-    points = [outcome.final for outcome in by_seed.values()]
-    sent = _mean([point.sent_bytes for point in points])
-    received = _mean([point.received_bytes for point in points])
-    return Row(
-        arm.name,
-        Interval.of(list(finals.values())),
-        _difference(finals, reference),
-        _mean([point.exchanges for point in points]),
-        sent / 1e6,
-        received / 1e6,
-        (sent + received) / arm.per_step_bytes,
-        _mean([point.seconds for point in points]),
-    )
-
-
-def _finals(by_seed: Mapping[int, Outcome], split: str) -> dict[int, float]:
-    """Return the accuracy after the last round by seed, sorted by seed."""
-    return {seed: getattr(by_seed[seed].final, split) for seed in sorted(by_seed)}
-
-
-def _difference(finals: Mapping[int, float], reference: Mapping[int, float]) -> Interval:
-    """Return the accuracy minus the reference, paired by seed."""
-    return Interval.of([value - reference[seed] for seed, value in finals.items()])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """Return the headers and the formatted rows of the table."""
-    rows = table_rows(results)
+    rows, facts, more = table_rows(results), results.facts, shown_others(results)
+    scale = scale_of(facts, rows)
+    scales = {one.name: Scale.of(one, [row.others[one.name].mean for row in rows]) for one in more}
     heads = [
         "arm",
-        f"{results.facts.split} accuracy, %",
-        f"difference from {rows[0].arm}, points",
+        f"{facts.split} {facts.metric.heading}",
+        _difference_heading(f"difference from {rows[0].arm}", facts.metric),
+        *(one.heading for one in more),
         "exchanges",
         "sent, MB",
         "received, MB",
@@ -122,8 +39,9 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
     return heads, [
         [
             row.arm,
-            row.accuracy.percent(),
-            row.difference.percent(sign=True) if index else "",
+            row.score.text(scale),
+            row.difference.text(scale, sign=True) if index else "",
+            *(row.others[name].text(scales[name]) for name in scales),
             f"{row.exchanges:.3g}",
             f"{row.sent_megabytes:.1f}",
             f"{row.received_megabytes:.1f}",
@@ -132,6 +50,13 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
         ]
         for index, row in enumerate(rows)
     ]
+
+
+def _difference_heading(what: str, metric: ShownMetric) -> str:
+    """Return the head of a column of differences."""
+    unit = difference_unit(metric)
+    note = " (below 0 is better)" if metric.better == "min" else ""
+    return (f"{what}, {unit}" if unit else what) + note
 
 
 def table_note(results: Results) -> str:
@@ -198,8 +123,9 @@ def summary_table(comparisons: Sequence[Results]) -> str:
     Raises
     ------
     DataError
-        If the comparisons have fewer than two of these arms in common.
+        If the comparisons have fewer than two of these arms in common, or different metrics.
     """
+    metric = _same_metric(comparisons)
     lines = [_by_key(results) for results in comparisons]
     keys = [key for key in SUMMARY_ARMS if all(key in line for line in lines)]
     if len(keys) < 2:
@@ -214,7 +140,7 @@ def summary_table(comparisons: Sequence[Results]) -> str:
         "data",
         "seeds",
         *names,
-        *(f"{name} minus {other}, points" for name, other in _paired(names)),
+        *(_difference_heading(f"{name} minus {other}", metric) for name, other in _paired(names)),
         f"exchanges of {names[1]}",
         "share of per-step bytes",
     ]
@@ -223,8 +149,22 @@ def summary_table(comparisons: Sequence[Results]) -> str:
         for results, line in zip(comparisons, lines, strict=True)
     ]
     split = comparisons[0].facts.split.capitalize()
-    note = f"{split} accuracy in percent: {_summary_note(comparisons)}"
+    unit = "percent" if metric.unit == "%" else metric.unit
+    measured = f"{metric.words} in {unit}" if unit else metric.words
+    note = f"{split} {measured}{metric.direction}: {_summary_note(comparisons)}"
     return f"{_lines(heads, cells)}\n\n{note}\n"
+
+
+def _same_metric(comparisons: Sequence[Results]) -> ShownMetric:
+    """Return the metric of all these comparisons."""
+    metrics = [results.facts.metric for results in comparisons]
+    if any(metric != metrics[0] for metric in metrics):
+        raise DataError(
+            "a summary is of comparisons with the same metric",
+            where=", ".join(results.facts.name for results in comparisons),
+            got=", ".join(metric.label for metric in metrics),
+        )
+    return metrics[0]
 
 
 def _paired(values: Sequence[str]) -> list[tuple[str, str]]:
@@ -249,10 +189,11 @@ def _by_key(results: Results) -> dict[str, Row]:
 
 def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str]) -> list[str]:
     rows = [line[key] for key in keys]
-    finals = {key: _finals(results.outcomes[key], results.facts.split) for key in keys}
+    scale = scale_of(results.facts, rows)
+    scores = {key: finals(results, key) for key in keys}
     return [
-        *(row.accuracy.percent() for row in rows),
-        *(_difference(finals[a], finals[b]).percent(sign=True) for a, b in _paired(keys)),
+        *(row.score.text(scale) for row in rows),
+        *(difference(scores[a], scores[b]).text(scale, sign=True) for a, b in _paired(keys)),
         f"{rows[1].exchanges:.3g}",
         _share(rows[1].per_step),
     ]
@@ -267,9 +208,10 @@ def tuning_table(results: Results) -> str:
     tuning = results.facts.tuning
     if not tuning:
         return ""
-    lines = ["| arm | candidates: validation accuracy, % |", "|---|---|"]
+    metric = results.facts.metric
+    lines = [f"| arm | candidates: validation {metric.heading} |", "|---|---|"]
     for arm in results.facts.arms:
-        lines.append(f"| {arm.name} | {_candidates(tuning[arm.key])} |")
+        lines.append(f"| {arm.name} | {_candidates(tuning[arm.key], metric)} |")
     at_edge = [arm.name for arm in results.facts.arms if _is_at_edge(tuning[arm.key])]
     if at_edge:
         lines += [
@@ -288,31 +230,29 @@ def _is_at_edge(tuned: Tuned) -> bool:
     return False
 
 
-def _candidates(tuned: Tuned) -> str:
-    cells = [f"{keys}: {reached}" for keys, reached in tuning_cells(tuned)]
+def _candidates(tuned: Tuned, metric: ShownMetric) -> str:
+    cells = [f"{keys}: {reached}" for keys, reached in tuning_cells(tuned, metric)]
     cells[tuned.chosen] = f"**{cells[tuned.chosen]}**"
     return "; ".join(cells)
 
 
-def tuning_cells(tuned: Tuned) -> list[tuple[str, str]]:
-    """Return the keys of each candidate, and its mean accuracy over the seeds in percent."""
+def tuning_cells(tuned: Tuned, metric: ShownMetric) -> list[tuple[str, str]]:
+    """Return the keys of each candidate, and the mean of the metric over the seeds."""
     cells = []
     for one in tuned.candidates:
         mean = mean_validation(one.validation)
         keys = ", ".join(f"{key} {value}" for key, value in one.values.items())
-        cells.append((keys, f"{100 * mean:.2f}" if math.isfinite(mean) else "diverged"))
+        cells.append((keys, metric.cell(mean) if math.isfinite(mean) else "diverged"))
     return cells
 
 
 def csv_table(results: Results) -> str:
-    """Return the table as CSV, with accuracies in [0, 1]."""
+    """Return the table as CSV, with metrics as the job computes them: shares are in [0, 1]."""
+    name = results.facts.metric.name
     lines = [
         {
             "arm": row.arm,
-            "accuracy": row.accuracy.mean,
-            "accuracy_ci95": row.accuracy.half_width,
-            "difference": row.difference.mean,
-            "difference_ci95": row.difference.half_width,
+            **_csv_cells({name: row.score, "difference": row.difference, **row.others}),
             "exchanges": row.exchanges,
             "sent_megabytes": row.sent_megabytes,
             "received_megabytes": row.received_megabytes,
@@ -326,3 +266,11 @@ def csv_table(results: Results) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
+
+
+def _csv_cells(intervals: Mapping[str, Interval]) -> dict[str, float]:
+    cells: dict[str, float] = {}
+    for name, interval in intervals.items():
+        column = name.replace("-", "_")
+        cells |= {column: interval.mean, f"{column}_ci95": interval.half_width}
+    return cells

@@ -20,6 +20,8 @@ from mdc_flower.jobs.metrics import JobMetric
 from mdc_flower.jobs.signature import signature_of
 from mdc_flower.jobs.torch_job import torch_job
 from mdc_flower.training.loop import TrainSettings, train
+from simulations.compare.checks import check
+from simulations.compare.comparison_file import read_comparison
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import read_history
 from tests.documentation import code_blocks
@@ -77,7 +79,7 @@ def test_the_script_and_the_job_made_from_it(folder: Path) -> None:
 def test_the_federation_of_the_page(tmp_path: Path) -> None:
     machines = Machines(tmp_path)
     center = machines.center
-    (text,) = blocks("toml")
+    text, _ = blocks("toml")
     text = text.replace("coordinator.example.org", "localhost").replace("8443", str(free_port()))
     for name in ("berlin", "lisbon"):
         folder = machines.site(name)
@@ -232,7 +234,20 @@ def test_the_adapters_of_the_page(tmp_path: Path) -> None:
     )
 
 
+def test_the_comparison_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_modules(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("train", "progression"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    _, text = blocks("toml")
+    path = tmp_path / "progression.toml"
+    path.write_text(text.replace("/srv/", f"{tmp_path}/"))
+    comparison, arms = read_comparison(path)
+    assert len(arms) == 4
+    check(comparison, arms, "validation")
+
+
 def test_every_block_is_followed_here() -> None:
     assert len(blocks("sh")) == 3
-    assert len(blocks("toml")) == 1
+    assert len(blocks("toml")) == 2
     assert len(blocks("python")) == 9, "the third is a variant of the second"

@@ -17,15 +17,27 @@ def point(epochs: int, accuracy: float, **changes: Any) -> Point:
         "local_epochs": 1,
         "lr_max": 0.05,
         "relative_change": None,
-        "validation": accuracy - 0.1,
-        "validation_loss": 1.25,
-        "test": accuracy,
-        "test_loss": 1.5,
+        "validation": {"loss": 1.25, "accuracy": accuracy - 0.1},
+        "test": {"loss": 1.5, "accuracy": accuracy},
         "sent_bytes": 0,
         "received_bytes": 0,
         "seconds": 1.5,
     }
     return Point(**{**values, **changes})
+
+
+def error_point(epochs: int, rmse: float, **changes: Any) -> Point:
+    """Return a point of a regression whose errors are in metres."""
+    metrics = {"loss": rmse**2, "rmse": rmse, "mae": rmse / 2}
+    return point(epochs, 0.0, **{"validation": metrics, "test": metrics, **changes})
+
+
+ERRORS = [
+    {"name": "loss", "better": "min", "unit": "", "selects": False, "leaves-site": True},
+    {"name": "rmse", "better": "min", "unit": "m", "selects": True, "leaves-site": True},
+    {"name": "mae", "better": "min", "unit": "m", "selects": False, "leaves-site": True},
+]
+"""The metrics of such a regression, as a comparison's file describes them."""
 
 
 def outcome(*points: tuple[int, float], **changes: Any) -> Outcome:

@@ -155,7 +155,7 @@ def test_an_ensembles_loss_is_that_of_its_mean_probabilities(
 ) -> None:
     # Even, which all are, has 0.9998766, 0.2689414 and 0.2689414: 0.5125865 in the mean.
     outcome = run("ensemble", dataset="tests.simulations.numbers:always_even")
-    assert outcome.final.test_loss == pytest.approx(-math.log(0.5125865), abs=1e-5)
+    assert outcome.final.test["loss"] == pytest.approx(-math.log(0.5125865), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["centralized", "one-site", "ensemble"])
@@ -163,7 +163,7 @@ def test_the_same_config_gives_the_same_curve_and_another_seed_another(kind: str
     def curve(seed: int) -> list[tuple[float, float]]:
         keys = {"dataset": "digits", "model": "mlp", "max_train_examples": 200}
         outcome = run(kind, partition="iid", seed=seed, **keys)
-        return [(point.validation, point.test) for point in outcome.points]
+        return [(point.validation["accuracy"], point.test["accuracy"]) for point in outcome.points]
 
     assert curve(1) == curve(1)
     assert curve(1) != curve(2)
@@ -179,7 +179,7 @@ def test_pooled_data_teach_more_than_one_sites_and_so_does_an_ensemble() -> None
         "lr_shape": "cosine",
     }
     pooled, together, alone = (
-        run(kind, **keys).final.test for kind in ("centralized", "ensemble", "one-site")
+        run(kind, **keys).final.test["accuracy"] for kind in ("centralized", "ensemble", "one-site")
     )
     assert pooled > 0.85
     assert min(pooled, together) > alone + 0.02
@@ -218,7 +218,11 @@ def test_an_ensembles_class_is_that_with_the_highest_mean_probability(
 ) -> None:
     # Even has softmax 0.9999, 0.269 and 0.269: 0.513 in the mean, though two of three say odd.
     outcome = run("ensemble", dataset="tests.simulations.numbers:always_even")
-    assert [(point.epochs, point.test) for point in outcome.points] == [(1, 1), (2, 1), (3, 1)]
+    assert [(point.epochs, point.test["accuracy"]) for point in outcome.points] == [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+    ]
 
 
 def test_it_is_the_probabilities_that_are_averaged_and_not_the_outputs(
@@ -228,7 +232,7 @@ def test_it_is_the_probabilities_that_are_averaged_and_not_the_outputs(
     # against 4.
     monkeypatch.setattr(f"{__name__}.LOGITS", [(9.0, 0.0), (0.0, 2.0), (0.0, 2.0)])
     outcome = run("ensemble", dataset="tests.simulations.numbers:always_even")
-    assert {point.test for point in outcome.points} == {0.0}
+    assert {point.test["accuracy"] for point in outcome.points} == {0.0}
 
 
 def test_an_ensemble_has_a_model_of_every_site_on_its_own_data_and_sends_each_once(

@@ -143,7 +143,7 @@ def test_a_result_that_is_cut_off_is_computed_again(tmp_path: Path, arm: str, sh
     whole = (job.folder / RESULT).read_bytes()
     (job.folder / RESULT).write_bytes(whole[: int(share * len(whole))])
     again = run_job(job).outcome
-    assert [point.test_loss for point in again.points] == [p.test_loss for p in outcome.points]
+    assert [point.test for point in again.points] == [p.test for p in outcome.points]
     assert json.loads((job.folder / RESULT).read_text())["kind"] == job.arm.table.kind
 
 
@@ -217,7 +217,7 @@ def test_a_baseline_whose_loss_is_not_finite_has_diverged_in_tuning(
     job = job_in(tmp_path / "tried", arm, "lr-max 1e30", more={"lr-max": 1e30})
     assert list(run_job(job).outcome.points) == []
     reported = run_job(job_in(tmp_path / "reported", arm, more={"lr-max": 1e30})).outcome
-    assert not math.isfinite(reported.final.validation_loss)
+    assert not math.isfinite(reported.final.validation["loss"])
 
 
 # What an error says

@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 
 from mdc_flower.reports.plotting import png
 from simulations.figures.differences import draw_differences, draw_split_costs
+from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
-from tests.simulations.made_up import outcome, results
+from tests.simulations.made_up import ERRORS, error_point, outcome, results
 
 
 def accuracies(*values: float) -> dict[int, object]:
@@ -85,3 +86,20 @@ def test_what_has_no_width_is_drawn(values: tuple[float, ...]) -> None:
     low, high = axes.get_xlim()
     assert low < 0 < high
     assert png(draw_split_costs([same]))
+
+
+def test_differences_of_a_metric_that_is_no_share_are_in_its_unit() -> None:
+    errors = {"pooled": (50.0, 52.0), "co-learning": (49.0, 51.0), "other": (53.0, 55.0)}
+    made = {
+        key: {seed: Outcome([error_point(2, value)]) for seed, value in enumerate(values, 1)}
+        for key, values in errors.items()
+    }
+    regression = results(made, name="patients, 2 sites, IID", metrics=ERRORS)
+    figure = draw_differences([regression])
+    (axes,) = figure.axes
+    assert points(axes) == [(-1.0, 0.0), (3.0, 1.0)]
+    label = "test rmse minus pooled (m, below 0 is better), with 95% interval"
+    assert figure.get_supxlabel() == label
+    (axes,) = draw_split_costs([regression]).axes
+    assert axes.get_xlabel() == label
+    assert "51.00 ± 12.71 m" in [text.get_text() for text in axes.texts]

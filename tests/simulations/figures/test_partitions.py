@@ -7,6 +7,7 @@ from matplotlib.collections import PathCollection
 from mdc_flower.data import load_dataset
 from mdc_flower.reports.plotting import png
 from simulations.figures.partitions import ClassCounts, comparison_cut, cut, draw_partitions
+from strategies.common.errors import ConfigError
 
 
 def test_a_cut_is_that_of_a_run() -> None:
@@ -52,3 +53,8 @@ def test_many_sites_are_drawn_as_well(num_sites: int) -> None:
     figure = draw_partitions([even, even, even], columns=2)
     assert len(figure.axes) == 3
     assert png(figure)
+
+
+def test_a_users_job_has_no_classes_to_draw() -> None:
+    with pytest.raises(ConfigError, match="only the partition of a classification"):
+        cut("even", {"job": "tests.tiny_jobs:line", "num-sites": 3})

@@ -10,7 +10,7 @@ import pytest
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import COMPARISON, RESULTS, read_results, write_results
 from strategies.common.errors import DataError
-from tests.simulations.made_up import outcome, results, tuned
+from tests.simulations.made_up import ERRORS, outcome, results, tuned
 
 MADE = results(
     {
@@ -31,14 +31,41 @@ def test_accuracies_keep_every_digit_and_times_those_that_are_known(tmp_path: Pa
     point = replace(MADE.outcomes["a"][1].points[0], seconds=1.23456, relative_change=0.1234567)
     write_results(tmp_path, results({"a": {1: Outcome([point])}}))
     line = json.loads((tmp_path / RESULTS).read_text())
-    assert (line["test"], line["seconds"], line["relative_change"]) == (0.1 + 0.2, 1.23, 0.1235)
+    assert (line["test"]["accuracy"], line["seconds"], line["relative_change"]) == (
+        0.1 + 0.2,
+        1.23,
+        0.1235,
+    )
 
 
 def test_a_loss_that_is_not_finite_is_written_as_json_knows_it(tmp_path: Path) -> None:
-    point = replace(MADE.outcomes["a"][1].points[0], test_loss=math.nan)
+    point = replace(MADE.outcomes["a"][1].points[0], test={"loss": math.nan, "accuracy": 0.5})
     write_results(tmp_path, results({"a": {1: Outcome([point])}}))
-    assert '"test_loss": null' in (tmp_path / RESULTS).read_text()
-    assert math.isnan(read_results(tmp_path).outcomes["a"][1].final.test_loss)
+    assert '"test": {"loss": null,' in (tmp_path / RESULTS).read_text()
+    assert math.isnan(read_results(tmp_path).outcomes["a"][1].final.test["loss"])
+
+
+def test_a_line_of_a_version_that_knew_only_classifications_is_read(tmp_path: Path) -> None:
+    write_results(tmp_path, results({"a": {1: outcome((2, 0.5))}}))
+    facts = json.loads((tmp_path / COMPARISON).read_text())
+    del facts["metrics"]
+    (tmp_path / COMPARISON).write_text(json.dumps(facts))
+    line = json.loads((tmp_path / RESULTS).read_text())
+    old = {"validation": 0.4, "validation_loss": 1.25, "test": 0.5, "test_loss": None}
+    (tmp_path / RESULTS).write_text(json.dumps(line | old) + "\n")
+    read = read_results(tmp_path)
+    assert (read.facts.metric.name, read.facts.metric.unit) == ("accuracy", "%")
+    final = read.outcomes["a"][1].final
+    assert final.validation == {"loss": 1.25, "accuracy": 0.4}
+    assert final.test["accuracy"] == 0.5
+    assert math.isnan(final.test["loss"])
+
+
+def test_a_point_without_the_metric_of_the_comparison_is_named(tmp_path: Path) -> None:
+    write_results(tmp_path, results({"a": {1: outcome((2, 0.5))}}, metrics=ERRORS))
+    with pytest.raises(DataError, match="a point lacks the metric 'rmse' on the test split") as c:
+        read_results(tmp_path)
+    assert c.value.where == f"{tmp_path / RESULTS}, a, seed 1"
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:

@@ -1,21 +1,18 @@
 """Tables say what the outcomes say."""
 
 import math
+from typing import Any
 
 import pytest
 
+from mdc_flower.common.shown_metrics import ShownMetric
+from simulations.results.intervals import PERCENT, Interval, Scale
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
-from simulations.results.tables import (
-    Interval,
-    csv_table,
-    markdown_table,
-    summary_table,
-    table_rows,
-    tuning_table,
-)
+from simulations.results.rows import table_rows
+from simulations.results.tables import csv_table, markdown_table, summary_table, tuning_table
 from strategies.common.errors import DataError
-from tests.simulations.made_up import MEGABYTE, outcome, results, tuned
+from tests.simulations.made_up import ERRORS, MEGABYTE, error_point, outcome, results, tuned
 
 EXCHANGED = {"exchanges": 4, "sent_bytes": MEGABYTE, "received_bytes": 3 * MEGABYTE}
 OUTCOMES: dict[str, dict[int, Outcome]] = {
@@ -41,7 +38,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_the_validation_split_shows_validation_accuracy() -> None:
     base, _ = table_rows(results(OUTCOMES, split="validation"))
-    assert base.accuracy.mean == pytest.approx(0.82)
+    assert base.score.mean == pytest.approx(0.82)
 
 
 def test_markdown_table() -> None:
@@ -110,8 +107,8 @@ def test_an_interval_is_students(values: list[float], mean: float, half_width: f
     ],
 )
 def test_an_interval_is_written_in_percent(interval: Interval, plain: str, signed: str) -> None:
-    assert interval.percent() == plain
-    assert interval.percent(sign=True) == signed
+    assert interval.text(PERCENT) == plain
+    assert interval.text(PERCENT, sign=True) == signed
 
 
 def test_a_csv_table_is_quoted_and_exact() -> None:
@@ -121,6 +118,64 @@ def test_a_csv_table_is_quoted_and_exact() -> None:
     assert header.startswith("arm,accuracy,accuracy_ci95,difference,difference_ci95,exchanges,")
     assert line.startswith('"a, quoted",0.75,3.17655118')
     assert line.endswith(",0.0,0.0,0.0,0.0,0.0,0.0,1.5")
+
+
+def errors(a: tuple[float, float], b: tuple[float, float], **changes: Any) -> Results:
+    """Return results of a regression with two arms and two seeds."""
+    made = {
+        arm: {seed: Outcome([error_point(2, value)]) for seed, value in enumerate(values, 1)}
+        for arm, values in (("a", a), ("b", b))
+    }
+    return results(made, metrics=ERRORS, **changes)
+
+
+def test_a_metric_of_which_lower_is_better_is_written_with_its_unit_and_digits() -> None:
+    # Half widths: 12.706205 * 2 / 2 = 12.7062; halved for the mean absolute error. The
+    # differences are -3 with both seeds.
+    lines = markdown_table(errors((56.0, 58.0), (53.0, 55.0))).splitlines()
+    assert lines[2].startswith(
+        "| arm | test rmse, m (lower is better) | difference from a, m (below 0 is better) "
+        "| mae, m (lower is better) | exchanges |"
+    )
+    assert lines[4].startswith("| a | 57.00 ± 12.71 |  | 28.50 ± 6.35 | 0 |")
+    assert lines[5].startswith("| b | 54.00 ± 12.71 | -3.00 ± 0.00 | 27.00 ± 6.35 | 0 |")
+    header, *_ = csv_table(errors((56.0, 58.0), (53.0, 55.0))).splitlines()
+    assert header.startswith("arm,rmse,rmse_ci95,difference,difference_ci95,mae,mae_ci95,exch")
+
+
+@pytest.mark.parametrize(
+    ("values", "decimals"),
+    [([1234.5, 2.0], 0), ([56.0], 2), ([0.5, 0.01], 4), ([0.00012], 7), ([0.0, math.nan], 3)],
+)
+def test_a_column_has_four_significant_digits_of_its_largest_value(
+    values: list[float], decimals: int
+) -> None:
+    assert Scale.of(ShownMetric("rmse", "min", "m"), values) == Scale(1.0, decimals)
+    assert Scale.of(ShownMetric("accuracy", "max", "%"), values) == PERCENT
+
+
+def test_a_value_that_does_not_exist_is_an_empty_cell() -> None:
+    assert Interval(math.nan, math.nan).text(PERCENT) == ""
+
+
+def test_a_tuning_table_names_the_metric() -> None:
+    tuning = {key: tuned(56.25, 1234.5, chosen=0) for key in ("a", "b")}
+    lines = tuning_table(errors((1, 2), (1, 2), tuning=tuning)).splitlines()
+    assert lines[0] == "| arm | candidates: validation rmse, m (lower is better) |"
+    assert lines[2] == "| a | **lr-max 0.1: 56.25**; lr-max 0.2: 1234 |"
+
+
+def test_a_summary_is_of_one_metric() -> None:
+    arms = ["co-learning", "centralized"]
+    made = {key: {1: Outcome([error_point(2, 3.0)])} for key in arms}
+    regression = results(made, metrics=ERRORS)
+    text = summary_table([regression])
+    assert "centralized" in text
+    assert "| co-learning minus centralized, m (below 0 is better) |" in text
+    assert "Test rmse in m (lower is better): one seed" in text
+    with pytest.raises(DataError, match="comparisons with the same metric") as caught:
+        summary_table([regression, of_arms(*arms)])
+    assert caught.value.got == "rmse, m, accuracy, %"
 
 
 def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:

@@ -1,0 +1,95 @@
+"""Check that a comparison can be run, before any training."""
+
+from collections.abc import Sequence
+
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, read_site_config
+from mdc_flower.jobs.run_task import RunTask, load_run_task
+from simulations.compare.arm import Arm
+from simulations.compare.comparison_file import Comparison, check_seeds
+from simulations.compare.equal_budgets import configs_of
+from strategies.common.errors import ConfigError
+
+
+def check(comparison: Comparison, arms: Sequence[Arm], split: str) -> RunTask:
+    """Check that all data load and all models build; return the task of the first arm.
+
+    This also fills the cache of decoded data for the workers.
+
+    Parameters
+    ----------
+    split
+        The split whose metrics are reported.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        If budgets are not equal, the job cannot be trained, the job has no examples for the
+        comparison, or an arm does not suit the job.
+    """
+    check_seeds(comparison)
+    configs = configs_of(comparison, arms)
+    for arm in arms:
+        config = configs[arm.key][0]
+        _check_kind(arm, config)
+        load_run_task(config).check_model()
+    task = load_run_task(configs[arms[0].key][0])
+    for needed in {split, "validation"} if comparison.tuning else {split}:
+        _check_held_out(task, needed)
+    _check_pooled(task)
+    return task
+
+
+def _check_kind(arm: Arm, config: RunConfig) -> None:
+    if arm.table.kind == "ensemble" and config.job != CLASSIFICATION_JOB:
+        raise ConfigError(
+            "an ensemble averages the probabilities of classes, which this job does not have",
+            where=f"arm {arm.key}, kind",
+            got=f"ensemble, for the job {config.job}",
+            hint="Leave this arm out of the comparison",
+        )
+
+
+def _check_held_out(task: RunTask, split: str) -> None:
+    """Raise ConfigError if the coordinator cannot evaluate global models on this split."""
+    if task.coordinator_job(task.config.num_sites).size(split) == 0:
+        other = "validation" if split == "test" else "test"
+        raise ConfigError(
+            f"the job has no {split} examples at the coordinator",
+            where="job",
+            got=task.config.job,
+            expected=f"{split} examples in the job of a context without a site",
+            hint=f"To report another split: --split {other}",
+        )
+
+
+def _check_pooled(task: RunTask) -> None:
+    """Raise ConfigError unless the pooled training examples are as many as those of all sites.
+
+    The sites' examples are parts of the pooled ones if the job takes the rows that its context
+    names; a classification does so by construction.
+    """
+    config = task.config
+    pooled = task.pooled_job(config.num_sites).size("train")
+    if not pooled:
+        raise ConfigError(
+            "the job has no training examples at the coordinator",
+            where="job",
+            got=f"{config.job}, which has {'a stream' if pooled is None else 'none'}",
+            expected="the examples of all sites in the job of a context without a site",
+            hint="context.rows(n) returns all rows there",
+        )
+    if config.job == CLASSIFICATION_JOB:
+        return
+    nodes = [
+        {"partition-id": i, "num-partitions": config.num_sites} for i in range(config.num_sites)
+    ]
+    by_site = [task.site_job(read_site_config(node)).size("train") for node in nodes]
+    if sum(size or 0 for size in by_site) != pooled:
+        raise ConfigError(
+            "the sites together do not have the training examples of centralized training",
+            where="job",
+            got=f"{pooled} pooled examples, and {by_site} at the sites",
+            expected="equal numbers",
+            hint="Hold validation and test examples out first, the same at every site, and give "
+            "each site its context.rows of the rest",
+        )

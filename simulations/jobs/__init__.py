@@ -1,0 +1,1 @@
+"""Training jobs of the comparisons that are no classifications."""
