@@ -30,7 +30,7 @@ def check(comparison: Comparison, arms: Sequence[Arm], split: str) -> RunTask:
     configs = configs_of(comparison, arms)
     for arm in arms:
         config = configs[arm.key][0]
-        _check_kind(arm, config)
+        _check_arm(arm, config)
         load_run_task(config).check_model()
     task = load_run_task(configs[arms[0].key][0])
     for needed in {split, "validation"} if comparison.tuning else {split}:
@@ -39,13 +39,21 @@ def check(comparison: Comparison, arms: Sequence[Arm], split: str) -> RunTask:
     return task
 
 
-def _check_kind(arm: Arm, config: RunConfig) -> None:
+def _check_arm(arm: Arm, config: RunConfig) -> None:
     if arm.table.kind == "ensemble" and config.job != CLASSIFICATION_JOB:
         raise ConfigError(
             "an ensemble averages the probabilities of classes, which this job does not have",
             where=f"arm {arm.key}, kind",
             got=f"ensemble, for the job {config.job}",
             hint="Leave this arm out of the comparison",
+        )
+    if config.keep:
+        raise ConfigError(
+            "arms are evaluated at the coordinator, which has no whole model with this key",
+            where=f"arm {arm.key}, keep",
+            got=config.keep,
+            expected="empty",
+            hint="The histories of such runs have the sites' own evaluations, `site_evaluation`",
         )
 
 

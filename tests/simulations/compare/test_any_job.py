@@ -219,6 +219,13 @@ def test_what_a_job_cannot_give_is_refused_before_anything_is_trained(
     assert caught.value.exit_code == 2
 
 
+def test_arms_whose_models_only_the_sites_have_are_refused() -> None:
+    kept = comparison_of("fedavg", config={**CONFIG, "keep": "bias", "site-evaluation": True})
+    with pytest.raises(ConfigError, match="no whole model") as caught:
+        check(kept, loaded(kept), "validation")
+    assert caught.value.where == "arm fedavg, keep"
+
+
 def moved(context: JobContext) -> TorchJob:
     """Return the job `noting` with another validation example."""
     x = torch.arange(36.0)[:, None]
