@@ -85,7 +85,7 @@ class RealSites:
                     "name": name,
                     "data": data,
                     "data-root": f"/srv/secret-place-of-{name}",
-                    "modules": ["tests.faults", "tests.tiny"],
+                    "modules": ["tests.faults", "tests.tiny", "tests.tiny_jobs"],
                     "threads": 1,  # as many as a simulated site, for the same bits
                     "partition-id": number,
                     "num-partitions": num_sites,

@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mdc_flower.engines import run_on_ray
+from mdc_flower.config import read_run_config
+from mdc_flower.engines import run_in_process, run_on_ray
 from strategies.common.errors import EngineError, RunError
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
+from tests import tiny_jobs
 from tests.integration.conftest import small_config
 
 pytestmark = pytest.mark.integration
@@ -61,6 +63,25 @@ def test_ray_and_in_process_give_the_same_bits(in_process: Path, tmp_path: Path)
     assert sha256(on_ray, BEST_MODEL) == sha256(in_process, BEST_MODEL)
     plans = [[line["plan"] for line in read_history(one)] for one in (on_ray, in_process)]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["labels", "line", "pixels", "texts"])
+def test_each_other_shipped_job_gives_the_same_bits_on_ray_and_in_process(
+    job: str, tmp_path: Path
+) -> None:
+    keys = {**tiny_jobs.KEYS, "job": f"tests.tiny_jobs:{job}", "site-evaluation": True}
+    places = [tmp_path / "ray", tmp_path / "in-process"]
+    for_ray, for_here = (
+        read_run_config({**keys, "num-sites": 3, "output-dir": str(place)}) for place in places
+    )
+    run_on_ray(for_ray, 3, 2)
+    run_in_process(for_here, 3)
+    for model in (GLOBAL_MODEL, BEST_MODEL):
+        assert sha256(places[0], model) == sha256(places[1], model)
+    for key in ("plan", "site_evaluation"):
+        both = [[line[key] for line in read_history(place)] for place in places]
+        assert both[0] == both[1]
 
 
 def test_a_run_whose_sites_keep_their_states_goes_on_with_them_on_ray(tmp_path: Path) -> None:

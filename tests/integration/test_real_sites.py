@@ -1,19 +1,24 @@
 """Two sites with TLS and node keys lose the coordinator and a site; the bits are the same.
 
+So are those of each other job that is shipped, on the same sites.
+
 The tests start the same processes as operators, from provisioned kits: `mdc coordinator start`,
 `mdc site start` and `mdc coordinator run`.
 """
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from mdc_flower.cli.shared import INTERRUPTED
+from mdc_flower.config import read_run_config
 from mdc_flower.engines import run_in_process
 from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
+from tests import tiny_jobs
 from tests.faults.injector import Fault, plan
 from tests.integration.conftest import small_config, summary_of
 from tests.integration.real_sites import RealSites, real_sites
@@ -73,6 +78,8 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
         for name in sites.names:
             assert re.search(rf"{name} .* online .* 0\.1\.0 .* 3 ", told), told
         _check_that_nothing_private_is_written(sites, run_dir)
+        for job in ("labels", "line", "pixels", "texts"):
+            _check_bits_of_job(sites, tmp_path / job, job)
 
     run_in_process(small_config(simulated, epoch_budget=3, num_sites=2), 2)
     assert sha256(run_dir) == sha256(simulated)
@@ -83,6 +90,24 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
     assert [event["rounds_done"] for event in summary_of(run_dir)["resumes"]] == [1]
     assert "the run died: " in sites.log("run")
     assert re.search(r"round 1: epoch 1 of 1, step 21 of 21, learning rate", sites.log("site-0"))
+
+
+def _check_bits_of_job(sites: RealSites, folder: Path, job: str) -> None:
+    """Check that a shipped job gives the bits and the sites' metrics of a simulation."""
+    keys = {**tiny_jobs.KEYS, "job": f"tests.tiny_jobs:{job}", "site-evaluation": True}
+    options = settings(**{key: json.dumps(value).strip('"') for key, value in keys.items()})
+    kit, run_dir = str(sites.kit("coordinator")), folder / "run"
+    done = sites.mdc("coordinator", "run", kit, *options, "--seed", "1", "--output", str(run_dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+    simulated = folder / "simulated"
+    run_in_process(
+        read_run_config({**keys, "num-sites": 2, "output-dir": str(simulated)}), len(sites.names)
+    )
+    assert sha256(run_dir) == sha256(simulated), job
+    real, here = (
+        [line["site_evaluation"] for line in read_history(one)] for one in (run_dir, simulated)
+    )
+    assert real == here, job
 
 
 def _check_that_nothing_private_is_written(sites: RealSites, run_dir: Path) -> None:
