@@ -291,7 +291,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
     rows = []
     for data in records_of(path.read_bytes()):
-        record = proto.Record()  # type: ignore[attr-defined]
+        record = proto.Record()
         record.ParseFromString(data)
         if record.HasField("history"):
             rows.append(
