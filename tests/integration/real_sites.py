@@ -54,6 +54,8 @@ class RealSites:
         Extra environment variables for every process.
     data : str
         Data set of the sites.
+    job : str
+        The sites' job, ``module:function``, in place of the classification of a data set.
     mdc : Path or None
         Path of the `mdc` command; by default the one of this environment.
     """
@@ -68,6 +70,7 @@ class RealSites:
         listen: str = "127.0.0.1",
         variables: Mapping[str, str] | None = None,
         data: str = "digits",
+        job: str = "",
         mdc: Path | None = None,
     ) -> None:
         self.folder = folder
@@ -78,14 +81,14 @@ class RealSites:
             "host": host,
             "port": port or free_port(),
             "listen": listen,
-            "contract": contract_of(data),
+            **({"job": job} if job else {"contract": contract_of(data)}),
             "coordinator": {"data": coordinator_data},
             "site": [
                 {
                     "name": name,
                     "data": data,
                     "data-root": f"/srv/secret-place-of-{name}",
-                    "modules": ["tests.faults", "tests.tiny", "tests.tiny_jobs"],
+                    "modules": ["tests.faults", "tests.tiny"],
                     "threads": 1,  # as many as a simulated site, for the same bits
                     "partition-id": number,
                     "num-partitions": num_sites,

@@ -1,14 +1,11 @@
 """Two sites with TLS and node keys lose the coordinator and a site; the bits are the same.
 
-So are those of each other job that is shipped, on the same sites.
-
 The tests start the same processes as operators, from provisioned kits: `mdc coordinator start`,
 `mdc site start` and `mdc coordinator run`.
 """
 
 import base64
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -78,8 +75,6 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
         for name in sites.names:
             assert re.search(rf"{name} .* online .* 0\.1\.0 .* 3 ", told), told
         _check_that_nothing_private_is_written(sites, run_dir)
-        for job in ("labels", "line", "pixels", "texts"):
-            _check_bits_of_job(sites, tmp_path / job, job)
 
     run_in_process(small_config(simulated, epoch_budget=3, num_sites=2), 2)
     assert sha256(run_dir) == sha256(simulated)
@@ -90,24 +85,6 @@ def test_a_run_that_loses_coordinator_and_site_gives_the_bits_of_a_simulation(
     assert [event["rounds_done"] for event in summary_of(run_dir)["resumes"]] == [1]
     assert "the run died: " in sites.log("run")
     assert re.search(r"round 1: epoch 1 of 1, step 21 of 21, learning rate", sites.log("site-0"))
-
-
-def _check_bits_of_job(sites: RealSites, folder: Path, job: str) -> None:
-    """Check that a shipped job gives the bits and the sites' metrics of a simulation."""
-    keys = {**tiny_jobs.KEYS, "job": f"tests.tiny_jobs:{job}", "site-evaluation": True}
-    options = settings(**{key: json.dumps(value).strip('"') for key, value in keys.items()})
-    kit, run_dir = str(sites.kit("coordinator")), folder / "run"
-    done = sites.mdc("coordinator", "run", kit, *options, "--seed", "1", "--output", str(run_dir))
-    assert done.returncode == 0, done.stdout + done.stderr
-    simulated = folder / "simulated"
-    run_in_process(
-        read_run_config({**keys, "num-sites": 2, "output-dir": str(simulated)}), len(sites.names)
-    )
-    assert sha256(run_dir) == sha256(simulated), job
-    real, here = (
-        [line["site_evaluation"] for line in read_history(one)] for one in (run_dir, simulated)
-    )
-    assert real == here, job
 
 
 def _check_that_nothing_private_is_written(sites: RealSites, run_dir: Path) -> None:
@@ -136,3 +113,28 @@ def _check_that_nothing_private_is_written(sites: RealSites, run_dir: Path) -> N
         content = path.read_bytes()
         for what, secret in secrets.items():
             assert secret not in content, f"{path} contains {what}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["labels", "pixels", "texts"])
+def test_each_other_shipped_job_gives_the_bits_and_metrics_of_a_simulation(
+    job: str, tmp_path: Path
+) -> None:
+    """Regression runs between real sites in test_jobs_doc.py."""
+    reference, run_dir, simulated = f"tests.tiny_jobs:{job}", tmp_path / "run", tmp_path / "here"
+    with real_sites(tmp_path, num_sites=2, job=reference) as sites:
+        sites.start_coordinator()
+        for name in sites.names:
+            sites.start_site(name)
+        kit, options = str(sites.kit("coordinator")), settings(**{"epoch-budget": "2"})
+        done = sites.mdc(
+            "coordinator", "run", kit, *options, "--seed", "1", "--output", str(run_dir)
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    keys = {**tiny_jobs.KEYS, "job": reference, "site-evaluation": True, "num-sites": 2}
+    run_in_process(read_run_config({**keys, "output-dir": str(simulated)}), 2)
+    assert sha256(run_dir) == sha256(simulated)
+    real, here = (
+        [line["site_evaluation"] for line in read_history(one)] for one in (run_dir, simulated)
+    )
+    assert real == here
