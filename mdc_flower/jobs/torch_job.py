@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
@@ -17,6 +16,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from mdc_flower.common.digests import add_to_digest
 from mdc_flower.common.seeded import seeded
 from mdc_flower.jobs.metrics import JobMetric
 from mdc_flower.training.batches import shuffled, steps_per_epoch
@@ -256,7 +256,7 @@ class TorchJob:
         total = len(split.data)  # type: ignore[arg-type]
         with seeded(0):  # a data set may augment its examples
             for row in range(0, total, max(1, total // FINGERPRINT_ROWS)):
-                _update(digest, split.data[row])
+                add_to_digest(digest, split.data[row])
         return digest.hexdigest()
 
     def steps_per_epoch(self) -> int:
@@ -345,21 +345,3 @@ def _count(targets: Any) -> int:
     if isinstance(targets, Mapping):
         return _count(next(iter(targets.values())))
     return len(targets)
-
-
-def _update(digest: Any, example: Any) -> None:
-    """Add the bytes of an example's tensors, or its text, to a digest."""
-    if isinstance(example, Tensor):
-        digest.update(example.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif hasattr(example, "__array__"):  # of numpy, or an image
-        array = np.asarray(example)
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    elif isinstance(example, Mapping):
-        for key, value in example.items():
-            digest.update(str(key).encode())
-            _update(digest, value)
-    elif isinstance(example, list | tuple):
-        for value in example:
-            _update(digest, value)
-    else:
-        digest.update(repr(example).encode())

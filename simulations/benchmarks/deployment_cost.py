@@ -8,7 +8,7 @@ import itertools
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -98,13 +98,17 @@ def bench_fixed(rounds: int, repeats: int) -> str:
             for place, kind in enumerate(KINDS):
                 run = len(KINDS) * number + place
                 seconds[kind] += round_seconds(home, kind, 1.0, rounds, run)
-    parts = [
-        f"{kind} {statistics.median(times):.1f} s (from {min(times):.1f} to {max(times):.1f})"
-        for kind, times in seconds.items()
-    ]
     return (
         f"rounds of training and evaluation without any work, {NUM_SITES} SuperNodes, 1 MB model, "
-        f"{repeats} interleaved runs of {rounds} counted rounds, per round: {', '.join(parts)}"
+        f"{repeats} interleaved runs of {rounds} counted rounds, per round: {spreads(seconds)}"
+    )
+
+
+def spreads(seconds: Mapping[str, Sequence[float]]) -> str:
+    """Return median, lowest and highest seconds of each kind."""
+    return ", ".join(
+        f"{kind} {statistics.median(times):.1f} s (from {min(times):.1f} to {max(times):.1f})"
+        for kind, times in seconds.items()
     )
 
 

@@ -46,7 +46,7 @@ def train_without_exchange(config: RunConfig, kind: str) -> Outcome:
     if kind == "centralized":
         job = task.pooled_job(config.num_sites)
     else:
-        job = task.site_job(_site(config, 0))
+        job = task.site_job(simulated_site(config, 0))
     model = job.model()
     points: list[Point] = []
 
@@ -86,7 +86,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
     sums: dict[str, dict[int, Tensor]] = {split: {} for split in splits}
     model_bytes = 0
     for site in range(config.num_sites):
-        job: Job = task.site_job(_site(config, site))
+        job: Job = task.site_job(simulated_site(config, site))
         model = job.model()
         model_bytes += sum(tensor.nbytes for tensor in tensors_of(model).values())
 
@@ -190,6 +190,6 @@ def _eval_result(probabilities: Tensor, labels: Tensor) -> EvalResult:
     return EvalResult(len(labels), float(loss), values_of(ClassificationJob.metrics, sums))
 
 
-def _site(config: RunConfig, number: int) -> SiteConfig:
+def simulated_site(config: RunConfig, number: int) -> SiteConfig:
     """Return the config of a simulated site."""
     return read_site_config({"partition-id": number, "num-partitions": config.num_sites})

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, read_site_config
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig
 from mdc_flower.jobs.run_task import RunTask, load_run_task
 from simulations.compare.arm import Arm
+from simulations.compare.baselines import simulated_site
 from simulations.compare.comparison_file import Comparison, check_seeds
 from simulations.compare.equal_budgets import configs_of
 from strategies.common.errors import ConfigError
@@ -88,10 +89,8 @@ def _check_pooled(task: RunTask) -> None:
         )
     if config.job == CLASSIFICATION_JOB:
         return
-    nodes = [
-        {"partition-id": i, "num-partitions": config.num_sites} for i in range(config.num_sites)
-    ]
-    by_site = [task.site_job(read_site_config(node)).size("train") for node in nodes]
+    sites = [simulated_site(config, number) for number in range(config.num_sites)]
+    by_site = [task.site_job(site).size("train") for site in sites]
     if sum(size or 0 for size in by_site) != pooled:
         raise ConfigError(
             "the sites together do not have the training examples of centralized training",

@@ -1,13 +1,11 @@
 """A digest of a run's data, to tell which data a result belongs to."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from mdc_flower.common.digests import add_to_digest
 from mdc_flower.common.seeded import seeded
 from mdc_flower.config import CLASSIFICATION_JOB, RunConfig
 from mdc_flower.data import Examples, load_dataset
@@ -62,21 +60,5 @@ def _job_digest(pooled: Job, held: Job) -> str:
         if held.size(split):
             with seeded(0):  # a data set may augment its examples
                 for batch in held.batches(Pass(split, torch.device("cpu"))):
-                    _add_batch(digest, batch)
+                    add_to_digest(digest, batch)
     return digest.hexdigest()
-
-
-def _add_batch(digest: "hashlib._Hash", part: Any) -> None:
-    """Add the tensors of a batch, or whatever else is in it, to a digest."""
-    if isinstance(part, Tensor):
-        digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-        digest.update(part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    elif isinstance(part, Mapping):
-        for key, value in part.items():
-            digest.update(str(key).encode())
-            _add_batch(digest, value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            _add_batch(digest, value)
-    else:
-        digest.update(repr(part).encode())

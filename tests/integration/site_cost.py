@@ -5,7 +5,6 @@ the workers of `mdc site start` alternate with rounds in which Flower's process 
 trains by itself. Run it with ``python -m tests.integration.site_cost``.
 """
 
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from mdc_flower.deployment.site import state_folder
 from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.engines.flower_processes import free_port, running, script
 from mdc_flower.engines.guardian import guarded
+from simulations.benchmarks.deployment_cost import spreads
 from strategies.storage.run_directory import read_history
 from tests.integration.real_sites import RealSites, real_sites
 
@@ -86,14 +86,10 @@ def bench_sites(rounds: int, repeats: int) -> str:
                 with started(sites, kind):
                     run_dir = sites.folder / f"{kind} run {number}"
                     seconds[kind] += round_seconds(sites, run_dir, rounds)
-    parts = [
-        f"{kind} {statistics.median(times):.1f} s (from {min(times):.1f} to {max(times):.1f})"
-        for kind, times in seconds.items()
-    ]
     return (
         f"rounds of {NUM_SITES} real sites on one machine, a perceptron on a third of the digits "
         f"each, {repeats} interleaved runs of {rounds} counted rounds, per round: "
-        f"{', '.join(parts)}"
+        f"{spreads(seconds)}"
     )
 
 
