@@ -14,8 +14,8 @@ from mdc_flower.training.batch_norm import recalibrate
 from mdc_flower.training.job import Job
 from mdc_flower.training.loop import evaluate
 from mdc_flower.training.numerics import repeatable
-from strategies.exchange.messages import record_to_arrays
 from strategies.exchange.metrics import Value
+from strategies.exchange.records import record_views
 from strategies.pending_evaluation import EvaluateFn
 
 
@@ -41,7 +41,7 @@ def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
     def evaluate_global(round_number: int, arrays: ArrayRecord) -> MetricRecord:
         model = job.model()
         part = None if task.config.exchange == ALL else list(arrays)
-        load_arrays(model, record_to_arrays(arrays), part)
+        load_arrays(model, record_views(arrays), part)
         with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":
                 return MetricRecord({**_metrics(task, model, job)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.console.site_log import site_event
@@ -34,7 +34,6 @@ from strategies.exchange.messages import (
     base_in,
     deadline_of,
     evaluate_reply_content,
-    record_to_arrays,
     shortened,
     statistics_plan_id,
     statistics_reply_content,
@@ -42,6 +41,7 @@ from strategies.exchange.messages import (
     wants_evaluation,
 )
 from strategies.exchange.metrics import VALIDATION, SiteMetrics, Value, is_finite
+from strategies.exchange.records import record_views, records_of
 from strategies.exchange.signature import check_signature
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.run_directory import SITES
@@ -60,7 +60,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     arrived = time.monotonic()
     client = site_client(config, site)
     names, arrays = _model_in(content, client)
-    record = content.config_records[PLAN]
+    record = records_of(content, ConfigRecord)[PLAN]
     plan = RoundPlan.from_config_record(record)
     stop_at = arrived + deadline_of(content)
     reach("training", round=plan.round, site=client.site)
@@ -204,7 +204,7 @@ def _model_in(content: RecordDict, client: SiteClient) -> tuple[list[str], list[
 
     The arrays that are not exchanged, and the job's signature, must be the coordinator's, too.
     """
-    arrays = record_to_arrays(content.array_records[ARRAYS])
+    arrays = record_views(records_of(content, ArrayRecord)[ARRAYS])
     own = client.names
     if list(arrays) != own:
         misfits = [(a, b) for a, b in zip(arrays, own, strict=False) if a != b]

@@ -13,6 +13,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from strategies.exchange.records import records_of
+
 Header = Mapping[str, Any]
 """What `unpack` needs besides the file; can be written as JSON."""
 
@@ -21,7 +23,7 @@ def pack(content: RecordDict, path: Path) -> Header:
     """Write the arrays of a message's content to a file; return the rest."""
     blobs: dict[str, np.ndarray[Any, Any]] = {}
     arrays: dict[str, list[dict[str, Any]]] = {}
-    for record, packed in content.array_records.items():
+    for record, packed in records_of(content, ArrayRecord).items():
         arrays[record] = []
         for name, array in packed.items():
             key = str(len(blobs))
@@ -29,10 +31,11 @@ def pack(content: RecordDict, path: Path) -> Header:
             about = {"dtype": array.dtype, "shape": list(array.shape), "stype": array.stype}
             arrays[record].append({"key": key, "name": name, **about})
     save_file(blobs, path)
+    configs, metrics = records_of(content, ConfigRecord), records_of(content, MetricRecord)
     return {
         "arrays": arrays,
-        "configs": {name: dict(record) for name, record in content.config_records.items()},
-        "metrics": {name: dict(record) for name, record in content.metric_records.items()},
+        "configs": {name: dict(record) for name, record in configs.items()},
+        "metrics": {name: dict(record) for name, record in metrics.items()},
     }
 
 

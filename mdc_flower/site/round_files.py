@@ -12,7 +12,7 @@ from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from mdc_flower import __version__
 from mdc_flower.console.site_log import site_event
@@ -26,9 +26,9 @@ from strategies.exchange.messages import (
     DEADLINE,
     METRICS,
     arrays_to_record,
-    record_to_arrays,
     train_reply_content,
 )
+from strategies.exchange.records import record_views, records_of
 from strategies.storage.model_files import pack_model
 
 if TYPE_CHECKING:  # imports PyTorch
@@ -53,10 +53,10 @@ def round_key(content: RecordDict, about: Any) -> str:
         Run config, node config, and whatever else matters, as plain data.
     """
     digest = hashlib.sha256(json.dumps([__version__, about], sort_keys=True).encode())
-    for name, record in sorted(content.config_records.items()):
+    for name, record in sorted(records_of(content, ConfigRecord).items()):
         fields = {key: value for key, value in record.items() if key != DEADLINE}
         digest.update(json.dumps([name, fields], sort_keys=True).encode())
-    for name, array in content.array_records[ARRAYS].items():
+    for name, array in records_of(content, ArrayRecord)[ARRAYS].items():
         digest.update(json.dumps([name, array.dtype, list(array.shape), array.stype]).encode())
         digest.update(array.data)
     return digest.hexdigest()[:24]
@@ -103,8 +103,8 @@ class RoundFiles:
 
     def keep_reply(self, reply: RecordDict, plan_id: str) -> None:
         """Save the finished reply; it replaces the epochs."""
-        arrays = record_to_arrays(reply.array_records[ARRAYS])
-        metrics = dict(reply.metric_records[METRICS])
+        arrays = record_views(records_of(reply, ArrayRecord)[ARRAYS])
+        metrics = dict(records_of(reply, MetricRecord)[METRICS])
         about = {"names": list(arrays), "metrics": metrics, "plan-id": plan_id}
         self._replace(REPLY, pack_model(arrays, about))
         reach("reply-kept", path=str(self._files.folder))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
@@ -30,6 +30,7 @@ from strategies.exchange.messages import (
     wants_evaluation,
 )
 from strategies.exchange.metrics import VALIDATION_ACCURACY, VALIDATION_LOSS
+from strategies.exchange.records import records_of
 from strategies.exchange.waiting import wait_for_sites
 from strategies.method.recipes import fedavg
 from strategies.round_loop import RoundLoop
@@ -134,8 +135,8 @@ def train(message: Message, context: Context) -> Message:
     """Send the model back unchanged, after ``training-seconds`` of the run config."""
     time.sleep(float(context.run_config.get("training-seconds", 0.0)))
     content = message.content
-    arrays = next(iter(content.array_records.values()))
-    plan = content.config_records.get(PLAN)
+    arrays = next(iter(records_of(content, ArrayRecord).values()))
+    plan = records_of(content, ConfigRecord).get(PLAN)
     if plan is None:
         metrics = MetricRecord({NUM_EXAMPLES: 1})
         return Message(RecordDict({ARRAYS: arrays, METRICS: metrics}), reply_to=message)
@@ -154,6 +155,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Reply with an accuracy of 0."""
     # Flower's FedAvg needs NUM_EXAMPLES as weight; our own loop accepts only VALIDATION.
-    ours = any(name.startswith("w") for name in next(iter(message.content.array_records.values())))
+    arrays = next(iter(records_of(message.content, ArrayRecord).values()))
+    ours = any(name.startswith("w") for name in arrays)
     content = evaluate_reply_content(VALIDATION if ours else {NUM_EXAMPLES: 1, "accuracy": 0.0})
     return Message(content, reply_to=message)

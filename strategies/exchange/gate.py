@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from strategies.aggregation.averaging import Arrays, Update
@@ -24,6 +24,7 @@ from strategies.exchange.messages import (
     REPLY,
 )
 from strategies.exchange.metrics import ALWAYS, Metric, SiteMetrics, Value
+from strategies.exchange.records import records_of, view_of
 from strategies.method.local_work import relative_change
 
 COUNTS = frozenset({NUM_EXAMPLES, NUM_VALIDATION})
@@ -135,7 +136,7 @@ def judge_train(
         _check_plan_id(reply, plan_id)
         sent = _metrics(reply, {NUM_EXAMPLES}, {**_PLAIN, **known.training, **known.validation})
         _check_sums(sent, known)
-        arrays = _arrays(reply.content.array_records.get(ARRAYS), before)
+        arrays = _arrays(records_of(reply.content, ArrayRecord).get(ARRAYS), before)
         _check_variances(arrays, variances)
         if max_relative_update:
             _check_norm(before, arrays, max_relative_update)
@@ -173,7 +174,7 @@ def judge_statistics(
         _check_no_error(reply)
         _check_plan_id(reply, plan_id)
         sent = _metrics(reply, {NUM_EXAMPLES}, {NUM_EXAMPLES: None})
-        arrays = _arrays(reply.content.array_records.get(ARRAYS), expected)
+        arrays = _arrays(records_of(reply.content, ArrayRecord).get(ARRAYS), expected)
         for mean, variance in layers.items():
             _check_statistics(mean, arrays[mean], variance, arrays[variance])
     except _UnfitError as unfit:
@@ -254,7 +255,7 @@ def _check_no_error(reply: Message) -> None:
 
 
 def _check_plan_id(reply: Message, plan_id: str) -> None:
-    record = reply.content.config_records.get(REPLY)
+    record = records_of(reply.content, ConfigRecord).get(REPLY)
     got = record.get(PLAN_ID) if record is not None else None
     if got != plan_id:
         raise _UnfitError(
@@ -308,7 +309,7 @@ def _metrics(
     reply: Message, required: Collection[str], allowed: Mapping[str, Metric | None]
 ) -> dict[str, Value]:
     """Return a reply's metrics; each must be allowed, and be what its `Metric` says."""
-    record: MetricRecord = reply.content.metric_records.get(METRICS, MetricRecord())
+    record: MetricRecord = records_of(reply.content, MetricRecord).get(METRICS, MetricRecord())
     if missing := sorted(set(required) - set(record)):
         raise _UnfitError(Cause.MISFIT, f"metrics: {missing[0]!r} is missing")
     if extra := sorted(set(record) - set(allowed)):
@@ -413,11 +414,9 @@ def _array(name: str, packed: Array, spec: ArraySpec, before: NDArray[Any]) -> N
     if claimed != spec:
         raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {claimed}, expected {spec}")
     try:
-        array = packed.numpy()
+        array = view_of(packed)
     except Exception as error:  # untrusted bytes can make the decoder raise anything
         raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: {error}") from None
-    if not isinstance(array, np.ndarray):
-        raise _UnfitError(Cause.MISFIT, f"array {name!r} cannot be decoded: not a single array")
     actual = ArraySpec(array.shape, str(array.dtype))
     if actual != spec:
         raise _UnfitError(Cause.MISFIT, f"array {name!r}: got {actual}, expected {spec}")

@@ -187,8 +187,7 @@ class Gathering:
             If a simulation worker died.
         """
         while True:
-            messages = self.ask(grid)
-            updates = self.take(self.replies(messages, exchange))
+            updates = self.take(self.replies(self.ask(grid), exchange))
             if self.has_quorum(updates):
                 return updates
             self.repeat(updates)
@@ -232,8 +231,11 @@ class Gathering:
         return self.requests.first()
 
     def replies(self, messages: Iterable[Message], exchange: Exchange) -> Iterator[Message]:
-        """Send the messages of an attempt, and further ones that become due; yield the replies."""
-        yield from exchange.replies(messages, self.outcome.deadline_s, self.requests)
+        """Send the messages of an attempt, and further ones that become due; yield the replies.
+
+        The messages, each with a model, are not kept here once they are sent.
+        """
+        return exchange.replies(messages, self.outcome.deadline_s, self.requests)
 
     def take(self, replies: Iterable[Message]) -> list[Update]:
         """Check the replies as they arrive; return all stored ones, in site order.

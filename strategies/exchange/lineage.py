@@ -17,6 +17,7 @@ from strategies.aggregation.averaging import Update
 from strategies.common.errors import PlanError
 from strategies.exchange.causes import Cause
 from strategies.exchange.gate import Rejection
+from strategies.exchange.records import records_of
 
 STATE, RUN, STATE_FROM = "state", "run", "state-from"
 
@@ -53,7 +54,7 @@ def lineage_of(content: RecordDict) -> Lineage:
     PlanError
         If it is missing or not valid. Its parts become parts of file names.
     """
-    record = content.config_records.get(STATE, ConfigRecord())
+    record = records_of(content, ConfigRecord).get(STATE, ConfigRecord())
     run, state_from = record.get(RUN), record.get(STATE_FROM)
     for key, value, form in ((RUN, run, _RUN), (STATE_FROM, state_from, _STATE_FROM)):
         if not (isinstance(value, str) and form.fullmatch(value)):

@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord
 from numpy.typing import NDArray
 
 from strategies.common.errors import PlanError, RunError
+from strategies.exchange.records import records_of
 from strategies.method.round_plan import RoundPlan
 
 PROTOCOL_VERSION = 3
@@ -120,7 +121,7 @@ class SiteCard:
         RunError
             If the reply is not a site card or uses another protocol version.
         """
-        record = content.config_records.get(SITE, ConfigRecord())
+        record = records_of(content, ConfigRecord).get(SITE, ConfigRecord())
         name, partitions = record.get("name"), record.get("num_partitions")
         version, protocol = record.get("version"), record.get("protocol")
         if protocol != PROTOCOL_VERSION:
@@ -162,7 +163,8 @@ def _text_field(record: ConfigRecord, key: str) -> str:
 
 def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
     """Return named arrays as a record; order, shapes and dtypes are kept."""
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+    # Not items(): it would hold an array until the next one is read.
+    return ArrayRecord({name: Array(np.asarray(arrays[name])) for name in arrays})
 
 
 def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
@@ -191,7 +193,7 @@ def with_base(content: RecordDict, base: str) -> RecordDict:
 
 def base_in(content: RecordDict) -> str:
     """Return the digest of the arrays that are not exchanged; empty if there is none."""
-    value = content.config_records.get(BASE, ConfigRecord()).get(BASE)
+    value = records_of(content, ConfigRecord).get(BASE, ConfigRecord()).get(BASE)
     return value if isinstance(value, str) else ""
 
 
@@ -203,7 +205,7 @@ def deadline_of(content: RecordDict) -> float:
     PlanError
         If the deadline is missing or is not a number above 0.
     """
-    value = content.config_records.get(ORDERS, ConfigRecord()).get(DEADLINE)
+    value = records_of(content, ConfigRecord).get(ORDERS, ConfigRecord()).get(DEADLINE)
     if not (isinstance(value, float) and value > 0):
         raise PlanError(
             "the deadline is missing or is not a number above 0",
@@ -215,7 +217,7 @@ def deadline_of(content: RecordDict) -> float:
 
 def wants_evaluation(content: RecordDict) -> bool:
     """Return whether a train message asks for an evaluation of the model it carries."""
-    return content.config_records.get(ORDERS, ConfigRecord()).get(EVALUATE) is True
+    return records_of(content, ConfigRecord).get(ORDERS, ConfigRecord()).get(EVALUATE) is True
 
 
 def train_reply_content(
@@ -233,13 +235,13 @@ def train_reply_content(
 
 def shortened(content: RecordDict) -> RecordDict:
     """Mark a train reply as one for which the site did not train the whole round just now."""
-    record = content.config_records[REPLY]
+    record = records_of(content, ConfigRecord)[REPLY]
     return RecordDict({**content, REPLY: ConfigRecord({**record, SHORTENED: True})})
 
 
 def is_shortened(content: RecordDict) -> bool:
     """Return whether a train reply is marked by `shortened`."""
-    return content.config_records.get(REPLY, ConfigRecord()).get(SHORTENED) is True
+    return records_of(content, ConfigRecord).get(REPLY, ConfigRecord()).get(SHORTENED) is True
 
 
 def evaluate_content(arrays: ArrayRecord) -> RecordDict:
@@ -266,7 +268,7 @@ def statistics_plan_id(content: RecordDict) -> str:
     PlanError
         If it is missing.
     """
-    value = content.config_records.get(ORDERS, ConfigRecord()).get(PLAN_ID)
+    value = records_of(content, ConfigRecord).get(ORDERS, ConfigRecord()).get(PLAN_ID)
     if not (isinstance(value, str) and value):
         raise PlanError("the plan id is missing", where=f"{ORDERS}, {PLAN_ID}", got=value)
     return value

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from flwr.app import ConfigRecord, RecordDict
 
 from strategies.common.errors import ConfigError
+from strategies.exchange.records import records_of
 
 SIGNATURE = "signature"
 
@@ -28,9 +29,9 @@ def check_signature(own: Mapping[str, str], content: RecordDict, where: str) -> 
     ConfigError
         Naming the first difference, with both values.
     """
-    if SIGNATURE not in content.config_records:
+    if SIGNATURE not in records_of(content, ConfigRecord):
         return
-    expected = content.config_records[SIGNATURE]
+    expected = records_of(content, ConfigRecord)[SIGNATURE]
     for name in sorted({*own, *expected}):
         if own.get(name) != expected.get(name):
             raise ConfigError(

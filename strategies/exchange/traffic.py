@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from strategies.aggregation.averaging import Update
+from strategies.exchange.records import records_of
 
 
 @dataclass
@@ -66,4 +67,4 @@ class Traffic:
 
 
 def _model_bytes(content: RecordDict) -> int:
-    return sum(arrays.count_bytes() for arrays in content.array_records.values())
+    return sum(arrays.count_bytes() for arrays in records_of(content, ArrayRecord).values())

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from copy import copy
 from datetime import UTC, datetime
 from logging import WARNING
 from typing import NamedTuple, Protocol
 
-from flwr.app import Error, Message, MessageType, Metadata
+from flwr.app import Error, Message, MessageType, Metadata, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.common.log import log
@@ -92,8 +93,8 @@ class Exchange:
         A message to a node that `RequestSource.settled` returns gets no reply. Neither does an
         overdue hello, because its answer still counts when it comes. The source of every
         reply is the node that was asked, even if the SuperLink answers in its place. Replies are
-        fetched one at a time and not kept, so only one model is in memory, however many sites
-        there are.
+        fetched one at a time and not kept, and neither is what was sent, so only one model is in
+        memory, however many sites there are.
 
         Parameters
         ----------
@@ -108,6 +109,7 @@ class Exchange:
         started = time.monotonic()
         waiting: dict[str, _Sent] = {}
         yield from self._send(messages, waiting)
+        del messages  # their content is a model
         while True:
             for message_id in list(waiting):
                 for reply in self._grid.pull_messages([message_id]):
@@ -149,7 +151,7 @@ class Exchange:
                     yield Late(asked.dst_node_id, asked.group_id, seconds)
 
     def _give_up(self, waiting: dict[str, _Sent], nodes: Collection[int]) -> None:
-        """Stop waiting for these nodes; keep only metadata, because the content is a model."""
+        """Stop waiting for these nodes."""
         for message_id, (message, sent_at) in list(waiting.items()):
             if message.metadata.dst_node_id in nodes:
                 del waiting[message_id]
@@ -162,7 +164,7 @@ class Exchange:
             # grid did not accept, so ids could not be matched to messages.
             ids = self._push(message)
             if ids and ids[0]:
-                waiting[ids[0]] = _Sent(message, time.monotonic())
+                waiting[ids[0]] = _Sent(_without_content(message), time.monotonic())
             else:
                 yield Message(Error(NO_REPLY, "the message could not be sent"), reply_to=message)
 
@@ -188,6 +190,13 @@ def from_node(reply: Message, asked: Message) -> Message:
         return reply
     foreign = Error(NO_REPLY, f"the reply came from node {reply.metadata.src_node_id}")
     return Message(reply.error if reply.has_error() else foreign, reply_to=asked)
+
+
+def _without_content(message: Message) -> Message:
+    """Return a message with the same metadata but without the content, which is a model."""
+    light = copy(message)
+    light.content = RecordDict()
+    return light
 
 
 def _has_expired(metadata: Metadata) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flwr.app import MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 
 from mdc_flower import __version__
 from mdc_flower.config import RunConfig, SiteConfig
@@ -33,6 +33,7 @@ from strategies.exchange.messages import (
     wants_evaluation,
 )
 from strategies.exchange.metrics import Value
+from strategies.exchange.records import records_of
 from strategies.method.round_plan import RoundPlan
 
 
@@ -51,14 +52,14 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     """Let the command train the model in the message; first evaluate it, if the message says so."""
     arrived = time.monotonic()
     _check_config(config)
-    plan = RoundPlan.from_config_record(content.config_records[PLAN])
+    plan = RoundPlan.from_config_record(records_of(content, ConfigRecord)[PLAN])
     stop_at = arrived + deadline_of(content)
     reach("training", round=plan.round, site=site.name)
     files = _round_files(content, config, site)
     if files is not None and (kept := files.reply()):
         site_event("sent-again", round=plan.round)
         return shortened(kept)
-    arrays = record_to_arrays(content.array_records[ARRAYS])
+    arrays = record_to_arrays(records_of(content, ArrayRecord)[ARRAYS])
     where = f"site {site.name!r}, round {plan.round}"
     validated = _validate(site, arrays, stop_at, where) if wants_evaluation(content) else {}
     site_event("command-training", **plan.model_dump())
@@ -80,7 +81,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
 
 def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
     """Let the command evaluate the model in the message."""
-    arrays = record_to_arrays(content.array_records[ARRAYS])
+    arrays = record_to_arrays(records_of(content, ArrayRecord)[ARRAYS])
     validated = _validate(site, arrays, math.inf, f"site {site.name!r}, evaluation")
     site_event("command-evaluated", **validated)
     return evaluate_reply_content(site.shared(validated))
