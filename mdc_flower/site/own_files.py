@@ -5,6 +5,7 @@ from logging import WARNING
 from pathlib import Path
 
 from strategies.common.files import (
+    Content,
     DamagedError,
     check_seal,
     remove_temporary,
@@ -56,7 +57,7 @@ class OwnFiles:
                 self.delete([path])
         return None
 
-    def write(self, stem: str, content: bytes) -> Path:
+    def write(self, stem: str, content: Content) -> Path:
         """Write a file and return its path.
 
         Raises

@@ -19,7 +19,7 @@ from mdc_flower.console.site_log import site_event
 from mdc_flower.site.own_files import OwnFiles
 from strategies.common.errors import MdcError
 from strategies.common.fault_points import reach
-from strategies.common.files import StorageError
+from strategies.common.files import Content, StorageError
 from strategies.common.log import log
 from strategies.exchange.messages import (
     ARRAYS,
@@ -29,7 +29,7 @@ from strategies.exchange.messages import (
     train_reply_content,
 )
 from strategies.exchange.records import record_views, records_of
-from strategies.storage.model_files import pack_model
+from strategies.storage.model_files import model_parts
 
 if TYPE_CHECKING:  # imports PyTorch
     from mdc_flower.training.loop_state import LoopState
@@ -106,7 +106,7 @@ class RoundFiles:
         arrays = record_views(records_of(reply, ArrayRecord)[ARRAYS])
         metrics = dict(records_of(reply, MetricRecord)[METRICS])
         about = {"names": list(arrays), "metrics": metrics, "plan-id": plan_id}
-        self._replace(REPLY, pack_model(arrays, about))
+        self._replace(REPLY, model_parts(arrays, about))
         reach("reply-kept", path=str(self._files.folder))
 
     def load(self, state: "LoopState") -> None:
@@ -130,12 +130,12 @@ class RoundFiles:
         """Save the state after an epoch, unless saving would cost more than `SHARE` of the time."""
         started = time.monotonic()
         if started - self._saved_at >= self._cost_s / SHARE:
-            self._replace(EPOCH, pack_model(*state.saved()))
+            self._replace(EPOCH, model_parts(*state.saved()))
             self._saved_at = time.monotonic()
             self._cost_s = self._saved_at - started
         reach("epoch-saved", epoch=state.epoch, path=str(self._files.folder))
 
-    def _replace(self, kind: str, content: bytes) -> None:
+    def _replace(self, kind: str, content: Content) -> None:
         """Write a file, then delete the older ones of the round."""
         try:
             written = self._files.write(f"{self._key}.{kind}", content)

@@ -23,7 +23,7 @@ from strategies.common.files import StorageError
 from strategies.common.log import log
 from strategies.exchange.lineage import Lineage
 from strategies.method.round_plan import RoundPlan
-from strategies.storage.model_files import StoredArrays, pack_model
+from strategies.storage.model_files import StoredArrays, model_parts
 
 OPTIMIZER, KEPT = "optimizer", "kept"
 """The kinds of state: an optimizer's state, and the arrays of the model that stay at the site."""
@@ -108,7 +108,7 @@ class SiteState(NamedState):
         stem = self._stem(kind)
         earlier = self._files.paths(f"{stem}.")
         try:
-            written = self._files.write(stem, pack_model(arrays, about))
+            written = self._files.write(stem, model_parts(arrays, about))
         except StorageError as error:
             log(WARNING, "%s. This site's next round begins without its %s state", error, kind)
             site_event("state-not-written", round=self._plan.round, state=kind)

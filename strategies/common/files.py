@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,13 @@ DIGEST_CHARS = 32
 """Hex digits of the SHA-256 in a sealed file's name: 128 bits."""
 
 CHUNK_BYTES = 2**20
-"""Bytes copied at a time if the kernel does not copy the file."""
+"""Bytes copied at a time if the kernel does not copy the file, and hashed at a time."""
+
+Stamp = tuple[int, int, int, int]
+"""What `stamp` returns: inode, size, and the times of the last change in nanoseconds."""
+
+Content = bytes | Iterable[bytes | memoryview]
+"""The content of a file, whole or in parts: one-dimensional, of single bytes."""
 
 
 class StorageError(RunError):
@@ -32,18 +38,32 @@ class DamagedError(RunError):
     """A file is missing, unreadable, or differs from what was written."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: Content) -> None:
     """Write a file under a temporary name, force it to disk, and rename it into place.
+
+    Parameters
+    ----------
+    path
+        Path of the file.
+    content
+        The content, whole or in parts; only one part needs to be in memory.
 
     Raises
     ------
     StorageError
         If that fails. An existing file of that name is unchanged, and no temporary file is left.
     """
-    _write(path, lambda file: file.write(content))
+    _write(path, lambda file: file.writelines(_parts(content)))
 
 
-def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+def _parts(content: Content) -> Iterable[bytes | memoryview]:
+    return [content] if isinstance(content, bytes) else content
+
+
+def _write(
+    path: Path, fill: Callable[[BinaryIO], object], named: Callable[[], Path] | None = None
+) -> Path:
+    """Write a file; ``named`` returns its path if that is only known once it is written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -51,6 +71,7 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
+            path = named() if named else path
             reach("file-written", path=str(path))
             temporary.replace(path)
         except BaseException:
@@ -59,6 +80,7 @@ def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
+    return path
 
 
 def copy_atomically(source: Path, target: Path) -> None:
@@ -133,18 +155,35 @@ def cut_torn_line(path: Path) -> None:
             cut(path, whole)
 
 
-def seal(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
-    """Write a sealed file and return its path.
+def seal(folder: Path, stem: str, suffix: str, content: Content) -> Path:
+    """Write a sealed file and return its path; the checksum is computed while writing.
+
+    Parameters
+    ----------
+    folder, stem, suffix
+        Folder of the file, and first and last part of its name.
+    content
+        As for `write_atomically`.
 
     Raises
     ------
     StorageError
         If it cannot be written.
     """
-    digest = hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
-    path = folder / f"{stem}.{digest}{suffix}"
-    write_atomically(path, content)
-    return path
+    digest = hashlib.sha256()
+
+    def fill(file: BinaryIO) -> None:
+        for part in _parts(content):
+            whole = memoryview(part)
+            for start in range(0, len(whole), CHUNK_BYTES):
+                chunk = whole[start : start + CHUNK_BYTES]
+                digest.update(chunk)
+                file.write(chunk)
+
+    def named() -> Path:
+        return folder / f"{stem}.{digest.hexdigest()[:DIGEST_CHARS]}{suffix}"
+
+    return _write(folder / f"{stem}{suffix}", fill, named)
 
 
 def check_seal(path: Path) -> None:
@@ -168,6 +207,15 @@ def check_seal(path: Path) -> None:
             got=f"{actual}, {path.stat().st_size} bytes",
             expected=expected,
         )
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what changes whenever a file is written or replaced; None if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def sealed_files(folder: Path, suffix: str) -> Iterator[Path]:

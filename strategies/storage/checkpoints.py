@@ -7,8 +7,8 @@ description, when that model has been evaluated.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from strategies.common.files import (
 )
 from strategies.common.log import log
 from strategies.method.local_work import WorkState
-from strategies.storage.model_files import StoredArrays, pack_model
+from strategies.storage.model_files import SealedArrays, StoredArrays, model_parts
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
 
@@ -140,15 +140,28 @@ class Checkpoints:
                     path.unlink()
             self._prune()
 
+    def on_disk(self, position: Position, names: Iterable[str]) -> Position:
+        """Return the position of the newest checkpoint with arrays that are read when used.
+
+        ``names`` are the model's arrays, in their order.
+        """
+        if self._newest is None:
+            raise RuntimeError("no checkpoint was written or read")
+        return replace(
+            position,
+            arrays=SealedArrays(self._newest, names, intact=True),
+            outer_state=SealedArrays(self._outer, intact=True) if self._outer else {},
+        )
+
     def _seal_arrays(self, position: Position, model_metadata: Mapping[str, Any]) -> None:
         """Write the array files of a round that is saved for the first time."""
         number = position.work.rounds_done
-        content = pack_model(position.arrays, model_metadata)
+        content = model_parts(position.arrays, model_metadata)
         model = seal(self._folder, _stem(number), MODEL, content)
         reach("checkpoint-model-written", round=number)
         outer: Path | None = None
         if position.outer_state:
-            content = pack_model(position.outer_state, {})
+            content = model_parts(position.outer_state, {})
             outer = seal(self._folder, f"{_stem(number)}-outer", MODEL, content)
         self._newest, self._previous, self._outer = model, self._newest, outer
         recent = [*self._recent, model] if number else []

@@ -22,7 +22,7 @@ from strategies.common.files import (
     writing,
 )
 from strategies.common.log import log
-from strategies.storage.model_files import pack_model, read_model
+from strategies.storage.model_files import model_parts, read_model
 
 SUFFIX = ".safetensors"
 
@@ -50,7 +50,7 @@ class Recalibrations:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             remove_temporary(self._folder)
-        seal(self._folder, plan_id, SUFFIX, pack_model(statistics, finite(record)))
+        seal(self._folder, plan_id, SUFFIX, model_parts(statistics, finite(record)))
 
     def read(self, plan_id: str) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]] | None:
         """Return the statistics and the record of a model; None if missing or damaged."""

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from logging import WARNING
 from pathlib import Path
 from shlex import quote
@@ -30,7 +30,7 @@ from strategies.exchange.attendance import Awaited
 from strategies.method.round_plan import RoundPlan
 from strategies.storage.checkpoints import Checkpoint, Checkpoints
 from strategies.storage.lock import LockedError, coordinator_lock
-from strategies.storage.model_files import StoredArrays, pack_model
+from strategies.storage.model_files import StoredArrays, model_parts
 from strategies.storage.position import Position
 from strategies.storage.recalibrations import Recalibrations
 from strategies.storage.round_record import RoundRecord
@@ -144,6 +144,8 @@ class RunDirectory:
     def begin(self, initial: Arrays, start: Position, run: Mapping[str, Any]) -> Position:
         """Begin the run, or return to its newest checkpoint; return the position.
 
+        The position's arrays stay on the disk and are read when they are used.
+
         Parameters
         ----------
         initial
@@ -158,7 +160,7 @@ class RunDirectory:
         if self.checkpoint is None:
             self._save(start, 0, None)
             write_atomically(self.path / HISTORY, b"")
-            return start
+            return self.from_disk(start)
         position = self.checkpoint.position
         history = self.path / HISTORY
         history.touch()
@@ -178,11 +180,14 @@ class RunDirectory:
         self.seconds_before = sum(float(line["seconds"]) for line in read_history(self.path))
         self.seconds_before += unfinished.seconds if unfinished else 0.0
         self._copy_models()
-        return replace(
-            position,
-            arrays={name: position.arrays[name] for name in initial},
-            outer_state=dict(position.outer_state),
-        )
+        return self.from_disk(position, initial)
+
+    def from_disk(self, position: Position, names: Iterable[str] | None = None) -> Position:
+        """Return the position that was saved last with arrays that are read when they are used.
+
+        ``names`` are the model's arrays in their order, by default as in the position.
+        """
+        return self._checkpoints.on_disk(position, names or position.arrays)
 
     def describe_models(self, **about: str) -> None:
         """Add to the metadata of the model files that are written from now on."""
@@ -194,7 +199,7 @@ class RunDirectory:
 
     def write_model(self, name: str, arrays: Arrays, **about: str) -> None:
         """Write a model file; ``about`` is added to the run's model metadata."""
-        write_atomically(self.path / name, pack_model(arrays, self._metadata | about))
+        write_atomically(self.path / name, model_parts(arrays, self._metadata | about))
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to the event log, which live views read."""

@@ -11,20 +11,19 @@ from pathlib import Path
 from strategies.aggregation.averaging import Update
 from strategies.common.files import (
     DamagedError,
-    check_seal,
     remove_temporary,
     seal,
     sealed_files,
     writing,
 )
 from strategies.common.log import log
-from strategies.storage.model_files import StoredArrays, pack_model
+from strategies.storage.model_files import SealedArrays, model_parts
 
 SUFFIX = ".safetensors"
 
 
 class StoredUpdates:
-    """Updates as sealed files in a folder, each verified before it is averaged.
+    """Updates as sealed files in a folder; a changed file is found when it is read.
 
     Parameters
     ----------
@@ -38,7 +37,7 @@ class StoredUpdates:
         self._folder = folder
         self._archive = archive
         self._plan_id = ""
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, SealedArrays] = {}
 
     def open(self, plan_id: str) -> None:
         """Find updates of this plan that an earlier process accepted; delete all others."""
@@ -49,8 +48,8 @@ class StoredUpdates:
             for path in list(sealed_files(self._folder, SUFFIX)):
                 if path.name.split(".")[0] != plan_id:
                     path.unlink()
-                elif update := self._readable(path):
-                    self._files[update.site] = path
+                elif update := self._readable(file := SealedArrays(path)):
+                    self._files[update.site] = file
 
     def add(self, update: Update) -> None:
         """Write an update to disk.
@@ -70,23 +69,27 @@ class StoredUpdates:
             "began-anew": update.began_anew,
         }
         stem = f"{self._plan_id}.{hashlib.sha256(update.site.encode()).hexdigest()[:12]}"
-        path = seal(self._folder, stem, SUFFIX, pack_model(update.arrays, about))
-        self._files[update.site] = path
+        path = seal(self._folder, stem, SUFFIX, model_parts(update.arrays, about))
+        self._files[update.site] = SealedArrays(path, intact=True)
 
     def sites(self) -> list[str]:
         """Return the sites whose updates are on disk."""
         return sorted(self._files)
 
     def updates(self) -> list[Update]:
-        """Return the updates with intact files, in site order; arrays stay on disk."""
-        updates = {site: self._readable(path) for site, path in sorted(self._files.items())}
-        self._files = {site: path for site, path in self._files.items() if updates[site]}
+        """Return the updates with intact files, in site order; arrays stay on disk.
+
+        A file is compared with its checksum only if this process has not written it, or if it has
+        been written or replaced since then.
+        """
+        updates = {site: self._readable(file) for site, file in sorted(self._files.items())}
+        self._files = {site: file for site, file in self._files.items() if updates[site]}
         return [update for update in updates.values() if update]
 
     def close(self, round_number: int) -> None:
         """Delete the updates, or move them to the archive."""
         with writing(self._folder):
-            for path in self._files.values():
+            for path in (file.path for file in self._files.values()):
                 if self._archive is None:
                     path.unlink(missing_ok=True)
                 else:
@@ -95,15 +98,14 @@ class StoredUpdates:
                     path.rename(target / path.name)
         self._files = {}
 
-    def _readable(self, path: Path) -> Update | None:
+    def _readable(self, file: SealedArrays) -> Update | None:
         try:
-            check_seal(path)
-            stored = StoredArrays(path)
-            about = stored.metadata
+            file.check()
+            about = file.metadata
             return Update(
                 about["site"],
                 about["num-examples"],
-                stored,
+                file,
                 about["metrics"],
                 about["pace"],
                 # Missing in files of earlier versions.
@@ -113,5 +115,5 @@ class StoredUpdates:
             )
         except DamagedError as error:
             log(WARNING, "%s. It is set aside and ignored", error)
-            path.rename(path.with_name(f"{path.name}.damaged"))
+            file.path.rename(file.path.with_name(f"{file.path.name}.damaged"))
             return None

@@ -19,7 +19,8 @@ from mdc_flower.jobs.task import load_task
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batches import InputPipeline, Tensors
 from strategies.common.errors import ConfigError, DataError, ModelError, RunError
-from strategies.storage.model_files import pack_model, read_model
+from strategies.common.files import write_atomically
+from strategies.storage.model_files import model_parts, read_model
 from strategies.storage.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
 from tests.mdc_flower.examples import accuracy_of, evaluated, same_bits
 
@@ -83,7 +84,7 @@ def run_directory(path: Path, **keys: Any) -> Path:
     for name, seed in ((GLOBAL_MODEL, 2), (BEST_MODEL, 1)):
         task = load_task(config(seed=seed, **keys))
         arrays = model_arrays(task.new_model())
-        (path / name).write_bytes(pack_model(arrays, task.model_metadata()))
+        write_atomically(path / name, model_parts(arrays, task.model_metadata()))
     (path / CONFIG).write_text(tomli_w.dumps(config(**keys).to_flower()))
     return path
 
@@ -248,7 +249,7 @@ def test_a_model_file_of_a_version_before_texts_is_rebuilt(tmp_path: Path) -> No
     path = run_dir / GLOBAL_MODEL
     arrays, metadata = read_model(path)
     old = {k: v for k, v in metadata.items() if k not in ("num-tokens", "vocabulary", "seed")}
-    path.write_bytes(pack_model(arrays, old))
+    write_atomically(path, model_parts(arrays, old))
     assert evaluate_run(run_dir, "", "", best=False)["accuracy"] == model_accuracy(2)
 
 
@@ -294,7 +295,7 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
 def changed_file(path: Path, **metadata: Any) -> Path:
     task = load_task(config())
     arrays = model_arrays(task.new_model())
-    path.write_bytes(pack_model(arrays, task.model_metadata() | metadata))
+    write_atomically(path, model_parts(arrays, task.model_metadata() | metadata))
     return path
 
 

@@ -20,7 +20,8 @@ from mdc_flower.training.loop import TrainSettings, evaluate, train
 from mdc_flower.training.ranks import Ranks
 from mdc_flower.training.runtime import Runtime
 from strategies.common.errors import ModelError
-from strategies.storage.model_files import pack_model
+from strategies.common.files import write_atomically
+from strategies.storage.model_files import model_parts
 from tests.mdc_flower.examples import plan
 
 CPU = torch.device("cpu")
@@ -140,12 +141,12 @@ def main(folder: Path) -> None:
                 arrays, numbers = trained(runtime, case)
                 if runtime.rank == 0:
                     stem = f"{name}-{'fsdp' if shard else 'ddp'}-{time}"
-                    (folder / f"{stem}.safetensors").write_bytes(pack_model(arrays, numbers))
+                    write_atomically(folder / f"{stem}.safetensors", model_parts(arrays, numbers))
         for name, given in (("steady", (True,)), ("micro", (True, 3)), ("drifting", (False,))):
             arrays, about = exchanged(runtime, *given)
             if runtime.rank == 0:
                 stem = f"{name}-{'fsdp' if shard else 'ddp'}"
-                (folder / f"{stem}.safetensors").write_bytes(pack_model(arrays, about))
+                write_atomically(folder / f"{stem}.safetensors", model_parts(arrays, about))
     dist.destroy_process_group()
 
 

@@ -1,6 +1,7 @@
 """Model files: exact values, equal files for equal models, one array read at a time."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,14 @@ import safetensors.numpy
 
 import strategies
 from strategies.common.errors import RunError
-from strategies.storage.model_files import StoredArrays, pack_model, read_model
+from strategies.common.files import DamagedError, check_seal, seal, write_atomically
+from strategies.storage.model_files import (
+    METADATA_KEY,
+    SealedArrays,
+    StoredArrays,
+    model_parts,
+    read_model,
+)
 
 METADATA = {"model": "mlp", "classes": ["a", "b"], "nested": {"width": 3}}
 REPOSITORY = Path(strategies.__file__).parents[1]
@@ -28,7 +36,7 @@ def model(value: float) -> dict[str, Any]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "model"
-    path.write_bytes(pack_model(model(1.0), METADATA))
+    write_atomically(path, model_parts(model(1.0), METADATA))
     return path
 
 
@@ -43,7 +51,7 @@ def test_a_model_file_keeps_every_bit_shape_and_dtype(tmp_path: Path, dtype: str
         "one element": np.array([1], dtype),
         "empty": np.zeros((0, 3), dtype),
     }
-    (tmp_path / "model").write_bytes(pack_model(arrays, METADATA))
+    write_atomically(tmp_path / "model", model_parts(arrays, METADATA))
     read, metadata = read_model(tmp_path / "model")
     assert metadata == METADATA
     assert set(read) == set(arrays)
@@ -56,22 +64,26 @@ def test_a_model_file_keeps_every_bit_shape_and_dtype(tmp_path: Path, dtype: str
 def test_a_model_file_differs_when_one_bit_of_the_model_or_its_metadata_does() -> None:
     nudged = model(1.0)
     nudged["w"][0, 0] = np.nextafter(np.float32(1), np.float32(2))
-    packed = pack_model(model(1.0), METADATA)
-    assert pack_model(nudged, METADATA) != packed
-    assert pack_model(model(1.0), {**METADATA, "model": "cnn"}) != packed
+    packed = packed_model(model(1.0), METADATA)
+    assert packed_model(nudged, METADATA) != packed
+    assert packed_model(model(1.0), {**METADATA, "model": "cnn"}) != packed
+
+
+def packed_model(arrays: dict[str, Any], metadata: dict[str, Any]) -> bytes:
+    return b"".join(model_parts(arrays, metadata))
 
 
 PACK = """
 import hashlib, numpy as np
-from strategies.storage.model_files import pack_model
+from strategies.storage.model_files import model_parts
 # Sets of strings are in an order that hangs on the process's hash seed, and so are dicts of them.
 names = {f"layer{index}.weight" for index in range(20)}
 metadata = {f"key-{index}" for index in range(20)}
-content = pack_model(
+content = model_parts(
     {name: np.full(3, len(name), np.float32) for name in names},
     {key: {inner: 1 for inner in metadata} for key in metadata},
 )
-print(list(names)[0], hashlib.sha256(content).hexdigest())
+print(list(names)[0], hashlib.sha256(b"".join(content)).hexdigest())
 """
 
 
@@ -143,47 +155,77 @@ def test_stored_arrays_are_a_mapping_of_the_arrays_in_the_file(path: Path) -> No
 
 def test_the_order_of_stored_arrays_is_the_same_every_time(tmp_path: Path) -> None:
     arrays = {name: np.zeros(size, "float32") for name, size in (("z", 3), ("a", 9), ("m", 1))}
-    (tmp_path / "one").write_bytes(pack_model(arrays, {}))
-    (tmp_path / "two").write_bytes(pack_model(dict(reversed(arrays.items())), {}))
+    write_atomically(tmp_path / "one", model_parts(arrays, {}))
+    write_atomically(tmp_path / "two", model_parts(dict(reversed(arrays.items())), {}))
     one, two = (list(StoredArrays(tmp_path / name)) for name in ("one", "two"))
     assert one == two == list(StoredArrays(tmp_path / "one"))
     assert list(read_model(tmp_path / "one")[0]) == one
 
 
-def test_of_stored_arrays_only_the_one_that_is_asked_for_is_read_and_no_file_stays_open(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    safe_open: Any = safetensors.safe_open
-
-    class Watched:
-        def __init__(self, *args: Any, **options: Any) -> None:
-            self._file = safe_open(*args, **options)
-            read.append("opened")
-
-        def __enter__(self) -> "Watched":
-            self._file.__enter__()
-            return self
-
-        def __exit__(self, *error: Any) -> None:
-            self._file.__exit__(*error)
-            read.append("closed")
-
-        def get_tensor(self, name: str) -> Any:
-            read.append(name)
-            return self._file.get_tensor(name)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
-
-    monkeypatch.setattr(safetensors, "safe_open", Watched)
+def test_a_file_is_open_and_mapped_once_while_its_arrays_are_used(path: Path) -> None:
     stored = StoredArrays(path)
-    assert read == []
     assert list(stored)
     assert stored.metadata == METADATA
-    assert read == ["opened", "closed"] * 2
-    assert stored["w"] is not stored["w"]  # none is kept
-    assert read[4:] == ["opened", "w", "closed"] * 2
+    assert uses(path) == (0, 0)
+    array, other = stored["w"], stored["n"]
+    assert uses(path) == (1, 1)
+    part = array[:1]
+    del array, other
+    assert uses(path) == (1, 1)
+    assert part.tolist() == [[1.0] * 3]
+    del part
+    assert uses(path) == (0, 0)
+
+
+def uses(path: Path) -> tuple[int, int]:
+    """Return how often this process has mapped a file, and how often it has opened it."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    opened = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+    return sum(line.endswith(str(path)) for line in maps), opened.count(str(path))
+
+
+def test_a_sealed_file_that_was_written_since_is_compared_with_its_checksum(
+    tmp_path: Path,
+) -> None:
+    path = seal(tmp_path, "model", ".safetensors", model_parts(model(1.0), METADATA))
+    stored = SealedArrays(path, intact=True)
+    content = path.read_bytes()
+    write_later(path, content)
+    assert stored["w"].tolist() == [[1.0] * 3] * 2
+    write_later(path, content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DamagedError, match="does not match the checksum"):
+        stored["w"]
+    path.unlink()
+    with pytest.raises(DamagedError, match="cannot be read"):
+        stored["w"]
+
+
+def write_later(path: Path, content: bytes) -> None:
+    """Write a file so that its times differ, however coarse the file system's clock is."""
+    stat = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
+
+
+def test_a_model_file_has_the_bytes_that_the_library_writes(tmp_path: Path) -> None:
+    arrays = {
+        name: np.arange(size).astype(dtype)
+        for size, name in enumerate(["b", "a", '\u00fc "\\\n\x01', "c.weight"], start=1)
+        for dtype in DTYPES
+        for name in [f"{name}.{dtype}"]
+    }
+    about = {METADATA_KEY: json.dumps(METADATA, sort_keys=True)}
+    expected = safetensors.numpy.save(arrays, about)
+    assert b"".join(model_parts(arrays, METADATA)) == expected
+    path = seal(tmp_path, "model", ".safetensors", model_parts(arrays, METADATA))
+    assert path.read_bytes() == expected
+    check_seal(path)
+
+
+def test_stored_arrays_can_be_written_again_in_any_order(path: Path) -> None:
+    stored = StoredArrays(path, ["w", "n"])
+    assert list(stored) == ["w", "n"]
+    assert b"".join(model_parts(stored, METADATA)) == path.read_bytes()
 
 
 def test_a_stored_array_may_be_changed_without_changing_the_file(path: Path) -> None:

@@ -18,7 +18,7 @@ from strategies.common.files import DamagedError, StorageError, check_seal
 from strategies.method.local_work import WorkState
 from strategies.method.recipes import fedavg
 from strategies.storage.lock import OWNER, LockedError, coordinator_lock, read_owner
-from strategies.storage.model_files import read_model
+from strategies.storage.model_files import SealedArrays, read_model
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
 from strategies.storage.run_directory import (
@@ -164,8 +164,26 @@ def test_a_fresh_run_begins_where_it_is_told_to(path: Path) -> None:
     start = position(0)
     with opened(path) as directory:
         assert directory.checkpoint is None
-        assert directory.begin(model(0.0), start, RUN) is start
+        begun = directory.begin(model(0.0), start, RUN)
+        assert isinstance(begun.arrays, SealedArrays)
+        assert list(begun.arrays) == list(start.arrays)
+        assert all(np.array_equal(begun.arrays[name], start.arrays[name]) for name in start.arrays)
+        assert replace(begun, arrays=start.arrays) == start
         assert directory.seconds_before == 0.0
+
+
+def test_the_arrays_of_a_saved_position_are_read_from_its_checkpoint(fresh: RunDirectory) -> None:
+    saved = replace(position(1), outer_state={"momentum/z": np.full((2, 3), 5.0)})
+    fresh.round_finished(record(1), saved)
+    stored = fresh.from_disk(saved)
+    for on_disk, in_memory in (
+        (stored.arrays, saved.arrays),
+        (stored.outer_state, saved.outer_state),
+    ):
+        assert isinstance(on_disk, SealedArrays)
+        assert list(on_disk) == list(in_memory)
+        assert all(np.array_equal(on_disk[name], in_memory[name]) for name in in_memory)
+    assert replace(stored, arrays=saved.arrays, outer_state=saved.outer_state) == saved
 
 
 def test_a_round_leaves_its_line_and_its_model(fresh: RunDirectory) -> None:

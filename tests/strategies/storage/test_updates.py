@@ -11,7 +11,7 @@ import pytest
 from strategies.aggregation.averaging import Update
 from strategies.common.files import StorageError, seal
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
-from strategies.storage.model_files import pack_model
+from strategies.storage.model_files import model_parts
 from strategies.storage.updates import StoredUpdates
 
 PLAN, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -96,7 +96,7 @@ def test_updates_are_there_again_for_another_process_that_goes_on_with_the_plan(
 def test_an_update_that_an_earlier_version_kept_counts_without_its_bytes(tmp_path: Path) -> None:
     old = update("a")
     about = {"site": "a", "num-examples": 40, "metrics": METRICS, "pace": 0.5}
-    seal(tmp_path, f"{PLAN}.a", ".safetensors", pack_model(old.arrays, about))
+    seal(tmp_path, f"{PLAN}.a", ".safetensors", model_parts(old.arrays, about))
     stored = StoredUpdates(tmp_path)
     stored.open(PLAN)
     (one,) = stored.updates()
