@@ -1,4 +1,4 @@
-"""Average updates into one model, in site order, with one array in memory at a time.
+"""Average updates into one model, in site order and block by block.
 
 Sign convention of the whole project: the delta of an update is ``delta = local - global``. If the
 weights sum to one, averaging models and averaging deltas are equivalent; this module averages
@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.common.blocks import blocks
+
 Arrays = Mapping[str, NDArray[np.generic]]
+Floats = NDArray[np.float64]
+
+Then = Callable[[str, slice, Floats], Floats]
+"""Takes the name of an array, a block of it and the mean of that block; see `weighted_mean`."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,9 @@ def weighted_mean(
     updates: Sequence[Update],
     weighting: Weighting,
     names: Iterable[str] | None = None,
-    then: Callable[[str, NDArray[np.float64]], NDArray[np.float64]] = lambda name, mean: mean,
+    then: Then = lambda name, block, mean: mean,
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the weighted mean of updates, with one array of one update in memory at a time.
+    """Return the weighted mean of updates; besides the result, blocks of arrays are in memory.
 
     The running mean ``mean += (array - mean) * weight / total`` reproduces a single update, or
     equal updates, bit for bit. Floating-point addition is not associative, so the result depends on
@@ -131,8 +137,8 @@ def weighted_mean(
         The arrays to average, in the order of the result; by default all arrays of the first
         update.
     then
-        Called with the name and the float64 mean of each float array, before conversion to the
-        array's dtype; returns the array to use instead.
+        Called with the name of each float array, a block of it, and the float64 mean of that block,
+        before conversion to the array's dtype; returns the values to use instead.
 
     Raises
     ------
@@ -150,20 +156,33 @@ def weighted_mean(
 
 
 def _mean(
-    name: str,
-    updates: Sequence[Update],
-    weights: Sequence[float],
-    then: Callable[[str, NDArray[np.float64]], NDArray[np.float64]],
+    name: str, updates: Sequence[Update], weights: Sequence[float], then: Then
 ) -> NDArray[np.generic]:
     first = updates[0].arrays[name]
-    if not np.issubdtype(first.dtype, np.floating) or not np.isfinite(first).all():
+    if not np.issubdtype(first.dtype, np.floating) or not _is_finite(first):
         return first.copy()
     counted = [pair for pair in zip(updates, weights, strict=True) if pair[1] > 0.0]
-    update, total = counted[0]
-    mean = update.arrays[name].astype(np.float64)
-    for update, weight in counted[1:]:
-        total += weight
-        mean += (update.arrays[name].astype(np.float64) - mean) * (weight / total)
+    result = np.empty(first.shape, first.dtype)
+    flat = result.reshape(-1)
     # Overflow gives infinity; the caller checks the result.
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(then(name, mean), dtype=first.dtype)
+        for block in blocks(flat.size):
+            flat[block] = then(name, block, _mean_of_block(name, block, counted))
+    return result
+
+
+def _is_finite(array: NDArray[np.generic]) -> bool:
+    flat = array.reshape(-1)
+    return all(bool(np.isfinite(flat[block]).all()) for block in blocks(flat.size))
+
+
+def _mean_of_block(name: str, block: slice, counted: Sequence[tuple[Update, float]]) -> Floats:
+    update, total = counted[0]
+    mean = update.arrays[name].reshape(-1)[block].astype(np.float64)
+    step = np.empty_like(mean)
+    for update, weight in counted[1:]:
+        total += weight
+        np.subtract(update.arrays[name].reshape(-1)[block], mean, out=step)
+        step *= weight / total
+        mean += step
+    return mean

@@ -6,7 +6,7 @@ uses a gradient (Reddi et al., ICLR 2021, "Adaptive Federated Optimization").
 
 An outer optimizer changes only the trainable float parameters. BatchNorm's running statistics and
 counters are not optimized but averaged: momentum on statistics has no meaning, and a variance that
-overshoots may become negative. Arrays are processed one at a time, in float64; each result has the
+overshoots may become negative. Arrays are processed in blocks, in float64; each result has the
 array's own dtype. The state, which checkpoints store, consists of arrays named ``SLOT/ARRAY``, in
 the array's dtype but at least float32, and the number of steps.
 """
@@ -18,16 +18,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregation.averaging import Arrays, Update, Weighting, weighted_mean
-
-Floats = NDArray[np.float64]
+from strategies.aggregation.averaging import Arrays, Floats, Update, Weighting, weighted_mean
 
 STEPS = "steps"
 """Key in the state for the number of steps so far."""
 
 
 class OuterOptimizer(Protocol):
-    """Computes the next global model, array by array."""
+    """Computes the next global model, block by block; no value depends on another one."""
 
     @property
     def slots(self) -> Sequence[str]:
@@ -37,7 +35,7 @@ class OuterOptimizer(Protocol):
     def step(
         self, before: Floats, mean: Floats, memory: Sequence[Floats], number: int
     ) -> tuple[Floats, Sequence[Floats]]:
-        """Return one array of the next global model, and its new state.
+        """Return a block of an array of the next global model, and its new state.
 
         Parameters
         ----------
@@ -167,18 +165,21 @@ def next_model(
     number = int(state[STEPS]) + 1 if STEPS in state else 1
     after: dict[str, NDArray[np.generic]] = {STEPS: np.array(number)} if outer.slots else {}
 
-    def advance(name: str, mean: Floats) -> Floats:
+    def advance(name: str, block: slice, mean: Floats) -> Floats:
         if name not in trainable:
             return mean
         keys = [f"{slot}/{name}" for slot in outer.slots]
         memory = [
-            np.zeros_like(mean) if number == 1 else state[key].astype(np.float64) for key in keys
+            np.zeros_like(mean) if number == 1 else state[key].reshape(-1)[block].astype(np.float64)
+            for key in keys
         ]
-        array, remembered = outer.step(before[name].astype(np.float64), mean, memory, number)
-        kept_in = np.result_type(before[name].dtype, np.float32)
+        whole = before[name]
+        old = whole.reshape(-1)[block].astype(np.float64)
+        array, remembered = outer.step(old, mean, memory, number)
         for key, values in zip(keys, remembered, strict=True):
-            # asarray: arithmetic turns zero-dimensional arrays into scalars.
-            after[key] = np.asarray(values, dtype=kept_in)
+            if key not in after:
+                after[key] = np.empty(whole.shape, np.result_type(whole.dtype, np.float32))
+            after[key].reshape(-1)[block] = values
         return array
 
     return weighted_mean(updates, weighting, before, advance), after

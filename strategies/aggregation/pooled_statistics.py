@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.aggregation.averaging import Update, Weighting, weighted_mean
+from strategies.aggregation.averaging import Floats, Update, Weighting, weighted_mean
 
 Layers = Mapping[str, str]
 """Maps the name of each layer's mean to the name of its variance."""
@@ -44,10 +44,14 @@ def pooled_statistics(
         return np.asarray(np.average(np.square(apart - centre), axis=0, weights=weights))
 
     between = {variance: variance_of_means(mean) for mean, variance in layers.items()}
+
+    def add_between(name: str, block: slice, mean: Floats) -> Floats:
+        return mean + between[name].reshape(-1)[block] if name in between else mean
+
     names = [name for pair in layers.items() for name in pair]
     return weighted_mean(
         updates,
         weighting,
         names,
-        lambda name, mean: mean + between[name] if name in between else mean,
+        add_between,
     )

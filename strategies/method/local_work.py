@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.common.blocks import blocks
 from strategies.method.round_plan import cosine
 
 Unit = Literal["epochs", "steps"]
@@ -219,9 +220,23 @@ def relative_change(
     """
     moved, size = 0.0, 0.0
     for name in sorted(names):
-        old = before[name].astype(np.float64)
-        moved += float(np.sum((after[name].astype(np.float64) - old) ** 2))
-        size += float(np.sum(old**2))
+        change, old = _squared_norms(before[name], after[name])
+        moved, size = moved + change, size + old
     if moved == 0.0:
         return 0.0
     return float(np.sqrt(moved / size)) if size > 0.0 else float("inf")
+
+
+def _squared_norms(before: NDArray[np.generic], after: NDArray[np.generic]) -> tuple[float, float]:
+    """Return the squared norms of the change and of the array before, in float64."""
+    old, new = before.reshape(-1), after.reshape(-1)
+    # NumPy's sum depends on the whole array, so only the squares are computed in blocks.
+    squares = np.empty(before.shape)
+    flat = squares.reshape(-1)
+    for block in blocks(flat.size):
+        np.subtract(new[block], old[block], out=flat[block], dtype=np.float64)
+        np.square(flat[block], out=flat[block])
+    moved = float(np.sum(squares))
+    for block in blocks(flat.size):
+        np.square(old[block], out=flat[block], dtype=np.float64)
+    return moved, float(np.sum(squares))
