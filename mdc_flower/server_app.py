@@ -11,7 +11,7 @@ from logging import ERROR, WARNING
 from typing import Any
 
 import tomli_w
-from flwr.app import Context
+from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
@@ -35,7 +35,6 @@ from strategies.common.files import StorageError, write_atomically
 from strategies.common.log import log
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.membership import Membership
-from strategies.exchange.messages import arrays_to_record
 from strategies.exchange.metrics import SiteMetrics, described
 from strategies.exchange.waiting import wait_for_sites
 from strategies.pending_evaluation import one_thread
@@ -240,6 +239,8 @@ def _run(
         changed = check_resumable(record.checkpoint.run, config, _sha256(facts), base)
         _write_beginning(record, config, beginning)
     position = record.begin(initial, Position(initial, recipe.controller.start()), run)
+    trainable, statistics = trainable_names(model) - set(kept), statistics_of(model)
+    del model, initial  # from here on the newest checkpoint is the model
     told = [*read_events(record.path, "run-started"), *read_history(record.path)]
     machines = changed_machines(told, membership.machines)
     record.event(
@@ -273,7 +274,7 @@ def _run(
             recipe,
             membership,
             seed=config.seed,
-            trainable=trainable_names(model) - set(kept),
+            trainable=trainable,
             observers=[record, *observers],
             updates=record.updates,
             position=position,
@@ -285,18 +286,19 @@ def _run(
             deadline=config.deadline(),
             max_relative_update=config.max_relative_update,
             executor=executor,
-            variances=frozenset(statistics_of(model).values()) & frozenset(names),
+            variances=frozenset(statistics.values()) & frozenset(names),
             metrics=SiteMetrics(task.metrics),
             state_run=run["id"] if config.keeps_state else "",
             base=base,
             signature=task.signature,
+            from_disk=record.from_disk,
         )
-        strategy.start(grid, arrays_to_record(position.arrays), evaluate_fn=evaluate_global)
-    layers = statistics_of(model) if config.batch_norm == "recalibrate" else {}
+        strategy.start(grid, ArrayRecord(), evaluate_fn=evaluate_global)
+    layers = statistics if config.batch_norm == "recalibrate" else {}
     return {
         **facts,
         **task.summary(),
-        **finish(grid, strategy, record, initial, evaluate_global, layers),
+        **finish(grid, strategy, record, names, evaluate_global, layers),
         "resumes": [
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")

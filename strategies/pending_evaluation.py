@@ -65,15 +65,22 @@ class PendingEvaluation:
         executor: Executor,
         finish: Callable[[RoundRecord, MetricRecord | None], None],
     ) -> None:
-        self._evaluate = evaluate or (lambda number, arrays: None)
+        self._evaluate = evaluate
         self._executor = executor
         self._finish = finish
         self._pending: tuple[RoundRecord, Future[MetricRecord | None]] | None = None
 
-    def begin(self, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Start evaluating the model of a round; the previous round must be finished."""
-        outcome = self._executor.submit(self._evaluate, record.round, arrays)
-        self._pending = record, outcome
+    def begin(self, record: RoundRecord, arrays: Callable[[], ArrayRecord]) -> None:
+        """Start evaluating the model of a round; the previous round must be finished.
+
+        ``arrays`` returns the model, and is called in the executor.
+        """
+        evaluate = self._evaluate
+
+        def outcome() -> MetricRecord | None:
+            return evaluate(record.round, arrays()) if evaluate else None
+
+        self._pending = record, self._executor.submit(outcome)
 
     def poll(self) -> None:
         """Finish the round if its evaluation is complete."""

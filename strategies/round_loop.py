@@ -31,11 +31,12 @@ from strategies.exchange.lineage import Lineages
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     arrays_to_record,
-    record_to_arrays,
     train_content,
     with_base,
 )
 from strategies.exchange.metrics import TRAIN_SECONDS, VALIDATION, SiteMetrics, Value
+from strategies.exchange.records import record_views
+from strategies.exchange.shared_model import SharedModel
 from strategies.exchange.signature import with_signature
 from strategies.exchange.site_evaluation import add_evaluation, site_evaluation
 from strategies.exchange.transport import Exchange
@@ -103,6 +104,9 @@ class RoundLoop(Strategy):
         empty if there are none.
     signature : Mapping[str, str]
         What sites must agree on about the job; each compares it with its own.
+    from_disk : callable
+        Takes a position that the observers have stored; returns the same position with arrays of
+        which no more is in memory than is being used.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class RoundLoop(Strategy):
         state_run: str = "",
         base: str = "",
         signature: Mapping[str, str] | None = None,
+        from_disk: Callable[[Position], Position] = lambda position: position,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
@@ -144,6 +149,7 @@ class RoundLoop(Strategy):
         self.state_run = state_run
         self.base = base
         self.signature = signature or {}
+        self.from_disk = from_disk
         # Sites known to an earlier process also count as missing.
         start = position or Position({}, recipe.controller.start())
         # An earlier process planned the open round with its own config; budgets may have changed.
@@ -152,6 +158,7 @@ class RoundLoop(Strategy):
         membership = replace(membership, names=membership.names | known)
         # The wait at the start of the run included these sites.
         self._sites = Attendance(membership, frozenset(membership.missing))
+        self._model = SharedModel(self._position.arrays)
         self._round: _OpenRound | None = None
         self._caller = Horizon(None, None)
         self._claims = Claims()
@@ -172,10 +179,15 @@ class RoundLoop(Strategy):
         earlier attempt or an earlier process, are not asked again. ``config`` is neither read nor
         changed: the plan contains every instruction to a site.
         """
-        plan = self.recipe.plan(self._position.work, self.seed)
+        if self._round is None or self._round.plan != self._plan():
+            self._place(replace(self._position, arrays=record_views(arrays)))
+        return self._ask(grid)
+
+    def _ask(self, grid: Grid) -> list[Message]:
+        """Open a round from the current position, or repeat it; see `configure_train`."""
+        plan = self._plan()
         if self._round is None or self._round.plan != plan:
-            self._position = replace(self._position, arrays=record_to_arrays(arrays))
-            self._round = self._open(plan, arrays)
+            self._round = self._open(plan)
         gathering = self._round.gathering
         messages = gathering.ask(grid)
         self._sites = gathering.sites
@@ -199,6 +211,13 @@ class RoundLoop(Strategy):
         DivergedError
             If the new global model cannot be used.
         """
+        metrics = self._aggregate(replies)
+        if metrics is None:
+            return None, None
+        return arrays_to_record(self._opened().after), metrics
+
+    def _aggregate(self, replies: Iterable[Message]) -> MetricRecord | None:
+        """Set the model after the open round; return the metrics. See `aggregate_train`."""
         opened = self._opened()
         record, gathering = opened.record, opened.gathering
         updates = gathering.take(replies)
@@ -214,11 +233,11 @@ class RoundLoop(Strategy):
         record.start_evaluation = self.metrics.mean_validation(sent, self.recipe.max_site_weight)
         opened.updates = updates
         if record.failed:
-            return None, None
+            return None
         before = self._position.arrays
         weighting = bounded(self.recipe.weighting, updates, self.recipe.max_site_weight)
         record.adapter_gaps = adapter_gaps(updates, weighting)
-        arrays, opened.outer_state = next_model(
+        opened.after, opened.outer_state = next_model(
             self.recipe.outer,
             self._position.outer_state,
             before,
@@ -226,9 +245,9 @@ class RoundLoop(Strategy):
             weighting,
             self.trainable,
         )
-        self._check_model(arrays)
-        record.relative_change = relative_change(before, arrays, self.trainable)
-        return arrays_to_record(arrays), MetricRecord({**record.training})
+        self._check_model(opened.after)
+        record.relative_change = relative_change(before, opened.after, self.trainable)
+        return MetricRecord({**record.training})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -237,7 +256,7 @@ class RoundLoop(Strategy):
 
         After other rounds return nothing: the sites evaluate the model as part of the next round.
         """
-        if not (self.site_evaluation and self._is_over(self._counted())):
+        if not self._evaluates_now():
             return []
         opened = self._opened()
         pacing = self._pass_pacing({**self._position.pace, **opened.pace})
@@ -323,30 +342,27 @@ class RoundLoop(Strategy):
         if timeout:
             self.deadline = Deadline(fixed_s=timeout)
         result = Result()
-        arrays = initial_arrays
-        if self._position.arrays:
-            arrays = arrays_to_record(self._position.arrays)
+        if not self._position.arrays:
+            self._place(replace(self._position, arrays=record_views(initial_arrays)))
         self._caller = Horizon(num_rounds or None, None)
         finish = partial(self._finish, result)
         evaluation = PendingEvaluation(evaluate_fn, self.executor, finish)
         exchange = Exchange(grid, evaluation.poll)
         self.summary()
         if self._position.unfinished is not None:
-            evaluation.begin(self._position.unfinished, arrays)
+            evaluation.begin(self._position.unfinished, self._model.record)
             evaluation.poll()
         while not self._is_over(self._position.work):
             started = time.monotonic()
             number = self._position.work.rounds_done + 1
-            arrays, result.train_metrics_clientapp[number] = self._train(
-                number, arrays, train_config, grid, exchange, evaluation
-            )
-            self._evaluate_at_sites(number, arrays, evaluate_config, grid, exchange, result)
-            record = self._fold(arrays, exchange, time.monotonic() - started)
-            evaluation.begin(record, arrays)
+            result.train_metrics_clientapp[number] = self._train(grid, exchange, evaluation)
+            self._evaluate_at_sites(number, evaluate_config, grid, exchange, result)
+            record = self._fold(exchange, time.monotonic() - started)
+            evaluation.begin(record, self._model.record)
             record.seconds = time.monotonic() - started
             evaluation.poll()
         evaluation.wait()
-        result.arrays = arrays
+        result.arrays = self._model.record()
         return result
 
     @property
@@ -411,9 +427,16 @@ class RoundLoop(Strategy):
         known = {} if self.recipe.unit == "steps" else pace
         return self._pacing(max(1, self._position.work.length), known)
 
-    def _open(self, plan: RoundPlan, arrays: ArrayRecord) -> "_OpenRound":
+    def _place(self, position: Position) -> None:
+        """Set the position, and so the model to send."""
+        self._position, self._model = position, SharedModel(position.arrays)
+
+    def _plan(self) -> RoundPlan:
+        return self.recipe.plan(self._position.work, self.seed)
+
+    def _open(self, plan: RoundPlan) -> "_OpenRound":
         """Return a round in which no site has been asked yet."""
-        before = self._position.arrays
+        before, model = self._position.arrays, self._model
         lineages = Lineages(self.state_run, self._position.counted)
         record = RoundRecord(plan.round, plan=plan.model_dump() | {"plan_id": plan.plan_id})
         request = Request(
@@ -423,7 +446,9 @@ class RoundLoop(Strategy):
             what="updates",
             content=lambda site, left_s: lineages.put_in(
                 with_signature(
-                    with_base(train_content(arrays, plan, left_s, self.site_evaluation), self.base),
+                    with_base(
+                        train_content(model.record(), plan, left_s, self.site_evaluation), self.base
+                    ),
                     self.signature,
                 ),
                 site,
@@ -455,21 +480,19 @@ class RoundLoop(Strategy):
 
     def _train(
         self,
-        number: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord | None,
         grid: Grid,
         exchange: Exchange,
         evaluation: PendingEvaluation,
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """Repeat a round until the quorum is met; return the new global model and metrics."""
+    ) -> MetricRecord:
+        """Repeat a round until the quorum is met; return the metrics."""
         while True:
-            messages = self.configure_train(number, arrays, config or ConfigRecord(), grid)
+            messages = self._ask(grid)
             opened = self._opened()
             replies = opened.gathering.replies(messages, exchange)
-            averaged, metrics = self.aggregate_train(number, evaluation.wait_after(replies))
-            if averaged is not None and metrics is not None:
-                return averaged, metrics
+            del messages  # each with the model
+            metrics = self._aggregate(evaluation.wait_after(replies))
+            if metrics is not None:
+                return metrics
             try:
                 opened.gathering.repeat(opened.updates)
             except RunError:
@@ -480,13 +503,15 @@ class RoundLoop(Strategy):
     def _evaluate_at_sites(
         self,
         number: int,
-        arrays: ArrayRecord,
         config: ConfigRecord | None,
         grid: Grid,
         exchange: Exchange,
         result: Result,
     ) -> None:
-        messages = self.configure_evaluate(number, arrays, config or ConfigRecord(), grid)
+        if not self._evaluates_now():
+            return
+        after = SharedModel(self._opened().after).record()
+        messages = self.configure_evaluate(number, after, config or ConfigRecord(), grid)
         gathering = self._opened().evaluation
         if gathering is None:
             return
@@ -494,7 +519,11 @@ class RoundLoop(Strategy):
         if metrics is not None:
             result.evaluate_metrics_clientapp[number] = metrics
 
-    def _fold(self, arrays: ArrayRecord, exchange: Exchange, seconds: float) -> RoundRecord:
+    def _evaluates_now(self) -> bool:
+        """Return whether the sites evaluate the new model in an exchange of its own."""
+        return self.site_evaluation and self._is_over(self._counted())
+
+    def _fold(self, exchange: Exchange, seconds: float) -> RoundRecord:
         """Close the round, advance the position, and return the record, not yet finished."""
         opened, before = self._opened(), self._position
         record = opened.record
@@ -508,7 +537,7 @@ class RoundLoop(Strategy):
         measured = {site: pace for site, pace in opened.pace.items() if pace}
         self._position = replace(
             before,
-            arrays=record_to_arrays(arrays),
+            arrays=opened.after,
             work=self.recipe.controller.after_round(self._counted(), record.relative_change),
             outer_state=opened.outer_state,
             # Late replies set the pace only of sites without one: otherwise a site that has never
@@ -521,6 +550,7 @@ class RoundLoop(Strategy):
         )
         for observer in self.observers:
             observer.round_folded(record, self._position)
+        self._place(self.from_disk(self._position))
         self.updates.close(record.round)
         self._round = None
         return record
@@ -614,6 +644,8 @@ class _OpenRound:
         The updates that count so far.
     outer_state : Arrays
         State of the outer optimizer after the round; empty until the new model exists.
+    after : Arrays
+        The new model; empty until it exists.
     """
 
     plan: RoundPlan
@@ -622,6 +654,7 @@ class _OpenRound:
     evaluation: Gathering | None = None
     updates: list[Update] = field(default_factory=list)
     outer_state: Arrays = field(default_factory=dict)
+    after: Arrays = field(default_factory=dict)
 
     @property
     def pace(self) -> dict[str, float]:

@@ -1,12 +1,11 @@
 """The final models of a run, and their entries in the summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flwr.serverapp import Grid
 
 from mdc_flower.training.batch_norm import RECALIBRATED, STATISTICS_KEY
-from strategies.aggregation.averaging import Arrays
 from strategies.aggregation.pooled_statistics import Layers
 from strategies.exchange.messages import arrays_to_record
 from strategies.pending_evaluation import EvaluateFn
@@ -27,7 +26,7 @@ def finish(
     grid: Grid,
     strategy: RoundLoop,
     record: RunDirectory,
-    initial: Arrays,
+    names: Sequence[str],
     evaluate: EvaluateFn,
     layers: Layers,
 ) -> dict[str, Any]:
@@ -41,8 +40,8 @@ def finish(
         The strategy, after its last round.
     record
         The run directory.
-    initial
-        The initial model; it defines the order of the arrays.
+    names
+        Names of the model's arrays, in their order.
     evaluate
         Evaluates a model at the coordinator.
     layers
@@ -66,7 +65,7 @@ def finish(
         _add(summary, _recalibrated(grid, recalibration, strategy, record, evaluate))
         metrics = summary["recalibration"]
         summary["final"] = metrics["evaluation"] or metrics["site_evaluation"]
-    _add(summary, _averaged(grid, recalibration, record, initial, evaluate))
+    _add(summary, _averaged(grid, recalibration, record, names, evaluate))
     return summary
 
 
@@ -100,11 +99,11 @@ def _averaged(
     grid: Grid,
     recalibration: Recalibration | None,
     record: RunDirectory,
-    initial: Arrays,
+    names: Sequence[str],
     evaluate: EvaluateFn,
 ) -> dict[str, Any]:
     """Write the average of the last rounds' models, and return its entry in the summary."""
-    rounds, mean = record.average_models(initial)
+    rounds, mean = record.average_models(names)
     if not rounds:
         return {}
     if recalibration is None:

@@ -117,6 +117,7 @@ def co_learning(
             observers=[record] if stored else [],
             updates=record.updates if stored else None,
             position=record.begin(arrays, position, {}) if stored else position,
+            from_disk=record.from_disk if stored else lambda position: position,
         )
         del position, arrays
         strategy.start(grid, ArrayRecord())
