@@ -39,12 +39,17 @@ def causal_language_model(
         Data, optimizer and everything else; see `torch_job`.
     """
 
-    def loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    def loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         losses = functional.cross_entropy(logits, labels, ignore_index=ignored, reduction="none")
         # Summed in float64, so that it does not matter how the examples are divided into batches.
-        return losses.double().sum(), int((labels != ignored).sum())
+        return losses.double().sum(), (labels != ignored).sum()
 
+    def units(batch: Any) -> Tensor:
+        return (_labels(batch)[:, 1:] != ignored).sum(1)
+
+    # A forward pass of the user's may make other labels, which only the loss then counts.
+    usual = {} if "forward" in options else {"forward": _logits_and_labels, "units": units}
     return torch_job(
         model=model,
         loss=loss,
@@ -61,15 +66,22 @@ def causal_language_model(
             ),
         ),
         loss_metric=Metric(LOSS.name, "min", ratio, LOSS.sums, 2, unit="nats per token"),
-        **{"forward": _logits_and_labels, **options},
+        **{**usual, **options},
     )  # fmt: skip
 
 
 def _logits_and_labels(model: Callable[..., Any], batch: Any) -> tuple[Any, Any]:
     if not isinstance(batch, Mapping):
         return _logits(model(batch)), batch
-    labels = batch.get("labels", batch["input_ids"])
-    return _logits(model(**{key: of for key, of in batch.items() if key != "labels"})), labels
+    inputs = {key: of for key, of in batch.items() if key != "labels"}
+    return _logits(model(**inputs)), _labels(batch)
+
+
+def _labels(batch: Any) -> Tensor:
+    labels: Tensor = (
+        batch.get("labels", batch["input_ids"]) if isinstance(batch, Mapping) else batch
+    )
+    return labels
 
 
 def _logits(outputs: Any) -> Any:

@@ -62,7 +62,7 @@ def mean_of(
 
     def sums(outputs: Any, targets: Any) -> Tensor:
         values = per_example(outputs, targets).double()
-        return torch.stack([values.sum(), values.new_tensor(float(values.numel()))])
+        return torch.stack([values.sum(), values.new_full((), values.numel())])
 
     def finish(over_all: list[float]) -> float:
         mean = ratio(over_all)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mdc_flower.jobs.metrics import JobMetric, mean_of
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
@@ -37,12 +36,6 @@ def multi_label(
         Data, optimizer and everything else; see `torch_job`.
     """
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        weights = None if label_weights is None else label_weights.to(outputs.device)
-        return functional.binary_cross_entropy_with_logits(
-            outputs, targets.to(outputs.dtype), pos_weight=weights
-        )
-
     def counts(outputs: Tensor, targets: Tensor) -> Tensor:
         predicted, true = outputs.sigmoid() > threshold, targets > 0.5
         pairs = (predicted & true, predicted & ~true, ~predicted & true)
@@ -59,7 +52,14 @@ def multi_label(
         Metric("f1-macro", "max", _macro, "f1", size, 0, 1, one, "%"),
         mean_of("exact-match", "max", all_right, unit="%", low=0, high=1, per_example_range=one),
     )
-    return torch_job(model=model, loss=loss, metrics=metrics, **options)
+    return torch_job(model=model, loss=_Loss(pos_weight=label_weights), metrics=metrics, **options)
+
+
+class _Loss(nn.BCEWithLogitsLoss):
+    """Binary cross-entropy, for targets of any type."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().forward(outputs, targets.to(outputs.dtype))
 
 
 def _f1(hits: float, false_alarms: float, misses: float) -> float:

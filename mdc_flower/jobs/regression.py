@@ -60,7 +60,7 @@ def _absolute(outputs: Tensor, targets: Tensor) -> Tensor:
 def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the count, the sums of targets and of their squares, and of squared errors."""
     y = targets.double()
-    count = y.new_tensor(float(y.numel()))
+    count = y.new_full((), y.numel())
     return torch.stack([count, y.sum(), (y**2).sum(), _squared(outputs, targets).sum()])
 
 

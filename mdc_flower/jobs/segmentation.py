@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mdc_flower.jobs.metrics import NOT_NEGATIVE, JobMetric
 from mdc_flower.jobs.torch_job import TorchJob, torch_job
@@ -39,32 +38,43 @@ def segmentation(
     options
         Data, optimizer and everything else; see `torch_job`.
     """
+    size = num_classes**2
 
-    def loss(outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-        weight = None if class_weights is None else class_weights.to(outputs.device)
-        losses = functional.cross_entropy(
-            outputs, targets, weight, ignore_index=ignored, reduction="none"
-        )
-        # Summed in float64, so that it does not matter how the examples are divided into batches.
-        return losses.double().sum(), int((targets != ignored).sum())
+    def units(batch: tuple[Tensor, Tensor]) -> Tensor:
+        return (batch[1] != ignored).flatten(1).sum(1)
 
     def confusion(outputs: Tensor, targets: Tensor) -> Tensor:
-        valid = targets != ignored
-        cells = targets[valid] * num_classes + outputs.argmax(1)[valid]
-        return torch.bincount(cells, minlength=num_classes**2).double()
+        # Sorted, because the CPU must wait for a GPU to select the valid pixels, or for `bincount`.
+        cells = (targets * num_classes + outputs.argmax(1)).masked_fill(targets == ignored, size)
+        edges = torch.arange(size + 1, device=cells.device)
+        return torch.searchsorted(cells.flatten().sort().values, edges).diff().double()
 
-    size = num_classes**2
+    # A forward pass of the user's may make other targets, which only the loss then counts.
+    usual = {} if "forward" in options else {"forward": _outputs, "units": units}
     iou = Metric(
         "mean-iou", "max", _mean_iou, "confusion", size, 0, 1, NOT_NEGATIVE, "%", selects=True
     )
     pixels = Metric("pixel-accuracy", "max", _right, "confusion", size, 0, 1, NOT_NEGATIVE, "%")
     return torch_job(
         model=model,
-        loss=loss,
+        loss=_PixelLoss(class_weights, ignored),
         metrics=(JobMetric(iou, confusion), pixels),
         loss_metric=Metric(LOSS.name, "min", LOSS.finish, LOSS.sums, 2, unit="nats"),
-        **{"forward": _outputs, **options},
+        **{**usual, **options},
     )
+
+
+class _PixelLoss(nn.Module):
+    """The sum of the cross-entropy over the pixels that count, and how many these are."""
+
+    def __init__(self, class_weights: Tensor | None, ignored: int) -> None:
+        super().__init__()
+        self.each = nn.CrossEntropyLoss(class_weights, ignore_index=ignored, reduction="none")
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        losses: Tensor = self.each(outputs, targets)
+        # Summed in float64, so that it does not matter how the examples are divided into batches.
+        return losses.double().sum(), (targets != self.each.ignore_index).sum()
 
 
 def _outputs(model: Callable[..., Any], batch: Any) -> tuple[Any, Any]:

@@ -3,33 +3,22 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-)
 
 from mdc_flower.common.digests import add_to_digest
 from mdc_flower.common.seeded import seeded
 from mdc_flower.jobs.metrics import JobMetric
-from mdc_flower.training.batches import shuffled, steps_per_epoch
-from mdc_flower.training.job import Forward, Part, Pass
+from mdc_flower.jobs.split import Data, Split
+from mdc_flower.training.job import Counted, Forward, Part, Pass
 from mdc_flower.training.micro_batches import length_of, rows_of
 from mdc_flower.training.optimizers import SGD
-from strategies.common.errors import ConfigError, DataError
+from strategies.common.errors import ConfigError
 from strategies.exchange.metrics import LOSS, Metric
 
-Data = Dataset[Any] | DataLoader[Any]
-"""Examples of a split: a map-style or iterable data set, or a loader of one."""
-
-LossFunction = Callable[[Any, Any], Tensor | tuple[Tensor, int]]
+LossFunction = Callable[[Any, Any], Tensor | tuple[Tensor, int | Tensor]]
 """Takes outputs and targets; returns the mean over the examples, or (sum, count)."""
 
 WHOLE = Part(slice(None))
@@ -53,6 +42,7 @@ def torch_job(
     collate: Callable[[list[Any]], Any] | None = None,
     loss_metric: Metric = LOSS,
     signature: Mapping[str, str | float] | None = None,
+    units: Callable[[Any], Tensor] | None = None,
 ) -> "TorchJob":
     """Return a job made from PyTorch's own parts.
 
@@ -62,7 +52,8 @@ def torch_job(
         Builds the model. The global random generators are seeded with the run's seed meanwhile.
     loss
         Takes the model's outputs and the targets; returns the mean loss over the examples as a
-        scalar tensor, or the sum and what it is a sum over, such as a number of tokens.
+        scalar tensor, or the sum and what it is a sum over, such as a number of tokens. If that
+        number is computed on a GPU, every step waits for it, unless ``units`` counts it before.
     train, validation, test
         The examples. A site needs ``train``, and may have ``validation``; a coordinator needs none.
         A `DataLoader` says how to read: its batch size, ``collate_fn``, workers and sampler are
@@ -88,6 +79,10 @@ def torch_job(
         What coordinator and sites must have in common, by name: texts, numbers or bools, such as
         the number of labels and the digest of a tokenizer. The metrics are compared in any case. A
         site with another value does not train.
+    units
+        Takes a batch on the CPU, before it goes to the device; returns how many tokens (pixels, and
+        so on) each example adds to what the loss is over: integers, first axis the examples. A
+        loss that is a mean is then one over these.
 
     Raises
     ------
@@ -109,102 +104,8 @@ def torch_job(
         forward or _pair,
         loss_metric,
         signature or {},
+        units,
     )
-
-
-@dataclass(frozen=True)
-class Split:
-    """The examples of a split, and how to read them."""
-
-    data: Dataset[Any]
-    batch_size: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    sampler: Any = None
-
-    @classmethod
-    def of(
-        cls, data: Data, name: str, batch_size: int, collate: Callable[[list[Any]], Any] | None
-    ) -> "Split":
-        """Return a split of a data set or of a loader's data set."""
-        if not isinstance(data, DataLoader):
-            return cls(data, batch_size, {"collate_fn": collate})
-        if data.batch_size is None:
-            raise ConfigError(
-                "the loader has a batch sampler of its own, or makes no batches",
-                where=f"job, {name}",
-                expected="a DataLoader with batch_size",
-                hint="Give the order by a sampler with the attribute `generator`",
-            )
-        kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "drop_last")
-        options = {key: getattr(data, key) for key in kept}
-        own = None
-        if not isinstance(data.dataset, IterableDataset) and not _takes_all(data):
-            own = data.sampler
-            if name == "train" and not hasattr(own, "generator"):
-                raise ConfigError(
-                    "the loader's sampler draws its order without a generator",
-                    where=f"job, {name}",
-                    got=type(own).__name__,
-                    expected="a sampler with the attribute `generator`",
-                    hint="Otherwise a repeated round would train on other batches",
-                )
-        return cls(data.dataset, data.batch_size, options, own)
-
-    @property
-    def is_stream(self) -> bool:
-        """Return whether the examples can only be read in their order."""
-        return isinstance(self.data, IterableDataset)
-
-    def __len__(self) -> int:
-        """Return the number of examples of data that are no stream."""
-        return len(self.data if self.sampler is None else self.sampler)  # type: ignore[arg-type]
-
-    def batches(
-        self, generator: torch.Generator | None, start: int, for_gpu: bool = False
-    ) -> Iterator[Any]:
-        """Yield batches: in an order drawn from the generator, or in the stored order.
-
-        A stream is in its own order, and ``start`` of its batches were read in earlier rounds.
-        Batches for a GPU are in pinned memory, so that copying them does not wait for the GPU.
-
-        Raises
-        ------
-        DataError
-            If a stream of training examples ends.
-        """
-        options = {key: value for key, value in self.options.items() if value is not None}
-        options["pin_memory"] = options.get("pin_memory", False) or for_gpu
-        if self.is_stream and generator is not None:
-            yield from islice(DataLoader(self.data, self.batch_size, **options), start, None)
-            raise DataError(
-                "the stream of training examples has ended",
-                where="job, train",
-                hint="It must last for all steps of the run; let it begin anew itself",
-            )
-        if self.sampler is not None:
-            # An evaluation is over the same examples, in the same order, each time.
-            drawn = generator or torch.Generator().manual_seed(0)
-            if hasattr(self.sampler, "generator"):
-                self.sampler.generator = drawn
-            loader: DataLoader[Any] = DataLoader(
-                self.data, self.batch_size, sampler=self.sampler, generator=drawn, **options
-            )
-        elif generator is None:
-            loader = DataLoader(self.data, self.batch_size, **{**options, "drop_last": False})
-        else:
-            drop = options.pop("drop_last", False)
-            order = [rows.tolist() for rows in shuffled(len(self), self.batch_size, generator)]
-            order = order[: len(self) // self.batch_size] if drop else order
-            loader = DataLoader(self.data, batch_sampler=order, generator=generator, **options)
-        yield from loader
-
-    def steps(self) -> int:
-        """Return the number of batches of an epoch."""
-        if self.options.get("drop_last"):
-            return len(self) // self.batch_size
-        if self.sampler is None:
-            return steps_per_epoch(len(self), self.batch_size)
-        return -(-len(self) // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -219,6 +120,7 @@ class TorchJob:
     outputs_and_targets: Callable[[Callable[..., Any], Any], tuple[Any, Any]]
     loss_metric: Metric
     agreed: Mapping[str, str | float] = field(default_factory=dict)
+    units: Callable[[Any], Tensor] | None = None
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -239,7 +141,8 @@ class TorchJob:
         for batch in self.splits[which.split].batches(which.generator, which.start, for_gpu):
             part = which.part(length_of(batch)) if which.ranks > 1 else WHOLE
             own = batch if part is WHOLE else rows_of(batch, part.rows)
-            yield part.of(to_device(own, which.device))
+            there = to_device(own, which.device)
+            yield part.of(there if self.units is None else Counted(there, self.units(own)))
 
     def size(self, split: str) -> int | None:
         """Return the number of examples of a split; 0 without the split, None for a stream."""
@@ -278,18 +181,29 @@ class TorchJob:
         return split.steps()
 
     def forward(self, model: Callable[..., Any], batch: Any) -> Forward:
-        """Return loss and sums of a batch."""
+        """Return loss and sums of a batch.
+
+        Raises
+        ------
+        ConfigError
+            In an evaluation on the CPU, if loss and ``units`` do not count alike.
+        """
+        batch, units = batch if isinstance(batch, Counted) else (batch, None)
         outputs, targets = self.outputs_and_targets(model, batch)
         if isinstance(self.loss, nn.Module):
             self.loss.to(outputs.device)  # class weights
-        found = self.loss(outputs, targets)
-        loss_sum = None
+        found, loss_sum = self.loss(outputs, targets), None
+        count = _count(targets) if units is None else _total(units)
+        training = torch.is_grad_enabled()
         if isinstance(found, tuple):
-            loss_sum, count = found
+            loss_sum, said = found
+            if units is None:
+                count = int(said)
+            elif not training:
+                _check_count(said, count)
             loss = loss_sum / max(count, 1)
         else:
-            loss, count = found, _count(targets)
-        training = torch.is_grad_enabled()
+            loss = found
         with torch.no_grad():
             sums = {
                 one.metric.sums: one.sums(outputs, targets).double()
@@ -321,14 +235,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def _takes_all(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader reads each example once, in any order that the run may choose."""
-    sampler = loader.sampler
-    if isinstance(sampler, RandomSampler):
-        return not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
-    return isinstance(sampler, SequentialSampler)
-
-
 def _pair(model: Callable[..., Any], batch: Any) -> tuple[Any, Any]:
     """Return outputs and targets of a batch that is a pair of inputs and targets."""
     inputs, targets = batch
@@ -338,6 +244,21 @@ def _pair(model: Callable[..., Any], batch: Any) -> tuple[Any, Any]:
 def _sgd(model: nn.Module) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return SGD(trainable, lr=0.0, momentum=0.9)
+
+
+def _total(units: Tensor) -> int:
+    """Return the sum of numbers that are on the CPU."""
+    return int(units.numpy().sum())
+
+
+def _check_count(said: int | Tensor, count: int) -> None:
+    """Hold that the loss counts as ``units`` does, where to read its number is not to wait."""
+    if (not isinstance(said, Tensor) or said.device.type == "cpu") and int(said) != count:
+        raise ConfigError(
+            "the loss is over another number than `units` counts",
+            where="job, loss",
+            got=f"{int(said)} from the loss, {count} from units",
+        )
 
 
 def _count(targets: Any) -> int:

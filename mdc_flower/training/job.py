@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,24 @@ class Spare:
     """A batch that a process computes only to take every step with the others."""
 
     batch: Any
+
+
+class Counted(NamedTuple):
+    """A batch on the device, and what each of its examples adds to `Forward.count`.
+
+    The numbers stay on the CPU, so that it need not wait for a GPU to know them. They are divided
+    with the batch, among processes and into micro-batches.
+
+    Attributes
+    ----------
+    batch : object
+        The batch.
+    units : Tensor
+        Integers; the first axis is the examples.
+    """
+
+    batch: Any
+    units: Tensor
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mdc_flower.models.exchange import (
 )
 from mdc_flower.models.tensors import tensors_of, trainable_names
 from mdc_flower.training.arrays import load_arrays, model_arrays
-from mdc_flower.training.job import Forward, Job, Pass
+from mdc_flower.training.job import Counted, Forward, Job, Pass
 from mdc_flower.training.loop import TrainSettings, evaluating, train
 from strategies.common.errors import ConfigError, DataError, ModelError
 from strategies.exchange.metrics import Metric
@@ -52,18 +52,23 @@ def try_model(job: Job, settings: TrainSettings, exchange: str = ALL, keep: str 
         If the step fails, if it changes an array that is not exchanged, if there is nothing to
         train, or if a model that is rebuilt from the arrays differs from the trained one.
     """
-    new_model = job.model
-    model = new_model()
-    initial, names = model_arrays(model), trainable_names(model)
-    _check_parameters(initial, names)
-    _check_memory(model)
+    model = job.model()
+    _check_tensors(model)
+    _try_step(job, model, settings, exchange, keep)
+
+
+def _try_step(
+    job: Job, model: nn.Module, settings: TrainSettings, exchange: str, keep: str
+) -> None:
+    """Train a new model of the job for one step, and rebuild it from its arrays."""
+    initial = model_arrays(model)
     changing = [*exchanged_names(model, exchange, keep), *kept_names(model, keep)]
     base = base_digests(model, changing)
     hint = "The trial trains for one step"
     with user_code(ModelError, "the model cannot be trained", where="model", hint=hint):
         train(model, job, STEP, settings, CPU, "trial")
     check_unchanged(digests_of(model, base), base)
-    rebuilt = new_model()
+    rebuilt = job.model()
     if not _same(initial, model_arrays(rebuilt)):
         raise ModelError(
             "the model's initial weights differ each time it is built",
@@ -120,8 +125,7 @@ def try_job(
     """
     with user_code(ModelError, "the model cannot be built", where="job"):
         model = job.model()
-    _check_parameters(model_arrays(model), trainable_names(model))
-    _check_memory(model)
+    _check_tensors(model)
     with user_code(DataError, "the training examples cannot be counted", where="job"):
         if job.size("train") == 0:
             return
@@ -137,7 +141,7 @@ def try_job(
     with seeded(0):
         _check_forward(trial)
         _check_metrics(trial)
-    try_model(trial, settings, exchange, keep)
+    _try_step(trial, model, settings, exchange, keep)
 
 
 @dataclass(frozen=True)
@@ -197,8 +201,10 @@ def _check_metrics(job: _OneBatch) -> None:
         if metric.sums not in sums:
             continue
         where = f"job, metric {metric.name!r}"
-        with user_code(ConfigError, "it gives no value", where=where):
+        try:
             value = metric.compute(sums[metric.sums])
+        except ValueError as error:
+            raise ConfigError("it gives no value", where=where, said=str(error)) from error
         if metric.selects and isinstance(value, list):
             raise ConfigError(
                 "it selects the best model, so it must be one number",
@@ -223,7 +229,9 @@ def _misfits(done: Forward, metrics: Sequence[Metric]) -> Iterator[tuple[str, st
             "a loss that depends on no trainable parameter",
             "a loss computed from the model's outputs, outside of torch.no_grad",
         )
-    if done.count < 1:
+    if isinstance(done.count, Tensor):
+        yield "the count is a tensor", str(done.count), "an int, which takes no wait for the device"
+    elif done.count < 1:
         yield "the loss is over no examples", str(done.count), "a count of at least 1"
     sizes = {metric.sums: metric.size for metric in metrics}
     for name, sums in done.sums.items():
@@ -237,6 +245,8 @@ def _misfits(done: Forward, metrics: Sequence[Metric]) -> Iterator[tuple[str, st
 
 def _described(batch: Any) -> str:
     """Return the shapes in a batch, for an error."""
+    if isinstance(batch, Counted):
+        return _described(batch.batch)
     if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
     if isinstance(batch, Mapping):
@@ -244,6 +254,12 @@ def _described(batch: Any) -> str:
     if isinstance(batch, list | tuple):
         return "(" + ", ".join(map(_described, batch)) + ")"
     return type(batch).__name__
+
+
+def _check_tensors(model: nn.Module) -> None:
+    """Refuse a new model whose parameters cannot be trained and averaged."""
+    _check_parameters(model_arrays(model), trainable_names(model))
+    _check_memory(model)
 
 
 def _check_parameters(arrays: Mapping[str, NDArray[np.generic]], names: frozenset[str]) -> None:

@@ -216,7 +216,7 @@ def test_a_good_job_passes() -> None:
         ("a_number", ConfigError, "the loss is not a tensor (got 'float'"),
         ("wrong_arguments", ModelError, "the evaluation fails: TypeError: update() takes 3"),
         ("no_length", DataError, "the training examples cannot be counted: TypeError"),
-        ("finish_fails", ConfigError, "it gives no value: ValueError: ValueError: math domain"),
+        ("finish_fails", ConfigError, "it gives no value: ValueError: math domain"),
         ("list_selects", ConfigError, "it selects the best model, so it must be one number"),
         ("endless", ConfigError, "a stream has no epochs"),
         ("frozen", ModelError, "the model has no parameter to train"),

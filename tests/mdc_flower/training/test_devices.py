@@ -4,8 +4,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.site.client import SiteClient
@@ -28,27 +26,11 @@ from tests.mdc_flower.training.device_rounds import (
     numbers,
     trained,
 )
+from tests.mdc_flower.training.waits import Waits
 
 ROOT = Path(__file__).parents[3]
 
 PRECISIONS: list[torch.dtype | None] = [None, torch.bfloat16, torch.float16]
-
-
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations for which the CPU must wait for the device."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique")
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        self.found.update([name] if name in self.NAMES else [])
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
