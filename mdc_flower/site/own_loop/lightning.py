@@ -4,30 +4,17 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
-from mdc_flower.site.own_loop.round import Round
+from mdc_flower.site.own_loop.callback import RoundRates
 from mdc_flower.training.rates import set_lr
 from strategies.common.errors import ConfigError
 
 
-class RoundCallback(Callback):
+class RoundCallback(RoundRates, Callback):
     """Sets the plan's learning rate before every step of the optimizer, whatever else sets it.
 
     Give the Trainer ``max_epochs=round.local_epochs``, or ``max_steps=round.local_steps``.
-
-    Parameters
-    ----------
-    round : Round
-        The round to train.
-
-    Attributes
-    ----------
-    rates : list of float
-        The rate of each step so far, of the first parameter group.
+    Parameters and attributes are those of `RoundRates`.
     """
-
-    def __init__(self, round: Round) -> None:
-        self.round = round
-        self.rates: list[float] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse a module whose steps are not those of one optimizer."""

@@ -4,30 +4,17 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mdc_flower.site.own_loop.round import Round
+from mdc_flower.site.own_loop.callback import RoundRates
 from mdc_flower.training.rates import set_lr
 
 
-class RoundCallback(TrainerCallback):
+class RoundCallback(RoundRates, TrainerCallback):
     """Sets the plan's learning rate before every step of the optimizer, whatever else sets it.
 
     Give the Trainer ``num_train_epochs=round.local_epochs``, or ``max_steps=round.local_steps``.
-    Its own log may still show the rates of its own schedule.
-
-    Parameters
-    ----------
-    round : Round
-        The round to train.
-
-    Attributes
-    ----------
-    rates : list of float
-        The rate of each step so far.
+    Its own log may still show the rates of its own schedule. Parameters and attributes are those of
+    `RoundRates`.
     """
-
-    def __init__(self, round: Round) -> None:
-        self.round = round
-        self.rates: list[float] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the rate of this step."""
