@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mdc_flower.common.shown_metrics import ShownMetric
+from simulations.results.committed import same_metric
 from simulations.results.intervals import Interval, Scale
 from simulations.results.result_files import Results, Tuned, mean_validation
 from simulations.results.rows import (
@@ -43,8 +44,8 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
             row.difference.text(scale, sign=True) if index else "",
             *(row.others[name].text(scales[name]) for name in scales),
             f"{row.exchanges:.3g}",
-            f"{row.sent_megabytes:.1f}",
-            f"{row.received_megabytes:.1f}",
+            _megabytes(row.sent_megabytes),
+            _megabytes(row.received_megabytes),
             _share(row.per_step),
             f"{row.seconds:.1f}",
         ]
@@ -82,6 +83,11 @@ def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _megabytes(count: float) -> str:
+    """Return a number of megabytes; those of a small model have two digits that are not 0."""
+    return f"{count:.2g}" if 0 < count < 0.1 else f"{count:.1f}"
 
 
 def _share(share: float) -> str:
@@ -125,7 +131,7 @@ def summary_table(comparisons: Sequence[Results]) -> str:
     DataError
         If the comparisons have fewer than two of these arms in common, or different metrics.
     """
-    metric = _same_metric(comparisons)
+    metric = same_metric(comparisons)
     lines = [_by_key(results) for results in comparisons]
     keys = [key for key in SUMMARY_ARMS if all(key in line for line in lines)]
     if len(keys) < 2:
@@ -155,16 +161,12 @@ def summary_table(comparisons: Sequence[Results]) -> str:
     return f"{_lines(heads, cells)}\n\n{note}\n"
 
 
-def _same_metric(comparisons: Sequence[Results]) -> ShownMetric:
-    """Return the metric of all these comparisons."""
-    metrics = [results.facts.metric for results in comparisons]
-    if any(metric != metrics[0] for metric in metrics):
-        raise DataError(
-            "a summary is of comparisons with the same metric",
-            where=", ".join(results.facts.name for results in comparisons),
-            got=", ".join(metric.label for metric in metrics),
-        )
-    return metrics[0]
+def summary_tables(comparisons: Sequence[Results]) -> str:
+    """Return a `summary_table` of the comparisons of each metric."""
+    by_metric: dict[ShownMetric, list[Results]] = {}
+    for results in comparisons:
+        by_metric.setdefault(results.facts.metric, []).append(results)
+    return "\n".join(map(summary_table, by_metric.values()))
 
 
 def _paired(values: Sequence[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from simulations.results.committed import only, read_comparisons, read_splits, split_name
+from simulations.results.committed import (
+    of_first_data,
+    only,
+    read_all,
+    read_comparisons,
+    read_splits,
+    split_name,
+)
 from simulations.results.result_files import Results, write_results
 from strategies.common.errors import DataError
 from tests.simulations.made_up import outcome, results
@@ -24,6 +31,23 @@ def test_comparisons_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("x", "y"):
         write_results(tmp_path / name, results(OUTCOMES, name=name))
     assert [one.facts.name for one in read_comparisons(tmp_path, ["y", "x"])] == ["y", "x"]
+
+
+def test_a_folder_of_ones_own_is_one_comparison_or_has_several(tmp_path: Path) -> None:
+    for name in ("y", "x"):
+        write_results(tmp_path / name, split(name, "iid", 2))
+    assert [one.facts.name for one in read_all(tmp_path)] == ["x", "y"]
+    assert [one.facts.name for one in read_all(tmp_path / "y")] == ["y"]
+    assert [one.facts.name for one in read_splits(tmp_path)] == ["x", "y"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"mdc compare FILE\.toml --output"):
+        read_all(tmp_path / "none")
+
+
+def test_splits_of_the_first_data_come_first() -> None:
+    names = ("letters, 2 sites, IID", "letters, 5 sites, IID", "voices, 6 sites, a speaker each")
+    made = [split(name, "iid", 2) for name in names]
+    assert of_first_data(made) == made[:2]
 
 
 def test_splits_go_from_the_even_to_the_uneven(tmp_path: Path) -> None:
@@ -68,6 +92,8 @@ def test_differences_keep_the_arm_they_refer_to() -> None:
     [
         ("letters, 5 sites, IID", ("letters", "5 sites, IID")),
         ("letters, 1,000 of them, 5 sites, IID", ("letters, 1,000 of them", "5 sites, IID")),
+        ("letters, 5 sites", ("letters", "5 sites")),
+        ("letters", ("letters", "")),
     ],
 )
 def test_a_split_is_named_by_the_end_of_its_title(name: str, parts: tuple[str, str]) -> None:

@@ -10,7 +10,14 @@ from simulations.results.intervals import PERCENT, Interval, Scale
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
 from simulations.results.rows import table_rows
-from simulations.results.tables import csv_table, markdown_table, summary_table, tuning_table
+from simulations.results.tables import (
+    csv_table,
+    markdown_table,
+    summary_table,
+    summary_tables,
+    table_cells,
+    tuning_table,
+)
 from strategies.common.errors import DataError
 from tests.simulations.made_up import ERRORS, MEGABYTE, error_point, outcome, results, tuned
 
@@ -49,6 +56,12 @@ def test_markdown_table() -> None:
     assert lines[4] == "| baseline | 92.00 ± 4.97 |  | 0 | 0.0 | 0.0 | 0 | 1.5 |"
     assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 1.0 | 3.0 | 1/250 | 1.5 |"
     assert "Mean over 3 seeds" in text
+
+
+def test_the_bytes_of_a_small_model_are_not_rounded_to_nothing() -> None:
+    small = {1: outcome((2, 0.5), sent_bytes=34_200, received_bytes=99_000)}
+    _, cells = table_cells(results({"a": small}))
+    assert cells[0][4:6] == ["0.034", "0.099"]
 
 
 def test_markdown_table_of_one_seed_claims_no_interval() -> None:
@@ -173,9 +186,13 @@ def test_a_summary_is_of_one_metric() -> None:
     assert "centralized" in text
     assert "| co-learning minus centralized, m (below 0 is better) |" in text
     assert "Test rmse in m (lower is better): one seed" in text
-    with pytest.raises(DataError, match="comparisons with the same metric") as caught:
-        summary_table([regression, of_arms(*arms)])
+    shares = of_arms(*arms)
+    with pytest.raises(DataError, match="do not have the same metric") as caught:
+        summary_table([regression, shares])
     assert caught.value.got == "rmse, m, accuracy, %"
+    assert summary_tables([regression, shares, regression]) == "\n".join(
+        [summary_table([regression, regression]), summary_table([shares])]
+    )
 
 
 def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:
