@@ -8,6 +8,7 @@ from typing import Any
 
 from mdc_flower.common.config_files import read_toml
 from mdc_flower.common.local_work import of_this_version
+from mdc_flower.common.shown_metrics import ShownMetric, shown_metrics
 from mdc_flower.reports.series import History
 from strategies.common.errors import RunError
 from strategies.storage.run_directory import (
@@ -29,6 +30,12 @@ class RunFiles:
     summary: Mapping[str, Any]
     config: Mapping[str, Any]
     events: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    @property
+    def metrics(self) -> Sequence[ShownMetric]:
+        """Return the run's metrics, from its newest start."""
+        started = self.events["run-started"]
+        return shown_metrics(started[-1].get("metrics") if started else None)
 
 
 def is_run(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdc_flower.common.shown_metrics import ShownMetric, drawn, selecting, shown_metrics
+from mdc_flower.common.shown_metrics import ShownMetric, drawn, selecting
 from mdc_flower.console.live_view import describe_lr
 from mdc_flower.reports.adapter_gaps import gap_pictures
 from mdc_flower.reports.page import Page, Picture, Section
@@ -66,16 +66,10 @@ def run_page(run: RunFiles) -> Page:
                 pictures=_participation_picture(run.history, sites),
                 tables=incident_tables(run.history),
             ),
-            Section("Round by round", tables=round_tables(run.history, sites, _metrics(run))),
+            Section("Round by round", tables=round_tables(run.history, sites, run.metrics)),
             config_section(run.config),
         ],
     )
-
-
-def _metrics(run: RunFiles) -> Sequence[ShownMetric]:
-    """Return the run's metrics, from its newest start."""
-    started = run.events["run-started"]
-    return shown_metrics(started[-1].get("metrics") if started else None)
 
 
 def _known_sites(run: RunFiles) -> set[str]:
@@ -115,7 +109,7 @@ def _highlights(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
 
 def _final_score(run: RunFiles) -> list[tuple[str, str]]:
     """Return the newest model's score, on the coordinator's test set if it is known."""
-    metric = selecting(_metrics(run))
+    metric = selecting(run.metrics)
     for name in ("test", "validation"):
         # The summary's value is that of the final model, after all rounds.
         if (value := run.summary.get("final", {}).get(f"{name}-{metric.name}")) is not None:
@@ -141,10 +135,10 @@ def _facts(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
         ("resumed", "\n".join(_resume(event) for event in run.events["run-resumed"])),
         ("seed", str(summary.get("seed", run.config.get("seed", "")))),
         ("sites", ", ".join(sites)),
-        ("mean of the last models", _averaged(averaged, _metrics(run))),
+        ("mean of the last models", _averaged(averaged, run.metrics)),
         (
             "BatchNorm statistics",
-            _recalibrated(summary.get("recalibration", {}), _metrics(run)),
+            _recalibrated(summary.get("recalibration", {}), run.metrics),
         ),
         ("mdc-flower", str(summary.get("version", ""))),
         ("mdc-flower at the sites", _site_versions(summary.get("versions", {}))),
@@ -232,7 +226,7 @@ def _metric_pictures(run: RunFiles) -> list[Picture]:
             " ".join(_in_words(curve, unit(history)) for curve in curves),
             f"mean per example, in {metric.unit}" if metric.unit not in ("", "%") else "",
         )
-        for metric in drawn(_metrics(run))
+        for metric in drawn(run.metrics)
         if (
             curves := metric_series(history, metric.name)
             + recalibrated_series(history, recalibration, metric.name)

@@ -5,6 +5,7 @@ The reference is the first arm of a comparison. Differences of shares are in per
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mdc_flower.reports.plotting import DARK, MIDDLE, finish
-from simulations.results.committed import split_name
+from simulations.results.committed import same_metric, shared_arms, split_name
 from simulations.results.intervals import Interval, Scale
 from simulations.results.result_files import ArmFacts, Facts, Results
 from simulations.results.rows import Row, difference_unit, scale_of, table_rows
+from strategies.common.errors import DataError
 
 LIGHT = "#7a7a7a"
 ARM_STYLES = (
@@ -28,6 +30,15 @@ ARM_STYLES = (
 
 ROW_HEIGHT = 0.3
 """Inches per row."""
+
+LETTERS = 11
+"""Letters of an axis label per inch."""
+
+LINE_HEIGHT = 0.2
+"""Inches per further line of an axis label."""
+
+PANEL, NAMES = 2.5, 2.3
+"""Width of a panel, and of the names of the arms, in inches."""
 
 MAX_DISTANCE = 4.0
 """Differences up to this multiple of the median difference are inside the axis limits."""
@@ -47,34 +58,61 @@ def draw_differences(
     Parameters
     ----------
     comparisons
-        Results with the same arms.
+        Results with the same reference.
     arms
-        Keys of the arms to show; all but the reference if empty.
+        Keys of the arms to show, of those that all comparisons have; all but the reference if
+        empty.
     bold
         Key of the arm to emphasize.
+
+    Raises
+    ------
+    DataError
+        If the comparisons have none of the arms in common.
     """
-    facts = comparisons[0].facts
-    keys = list(arms) or [arm.key for arm in facts.arms[1:]]
-    names = {arm.key: arm.name for arm in facts.arms}
-    figure = Figure(
-        figsize=(2.3 + 2.5 * len(comparisons), 1.3 + ROW_HEIGHT * len(keys)), layout="constrained"
-    )
+    shared = shared_arms(comparisons)
+    wanted = arms or [arm.key for arm in comparisons[0].facts.arms[1:]]
+    keys = [key for key in wanted if key in shared]
+    if not keys:
+        raise DataError(
+            "the comparisons have none of these arms in common",
+            where=", ".join(results.facts.name for results in comparisons),
+            got=", ".join(wanted),
+        )
+    width = NAMES + PANEL * len(comparisons)
+    texts = [_axis_label(results.facts) for results in comparisons]
+    are_same = len(set(texts)) == 1
+    texts = [fill(text, int(LETTERS * (width if are_same else PANEL))) for text in texts]
+    height = 1.3 + ROW_HEIGHT * len(keys) + LINE_HEIGHT * max(one.count("\n") for one in texts)
+    figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(1, len(comparisons), sharey=True, squeeze=False)[0]
     for axes, results in zip(panels, comparisons, strict=True):
         _plot_column(axes, results, keys, bold)
         axes.set_title(results.facts.name.replace(", ", ",\n", 1), loc="left", fontsize=10)
-    panels[0].set_yticks(range(len(keys)), [names[key] for key in keys])
+    panels[0].set_yticks(range(len(keys)), [shared[key].name for key in keys])
     for label, key in zip(panels[0].get_yticklabels(), keys, strict=True):
         label.set_fontweight("bold" if key == bold else "normal")
     panels[0].set_ylim(len(keys) - 0.5, -0.5)
-    figure.supxlabel(_axis_label(facts), fontsize=10)
+    if are_same:
+        figure.supxlabel(texts[0], fontsize=10)
+    else:
+        for axes, text in zip(panels, texts, strict=True):
+            axes.set_xlabel(text)
     return figure
 
 
 def draw_split_costs(splits: Sequence[Results]) -> Figure:
-    """Draw one row per split, with the difference between each arm and the reference."""
+    """Draw one row per split, with the difference between each shared arm and the reference.
+
+    Raises
+    ------
+    DataError
+        If the splits do not have the same metric.
+    """
+    same_metric(splits)
     facts = splits[0].facts
-    arms = facts.arms[1:]
+    shared = shared_arms(splits)
+    arms = [arm for arm in facts.arms[1:] if arm.key in shared]
     groups = [(name, list(of)) for name, of in groupby(splits, lambda one: split_name(one)[0])]
     num_rows = len(splits) + len(groups)
     height = 1.1 + 1.5 * ROW_HEIGHT * num_rows
@@ -87,7 +125,7 @@ def draw_split_costs(splits: Sequence[Results]) -> Figure:
         scale = scale_of(facts, list(rows.values()))
         for index, arm in enumerate(arms):
             y = _dodged(place, index, len(arms))
-            _plot_interval(axes, rows[arm.key].difference, y, ARM_STYLES[index], scale)
+            _plot_interval(axes, rows[arm.key].difference, y, _style(index), scale)
         reached = rows[facts.arms[0].key].score.text(scale)
         _note(axes, place, f"{reached} {facts.metric.unit}".rstrip())
     roomiest, place = min(places[: len(groups[0][1])], key=lambda one: _right_end(one[0]))
@@ -220,9 +258,14 @@ def _name_arms(axes: Axes, arms: Sequence[ArmFacts], results: Results, place: fl
             (7, 0),
             textcoords="offset points",
             va="center",
-            color=ARM_STYLES[index][1],
+            color=_style(index)[1],
             fontsize=9,
         )
+
+
+def _style(index: int) -> tuple[str, str, str]:
+    """Return marker and colours of an arm by its number."""
+    return ARM_STYLES[index % len(ARM_STYLES)]
 
 
 def _dodged(place: float, index: int, count: int) -> float:

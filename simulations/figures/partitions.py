@@ -1,8 +1,7 @@
-"""Figures of partitions: the number of examples of each class at each site."""
+"""Figures of partitions: the number of examples at each site, of each class if there are any."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mdc_flower.config import CLASSIFICATION_JOB, read_run_config
+from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, read_run_config
+from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.jobs.task import load_task
 from mdc_flower.reports.plotting import DARK, finish
-from simulations.compare.comparison_file import read_comparison
+from simulations.compare.baselines import simulated_site
 from simulations.figures.panels import panel_grid
+from simulations.results.committed import split_name
+from simulations.results.result_files import Results
 from strategies.common.errors import ConfigError
 
-COMPARISONS = Path(__file__).parents[1] / "comparisons"
+ALL = ("examples",)
+"""The only class where a job has none."""
+
+DEFAULTS = RunConfig().to_flower()
+"""The keys of this version; results of an earlier one may have others."""
+
 UNUSED = "/unused"
 """Placeholder for the run directory in a config; nothing is written there."""
 
@@ -42,7 +49,7 @@ class ClassCounts:
     counts : ndarray of int64, shape (sites, classes)
         Number of training examples.
     class_names : sequence of str
-        Names of the classes.
+        Names of the classes; `ALL` if there are none.
     """
 
     name: str
@@ -56,16 +63,11 @@ def cut(name: str, settings: Mapping[str, Any]) -> ClassCounts:
     Raises
     ------
     ConfigError
-        If the run's job is the user's: its examples need not have classes.
+        If a site's examples are a stream, which has no number of examples.
     """
     config = read_run_config({**settings, "output-dir": UNUSED})
     if config.job != CLASSIFICATION_JOB:
-        raise ConfigError(
-            "only the partition of a classification can be drawn, by class",
-            where="job",
-            got=config.job,
-            expected=repr(CLASSIFICATION_JOB),
-        )
+        return ClassCounts(name, np.array([[size] for size in _sizes(config)]), ALL)
     task = load_task(config)
     histogram = task.partition(config.num_sites).histogram(
         task.dataset.train.labels, task.dataset.num_classes
@@ -73,22 +75,29 @@ def cut(name: str, settings: Mapping[str, Any]) -> ClassCounts:
     return ClassCounts(name, np.array(histogram, dtype=np.int64), task.dataset.class_names)
 
 
-def comparison_cut(name: str, seed: int = 1, **changes: Any) -> ClassCounts:
-    """Return the partition that a comparison in ``simulations/comparisons`` uses.
+def _sizes(config: RunConfig) -> list[int]:
+    """Return the number of training examples of each site of a user's job."""
+    task, sizes = load_run_task(config), []
+    for number in range(config.num_sites):
+        size = task.site_job(simulated_site(config, number)).size("train")
+        if size is None:
+            raise ConfigError("a stream has no number of examples", where="job", got=config.job)
+        sizes.append(size)
+    return sizes
+
+
+def result_cut(results: Results, seed: int | None = None) -> ClassCounts:
+    """Return the partition that the runs of a comparison used.
 
     Parameters
     ----------
-    name
-        File name without the suffix.
     seed
-        Seed of the partition.
-    changes
-        Run-config keys to change, written with underscores.
+        Seed of the runs; by default the first of the comparison.
     """
-    comparison, _ = read_comparison(COMPARISONS / f"{name}.toml")
-    more = {key.replace("_", "-"): value for key, value in changes.items()}
-    title = ", ".join([*comparison.name.split(", ")[-2:], f"seed {seed}"])
-    return cut(title, {**comparison.config, **more, "seed": seed})
+    seed = results.facts.seeds[0] if seed is None else seed
+    config = results.facts.arms[0].config
+    known = {key: value for key, value in config.items() if key in DEFAULTS}
+    return cut(f"{split_name(results)[1]}, seed {seed}", {**known, "seed": seed})
 
 
 def draw_partitions(cuts: Sequence[ClassCounts], columns: int = 4) -> Figure:
@@ -102,8 +111,12 @@ def draw_partitions(cuts: Sequence[ClassCounts], columns: int = 4) -> Figure:
     figure, panels = panel_grid(len(cuts), columns, (width, height), (MARGIN, 0), sharey=True)
     for axes, one in zip(panels, cuts, strict=True):
         plot_partition(axes, one)
+    by_class = any(one.class_names is not ALL for one in cuts)
     figure.supxlabel(
-        "site; disc area: training examples of a class; number above: total", fontsize=10
+        "site; disc area: training examples of a class; number above: total"
+        if by_class
+        else "site; disc area and number above it: training examples",
+        fontsize=10,
     )
     return figure
 

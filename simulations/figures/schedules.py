@@ -85,14 +85,18 @@ def draw_cycles(
 
 
 def draw_learning_rates(results: Results, arms: Sequence[str], seed: int) -> Figure:
-    """Draw the learning rate of arms with one seed, with one row per arm."""
+    """Draw the learning rate of those arms that there are with one seed, with one row per arm."""
     facts = {arm.key: arm for arm in results.facts.arms}
+    arms = [key for key in arms if key in facts]
     figure = Figure(figsize=(9, 1.25 * len(arms) + 0.9), layout="constrained")
     panels = figure.subplots(len(arms), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    highest = 0.0
     for axes, key in zip(panels, arms, strict=True):
         plans = outcome_plans(facts[key], results.outcomes[key][seed])
+        highest = max(highest, *(plan.lr_max for plan in plans))
         _plot_plans(axes, plans)
         axes.set_title(_cycles_in_words(facts[key].name, plans), loc="left", fontsize=10)
+    panels[0].set_ylim(0, 1.05 * highest)
     panels[-1].set_xlabel(f"{PASSES}; dotted lines: exchanges")
     figure.supylabel("learning rate", fontsize=10)
     return figure
@@ -118,7 +122,9 @@ def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> F
     """Draw the relative change and the local epochs of each round, one column per comparison.
 
     There is one line per seed. A filled marker is a round after which the global model had settled.
+    Comparisons without the arm are left out.
     """
+    comparisons = [one for one in comparisons if arm in one.outcomes]
     figure = Figure(figsize=(3.1 * len(comparisons) + 0.4, 4.8), layout="constrained")
     grid = figure.subplots(2, len(comparisons), sharex="col", squeeze=False, height_ratios=(2, 1))
     for column, results in enumerate(comparisons):

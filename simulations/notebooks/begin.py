@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from mdc_flower.common.config_model import Scalar
 from mdc_flower.engines.flower_processes import script
-from simulations.pages.published import ROOT
+from simulations.pages.published import RESULTS as COMMITTED
+from simulations.results.committed import read_all, read_comparisons
+from simulations.results.result_files import Results
 from strategies.common.errors import ConfigError, RunError
 
 BUDGET, RESULTS = "MDC_NOTEBOOK_BUDGET", "MDC_NOTEBOOK_RESULTS"
@@ -47,6 +49,18 @@ class Notebook:
         """Return the value for the current budget."""
         return full if self.budget == "full" else small
 
+    def comparisons(self, names: Sequence[str]) -> list[Results]:
+        """Read the committed results with these names, or all those in another folder.
+
+        Raises
+        ------
+        DataError
+            If there are no results, or a file is invalid.
+        """
+        if self.results == COMMITTED:
+            return read_comparisons(self.results, names)
+        return read_all(self.results)
+
 
 def begin() -> Notebook:
     """Change to a new temporary folder, and return the settings of the execution.
@@ -63,7 +77,7 @@ def begin() -> Notebook:
         raise ConfigError(
             "no such budget", where=BUDGET, got=budget, expected=f"one of: {', '.join(BUDGETS)}"
         )
-    results = Path(os.environ.get(RESULTS) or ROOT / "docs" / "results").absolute()
+    results = Path(os.environ.get(RESULTS) or COMMITTED).absolute()
     # Progress bars fall back to text without the package for widgets.
     warnings.filterwarnings("ignore", message="IProgress not found")
     folder = Path(tempfile.mkdtemp(prefix="mdc-notebook-"))

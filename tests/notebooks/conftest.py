@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from simulations.cli import COMPARISONS_DIR
 from simulations.compare.comparison_file import read_comparison
 from simulations.compare.runner import results_of, run_comparison
-from simulations.figures.partitions import COMPARISONS
 from simulations.results.committed import SPLITS
 from simulations.results.result_files import write_results
 
@@ -26,7 +26,7 @@ def split_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with results for an even and a very uneven split, with two seeds each."""
     folder = tmp_path_factory.mktemp("results")
     for name in ("sites-2", "dirichlet-0.1"):
-        comparison, arms = read_comparison(COMPARISONS / f"{name}.toml")
+        comparison, arms = read_comparison(COMPARISONS_DIR / f"{name}.toml")
         comparison = comparison.model_copy(
             update={"config": {**comparison.config, **TINY}, "num_seeds": 2}
         )

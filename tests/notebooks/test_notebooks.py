@@ -3,12 +3,17 @@
 import ast
 import base64
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from mdc_flower.reports.plotting import png
 from simulations.notebooks.begin import BUDGET, RESULTS
 from simulations.notebooks.execute import NOTEBOOKS, execute, plain, read_notebook, write_notebook
 from simulations.pages.published import ROOT
@@ -128,6 +133,37 @@ def test_the_users_own_files_are_the_recipes_of_contributing() -> None:
     assert len(blocks) == 2
     written = written_files(notebook_of("05_your_data_and_model"))
     assert {name: written.get(name) for name, _ in blocks} == {n: b.strip() for n, b in blocks}
+
+
+def displayed(notebook: Any) -> Iterator[Any]:
+    """Run the notebook's code here, without magics; yield what its cells display."""
+    names: dict[str, Any] = {}
+    for module in own_code(notebook):
+        last = module.body.pop() if isinstance(module.body[-1], ast.Expr) else None
+        exec(compile(module, "notebook", "exec"), names)
+        if isinstance(last, ast.Expr):
+            yield eval(compile(ast.Expression(last.value), "notebook", "eval"), names)
+
+
+# In this process: a kernel of each would need many seconds more.
+@pytest.mark.parametrize(
+    "name",
+    ["02_decentralized_vs_centralized", "03_schedules_and_epochs", "04_uneven_data"],
+)
+def test_a_notebook_of_results_shows_those_of_any_job(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(COMMITTED_RESULTS / "diabetes", tmp_path / "results" / "mine")
+    monkeypatch.chdir(tmp_path)  # and back from where the notebook goes
+    monkeypatch.setenv(RESULTS, str(tmp_path / "results"))
+    shown = list(displayed(notebook_of(name)))
+    figures = [one for one in shown if isinstance(one, Figure)]
+    texts = [text.get_text() for figure in figures for text in figure.findobj(Text)]
+    texts += [one.data for one in shown if isinstance(one, Markdown)]
+    assert len(figures) >= 2
+    assert all(png(figure) for figure in figures)
+    assert any("rmse" in text and "points" in text for text in texts)
+    assert not [text for text in texts if "ccuracy" in text]
 
 
 @pytest.mark.integration

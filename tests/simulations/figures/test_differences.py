@@ -8,6 +8,7 @@ from mdc_flower.reports.plotting import png
 from simulations.figures.differences import draw_differences, draw_split_costs
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
+from strategies.common.errors import DataError
 from tests.simulations.made_up import ERRORS, error_point, outcome, results
 
 
@@ -99,7 +100,17 @@ def test_differences_of_a_metric_that_is_no_share_are_in_its_unit() -> None:
     (axes,) = figure.axes
     assert points(axes) == [(-1.0, 0.0), (3.0, 1.0)]
     label = "test rmse minus pooled (m, below 0 is better), with 95% interval"
-    assert figure.get_supxlabel() == label
+    assert figure.get_supxlabel().replace("\n", " ") == label
+    both = draw_differences([regression, comparison(far=0.75)])
+    assert [axes.get_xlabel().replace("\n", " ") for axes in both.axes] == [
+        label,
+        "test accuracy minus pooled (points), with 95% interval",
+    ]
+    assert [text.get_text() for text in both.axes[0].get_yticklabels()] == ["co-learning", "other"]
+    with pytest.raises(DataError, match="do not have the same metric"):
+        draw_split_costs([regression, comparison()])
+    with pytest.raises(DataError, match="none of these arms in common"):
+        draw_differences([regression, comparison()], ["far"])
     (axes,) = draw_split_costs([regression]).axes
     assert axes.get_xlabel() == label
     assert "51.00 ± 12.71 m" in [text.get_text() for text in axes.texts]

@@ -82,13 +82,22 @@ def test_learning_rates_are_drawn_by_shape_and_by_arm() -> None:
     figure = draw_cycles(["exponential", "constant"], lr_max=0.4, num_rounds=3, epochs=2)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["exponential", "constant"]
     assert png(figure)
-    figure = draw_learning_rates(comparison(), ["a"], seed=1)
+    figure = draw_learning_rates(comparison(), ["a", "not-compared"], seed=1)
     assert figure.axes[0].get_title(loc="left") == "A: 3 rounds of 2 to 4 epochs"
     assert png(figure)
 
 
+def test_the_highest_learning_rate_of_any_arm_is_inside_the_picture() -> None:
+    quiet = Outcome([point(2, 0.5, round=1, local_epochs=2, lr_max=0.01)])
+    arms = [arm().model_copy(update={"key": key}) for key in ("b", "a")]
+    both = results({"b": {1: quiet}, "a": {1: ROUNDS}}, arms=arms)
+    figure = draw_learning_rates(both, ["b", "a"], seed=1)
+    assert [axes.get_ylim()[1] > 0.4 for axes in figure.axes] == [True, True]
+
+
 def test_settled_rounds_are_filled_and_the_epochs_are_below() -> None:
-    figure = draw_settling([comparison()], arm="a")
+    without = results({"b": {1: ROUNDS}})
+    figure = draw_settling([without, comparison()], arm="a")
     change, epochs = figure.axes
     markers = [line for line in change.lines if line.get_marker() == "o"]
     settled = [m.get_xdata() for m in markers if m.get_markerfacecolor() != "white"]

@@ -6,7 +6,9 @@ import pytest
 
 from simulations.notebooks.begin import BUDGET, RESULTS, begin, flags, mdc
 from simulations.pages.published import ROOT
+from simulations.results.result_files import write_results
 from strategies.common.errors import ConfigError, RunError
+from tests.simulations.made_up import outcome, results
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,17 @@ def test_the_environment_makes_it_small(monkeypatch: pytest.MonkeyPatch, tmp_pat
     notebook = begin()
     assert notebook.choose(full=40, small=2) == 2
     assert notebook.results == tmp_path / "mine"
+
+
+def test_a_notebook_shows_the_named_results_or_all_of_another_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (named,) = begin().comparisons(["digits"])
+    assert named.facts.name == "digits, 5 sites of 100 images"
+    write_results(tmp_path / "mine", results({"a": {1: outcome((2, 0.5))}}, name="mine"))
+    monkeypatch.setenv(RESULTS, str(tmp_path))
+    (own,) = begin().comparisons(["digits"])
+    assert own.facts.name == "mine"
 
 
 def test_another_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
