@@ -1,4 +1,4 @@
-"""Flower's SuperNode, restricted to the installed app.
+"""Flower's SuperNode, restricted to the installed app, with a SuperExec that starts it quickly.
 
 Start it as ``python -m mdc_flower.deployment.site.supernode`` with the options of
 ``flower-supernode``. Flower verifies app bundles by signatures of its Hub. This module replaces
@@ -6,7 +6,9 @@ that check by a comparison of files, so the coordinator gets Flower's usual repl
 public hook for this, so this file imports private modules of Flower.
 """
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from flwr.app import Error
@@ -16,6 +18,7 @@ from flwr.supernode import start_client_internal as flower
 from flwr.supernode.cli import flower_supernode
 
 from mdc_flower.console.site_log import site_event
+from mdc_flower.deployment.site import superexec
 from mdc_flower.deployment.site.app_pin import difference, is_own_name
 from strategies.exchange.causes import FlowerError
 
@@ -72,9 +75,26 @@ def pin_app() -> None:
     vars(flower).update(_pull_and_store_message=pull_checked, _verify_fab=is_installed)
 
 
+def start_apps_quickly() -> None:
+    """Make Flower start our SuperExec.
+
+    Raises
+    ------
+    AttributeError
+        If this version of Flower starts its SuperExec elsewhere.
+    """
+
+    def start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([*superexec.COMMAND, *command[1:]])
+
+    getattr(flower, "subprocess")  # noqa: B009
+    vars(flower).update(subprocess=SimpleNamespace(Popen=start))
+
+
 def main() -> None:
     """Run the SuperNode with the options on the command line."""
     pin_app()
+    start_apps_quickly()
     flower_supernode()
 
 

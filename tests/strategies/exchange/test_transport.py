@@ -363,3 +363,22 @@ def test_any_other_failure_of_the_grid_is_raised() -> None:
 
     with pytest.raises(OSError, match="the SuperLink is gone"):
         list(exchange(Broken({A: answers("a")}), messages(A), DEADLINE_S))
+
+
+class SlowGrid(FakeGrid):
+    """A grid whose answer to each question takes 10 ms."""
+
+    asked_s = 0.0
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.clock.sleep(0.01)
+        self.asked_s += 0.01
+        return super().pull_messages(message_ids)
+
+
+def test_questions_take_little_of_the_superlinks_time(clock: Clock) -> None:
+    nodes = {A: silent, B: silent, C: silent}
+    patient = SlowGrid(nodes)
+    list(exchange(patient, messages(A, B, C), 60.0))
+    assert 0 < patient.asked_s <= 0.06 * clock.now
+    assert max(clock.pauses) <= 1.0
