@@ -198,6 +198,7 @@ class SiteClient(NumPyClient):
             "train-seconds": result.seconds,
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()
+        model.zero_grad(set_to_none=True)  # memory for the arrays to send
         trained = self.runtime.gather(model, self.names)
         if base:
             check_unchanged(self.runtime.digests(model, list(base)), base)

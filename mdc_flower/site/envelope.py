@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from strategies.exchange.records import records_of
+from strategies.storage.model_files import model_parts
 
 Header = Mapping[str, Any]
 """What `unpack` needs besides the file; can be written as JSON."""
@@ -30,7 +30,8 @@ def pack(content: RecordDict, path: Path) -> Header:
             blobs[key] = np.frombuffer(array.data, np.uint8)
             about = {"dtype": array.dtype, "shape": list(array.shape), "stype": array.stype}
             arrays[record].append({"key": key, "name": name, **about})
-    save_file(blobs, path)
+    with path.open("wb") as file:
+        file.writelines(model_parts(blobs, {}))
     configs, metrics = records_of(content, ConfigRecord), records_of(content, MetricRecord)
     return {
         "arrays": arrays,

@@ -1,5 +1,6 @@
 """Convert a model's parameters and buffers to named arrays, and back."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -79,7 +80,9 @@ def load_arrays(
                 got=str(got),
                 expected=str(own),
             )
-    loaded = {name: torch.from_numpy(np.array(named[name])) for name in tensors}
+    with warnings.catch_warnings():  # of arrays that are read-only; they are only read
+        warnings.simplefilter("ignore", UserWarning)
+        loaded = {name: torch.from_numpy(np.ascontiguousarray(named[name])) for name in tensors}
     model.load_state_dict({name: loaded[first[name]] for name in first}, strict=names is None)
 
 
