@@ -30,9 +30,16 @@ def model_arrays(
     ModelError
         If the model has state that is not a tensor.
     """
+    return {name: view.copy() for name, view in array_views(model, names).items()}
+
+
+def array_views(
+    model: nn.Module, names: Iterable[str] | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """Return what `model_arrays` copies: on the CPU, the arrays mostly are the model's memory."""
     tensors = tensors_of(model)
     return {
-        name: tensors[name].detach().cpu().contiguous().numpy().copy()
+        name: tensors[name].detach().cpu().contiguous().numpy()
         for name in (tensors if names is None else names)
     }
 

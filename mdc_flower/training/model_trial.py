@@ -20,7 +20,7 @@ from mdc_flower.models.exchange import (
     kept_names,
 )
 from mdc_flower.models.tensors import tensors_of, trainable_names
-from mdc_flower.training.arrays import load_arrays, model_arrays
+from mdc_flower.training.arrays import array_views, load_arrays
 from mdc_flower.training.job import Counted, Forward, Job, Pass
 from mdc_flower.training.loop import TrainSettings, evaluating, train
 from strategies.common.errors import ConfigError, DataError, ModelError
@@ -79,7 +79,7 @@ def _try_step(
             where="model",
             hint="Draw them from the global generators of torch, numpy or random, which are seeded",
         )
-    load_arrays(rebuilt, model_arrays(model, initial))
+    load_arrays(rebuilt, array_views(model, initial))
     if not torch.allclose(
         _evaluated(model, job),
         _evaluated(rebuilt, job),
@@ -262,7 +262,7 @@ def _described(batch: Any) -> str:
 
 def _check_tensors(model: nn.Module) -> None:
     """Refuse a new model whose parameters cannot be trained and averaged."""
-    _check_parameters(model_arrays(model), trainable_names(model))
+    _check_parameters(array_views(model), trainable_names(model))
     _check_memory(model)
 
 
