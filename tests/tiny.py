@@ -48,3 +48,9 @@ def adapted(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def normalized(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Return BatchNorm followed by a linear model."""
     return nn.Sequential(nn.BatchNorm1d(input_shape[0]), nn.Linear(input_shape[0], num_classes))
+
+
+def noisy(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Return a network with BatchNorm and dropout; two processes cannot halve its layers."""
+    hidden = [nn.Linear(input_shape[0], 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.2)]
+    return nn.Sequential(*hidden, nn.Linear(5, num_classes))

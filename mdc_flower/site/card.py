@@ -49,8 +49,7 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         # A site's own job need not equal the run's.
         job_code=code.get("job", "") if site.job in ("", config.job) else "",
         num_examples=site.num_examples,
-        # Several processes do not keep an optimizer's state.
-        keeps_state=group is None and (site.is_simulated or bool(site.state)),
+        keeps_state=site.is_simulated or bool(site.state),
     )
 
 

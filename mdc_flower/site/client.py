@@ -23,8 +23,9 @@ from mdc_flower.models.exchange import (
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, recalibrate, statistics_of
 from mdc_flower.training.job import Job, sent_of
-from mdc_flower.training.loop import Carried, Epochs, Progress, TrainSettings, evaluate, train
+from mdc_flower.training.loop import Progress, TrainSettings, evaluate, train
 from mdc_flower.training.runtime import ONE, Runtime
+from mdc_flower.training.stores import Store
 from strategies.aggregation.averaging import Arrays
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import DEADLINE
@@ -79,7 +80,8 @@ class SiteClient(NumPyClient):
         round.
     runtime
         The processes that train together. All must call each method alike; only the first one gets
-        parameters, and only its results are meant to be used.
+        parameters, epochs and what is kept from round to round, and only its results are meant to
+        be used.
     exchange
         The arrays that are exchanged; see `exchanged_names`. All others stay as the job builds
         them from the seed.
@@ -98,8 +100,8 @@ class SiteClient(NumPyClient):
         on_progress: Callable[[Progress], None] | None = None,
         seed: int = 0,
         local_statistics: bool = False,
-        epochs: Epochs | None = None,
-        carried: Carried | None = None,
+        epochs: Store | None = None,
+        carried: Store | None = None,
         runtime: Runtime = ONE,
         exchange: str = ALL,
         keep: str = "",
@@ -199,11 +201,11 @@ class SiteClient(NumPyClient):
         }
         kept = buffers_of(model) if self.local_statistics else frozenset()
         model.zero_grad(set_to_none=True)  # memory for the arrays to send
-        trained = self.runtime.gather(model, self.names)
+        trained = self.runtime.gather(model, [*self.names, *self.kept])
         if base:
             check_unchanged(self.runtime.digests(model, list(base)), base)
         if self.own_arrays is not None:
-            self.own_arrays.save(model_arrays(model, self.kept))
+            self.own_arrays.save({name: trained[name] for name in self.kept})
         arrays = [
             received if name in kept else trained[name]
             for name, received in zip(self.names, parameters, strict=bool(trained))
@@ -269,11 +271,14 @@ class SiteClient(NumPyClient):
 
     def _loaded(self, parameters: NDArrays) -> nn.Module:
         model = self.job.model()
+        self.runtime.from_first(lambda: self._load_own(model))
         is_whole = self.exchange == ALL and not self.keep
         self.runtime.load(model, parameters, None if is_whole else self.names)
+        return model
+
+    def _load_own(self, model: nn.Module) -> None:
         if self.own_arrays is not None:
             self.own_arrays.load(model, self.kept)
-        return model
 
     def _recalibrate(self, model: nn.Module, stop_at: float = math.inf) -> None:
         self.runtime.place(model, self.device)

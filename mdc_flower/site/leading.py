@@ -69,14 +69,6 @@ def _check(client: SiteClient, group: Group, config: RunConfig) -> None:
             got=client.device,
             expected="auto, cpu or cuda; CUDA_VISIBLE_DEVICES selects GPUs",
         )
-    if config.keeps_state:
-        raise ConfigError(
-            "a site with several processes cannot keep state from round to round",
-            where=config.state_keys[0],
-            got=config.to_flower()[config.state_keys[0]],
-            expected="optimizer-state = 'reset', and no keep",
-            hint="Only the site can change this: ranks = 1",
-        )
     if not group.ranks.shard:
         return
     if config.proximal_mu or client.settings.autocast_dtype == torch.float16:
@@ -90,10 +82,7 @@ def _check(client: SiteClient, group: Group, config: RunConfig) -> None:
 
 
 class LeadingClient(SiteClient):
-    """The client of rank 0, which has the other ranks take part.
-
-    It saves no epochs: after a fault, the round is trained anew.
-    """
+    """The client of rank 0, which has the other ranks take part."""
 
     def __init__(
         self, client: SiteClient, group: Group, config: RunConfig, site: SiteConfig
@@ -106,7 +95,6 @@ class LeadingClient(SiteClient):
         self, parameters: NDArrays, config: dict[str, Scalar]
     ) -> tuple[NDArrays, int, dict[str, Scalar]]:
         """Train; see `SiteClient.fit`."""
-        self.epochs = None
         with self._together("fit", config=config):
             return super().fit(parameters, config)
 

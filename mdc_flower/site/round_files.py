@@ -32,7 +32,7 @@ from strategies.exchange.records import record_views, records_of
 from strategies.storage.model_files import model_parts
 
 if TYPE_CHECKING:  # imports PyTorch
-    from mdc_flower.training.loop_state import LoopState
+    from mdc_flower.training.runtime import Saved
 
 EPOCH, REPLY = "epoch", "reply"
 
@@ -83,7 +83,7 @@ class RoundFiles:
     def __init__(self, folder: Path, key: str) -> None:
         self._files = OwnFiles(folder, OWN_NAME)
         self._key = key
-        self._saved_at = time.monotonic()
+        self._saved_at = self._began_at = time.monotonic()
         self._cost_s = 0.0
         self.continued = False
         own = set(self._files.paths(f"{key}."))
@@ -109,31 +109,36 @@ class RoundFiles:
         self._replace(REPLY, model_parts(arrays, about))
         reach("reply-kept", path=str(self._files.folder))
 
-    def load(self, state: "LoopState") -> None:
-        """Restore the last saved epoch, if there is one."""
+    def read(self) -> "Saved | None":
+        """Return the last saved epoch; None if there is none."""
         stored = self._files.read(f"{self._key}.{EPOCH}")
         if stored is None:
-            return
-        try:
-            state.restore(stored, stored.metadata)
-        except Exception as error:  # whatever is in the file, it must fail the round only once
-            stored.path.unlink(missing_ok=True)
-            raise MdcError(
-                f"the saved epoch cannot be restored: {type(error).__name__}: {error}",
-                where=str(stored.path),
-                hint="The file was deleted; asked again, the site trains the round anew",
-            ) from error
+            return None
+        about = stored.metadata
         self.continued = True
-        site_event("continued", epoch=state.epoch, step=state.step)
+        site_event("continued", epoch=about.get("epoch"), step=about.get("step"))
+        return stored, about
 
-    def save(self, state: "LoopState") -> None:
-        """Save the state after an epoch, unless saving would cost more than `SHARE` of the time."""
-        started = time.monotonic()
-        if started - self._saved_at >= self._cost_s / SHARE:
-            self._replace(EPOCH, model_parts(*state.saved()))
-            self._saved_at = time.monotonic()
-            self._cost_s = self._saved_at - started
-        reach("epoch-saved", epoch=state.epoch, path=str(self._files.folder))
+    def unusable(self, error: Exception) -> MdcError:
+        """Return the error of a round that cannot continue after the saved epoch; delete it."""
+        self._files.delete(self._files.paths(f"{self._key}.{EPOCH}."))
+        return MdcError(
+            f"the saved epoch cannot be restored: {type(error).__name__}: {error}",
+            where=str(self._files.folder),
+            hint="The file was deleted; asked again, the site trains the round anew",
+        )
+
+    def is_due(self) -> bool:
+        """Return whether to save an epoch now: it may cost at most `SHARE` of the time."""
+        self._began_at = time.monotonic()
+        return self._began_at - self._saved_at >= self._cost_s / SHARE
+
+    def write(self, saved: "Saved") -> None:
+        """Save the state after an epoch; what that cost counts from the answer of `is_due`."""
+        self._replace(EPOCH, model_parts(*saved))
+        self._saved_at = time.monotonic()
+        self._cost_s = self._saved_at - self._began_at
+        reach("epoch-saved", epoch=saved[1]["epoch"], path=str(self._files.folder))
 
     def _replace(self, kind: str, content: Content) -> None:
         """Write a file, then delete the older ones of the round."""

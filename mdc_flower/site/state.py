@@ -11,11 +11,9 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mdc_flower.console.site_log import site_event
 from mdc_flower.site.own_files import OwnFiles
-from mdc_flower.training.loop_state import optimizer_state, restore_optimizer
+from mdc_flower.training.runtime import Saved
 from strategies.aggregation.averaging import Arrays
 from strategies.common.errors import StateMissingError
 from strategies.common.fault_points import reach
@@ -27,9 +25,6 @@ from strategies.storage.model_files import StoredArrays, model_parts
 
 OPTIMIZER, KEPT = "optimizer", "kept"
 """The kinds of state: an optimizer's state, and the arrays of the model that stay at the site."""
-
-SCALE = "scale"
-"""Beside an optimizer's state: the scale of float16 losses, which adapts to the gradients."""
 
 OWN_NAME = re.compile(
     r"[0-9]{20}\.[0-9]{6,}\.[0-9a-f]{16}\.(optimizer|kept)\.[0-9a-f]{32}\.safetensors"
@@ -147,31 +142,30 @@ class KeptOptimizer:
     def __init__(self, state: SiteState) -> None:
         self._state = state
 
-    def load(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """Restore the state with which the round begins, unless it begins anew.
+    def read(self) -> Saved | None:
+        """Return the state with which the round begins; None if it begins anew.
 
         Raises
         ------
         StateMissingError
-            If the state is not here, or cannot be restored.
+            If the state is not here.
         """
         if self._state.begins_anew:
-            return
+            return None
         stored = self._state.read(OPTIMIZER)
-        try:
-            others = dict(stored.metadata)
-            scale = others.pop(SCALE, None)
-            restore_optimizer(optimizer, stored, others)
-            if scale is not None:
-                scaler.load_state_dict(scale)
-        except Exception as error:  # whatever is in the file, the site must not fail for good
-            raise missing(f"it cannot be restored: {type(error).__name__}: {error}") from error
+        return stored, stored.metadata
 
-    def save(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    def unusable(self, error: Exception) -> StateMissingError:
+        """Return the error of a site whose state cannot be restored."""
+        return missing(f"it cannot be restored: {type(error).__name__}: {error}")
+
+    def is_due(self) -> bool:
+        """Return true: the state is written after each round."""
+        return True
+
+    def write(self, saved: Saved) -> None:
         """Write the state after the round."""
-        arrays, others = optimizer_state(optimizer)
-        scale = {SCALE: scaler.state_dict()} if scaler.is_enabled() else {}
-        self._state.write(OPTIMIZER, arrays, others | scale)
+        self._state.write(OPTIMIZER, *saved)
 
 
 def missing(why: str) -> StateMissingError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mdc_flower.models.tensors import first_names, tensors_of
 from strategies.common.errors import ModelError
@@ -30,7 +30,8 @@ def model_arrays(
     ModelError
         If the model has state that is not a tensor.
     """
-    return {name: view.copy() for name, view in array_views(model, names).items()}
+    tensors = tensors_of(model)
+    return {name: copied(tensors[name]) for name in (tensors if names is None else names)}
 
 
 def array_views(
@@ -42,6 +43,12 @@ def array_views(
         name: tensors[name].detach().cpu().contiguous().numpy()
         for name in (tensors if names is None else names)
     }
+
+
+def copied(tensor: Tensor) -> NDArray[np.generic]:
+    """Return a copy of a tensor in the memory of the CPU."""
+    array: NDArray[np.generic] = tensor.detach().cpu().contiguous().numpy().copy()
+    return array
 
 
 def load_arrays(

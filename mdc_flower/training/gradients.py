@@ -40,20 +40,15 @@ class Gradients:
     autocast: Callable[[], AbstractContextManager[object]]
     penalty: Callable[[], Tensor] | None = None
 
-    def compute(self, state: LoopState, pieces: Sequence[Any]) -> int:
+    def compute(self, state: LoopState, pieces: Sequence[Any]) -> None:
         """Leave a batch's scaled gradient in the parameters; add loss and metrics to the state.
 
         Each micro-batch has the weight of what its loss is a mean over. How much that is in all is
         known only after the last one. The first one gives an estimate, and the sum is then scaled
         by the ratio, which is 1 for micro-batches of one size.
-
-        Returns
-        -------
-        int
-            The number of examples that this process computed.
         """
         state.optimizer.zero_grad(set_to_none=True)
-        expected = whole = examples = 0
+        expected = whole = 0
         for number, piece in enumerate(pieces, 1):
             is_last = number == len(pieces)
             with self.runtime.accumulating(self.module, is_last):
@@ -69,11 +64,10 @@ class Gradients:
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             state.loss_sum += done.loss.detach().double() * done.count
             add_sums(state.sums, done.sums)
-            examples += done.examples or done.count
+            state.examples += done.examples or done.count
         state.num_seen += whole
         if whole not in (0, expected):
             _scale(state.model, expected / whole)
-        return examples
 
 
 def forward_pass(job: Job, model: Callable[[Any], Any], batch: Any) -> Forward:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from mdc_flower.training.job import Job, Pass, add_sums, values_of
 from mdc_flower.training.loop_state import LoopState
 from mdc_flower.training.micro_batches import micro_batches
 from mdc_flower.training.rates import set_lr
-from mdc_flower.training.runtime import ONE, Runtime
+from mdc_flower.training.runtime import ONE, Runtime, Saved
+from mdc_flower.training.stores import Store, load, save
 from strategies.common.errors import DeadlineError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import LOSS, Value, ratio
@@ -110,30 +111,6 @@ class EvalResult:
     sums: Mapping[str, list[float]] = field(default_factory=dict)
 
 
-class Epochs(Protocol):
-    """Saves the state of training after each epoch."""
-
-    def load(self, state: LoopState) -> None:
-        """Restore the last saved state, if there is one."""
-        ...
-
-    def save(self, state: LoopState) -> None:
-        """Save the state."""
-        ...
-
-
-class Carried(Protocol):
-    """Carries the state of the optimizer, and the scale of its losses, over rounds."""
-
-    def load(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """Restore the state with which the round begins, if there is one."""
-        ...
-
-    def save(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """Save the state after the round."""
-        ...
-
-
 def train(
     model: nn.Module,
     job: Job,
@@ -144,8 +121,8 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     stop_at: float = math.inf,
-    epochs: Epochs | None = None,
-    carried: Carried | None = None,
+    epochs: Store | None = None,
+    carried: Store | None = None,
     runtime: Runtime = ONE,
 ) -> TrainResult:
     """Train ``model`` in place for one round.
@@ -158,13 +135,13 @@ def train(
     generators) comes from the plan's seed, its round and the site's name. ``after_epoch`` is called
     with the number of each finished epoch; it may evaluate the model, but must not change it.
     ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
-    Training continues from the state that ``epochs`` restores, and passes it the state after each
-    epoch but the last. Otherwise it begins with the optimizer's state that ``carried`` restores;
-    it passes it that state at the end.
+    Training continues from the state in ``epochs``, which gets the state after each epoch but the
+    last. Otherwise it begins with the optimizer's state in ``carried``, which gets that state at
+    the end.
 
     Several processes (``runtime``) share each batch, so the number of steps and the learning rates
-    do not depend on how many there are. All call this function alike. Only the first one's deadline
-    and progress reports count. The result is the same in all.
+    do not depend on how many there are. All call this function alike. Only the deadline, progress
+    reports, ``epochs`` and ``carried`` of the first one count. The result is the same in all.
 
     Raises
     ------
@@ -193,7 +170,20 @@ def train(
         torch.Generator().manual_seed(derive_seed(plan.seed, "batches", plan.round, site)),
         # Sums stay on the device, because reading them would synchronize every step.
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
+        runtime=runtime,
     )
+
+    def compute(batch: Any) -> None:
+        gradients.compute(state, micro_batches(batch, settings.micro_batch_size, runtime))
+
+    def repeat_first_step() -> None:
+        """Compute what this process would have computed first; its effects are overwritten."""
+        if runtime.first_step_decides:
+            compute(next(iter(job.batches(training))))
+
+    def so_far() -> Saved:
+        seconds = state.seconds + time.monotonic() - resumed
+        return replace(state, seconds=seconds).saved()
 
     def report_progress() -> None:
         nonlocal last_report
@@ -212,16 +202,15 @@ def train(
                 )
             )
 
-    is_stream, seen = job.size("train") is None, 0
+    is_stream = job.size("train") is None
     training = Pass(
         "train", device, state.batches, True, plan.steps_before, runtime.rank, runtime.size
     )
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site, *runtime.salt)):
-        if epochs is not None:
-            epochs.load(state)
+        if load(epochs, runtime, state.restore, repeat_first_step):
             resumed = time.monotonic()
-        if carried is not None and not state.epoch:
-            carried.load(state.optimizer, state.scaler)
+        else:
+            load(carried, runtime, state.carry_on)
         while state.step < steps:
             for batch in job.batches(training):
                 if state.step == steps:
@@ -239,8 +228,7 @@ def train(
                     report_progress()
                 progress = state.step / (steps - 1) if steps > 1 else 0.0
                 set_lr(state.optimizer, plan.lr_at(progress))
-                pieces = micro_batches(batch, settings.micro_batch_size, runtime)
-                seen += gradients.compute(state, pieces)
+                compute(batch)
                 _step(state, settings.clip_norm)
                 state.step += 1
                 if is_stream and state.step == steps:
@@ -250,16 +238,15 @@ def train(
                 state.epoch += 1
                 if after_epoch is not None:
                     after_epoch(state.epoch)
-                if epochs is not None and state.step < steps:
-                    epochs.save(replace(state, seconds=state.seconds + time.monotonic() - resumed))
+                if state.step < steps:
+                    save(epochs, runtime, so_far)
 
-    if carried is not None:
-        carried.save(state.optimizer, state.scaler)
+    save(carried, runtime, state.carried)
     loss_sum = float(runtime.total(state.loss_sum))
     sums = _all_sums(loss_sum, state.num_seen, runtime.totals(state.sums))
     size = job.size("train")
     return TrainResult(
-        num_examples=runtime.total_count(seen) if size is None else size,
+        num_examples=runtime.total_count(state.examples) if size is None else size,
         num_steps=steps,
         loss=ratio(sums[LOSS.sums]),
         metrics=_values(job, sums),

@@ -1,26 +1,31 @@
 """The state of local training between two epochs, as arrays and plain values."""
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdc_flower.models.tensors import tensors_of
-from strategies.aggregation.averaging import Arrays
+from mdc_flower.training.arrays import copied
+from mdc_flower.training.optimizer_state import optimizer_state, restore_optimizer
+from mdc_flower.training.runtime import ONE, Runtime, Saved
 
-MODEL, OPTIMIZER, GROUP = "model.", "optimizer.", "group."
+MODEL = "model."
 BATCHES, TORCH, CUDA, NUMPY = "batches", "torch", "cuda", "numpy"
 LOSS_SUM, SUMS = "loss-sum", "sums."
+
+SCALE = "scale"
+"""Beside an optimizer's state: the scale of float16 losses, which adapts to the gradients."""
 
 
 @dataclass
 class LoopState:
     """Everything that training changes. Restored, training continues with the same bits.
+
+    Several processes call each method together; only the first one gets or has the whole state.
 
     Attributes
     ----------
@@ -37,9 +42,13 @@ class LoopState:
     sums : dict
         Sums of the metrics, in the same way.
     num_seen, step, epoch : int
-        Examples seen, optimizer steps and epochs finished.
+        What the loss was summed over, optimizer steps and epochs finished.
+    examples : int
+        Examples that this process has computed.
     seconds : float
         Time spent before this process continued the training.
+    runtime : Runtime
+        The processes that train together.
     """
 
     model: nn.Module
@@ -51,22 +60,15 @@ class LoopState:
     num_seen: int = 0
     step: int = 0
     epoch: int = 0
+    examples: int = 0
     seconds: float = 0.0
+    runtime: Runtime = ONE
 
-    def saved(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+    def saved(self) -> Saved:
         """Return copies of the state, with that of the global random generators."""
-        of_numpy: Any = np.random.get_state()
-        tensors = {MODEL + name: tensor for name, tensor in tensors_of(self.model).items()}
-        of_optimizer, numbers = optimizer_state(self.optimizer)
-        tensors |= {
-            BATCHES: self.batches.get_state(),
-            TORCH: torch.get_rng_state(),
-            LOSS_SUM: self.loss_sum,
-        }
-        tensors |= {SUMS + name: values for name, values in self.sums.items()}
-        if self.loss_sum.is_cuda:
-            tensors[CUDA] = torch.cuda.get_rng_state(self.loss_sum.device)
-        arrays = _copies(tensors) | of_optimizer
+        parameters = {n: t for n, t in self._tensors().items() if isinstance(t, nn.Parameter)}
+        of_optimizer, numbers = optimizer_state(self.optimizer, self.runtime)
+        own, about_own = self.runtime.of_all(self._own())
         about = {
             "step": self.step,
             "epoch": self.epoch,
@@ -74,18 +76,60 @@ class LoopState:
             "seconds": self.seconds,
             "optimizer": numbers,
             "scaler": self.scaler.state_dict(),
+        }
+        return {**self.runtime.copies(parameters), **of_optimizer, **own}, {**about, **about_own}
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a saved state."""
+        arrays, about = saved
+        for name, tensor in self._tensors().items():
+            if isinstance(tensor, nn.Parameter):
+                self._overwrite(tensor, arrays[name])
+        restore_optimizer(self.optimizer, (arrays, about["optimizer"]), self.runtime)
+        self.scaler.load_state_dict(about["scaler"])
+        self.step, self.epoch = about["step"], about["epoch"]
+        self.num_seen, self.seconds = about["num-seen"], about["seconds"]
+        self._restore_own(self.runtime.own(saved))
+
+    def carried(self) -> Saved:
+        """Return copies of what may be carried to the next round: optimizer, scale of losses."""
+        arrays, others = optimizer_state(self.optimizer, self.runtime)
+        scale = {SCALE: self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+        return arrays, {**others, **scale}
+
+    def carry_on(self, carried: Saved) -> None:
+        """Begin with what was carried from another round."""
+        arrays, about = carried
+        others = {name: value for name, value in about.items() if name != SCALE}
+        restore_optimizer(self.optimizer, (arrays, others), self.runtime)
+        if SCALE in about:
+            self.scaler.load_state_dict(about[SCALE])
+
+    def _own(self) -> Saved:
+        """Return copies of what may differ between the processes: buffers, generators, sums."""
+        of_numpy: Any = np.random.get_state()
+        buffers = {n: t for n, t in self._tensors().items() if not isinstance(t, nn.Parameter)}
+        tensors = buffers | {
+            BATCHES: self.batches.get_state(),
+            TORCH: torch.get_rng_state(),
+            LOSS_SUM: self.loss_sum,
+        }
+        tensors |= {SUMS + name: values for name, values in self.sums.items()}
+        if self.loss_sum.is_cuda:
+            tensors[CUDA] = torch.cuda.get_rng_state(self.loss_sum.device)
+        arrays = {name: copied(tensor) for name, tensor in tensors.items()}
+        about = {
+            "examples": self.examples,
             "numpy": [of_numpy[0], *of_numpy[2:]],
             "python": random.getstate(),
         }
         return {**arrays, NUMPY: of_numpy[1]}, about
 
-    def restore(self, arrays: Arrays, about: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
-        with torch.no_grad():
-            for name, tensor in tensors_of(self.model).items():
-                tensor.copy_(torch.from_numpy(arrays[MODEL + name]))
-        restore_optimizer(self.optimizer, arrays, about["optimizer"])
-        self.scaler.load_state_dict(about["scaler"])
+    def _restore_own(self, own: Saved) -> None:
+        arrays, about = own
+        for name, tensor in self._tensors().items():
+            if not isinstance(tensor, nn.Parameter):
+                tensor.copy_(torch.from_numpy(arrays[name]))
         self.batches.set_state(torch.from_numpy(arrays[BATCHES]))
         self.loss_sum.copy_(torch.from_numpy(arrays[LOSS_SUM]))
         self.sums = {
@@ -93,57 +137,18 @@ class LoopState:
             for name in arrays
             if name.startswith(SUMS)
         }
-        self.step, self.epoch = about["step"], about["epoch"]
-        self.num_seen, self.seconds = about["num-seen"], about["seconds"]
         torch.set_rng_state(torch.from_numpy(arrays[TORCH]))
         if CUDA in arrays:
             torch.cuda.set_rng_state(torch.from_numpy(arrays[CUDA]), self.loss_sum.device)
+        self.examples = about["examples"]
         kind, *rest = about["numpy"]
         np.random.set_state((kind, arrays[NUMPY], *rest))
         version, internal, gauss = about["python"]
         random.setstate((version, tuple(internal), gauss))
 
+    def _tensors(self) -> dict[str, Tensor]:
+        return {MODEL + name: tensor for name, tensor in tensors_of(self.model).items()}
 
-def optimizer_state(
-    optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
-    """Return copies of an optimizer's state: its tensors, and its other values, by name."""
-    tensors: dict[str, Tensor] = {}
-    others: dict[str, Any] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for key, value in values.items():
-            kept = tensors if isinstance(value, Tensor) else others
-            kept[f"{OPTIMIZER}{index}.{key}"] = value
-    for index, group in enumerate(optimizer.param_groups):
-        counts = {key: value for key, value in group.items() if type(value) in (int, float)}
-        # The plan sets the rate. Others may change too, such as the steps of a warm-up.
-        others |= {f"{GROUP}{index}.{key}": counts[key] for key in sorted(counts) if key != "lr"}
-    return _copies(tensors), others
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, arrays: Arrays, others: Mapping[str, Any]
-) -> None:
-    """Restore an optimizer's state, as returned by `optimizer_state`; other arrays are ignored."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    values = dict(others)
-    for name in arrays:
-        if name.startswith(OPTIMIZER):
-            values[name] = torch.from_numpy(arrays[name])
-    for name in [name for name in values if name.startswith(GROUP)]:
-        index, key = name.removeprefix(GROUP).split(".", 1)
-        optimizer.param_groups[int(index)][key] = values.pop(name)
-    for name, value in values.items():
-        index, key = name.removeprefix(OPTIMIZER).split(".", 1)
-        parameter = parameters[int(index)]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            # The fused optimizers need the memory layout of the parameter.
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        state.setdefault(int(index), {})[key] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
-    return {name: t.detach().cpu().contiguous().numpy().copy() for name, t in tensors.items()}
+    @torch.no_grad()
+    def _overwrite(self, tensor: Tensor, array: Any) -> None:
+        self.runtime.overwrite(tensor, torch.from_numpy(array))

@@ -9,27 +9,24 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mdc_flower.models.exchange import digest_of
-from mdc_flower.training.arrays import load_arrays
-from mdc_flower.training.runtime import Runtime
+from mdc_flower.models.tensors import tensors_of
+from mdc_flower.training.arrays import copied, load_arrays
+from mdc_flower.training.meetings import Meetings
+from strategies.common.errors import ConfigError
 from strategies.common.fault_points import reach
 
 
-class Ranks(Runtime):
-    """The processes of torch's default group, one for each GPU or so.
+class Ranks(Meetings):
+    """The processes of torch's default group, one for each GPU or so, with a model.
 
     Every method is a meeting of all processes: each must call it, in the same order.
 
@@ -41,9 +38,13 @@ class Ranks(Runtime):
     """
 
     def __init__(self, shard: bool) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        super().__init__()
         self.shard = shard
+        # The first backward pass decides in which buckets DDP adds up the gradients, and so the
+        # order of the sum of more than two numbers.
+        self.first_step_decides = not shard
         self._step = 0
+        self._wholes: dict[Tensor, DTensor] = {}
 
     def load(
         self,
@@ -54,8 +55,7 @@ class Ranks(Runtime):
         """Overwrite a new model with the first process's, which has the arrays."""
         reach("rank-loads", rank=self.rank)
         self._step = 0
-        if self.rank == 0:
-            load_arrays(model, arrays, names)
+        self.from_first(lambda: load_arrays(model, arrays, names))
         # A copy, because the function renames the keys of what it gets.
         state = dict(model.state_dict()) if self.rank == 0 else {}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -84,42 +84,61 @@ class Ranks(Runtime):
         alone, as SGD and AdamW do.
         """
         _unfuse_on_cpu(optimizer)
-        if self.shard:
-            _on_local_shards(optimizer)
+        self._wholes = _on_local_shards(optimizer) if self.shard else {}
         return optimizer
 
     def gather(self, model: nn.Module, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         """Return copies of the model's arrays at the first process."""
         reach("rank-gathers", rank=self.rank)
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_model_state_dict(model, options=options)
+        tensors = tensors_of(model)
+        gathered = self.copies({name: tensors[name] for name in names})
         reach("rank-gathered", rank=self.rank)
-        if self.rank:
-            return {}
-        tensors = cast("dict[str, Tensor]", state)
-        return {name: tensors[name].detach().contiguous().numpy().copy() for name in names}
+        return gathered
 
     def digests(self, model: nn.Module, names: Sequence[str]) -> dict[str, str]:
         """Return the digests of the model's arrays at the first process."""
         return {name: digest_of(array) for name, array in self.gather(model, names).items()}
 
-    def first_says(self, *answers: bool) -> tuple[bool, ...]:
-        """Return the first process's answers."""
-        said = torch.tensor(answers)  # on the CPU, so that nothing waits for a GPU
-        dist.broadcast(said, 0)
-        return tuple(said.tolist())
+    def as_part(self, value: Tensor, parameter: Tensor) -> Tensor:
+        """Return an optimizer's value for a shard of a parameter, as a part of the whole."""
+        whole = self._wholes.get(parameter)
+        if whole is None or not value.ndim:
+            return value
+        if value.shape != parameter.shape:
+            raise ConfigError(
+                "the optimizer does not treat each number of a parameter alone",
+                where="shard",
+                got=f"a state of shape {tuple(value.shape)}",
+                expected=f"the shape of the parameter, {tuple(parameter.shape)} in this process",
+                hint="Only the site can change this: shard = false",
+            )
+        spec = whole.device_mesh, whole.placements
+        return DTensor.from_local(value, *spec, shape=whole.shape, stride=whole.stride())
+
+    @torch.no_grad()
+    def copies(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
+        """Return copies of whole tensors at the first process, nothing at the others."""
+        found = {}
+        for name, tensor in tensors.items():  # one after the other, to need little memory
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.rank == 0:
+                found[name] = copied(whole)
+        return found
+
+    def overwrite(self, tensor: Tensor, whole: Tensor) -> None:
+        """Overwrite a tensor, or this process's part of it, with the values of the whole one."""
+        if isinstance(tensor, DTensor):
+            part = distribute_tensor(
+                whole, tensor.device_mesh, tensor.placements, src_data_rank=None
+            )
+            tensor, whole = tensor.to_local(), part.to_local()
+        tensor.copy_(whole)
 
     def total_count(self, count: int) -> int:
         """Return the sum of a number over all processes."""
         self._step += 1
         reach("rank-steps", rank=self.rank, step=self._step)
         return int(self.total(torch.tensor(count)))
-
-    def largest(self, count: int) -> int:
-        """Return the largest of all processes' numbers."""
-        counts = torch.tensor(count)
-        dist.all_reduce(counts, dist.ReduceOp.MAX)
-        return int(counts)
 
     def weighted(self, loss: Tensor, count: int, whole: int) -> Tensor:
         """Return the loss, weighted by this process's part of the batch."""
@@ -131,21 +150,6 @@ class Ranks(Runtime):
             return nullcontext()
         return module.no_sync()
 
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes."""
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    def totals(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the sums of tensors over all processes."""
-        return {name: self.total(sums[name]) for name in sorted(sums)}
-
-    def total_loss(self, loss_sum: float, count: int) -> tuple[float, int]:
-        """Return the sums of a loss and of its count over all processes."""
-        loss, whole = self.total(torch.tensor([loss_sum, count], dtype=torch.float64)).tolist()
-        return loss, int(whole)
-
 
 def _unfuse_on_cpu(optimizer: torch.optim.Optimizer) -> None:
     """Use no fused kernel on a CPU: its bits depend on a number's place in its tensor."""
@@ -155,7 +159,8 @@ def _unfuse_on_cpu(optimizer: torch.optim.Optimizer) -> None:
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
-def _on_local_shards(optimizer: torch.optim.Optimizer) -> None:
+def _on_local_shards(optimizer: torch.optim.Optimizer) -> dict[Tensor, DTensor]:
+    """Hand an optimizer plain tensors, and return the parameter of which each is a shard."""
     shards: list[tuple[Tensor, Tensor]] = []
     for group in optimizer.param_groups:
         own = [p.to_local().detach() if isinstance(p, DTensor) else p for p in group["params"]]
@@ -173,6 +178,7 @@ def _on_local_shards(optimizer: torch.optim.Optimizer) -> None:
 
     optimizer.register_step_pre_hook(take)
     optimizer.register_step_post_hook(drop)
+    return {shard: cast("DTensor", parameter) for parameter, shard in shards}
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

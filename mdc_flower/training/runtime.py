@@ -4,9 +4,9 @@
 nothing; `mdc_flower.training.ranks.Ranks` is the one for several.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mdc_flower.models.exchange import digests_of
-from mdc_flower.training.arrays import load_arrays, model_arrays
+from mdc_flower.training.arrays import copied, load_arrays, model_arrays
+from strategies.aggregation.averaging import Arrays
+
+Found = TypeVar("Found")
+
+Saved = tuple[Arrays, Mapping[str, Any]]
+"""A state of training: arrays, and other values in the form of JSON."""
 
 
 class Runtime:
@@ -26,11 +32,14 @@ class Runtime:
         This process's number, and the number of processes.
     shard : bool
         Whether each process keeps only its share of the model.
+    first_step_decides : bool
+        Whether the bits of a step may depend on this process having computed the first one.
     """
 
     rank = 0
     size = 1
     shard = False
+    first_step_decides = False
 
     @property
     def salt(self) -> Sequence[int]:
@@ -75,6 +84,50 @@ class Runtime:
     def first_says(self, *answers: bool) -> tuple[bool, ...]:
         """Return the first process's answers."""
         return answers
+
+    def from_first(self, find: Callable[[], Found]) -> Found:
+        """Return what the first process finds, a small object; if it fails, all fail."""
+        return find()
+
+    def hand_out(self, find: Callable[[], Saved | None]) -> Saved | None:
+        """Return the state that the first process finds, if it does; if it fails, all fail.
+
+        All processes must then read the same arrays, in the same order.
+        """
+        return find()
+
+    def as_part(self, value: Tensor, parameter: Tensor) -> Tensor:
+        """Return an optimizer's value for a parameter, as a part of the whole parameter's.
+
+        Parameters
+        ----------
+        value
+            A tensor of the optimizer's state, in the same memory as the result.
+        parameter
+            The parameter as the optimizer has it.
+
+        Raises
+        ------
+        ConfigError
+            If it is not clear which part that would be.
+        """
+        return value
+
+    def copies(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
+        """Return copies of whole tensors at the first process, nothing at the others."""
+        return {name: copied(tensor) for name, tensor in tensors.items()}
+
+    def overwrite(self, tensor: Tensor, whole: Tensor) -> None:
+        """Overwrite a tensor, or this process's part of it, with the values of the whole one."""
+        tensor.copy_(whole)
+
+    def of_all(self, own: Saved) -> Saved:
+        """Return what all processes have of their own at the first process, nothing at others."""
+        return own
+
+    def own(self, of_all: Saved) -> Saved:
+        """Return what this process has of its own; see `of_all`, among other values."""
+        return of_all
 
     def total_count(self, count: int) -> int:
         """Return the sum of a number over all processes."""

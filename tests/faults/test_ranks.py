@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from flwr.app import Error, RecordDict
 
 from mdc_flower.common.launch import Launch
 from mdc_flower.config import read_run_config, read_site_config
+from mdc_flower.deployment.site import worker_process
 from mdc_flower.engines import in_process
 from mdc_flower.engines.flower_processes import free_port
 from mdc_flower.site import own_worker
@@ -19,15 +21,24 @@ from mdc_flower.site.error_replies import error_of
 from mdc_flower.site.resources import site_client
 from strategies.common.errors import EngineError
 from strategies.exchange.causes import Cause, cause_of
+from strategies.exchange.lineage import Lineage
 from strategies.exchange.messages import METRICS, SiteCard
 from strategies.storage.model_files import read_model
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault
-from tests.faults.test_worker import NODE, PLANNED, ask, bits, order, site
+from tests.faults.test_worker import NEXT, NODE, PLANNED, ask, bits, order, site
 from tests.tiny import KEYS
 
 TWO = Launch(ranks=2)
 NORMALIZED = {"model": "tests.tiny:normalized"}
+KEEPING = {
+    "model": "tests.tiny:noisy",
+    "optimizer": "adamw",
+    "optimizer-state": "keep",
+    "keep": "4.*",
+    "site-evaluation": True,
+}
+"""Dropout, and all that a site can keep."""
 
 DEAD_S = 30.0
 """Longest time from the end of one process to the end of all."""
@@ -36,6 +47,11 @@ DEAD_S = 30.0
 @pytest.fixture(scope="module")
 def client() -> SiteClient:
     return site_client(read_run_config(KEYS | NORMALIZED), read_site_config(NODE))
+
+
+@pytest.fixture(scope="module")
+def keeping() -> SiteClient:
+    return site_client(read_run_config(KEYS | KEEPING), read_site_config(NODE))
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +65,14 @@ def train(folder: Path, client: SiteClient, **given: Any) -> RecordDict | Error:
     return ask(folder, order(client), keys=NORMALIZED, **given)
 
 
-def failure(folder: Path, client: SiteClient) -> int:
-    """Return the code of the error reply to a train message."""
+def error_in(asked: Callable[[], RecordDict | Error]) -> Error:
+    """Return the error reply to a message."""
     try:
-        answered = train(folder, client)
+        answered = asked()
     except EngineError as error:  # the process that had the message is gone
         answered = error_of(error, private=True)
     assert isinstance(answered, Error)
-    return answered.code
+    return answered
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -73,13 +89,16 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.integration
 def test_a_site_with_two_processes_answers_every_message(
-    tmp_path: Path, client: SiteClient
+    tmp_path: Path, client: SiteClient, keeping: SiteClient
 ) -> None:
     with site(tmp_path / "site", launch=TWO) as north:
         card = ask(north.folder, RecordDict())
         first, second = (train(north.folder, client) for _ in range(2))
         late = ask(north.folder, order(client, deadline_s=1e-6), keys=NORMALIZED)
         failed = train(north.folder, client, node=NODE | {"data": "tests.tiny:nothing"})
+        named = Lineage("1", "f" * 16).put_in(order(keeping))
+        node = NODE | {"state": str(tmp_path / "state")}
+        lost = ask(north.folder, named, keys=KEEPING, node=node)
         third = train(north.folder, client)
         assert len(processes(north.folder)) == 3, "the launcher and two ranks"
     assert isinstance(card, RecordDict)
@@ -92,6 +111,8 @@ def test_a_site_with_two_processes_answers_every_message(
     assert cause_of(late.code) is Cause.LATE
     assert isinstance(failed, Error)
     assert cause_of(failed.code) is Cause.CONFIG
+    assert isinstance(lost, Error)
+    assert cause_of(lost.code) is Cause.STATE_MISSING
     assert north.told == [], "errors of all processes alike do not end them"
     assert processes(north.folder) == []
 
@@ -99,33 +120,62 @@ def test_a_site_with_two_processes_answers_every_message(
 POINTS = [
     Fault("rank-loads", "kill"),
     Fault("rank-steps", "kill", {"step": 5}),
+    Fault("rank-saves", "kill"),
+    Fault("rank-saved", "kill"),
+    Fault("rank-steps", "kill", {"step": 7}),  # after the first epoch has been saved
     Fault("rank-gathers", "kill"),
     Fault("rank-gathered", "kill"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "shard"), [(0, True), (1, False)])
 @fault(
     "one of the processes of a site killed while they train",
-    "all of them end within half a minute and are started again; the site is asked once more",
+    "all of them end within half a minute and are started again; the site is asked once more and "
+    "continues after the last saved epoch",
 )
-def test_a_killed_process_ends_all_and_the_site_is_asked_again(
-    tmp_path: Path, client: SiteClient, undisturbed: dict[str, bytes], rank: int
+def test_a_killed_process_ends_all_and_the_site_continues_after_the_last_epoch(
+    tmp_path: Path, keeping: SiteClient, monkeypatch: pytest.MonkeyPatch, rank: int, shard: bool
 ) -> None:
+    monkeypatch.setattr(worker_process, "LONGEST_PAUSE_S", 1.0)
+    launch = Launch(ranks=2, shard=shard)
+
+    def ask_round(folder: Path, number: int, state: str) -> RecordDict | Error:
+        planned, named = (PLANNED, "") if number == 1 else (NEXT, PLANNED.plan_id)
+        content = Lineage("1", named).put_in(order(keeping, planned))
+        return ask(folder, content, keys=KEEPING, node=NODE | {"state": str(tmp_path / state)})
+
+    with site(tmp_path / "undisturbed", launch=launch) as north:
+        expected = [told(ask_round(north.folder, number, "whole")) for number in (1, 2)]
     faults = [Fault(point.point, point.kind, {**point.where, "rank": rank}) for point in POINTS]
-    with site(tmp_path / "site", *faults, launch=TWO) as north:
+    with site(tmp_path / "site", *faults, launch=launch) as north:
         for number in range(len(faults)):
             before = processes(north.folder)
-            assert cause_of(failure(north.folder, client)) is Cause.SITE_FAILED
+            failed = error_in(lambda: ask_round(north.folder, 1, "killed"))
+            assert cause_of(failed.code) is Cause.SITE_FAILED
             marker = tmp_path / "site" / "faults" / f"faults.{number}.happened"
             _, alive = psutil.wait_procs(before, timeout=DEAD_S)
             assert alive == []
             assert time.time() - marker.stat().st_mtime < DEAD_S
-        again = train(north.folder, client)
-    assert bits(again) == undisturbed
+        again = [told(ask_round(north.folder, number, "killed")) for number in (1, 2)]
+    assert again == expected
+    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
     assert north.events().count("rank-ended") == len(faults)
+    assert north.events().count("continued") >= 3, "whenever an epoch has been saved"
     assert processes(north.folder) == []
+
+
+def told(content: RecordDict | Error) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return what a reply says, but for the time that it took."""
+    arrays = bits(content)
+    assert isinstance(content, RecordDict)
+    return arrays, dict(content.metric_records[METRICS]) | {"train-seconds": 0}
+
+
+def kept(folder: Path) -> list[str]:
+    """Return the names of what a site keeps: equal names are equal bytes."""
+    return sorted(path.name for path in folder.iterdir() if ".reply." not in path.name)
 
 
 @pytest.mark.integration
@@ -158,7 +208,7 @@ def test_a_site_with_two_processes_beside_sites_with_one(
             own = {"ranks": ranks} if node_config.get("partition-id") == 1 else {}
             return real(run_id, node, config, node_config | own)
 
-        keys = KEYS | NORMALIZED | {"output-dir": str(tmp_path / name), "max-restarts": 0}
+        keys = KEYS | KEEPING | {"output-dir": str(tmp_path / name), "max-restarts": 0}
         with monkeypatch.context() as patch:
             patch.setattr(in_process, "_context", context)
             in_process.run_in_process(read_run_config(keys), 3)
@@ -173,6 +223,7 @@ def test_a_site_with_two_processes_beside_sites_with_one(
     assert first == second
     assert first != single
     assert list(record["participants"]) == ["site-0", "site-1", "site-2"]
+    assert record["began_anew"] == []
     assert record["machines"]["site-1"] == f"2 ranks x {record['machines']['site-0']}"
     steps = [line["participants"]["site-1"]["num-steps"] for line in (record, alone)]
     assert steps[0] == steps[1]
@@ -195,7 +246,7 @@ def test_a_site_on_two_machines(
         trained = train(first.folder, client)
         (launcher,) = [p for p in processes(second.folder) if "launcher" in " ".join(p.cmdline())]
         launcher.children()[0].kill()
-        failed = failure(first.folder, client)
+        failed = error_in(lambda: train(first.folder, client))
         again = train(first.folder, client)
-    assert cause_of(failed) is Cause.SITE_FAILED
+    assert cause_of(failed.code) is Cause.SITE_FAILED
     assert bits(trained) == bits(again) == undisturbed

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from flwr.app import ConfigRecord, Error, MessageType, RecordDict
 
 from mdc_flower.config import read_run_config, read_site_config
@@ -15,6 +15,7 @@ from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles, round_key
 from mdc_flower.training.batches import Tensors
 from mdc_flower.training.loop_state import LoopState
+from mdc_flower.training.runtime import Saved
 from strategies.exchange.messages import (
     ARRAYS,
     METRICS,
@@ -108,22 +109,14 @@ def test_an_epoch_is_saved_only_if_saving_takes_little_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-
-    class State:
-        epoch = 0
-
-        def saved(self) -> Any:
-            now[0] += 2.0  # seconds that saving takes
-            return {"array": torch.zeros(1).numpy()}, {"epoch": self.epoch}
-
     monkeypatch.setattr("mdc_flower.site.round_files.time.monotonic", lambda: now[0])
-    found, state, saved = RoundFiles(tmp_path, "key"), State(), []
+    found, saved = RoundFiles(tmp_path, "key"), []
     for epoch, seconds in enumerate((10.0, 10.0, 189.0, 2.0, 150.0), 1):
-        state.epoch = epoch
         now[0] += seconds
-        before = now[0]
-        found.save(state)  # type: ignore[arg-type]
-        saved.append(now[0] > before)
+        saved.append(found.is_due())
+        if saved[-1]:
+            now[0] += 2.0  # seconds that collecting the state takes
+            found.write(({"array": np.zeros(1)}, {"epoch": epoch}))
     # The first time nobody knows what saving costs; then 200 s must pass.
     assert saved == [True, False, False, True, False]
 
@@ -155,8 +148,8 @@ def test_training_continues_after_the_last_saved_epoch(tmp_path: Path, log: Path
     (tmp_path / "round").rename(tmp_path / "old")
 
     class Stopped(RoundFiles):
-        def save(self, state: LoopState) -> None:
-            super().save(state)
+        def write(self, saved: Saved) -> None:
+            super().write(saved)
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -185,13 +178,13 @@ def test_files_of_others_stay(tmp_path: Path, log: Path) -> None:
 
 
 def test_a_state_that_cannot_be_restored_fails_once(tmp_path: Path, log: Path) -> None:
-    def stops(self: RoundFiles, state: LoopState) -> None:
-        saved(self, state)
+    def stops(self: RoundFiles, saved: Saved) -> None:
+        write(self, saved)
         raise KeyboardInterrupt
 
-    saved = RoundFiles.save
+    write = RoundFiles.write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RoundFiles, "save", stops)
+        patch.setattr(RoundFiles, "write", stops)
         with pytest.raises(KeyboardInterrupt):
             train(order(), tmp_path)
     with pytest.MonkeyPatch.context() as patch:

@@ -21,7 +21,8 @@ from mdc_flower.site import state as states
 from mdc_flower.site.answering import answer
 from mdc_flower.site.resources import site_client
 from mdc_flower.site.round_files import RoundFiles
-from mdc_flower.training.loop_state import LoopState
+from mdc_flower.training import loop_state
+from mdc_flower.training.runtime import Saved
 from strategies.common.files import cannot_write
 from strategies.exchange.causes import Cause, cause_of
 from strategies.exchange.lineage import Lineage
@@ -232,7 +233,7 @@ def test_a_state_that_cannot_be_restored_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(tmp_path, FIRST)
-    monkeypatch.setattr(states, "restore_optimizer", lambda *args: 1 / 0)
+    monkeypatch.setattr(loop_state, "restore_optimizer", lambda *args: 1 / 0)
     lost = ask(tmp_path, SECOND, FIRST)
     assert cause(lost) is Cause.STATE_MISSING
     assert "ZeroDivisionError" in str(lost.reason)  # type: ignore[union-attr]
@@ -271,8 +272,8 @@ def test_a_round_that_is_continued_needs_no_state_and_ends_with_the_same(
     whole = bits(tmp_path / "whole", long, FIRST)
 
     class Stopped(RoundFiles):
-        def save(self, state: LoopState) -> None:
-            super().save(state)
+        def write(self, saved: Saved) -> None:
+            super().write(saved)
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:

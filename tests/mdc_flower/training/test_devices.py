@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.site.client import SiteClient
 from mdc_flower.training.arrays import model_arrays
-from mdc_flower.training.loop_state import LoopState
+from mdc_flower.training.runtime import Saved
 from tests.gpu import CUDA, DEVICES, NEEDS_GPU
 from tests.mdc_flower.examples import plan
 from tests.mdc_flower.training.device_rounds import (
@@ -115,15 +115,20 @@ class OneEpoch:
     """Keeps the state after the first epoch; ends the training there if it is the first."""
 
     def __init__(self) -> None:
-        self.kept: tuple[Any, Any] | None = None
+        self.kept: Saved | None = None
 
-    def load(self, state: LoopState) -> None:
-        if self.kept:
-            state.restore(*self.kept)
+    def read(self) -> Saved | None:
+        return self.kept
 
-    def save(self, state: LoopState) -> None:
-        self.kept = state.saved()
+    def is_due(self) -> bool:
+        return True
+
+    def write(self, saved: Saved) -> None:
+        self.kept = saved
         raise Interrupted
+
+    def unusable(self, error: Exception) -> Exception:
+        return error
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

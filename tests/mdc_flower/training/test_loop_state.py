@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mdc_flower.training.batches import InputPipeline, Tensors
 from mdc_flower.training.loop import TrainResult, TrainSettings, train
-from mdc_flower.training.loop_state import LoopState
+from mdc_flower.training.runtime import Saved
 from strategies.aggregation.averaging import Arrays
 from strategies.method.round_plan import RoundPlan
 from tests.mdc_flower.examples import CPU, job_of, plan, same_bits
@@ -55,23 +55,28 @@ def images() -> Tensors:
     return Tensors(inputs, torch.randint(0, 3, (41,), generator=generator))
 
 
-class Saved:
-    """Keeps the state after each epoch, as JSON and copies; restores one if asked to."""
+class Epochs:
+    """Keeps the state after each epoch, as JSON and copies; training begins with one if given."""
 
-    def __init__(self, restored: tuple[Arrays, str] | None = None) -> None:
+    def __init__(self, first: tuple[Arrays, str] | None = None) -> None:
         self.states: list[tuple[Arrays, str]] = []
-        self._restored = restored
+        self._first = first
 
-    def load(self, state: LoopState) -> None:
-        if self._restored is not None:
-            state.restore(self._restored[0], json.loads(self._restored[1]))
+    def read(self) -> Saved | None:
+        return None if self._first is None else (self._first[0], json.loads(self._first[1]))
 
-    def save(self, state: LoopState) -> None:
-        arrays, about = state.saved()
+    def is_due(self) -> bool:
+        return True
+
+    def write(self, saved: Saved) -> None:
+        arrays, about = saved
         self.states.append((arrays, json.dumps(about)))
 
+    def unusable(self, error: Exception) -> Exception:
+        return error
 
-def fit(settings: TrainSettings, plan: RoundPlan, epochs: Saved) -> tuple[nn.Module, TrainResult]:
+
+def fit(settings: TrainSettings, plan: RoundPlan, epochs: Epochs) -> tuple[nn.Module, TrainResult]:
     # Convolutions in float16 give NaN on some CPUs.
     model = Noisy(convolution=settings.autocast_dtype != torch.float16)
     result = train(
@@ -90,12 +95,12 @@ def test_training_continues_after_any_epoch_with_the_same_bits(
     settings = SETTINGS[name]
     fields = PLAN.model_dump() | changes
     planned = RoundPlan(**fields)
-    saved = Saved()
+    saved = Epochs()
     whole, expected = fit(settings, planned, saved)
     assert math.isfinite(expected.loss)
     assert len(saved.states) == 3, "after each epoch but the last"
     for number, state in enumerate(saved.states, 1):
-        rest = Saved(state)
+        rest = Epochs(state)
         continued, result = fit(settings, planned, rest)
         assert same_bits(continued, whole), f"after epoch {number}"
         assert result == expected
@@ -103,7 +108,7 @@ def test_training_continues_after_any_epoch_with_the_same_bits(
 
 
 def test_saving_changes_no_bit() -> None:
-    whole, expected = fit(SGD, PLAN, Saved())
+    whole, expected = fit(SGD, PLAN, Epochs())
     model = Noisy()
     result = train(model, job_of(images(), SGD, PIPELINE), PLAN, SGD, CPU, "north")
     assert same_bits(model, whole)
