@@ -10,6 +10,7 @@ import typer
 from mdc_flower.cli.shared import app, console, with_exit_status
 from mdc_flower.common.config_files import parse_setting
 from mdc_flower.common.extras import DRAWING, require
+from strategies.common.errors import ConfigError
 
 COMPARISONS_DIR = Path(__file__).parent / "comparisons"
 
@@ -40,7 +41,8 @@ def report(
 @app.command()
 def compare(
     comparison: Annotated[
-        Path | None, typer.Argument(help="Comparison file; digits.toml by default.")
+        Path | None,
+        typer.Argument(help="Comparison file, or the name of a shipped one, such as digits."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds per arm.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
@@ -62,37 +64,74 @@ def compare(
         str | None,
         typer.Option(help="Title of tables and pictures; that of the file by default."),
     ] = None,
+    check_only: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Check all arms and their candidates, estimate the time, and end."
+        ),
+    ] = False,
 ) -> None:
     """Compare arms at equal budgets; write results, tables and pictures.
+
+    Say first how long it takes: the times of a step and of an evaluation are measured.
 
     To continue an interrupted comparison, run the same command with the same --output.
     """
 
     def work() -> None:
         require(DRAWING, "simulation", "mdc compare")
+        from mdc_flower.common.cores import usable_cores
+        from simulations.compare.announcement import announced
+        from simulations.compare.checks import check
         from simulations.compare.comparison_file import read_comparison, with_settings
+        from simulations.compare.equal_budgets import configs_of
+        from simulations.compare.estimate import estimated
         from simulations.compare.progress import job_progress
         from simulations.compare.runner import results_of, run_comparison
         from simulations.pages.drawing import CURVES, draw_comparison
         from simulations.results.result_files import write_results
-        from strategies.common.errors import ConfigError
 
         if split not in ("test", "validation"):
             raise ConfigError(
                 "no such split", where="--split", got=split, expected="test or validation"
             )
-        path = comparison or COMPARISONS_DIR / "digits.toml"
+        path = _comparison_file(comparison)
         spec, selected = read_comparison(path, arms or [], seeds)
         spec = with_settings(spec, selected, dict(map(parse_setting, set_ or [])))
         spec = spec.model_copy(update={"name": title or spec.name})
         name = f"{path.stem}-{time.strftime('%Y-%m-%d-%H%M%S')}"
         folder = (output or Path("runs", name)).absolute()
+        count = workers or usable_cores()
+
+        def announce(*_: object) -> None:
+            time_left = estimated(spec, selected, configs_of(spec, selected), folder, count)
+            for line in announced(spec, selected, time_left, count):
+                console.print(line, highlight=False, markup=False)
+
         console.print(f"{spec.name}: {len(selected)} arms, {spec.num_seeds} seeds")
+        if check_only:
+            check(spec, selected, split)
+            announce()
+            return
         with job_progress(console) as on_done:
-            compared = run_comparison(spec, selected, folder, workers, on_done, split)
+            compared = run_comparison(spec, selected, folder, count, on_done, split, announce)
         write_results(folder, results_of(spec, selected, compared, split))
         table = draw_comparison(folder)
         sys.stdout.write(f"\n{table}\n")
         console.print(f"picture: {folder / CURVES}", highlight=False)
 
     with_exit_status(work)
+
+
+def _comparison_file(given: Path | None) -> Path:
+    """Return the path of a comparison, which may be the name of a shipped one."""
+    shipped = {path.stem: path for path in COMPARISONS_DIR.glob("*.toml")}
+    if given is None:
+        raise ConfigError(
+            "no comparison given",
+            where="COMPARISON",
+            expected="the path of a comparison file, or one of those that are shipped: "
+            + ", ".join(sorted(shipped)),
+            hint="The quickest is: mdc compare digits",
+        )
+    return given if given.is_file() else shipped.get(str(given), given)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mdc_flower.common.config_files import read_arm
 from mdc_flower.common.config_model import Scalar
@@ -12,6 +12,11 @@ from mdc_flower.config import RunConfig, read_run_config
 from strategies.common.errors import ConfigError
 
 ARMS_DIR = Path(__file__).parents[1] / "arms"
+
+Kind = Literal["federated", "flower-fedavg", "centralized", "one-site", "ensemble"]
+
+Protocol = Literal["equal-passes", "equal-steps", "equal-time"]
+"""What a centralized arm has in common with the sites, beside data, model and initial weights."""
 
 
 class ArmTable(BaseModel):
@@ -22,9 +27,15 @@ class ArmTable(BaseModel):
     name : str
         Name in tables and plots; the file name if empty.
     kind : str
-        ``federated``; ``centralized``: one model on the pooled data; ``one-site``: site-0 alone on
+        ``federated``; ``flower-fedavg``: the same sites, coordinated by the FedAvg class of
+        Flower; ``centralized``: one model on the pooled data; ``one-site``: site-0 alone on
         its own data; ``ensemble``: every site alone on its own data, with the models'
         predicted probabilities averaged.
+    protocol : str
+        For ``centralized``. ``equal-passes``: batches as large as at a site, so ``num-sites`` times
+        the steps of a site; ``equal-steps``: as many passes and as many steps as a site, with
+        batches that are ``num-sites`` times as large, which is averaging after every step;
+        ``equal-time``: batches and steps of a site, so ``1 / num-sites`` of the passes.
     rounds_of : str
         File name of another arm; this arm runs as many rounds as that one did with the same seed.
     """
@@ -34,8 +45,20 @@ class ArmTable(BaseModel):
     )
 
     name: str = ""
-    kind: Literal["federated", "centralized", "one-site", "ensemble"] = "federated"
+    kind: Kind = "federated"
+    protocol: Protocol = "equal-passes"
     rounds_of: str = ""
+
+    @model_validator(mode="after")
+    def _protocol_is_of_centralized_training(self) -> Self:
+        if self.kind != "centralized" and self.protocol != "equal-passes":
+            raise ValueError("only arms of kind 'centralized' have a protocol")
+        return self
+
+    @property
+    def trains(self) -> str:
+        """Return kind and protocol in one word, for the description of a job."""
+        return self.kind if self.protocol == "equal-passes" else f"{self.kind}, {self.protocol}"
 
 
 class Arm(BaseModel):
@@ -74,7 +97,7 @@ def load_arm(reference: str, folder: Path, overrides: Mapping[str, Any]) -> Arm:
         first = error.errors()[0]
         raise ConfigError(
             first["msg"],
-            where=f"{path}, [arm], {'.'.join(str(part) for part in first['loc'])}",
+            where=f"{path}, [arm], {'.'.join(str(part) for part in first['loc'])}".rstrip(", "),
             got=first["input"],
         ) from None
     RunConfig.check_keys(values, str(path))

@@ -6,14 +6,32 @@ from mdc_flower.common.config_model import Scalar
 from mdc_flower.config import RunConfig
 from simulations.compare.arm import Arm
 from simulations.compare.comparison_file import Comparison
+from simulations.compare.rounds import certain_work
 from strategies.common.errors import ConfigError, MdcError
+from strategies.method.local_work import Unit
 
 _KEYS = RunConfig.keys()
-SHARED_KEYS = (*_KEYS[: _KEYS.index("model")], "model", "batch-size", "epoch-budget")
+SHARED_KEYS = (
+    *_KEYS[: _KEYS.index("model")],
+    "model",
+    "batch-size",
+    "epoch-budget",
+    "step-budget",
+)
 """Run-config keys whose values must be the same for all arms and all candidates.
 
-The run config lists the keys of the data before ``model``.
+The run config lists the keys of the data before ``model``. A centralized arm with a protocol also
+has these values; what it trains with follows from them, see `simulations.compare.course`.
 """
+
+COUNTED_IN: Mapping[str, Unit] = {
+    "local-epochs": "epochs",
+    "ile-max-epochs": "epochs",
+    "local-steps": "steps",
+    "ile-max-steps": "steps",
+    "step-budget": "steps",
+}
+"""Run-config keys that have no meaning in a run that counts its work in the other unit."""
 
 Configs = Mapping[str, Sequence[RunConfig]]
 """One config per candidate, by arm key."""
@@ -25,15 +43,19 @@ def configs_of(comparison: Comparison, arms: Sequence[Arm]) -> Configs:
     Raises
     ------
     ConfigError
-        If a config is invalid or the budgets are not equal: a key of `SHARED_KEYS` differs, or an
-        arm ends after a number of rounds or steps instead of passes over the data.
+        If a config is invalid or the budgets are not equal: a key of `SHARED_KEYS` differs, an arm
+        counts its work in another unit than ``[config]`` does, or its rounds may end before it has
+        used the budget.
     """
-    configs = {arm.key: _configs(comparison, arm) for arm in arms}
+    unit = _unit_of(comparison)
+    configs = {arm.key: _configs(comparison, arm, unit) for arm in arms}
     first = arms[0].key
-    for key, candidates in configs.items():
-        for config in candidates:
-            _check_counts(key, config)
-            _check_equal(key, config, first, configs[first][0])
+    for arm in arms:
+        for config in configs[arm.key]:
+            _check_counts(arm.key, config)
+            _check_equal(arm.key, config, first, configs[first][0])
+            if arm.table.kind in ("federated", "flower-fedavg") and not arm.table.rounds_of:
+                _check_used(arm.key, config)
     return configs
 
 
@@ -42,10 +64,16 @@ def placeholder_rounds(arm: Arm) -> dict[str, Scalar]:
     return {"num-rounds": 1} if arm.table.rounds_of else {}
 
 
-def _configs(comparison: Comparison, arm: Arm) -> list[RunConfig]:
+def _unit_of(comparison: Comparison) -> Unit:
+    """Return the unit in which ``[config]`` counts the budget of all arms."""
+    in_steps = any(comparison.config.get(key) for key in ("step-budget", "local-steps"))
+    return "steps" if in_steps else "epochs"
+
+
+def _configs(comparison: Comparison, arm: Arm, unit: Unit) -> list[RunConfig]:
     configs = []
     for values in comparison.candidates(arm.key):
-        _check_unit(arm, {**comparison.config, **arm.values, **values})
+        _check_unit(arm, {**arm.values, **values}, unit)
         more = {**values, **placeholder_rounds(arm), "seed": comparison.first_seed}
         try:
             configs.append(arm.config(comparison.config, **more))
@@ -55,21 +83,24 @@ def _configs(comparison: Comparison, arm: Arm) -> list[RunConfig]:
     return configs
 
 
-def _check_unit(arm: Arm, values: Mapping[str, Scalar]) -> None:
-    """Raise ConfigError if the arm would not end after a number of passes over the data."""
-    for key in ("local-steps", "step-budget", "num-rounds"):
-        if values.get(key):
+def _check_unit(arm: Arm, own: Mapping[str, Scalar], unit: Unit) -> None:
+    """Raise ConfigError if the arm itself sets a key of the other unit."""
+    for key, counted in COUNTED_IN.items():
+        if own.get(key) and counted != unit:
             raise ConfigError(
-                "all arms must make equal numbers of passes over the data, as set by epoch-budget",
+                f"the comparison counts work in {unit}, and this arm in {counted}",
                 where=f"{arm.key}, {key}",
-                got=values[key],
-                expected="0, or an arm with rounds-of" if key == "num-rounds" else "0",
+                got=own[key],
+                expected=f"keys that count {unit}, as [config] does",
+                hint="step-budget in [config] counts steps, epoch-budget epochs; leave out arms "
+                "that cannot count in this unit",
             )
 
 
 def _check_counts(key: str, config: RunConfig) -> None:
     """Raise ConfigError if the arm has no sites, no budget, or may skip sites."""
-    for name, value in (("num-sites", config.num_sites), ("epoch-budget", config.epoch_budget)):
+    budget = "step-budget" if config.unit == "steps" else "epoch-budget"
+    for name, value in (("num-sites", config.num_sites), (budget, config.budget)):
         if value == 0:
             raise ConfigError(
                 "a comparison needs this number",
@@ -97,3 +128,15 @@ def _check_equal(key: str, config: RunConfig, first: str, expected: RunConfig) -
                 expected=f"{others[name]!r}, the value of the arm {first}",
                 hint="Set it in [config]",
             )
+
+
+def _check_used(key: str, config: RunConfig) -> None:
+    """Raise ConfigError if the rounds may end before the arm has used the whole budget."""
+    if config.num_rounds and (used := certain_work(config)) < config.budget:
+        raise ConfigError(
+            "the arm may end before it has used the budget that all arms have",
+            where=f"{key}, num-rounds",
+            got=f"{config.num_rounds}, in which it is certain to train {used} {config.unit}",
+            expected=f"enough rounds for {config.budget} {config.unit}, or 0 for no limit",
+            hint="epochs = 'spread' divides the budget over any number of rounds",
+        )

@@ -38,6 +38,13 @@ class Finished:
     """Whether the result was read from disk instead of computed."""
 
 
+def job_folder(output: Path, arm: str, seed: int, candidate: int | None = None) -> Path:
+    """Return the folder of a job in that of its comparison; ``candidate`` is for a tuning job."""
+    if candidate is None:
+        return output / arm / f"seed-{seed}"
+    return output / "tuning" / arm / f"candidate-{candidate}" / f"seed-{seed}"
+
+
 def without_locations(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config without the `LOCATION_KEYS`."""
     return {key: value for key, value in config.items() if key not in LOCATION_KEYS}

@@ -17,14 +17,16 @@ from flwr.serverapp import Grid, ServerApp
 from mdc_flower import server_app
 from mdc_flower.config import RunConfig
 from mdc_flower.engines import run_in_process
-from mdc_flower.reports.series import work_done
+from mdc_flower.reports.series import work, work_done
 from simulations.compare.arm import Arm
 from simulations.compare.baselines import train_ensemble, train_without_exchange
+from simulations.compare.flower_fedavg import train_with_flowers_fedavg
 from simulations.compare.job_files import Finished, claim, description, read_result, write_result
 from simulations.results.outcome import SPLITS, Outcome, Point
 from strategies.common.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange.causes import Cause
-from strategies.exchange.metrics import LOSS
+from strategies.exchange.messages import NUM_EXAMPLES
+from strategies.exchange.metrics import LOSS, NUM_STEPS
 from strategies.pending_evaluation import Inline
 from strategies.storage.run_directory import SUMMARY, read_history
 
@@ -123,7 +125,7 @@ def run_job(job: Job) -> Finished:
     QuorumError
         If a site did not take part in a round; a comparison needs all sites in every round.
     """
-    about = description(job.arm.table.kind, job.config)
+    about = description(job.arm.table.trains, job.config)
     claim(job.folder, about)
     return read_result(job.folder) or write_result(job.folder, about, _outcome(job))
 
@@ -149,10 +151,12 @@ def _run(job: Job) -> Outcome:
     match job.arm.table.kind:
         case "federated":
             return _run_federated(job)
+        case "flower-fedavg":
+            return train_with_flowers_fedavg(job.config)
         case "ensemble":
             return train_ensemble(job.config)
         case kind:
-            return train_without_exchange(job.config, kind)
+            return train_without_exchange(job.config, kind, job.arm.table.protocol)
 
 
 def _run_federated(job: Job) -> Outcome:
@@ -162,22 +166,23 @@ def _run_federated(job: Job) -> Outcome:
     run_in_process(job.config.model_copy(update=more), job.config.num_sites, without_picture)
     history = read_history(job.folder)
     summary = json.loads((job.folder / SUMMARY).read_text())
-    points = _curve(history)
+    points = _curve(history, job.config.batch_size)
     return Outcome([*points[:-1], _at_the_end(points[-1], summary)])
 
 
-def _curve(history: Sequence[Mapping[str, Any]]) -> list[Point]:
+def _curve(history: Sequence[Mapping[str, Any]], batch_size: int) -> list[Point]:
     """Return one point per round of a run."""
+    lines = [{**line, **_trained(line, batch_size)} for line in history]
     sums = {
-        key: list(accumulate(line[key] for line in history))
-        for key in ("sent_bytes", "received_bytes", "seconds")
+        key: list(accumulate(line[key] for line in lines))
+        for key in ("sent_bytes", "received_bytes", "seconds", "steps", "examples")
     }
     return [
         Point(
             round=line["round"],
             exchanges=line["round"],
             epochs=epochs,
-            local_epochs=line["plan"]["local_epochs"],
+            local_epochs=work(line),
             lr_max=line["plan"]["lr_max"],
             relative_change=line["relative_change"],
             **_by_split(line["evaluation"]),
@@ -185,6 +190,17 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[Point]:
         )
         for index, (line, epochs) in enumerate(zip(history, work_done(history), strict=True))
     ]
+
+
+def _trained(line: Mapping[str, Any], batch_size: int) -> dict[str, int]:
+    """Return the steps of the site that had most in a round, and the examples of all sites."""
+    sites = line["participants"].values()
+    steps = [int(site[NUM_STEPS]) for site in sites]
+    if line["plan"]["local_steps"]:
+        examples = batch_size * sum(steps)
+    else:
+        examples = round(work(line) * sum(int(site[NUM_EXAMPLES]) for site in sites))
+    return {"steps": max(steps), "examples": examples}
 
 
 def _by_split(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run arms with the same number of passes, partition, initial model and seeds."""
+"""Run arms with the same budget, partition, initial model and seeds."""
 
 import math
 import os
@@ -12,11 +12,12 @@ import torch
 
 from mdc_flower.common.config_model import Scalar
 from mdc_flower.config import RunConfig
+from mdc_flower.jobs.run_task import RunTask
 from simulations.compare.arm import Arm
 from simulations.compare.checks import check
 from simulations.compare.comparison_file import Comparison
 from simulations.compare.equal_budgets import configs_of, placeholder_rounds
-from simulations.compare.job_files import Finished, without_locations
+from simulations.compare.job_files import Finished, job_folder, without_locations
 from simulations.compare.jobs import Job, finished_jobs
 from simulations.compare.per_step import per_step_bytes
 from simulations.compare.provenance import joined, joined_versions, provenance
@@ -25,8 +26,6 @@ from simulations.compare.workers import VISIBLE_GPUS, worker_pool
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Candidate, Facts, Results, Tuned
 from strategies.exchange.metrics import Metric, SiteMetrics, described
-
-TUNING = "tuning"
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]
 """Outcomes by arm key and seed."""
@@ -68,6 +67,7 @@ def run_comparison(
     workers: int | None = None,
     on_done: OnDone = lambda job, finished, total: None,
     split: str = "test",
+    on_checked: Callable[[RunTask], None] = lambda task: None,
 ) -> Compared:
     """Tune every arm, and run it with every seed, in parallel processes.
 
@@ -76,24 +76,27 @@ def run_comparison(
     Parameters
     ----------
     output
-        Absolute path of the output folder. A job writes to ``ARM/seed-N`` in it, a tuning job to
-        ``tuning/ARM/candidate-N/seed-N``.
+        Absolute path of the output folder; see `simulations.compare.job_files.job_folder`.
     workers
         Number of processes; one per core by default. Several GPUs are assigned to them in turn.
     on_done
         Called after every finished job.
     split
         The split that will be reported; it must have examples.
+    on_checked
+        Called with the task of the first arm when the comparison has been checked, before any
+        training.
 
     Raises
     ------
     Exception
         See `check` and `simulations.compare.jobs.finished_jobs`. Finished results are kept.
     """
-    metrics = check(comparison, arms, split).metrics
+    task = check(comparison, arms, split)
+    on_checked(task)
     try:
         with worker_pool(workers, shared_gpus(configs_of(comparison, arms))) as pool:
-            return _Runner(comparison, arms, metrics, output, pool, on_done).run()
+            return _Runner(comparison, arms, task.metrics, output, pool, on_done).run()
     except BaseException as error:
         error.add_note(
             f"Finished jobs are kept. To continue, run the same command with --output {output}"
@@ -144,6 +147,7 @@ def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts
         key=arm.key,
         name=arm.name,
         kind=arm.table.kind,
+        protocol=arm.table.protocol,
         config={
             key: value
             for key, value in without_locations(config.to_flower()).items()
@@ -237,7 +241,7 @@ class _Runner:
         for arm in arms if self.comparison.tuning else ():
             for index, values in enumerate(self.tuning[arm.key].candidates):
                 for seed in self.comparison.tuning.seeds if self.comparison.tuning else ():
-                    folder = self.output / TUNING / arm.key / f"candidate-{index}" / f"seed-{seed}"
+                    folder = job_folder(self.output, arm.key, seed, index)
                     rounds = self._tuning_rounds(arm, seed)
                     yield self._job(arm, seed, folder, {**values, **TUNING_KEYS, **rounds}, index)
 
@@ -245,7 +249,7 @@ class _Runner:
         for arm in arms:
             values = self.tuning[arm.key].values if arm.key in self.tuning else {}
             for seed in self.comparison.seeds:
-                folder = self.output / arm.key / f"seed-{seed}"
+                folder = job_folder(self.output, arm.key, seed)
                 rounds = {}
                 if source := arm.table.rounds_of:
                     rounds = {"num-rounds": self.outcomes[source][seed].final.round}

@@ -49,8 +49,14 @@ def plot_curves(axes: Axes, results: Results) -> None:
         axes.set_ylim(*_limits(metric, shown))
     axes.margins(x=0.02)
     label_ends(axes, ends)
-    axes.set(xlabel="passes over the data (local epochs)", ylabel=f"{split} {metric.axis}")
+    axes.set(xlabel=_work(results), ylabel=f"{split} {metric.axis}")
     finish(axes)
+
+
+def _work(results: Results) -> str:
+    if results.facts.arms[0].counts_steps:
+        return "optimizer steps of a site"
+    return "passes over the data (local epochs)"
 
 
 def _limits(metric: ShownMetric, curves: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, read_run_config
 from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.jobs.task import load_task
 from mdc_flower.reports.plotting import DARK, finish
-from simulations.compare.baselines import simulated_site
+from simulations.compare.course import simulated_sites
 from simulations.figures.panels import panel_grid
 from simulations.results.committed import split_name
 from simulations.results.result_files import Results
@@ -79,7 +79,7 @@ def _sizes(config: RunConfig) -> list[int]:
     """Return the number of training examples of each site of a user's job."""
     task, sizes = load_run_task(config), []
     for number in range(config.num_sites):
-        size = task.site_job(simulated_site(config, number)).size("train")
+        size = task.site_job(simulated_sites(config)[number]).size("train")
         if size is None:
             raise ConfigError("a stream has no number of examples", where="job", got=config.job)
         sizes.append(size)

@@ -58,7 +58,7 @@ def outcome_plans(arm: ArmFacts, outcome: Outcome) -> list[RoundPlan]:
         plans.append(
             RoundPlan(
                 round=number,
-                local_epochs=point.local_epochs,
+                local_epochs=max(1, round(point.local_epochs)),
                 lr_max=point.lr_max,
                 lr_min=point.lr_max * float(arm.config["lr-min-fraction"]),
                 shape=arm.config["lr-shape"],  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> F
     return figure
 
 
-def _lengths(outcomes: Iterable[Outcome]) -> set[int]:
+def _lengths(outcomes: Iterable[Outcome]) -> set[int | float]:
     return {point.local_epochs for outcome in outcomes for point in outcome.points}
 
 

@@ -10,9 +10,10 @@ from mdc_flower.config import RunConfig
 from mdc_flower.reports.page import Listing, Page, Picture, Section, Table
 from mdc_flower.reports.units import format_bytes, format_seconds
 from simulations.figures.curves import plot_curves, plot_frontier
-from simulations.results.result_files import ArmFacts, Results
-from simulations.results.rows import scale_of, table_rows
-from simulations.results.tables import table_cells, table_note, tuning_cells
+from simulations.results.result_files import EQUAL_PASSES, ArmFacts, Results
+from simulations.results.rows import best_arm, scale_of, table_rows
+from simulations.results.tables import table_cells, table_note
+from simulations.results.tuning_tables import tuning_cells
 
 DEFAULTS = RunConfig().to_flower()
 SIZE = (6.8, 4.4)
@@ -90,7 +91,9 @@ def _drawn(plot: Callable[[Axes, Results], None], results: Results) -> Figure:
 
 def _table(results: Results) -> Table:
     heads, rows = table_cells(results)
-    return Table("Arms", heads, rows, numeric=True, note=table_note(results))
+    best = best_arm(results, table_rows(results))
+    strong = frozenset() if best is None else frozenset({best})
+    return Table("Arms", heads, rows, numeric=True, note=table_note(results), strong=strong)
 
 
 def _tuning(results: Results) -> Section:
@@ -125,7 +128,7 @@ def _arms(results: Results) -> Section:
         for key, value in arms[0].config.items()
         if all(arm.config.get(key) == value for arm in arms)
     }
-    rows = [[arm.name, arm.kind, _own_keys(arm, shared)] for arm in arms]
+    rows = [[arm.name, _kind(arm), _own_keys(arm, shared)] for arm in arms]
     set_for_all = [(key, str(value)) for key, value in shared.items() if DEFAULTS.get(key) != value]
     return Section(
         "Configuration of the arms",
@@ -141,6 +144,10 @@ def _arms(results: Results) -> Section:
         if set_for_all
         else None,
     )
+
+
+def _kind(arm: ArmFacts) -> str:
+    return arm.kind if arm.protocol == EQUAL_PASSES else f"{arm.kind}, {arm.protocol}"
 
 
 def _own_keys(arm: ArmFacts, shared: Mapping[str, Scalar]) -> str:

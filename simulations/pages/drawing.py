@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from mdc_flower.reports.plotting import png
 from simulations.figures.curves import plot_curves, plot_frontier
 from simulations.figures.panels import draw_panels
+from simulations.results.csv_tables import csv_table
 from simulations.results.result_files import COMPARISON, RESULTS, Results, read_results
-from simulations.results.tables import csv_table, markdown_table, tuning_table
+from simulations.results.tables import markdown_table
+from simulations.results.tuning_tables import tuning_table
 from strategies.common.files import write_atomically
 
 TABLE, TUNING_TABLE, CSV_TABLE = "table.md", "tuning.md", "table.csv"

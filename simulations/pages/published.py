@@ -23,8 +23,8 @@ from simulations.results.tables import (
     markdown_table,
     provenance_line,
     summary_table,
-    tuning_table,
 )
+from simulations.results.tuning_tables import tuning_table
 from strategies.common.errors import DataError
 
 ROOT = Path(__file__).parents[2]

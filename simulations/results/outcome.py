@@ -20,10 +20,11 @@ class Point:
         Rounds so far; 0 if training has no rounds.
     exchanges : int
         Exchanges of models or statistics with all sites so far.
-    epochs : int
-        Passes over the data so far.
-    local_epochs : int
-        Passes since the previous exchange; without exchanges, all passes so far.
+    epochs : int or float
+        Work so far in the unit of the budget: passes over the data, or optimizer steps of each
+        site. Training on the pooled data that ends within a pass has a fraction.
+    local_epochs : int or float
+        Work since the previous exchange; without exchanges, all work so far.
     lr_max : float
         Highest learning rate of the round.
     relative_change : float or None
@@ -35,12 +36,17 @@ class Point:
         Model bytes sent to and received from all sites so far.
     seconds : float
         Wall time so far on one core, with the sites trained one after the other.
+    steps : int or None
+        Optimizer steps so far, one after the other: in each round, those of the site with most.
+        None in files of earlier versions.
+    examples : int or None
+        Examples trained on so far, at all sites together. None in files of earlier versions.
     """
 
     round: int
     exchanges: int
-    epochs: int
-    local_epochs: int
+    epochs: int | float
+    local_epochs: int | float
     lr_max: float
     relative_change: float | None
     validation: Mapping[str, float]
@@ -48,6 +54,8 @@ class Point:
     sent_bytes: int
     received_bytes: int
     seconds: float
+    steps: int | None = None
+    examples: int | None = None
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Point":

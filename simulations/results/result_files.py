@@ -20,6 +20,9 @@ from strategies.exchange.metrics import LOSS
 COMPARISON = "comparison.json"
 RESULTS = "results.jsonl"
 
+EQUAL_PASSES, EQUAL_TIME = "equal-passes", "equal-time"
+"""Protocols of centralized arms; files of earlier versions have only the first."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +50,10 @@ class ArmFacts(_Record):
 
     Attributes
     ----------
-    key, name, kind : str
-        File name; name in tables; kind, see `simulations.compare.arm.ArmTable`.
+    key, name : str
+        File name; name in tables.
+    kind, protocol : str
+        See `simulations.compare.arm.ArmTable`.
     config : dict
         All keys of the run config except file locations, with the tuned values.
     per_step_bytes : int
@@ -61,6 +66,17 @@ class ArmFacts(_Record):
     kind: str
     config: dict[str, Scalar]
     per_step_bytes: int
+    protocol: str = EQUAL_PASSES
+
+    @property
+    def budget(self) -> int:
+        """Return the work that the arm had to do, in passes over the data or in steps."""
+        return int(self.config.get("step-budget") or self.config["epoch-budget"])
+
+    @property
+    def counts_steps(self) -> bool:
+        """Return whether the budget counts optimizer steps and not passes over the data."""
+        return bool(self.config.get("step-budget"))
 
 
 class Facts(_Record):
@@ -146,7 +162,7 @@ def read_results(folder: Path) -> Results:
     ------
     DataError
         If a file is missing or invalid, an arm lacks a result for a seed, or a result lacks the
-        metric by which the arms are compared, or does not cover the ``epoch-budget`` of its arm.
+        metric by which the arms are compared, or does not cover the budget of its arm.
     """
     try:
         facts = Facts.model_validate_json((folder / COMPARISON).read_text(encoding="utf-8"))
@@ -171,13 +187,15 @@ def read_results(folder: Path) -> Results:
 
 
 def _check_budget(arm: ArmFacts, outcome: Outcome, where: str) -> None:
-    budget = arm.config.get("epoch-budget")
-    if outcome.final.epochs != budget:
+    used = outcome.final.epochs
+    # In equal time, the pooled data are trained on for a part of the budget.
+    covered = used <= arm.budget if arm.protocol == EQUAL_TIME else used == arm.budget
+    if not covered:
         raise DataError(
-            "the last point does not cover the whole epoch-budget of the arm",
+            "the last point does not cover the whole budget of the arm",
             where=where,
-            got=f"{outcome.final.epochs} epochs",
-            expected=str(budget),
+            got=f"{used} {'steps' if arm.counts_steps else 'epochs'}",
+            expected=str(arm.budget),
         )
 
 

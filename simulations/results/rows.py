@@ -1,5 +1,6 @@
 """The numbers of a comparison's table: one row per arm."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from mdc_flower.common.shown_metrics import ShownMetric, others
 from simulations.results.intervals import Interval, Scale
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Facts, Results
+
+AVERAGING = ("federated", "flower-fedavg")
+"""Kinds of arms whose sites train one model together."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class Row:
         first arm, paired by seed.
     others : Mapping[str, Interval]
         The job's other metrics after the last round, by name.
+    steps, examples : float or None
+        Optimizer steps, one after the other; examples trained on, at all sites together. None if a
+        result of an earlier version does not have them.
     exchanges : float
         Exchanges with all sites.
     sent_megabytes, received_megabytes : float
@@ -38,6 +45,8 @@ class Row:
     score: Interval
     difference: Interval
     others: Mapping[str, Interval]
+    steps: float | None
+    examples: float | None
     exchanges: float
     sent_megabytes: float
     received_megabytes: float
@@ -64,12 +73,28 @@ def _row(results: Results, arm: ArmFacts, reference: Mapping[int, float]) -> Row
             one.name: Interval.of(list(finals(results, arm.key, one.name).values()))
             for one in shown_others(results)
         },
+        _mean_if_known([point.steps for point in points]),
+        _mean_if_known([point.examples for point in points]),
         _mean([point.exchanges for point in points]),
         sent / 1e6,
         received / 1e6,
         (sent + received) / arm.per_step_bytes,
         _mean([point.seconds for point in points]),
     )
+
+
+def best_arm(results: Results, rows: Sequence[Row]) -> int | None:
+    """Return the index of the arm with the best mean among those that average.
+
+    If no arm averages, it is among all arms; None if no arm has a finite mean.
+    """
+    sign = 1.0 if results.facts.metric.better == "max" else -1.0
+    known = {
+        i: sign * row.score.mean for i, row in enumerate(rows) if math.isfinite(row.score.mean)
+    }
+    averaging = {i for i, arm in enumerate(results.facts.arms) if arm.kind in AVERAGING}
+    candidates = known.keys() & averaging or known.keys()
+    return max(candidates, key=lambda index: (known[index], -index), default=None)
 
 
 def finals(results: Results, arm: str, metric: str = "") -> dict[int, float]:
@@ -121,3 +146,8 @@ def megabytes(by_seed: Mapping[int, Outcome]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
+
+
+def _mean_if_known(values: Sequence[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _mean(known) if len(known) == len(values) else None

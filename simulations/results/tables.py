@@ -1,16 +1,15 @@
-"""Make Markdown and CSV tables from results."""
+"""Make Markdown tables from results."""
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
 
 from mdc_flower.common.shown_metrics import ShownMetric
 from simulations.results.committed import same_metric
-from simulations.results.intervals import Interval, Scale
-from simulations.results.result_files import Results, Tuned, mean_validation
+from simulations.results.intervals import Scale
+from simulations.results.result_files import EQUAL_TIME, Results
 from simulations.results.rows import (
+    AVERAGING,
     Row,
+    best_arm,
     difference,
     difference_unit,
     finals,
@@ -31,10 +30,10 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
         f"{facts.split} {facts.metric.heading}",
         _difference_heading(f"difference from {rows[0].arm}", facts.metric),
         *(one.heading for one in more),
+        *(["time, steps", "work, examples"] if _costs_known(rows) else []),
         "exchanges",
-        "sent, MB",
-        "received, MB",
-        "share of per-step bytes",
+        "exchanged, MB",
+        "share of per-step bytes, %",
         "seconds",
     ]
     return heads, [
@@ -43,14 +42,26 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
             row.score.text(scale),
             row.difference.text(scale, sign=True) if index else "",
             *(row.others[name].text(scales[name]) for name in scales),
-            f"{row.exchanges:.3g}",
-            _megabytes(row.sent_megabytes),
-            _megabytes(row.received_megabytes),
+            *(_number(cost) for cost in (row.steps, row.examples) if _costs_known(rows)),
+            _number(row.exchanges),
+            _megabytes(row.sent_megabytes + row.received_megabytes),
             _share(row.per_step),
-            f"{row.seconds:.1f}",
+            f"{row.seconds:,.1f}",
         ]
         for index, row in enumerate(rows)
     ]
+
+
+def _costs_known(rows: Sequence[Row]) -> bool:
+    """Return whether all results have their time and work; earlier versions did not record it."""
+    return all(row.steps is not None and row.examples is not None for row in rows)
+
+
+def _number(mean: float | None) -> str:
+    """Return a mean of whole numbers; with a decimal place if it is not whole."""
+    if mean is None:
+        return ""
+    return f"{mean:,.0f}" if mean == round(mean) else f"{mean:,.1f}"
 
 
 def _difference_heading(what: str, metric: ShownMetric) -> str:
@@ -62,21 +73,50 @@ def _difference_heading(what: str, metric: ShownMetric) -> str:
 
 def table_note(results: Results) -> str:
     """Return the explanation of the table's columns."""
-    return (
-        f"{_over(len(results.facts.seeds))}Every arm makes the same number of passes over its "
-        "data, starting from the same initial model. Sent, received: model bytes to and from all "
-        "sites. Share of per-step bytes: their sum, divided by what averaging after each optimizer "
-        "step would exchange. Seconds: wall time of a run on one core, one site after the other."
+    facts, rows = results.facts, table_rows(results)
+    best = best_arm(results, rows)
+    marked = "" if best is None else f"Bold: {_best_of(facts.arms[best].kind)}. "
+    costs = (
+        "Time: optimizer steps one after the other. Work: examples trained on, at all sites. "
+        if _costs_known(rows)
+        else ""
     )
+    return (
+        f"{_over(len(facts.seeds))}{marked}{_budgets(results)} All start from the same initial "
+        f"model. {costs}Exchanged: model bytes to and from all sites; the share is of what "
+        "averaging after each optimizer step would exchange. Seconds: wall time of a run on one "
+        "core, one site after the other."
+    )
+
+
+def _best_of(kind: str) -> str:
+    return "the best arm that averages" if kind in AVERAGING else "the best arm"
+
+
+def _budgets(results: Results) -> str:
+    """Return what all arms have in common, and the exceptions."""
+    arms = results.facts.arms
+    if arms[0].counts_steps:
+        text = "Every site takes the same number of optimizer steps in every arm"
+        pooled = "training on the pooled data processes as many examples as all sites together"
+        text += f"; {pooled}" if any(arm.kind == "centralized" for arm in arms) else ""
+    else:
+        text = "Every arm makes the same number of passes over its data"
+    timed = [arm.name for arm in arms if arm.protocol == EQUAL_TIME]
+    return f"{text}, except {', '.join(timed)}: as many steps as a site." if timed else f"{text}."
 
 
 def markdown_table(results: Results) -> str:
     """Return the table as Markdown, with title and explanation."""
     heads, rows = table_cells(results)
+    best = best_arm(results, table_rows(results))
+    if best is not None:
+        rows[best][1] = f"**{rows[best][1]}**"
     return f"### {results.facts.name}\n\n{_lines(heads, rows)}\n\n{table_note(results)}\n"
 
 
 def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; all columns but the first are aligned to the right."""
     rule = "|---" + "|---:" * (len(heads) - 1) + "|"
     return "\n".join([_line(heads), rule, *map(_line, rows)])
 
@@ -87,11 +127,12 @@ def _line(cells: Sequence[str]) -> str:
 
 def _megabytes(count: float) -> str:
     """Return a number of megabytes; those of a small model have two digits that are not 0."""
-    return f"{count:.2g}" if 0 < count < 0.1 else f"{count:.1f}"
+    return f"{count:.2g}" if 0 < count < 0.1 else f"{count:,.1f}"
 
 
 def _share(share: float) -> str:
-    return f"1/{1 / share:.0f}" if share else "0"
+    """Return a share in percent, with three significant digits."""
+    return f"{100 * share:.3g}"
 
 
 def _over(num_seeds: int) -> str:
@@ -148,7 +189,7 @@ def summary_table(comparisons: Sequence[Results]) -> str:
         *names,
         *(_difference_heading(f"{name} minus {other}", metric) for name, other in _paired(names)),
         f"exchanges of {names[1]}",
-        "share of per-step bytes",
+        "share of per-step bytes, %",
     ]
     cells = [
         [results.facts.name, str(len(results.facts.seeds)), *_summary_cells(line, results, keys)]
@@ -170,8 +211,11 @@ def summary_tables(comparisons: Sequence[Results]) -> str:
 
 
 def _paired(values: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of arms whose difference a summary shows: each minus the previous one."""
-    return list(zip(values[1:3], values[:2], strict=False))
+    """Return the pairs of arms whose difference a summary shows: the second minus each other.
+
+    So all differences have one sign: above 0, the arm under study has the higher value.
+    """
+    return [(values[1], other) for other in (values[0], *values[2:3])]
 
 
 def _summary_note(comparisons: Sequence[Results]) -> str:
@@ -196,83 +240,6 @@ def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str
     return [
         *(row.score.text(scale) for row in rows),
         *(difference(scores[a], scores[b]).text(scale, sign=True) for a, b in _paired(keys)),
-        f"{rows[1].exchanges:.3g}",
+        _number(rows[1].exchanges),
         _share(rows[1].per_step),
     ]
-
-
-def tuning_table(results: Results) -> str:
-    """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning.
-
-    A note below names the arms whose best value is the lowest or highest that was tried, because a
-    better value may lie beyond it.
-    """
-    tuning = results.facts.tuning
-    if not tuning:
-        return ""
-    metric = results.facts.metric
-    lines = [f"| arm | candidates: validation {metric.heading} |", "|---|---|"]
-    for arm in results.facts.arms:
-        lines.append(f"| {arm.name} | {_candidates(tuning[arm.key], metric)} |")
-    at_edge = [arm.name for arm in results.facts.arms if _is_at_edge(tuning[arm.key])]
-    if at_edge:
-        lines += [
-            "",
-            "The chosen value is the lowest or highest of three or more for: "
-            f"{'; '.join(at_edge)}.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _is_at_edge(tuned: Tuned) -> bool:
-    for key, chosen in tuned.candidates[tuned.chosen].values.items():
-        tried = {value for one in tuned.candidates if not isinstance(value := one.values[key], str)}
-        if len(tried) >= 3 and chosen in (min(tried), max(tried)):
-            return True
-    return False
-
-
-def _candidates(tuned: Tuned, metric: ShownMetric) -> str:
-    cells = [f"{keys}: {reached}" for keys, reached in tuning_cells(tuned, metric)]
-    cells[tuned.chosen] = f"**{cells[tuned.chosen]}**"
-    return "; ".join(cells)
-
-
-def tuning_cells(tuned: Tuned, metric: ShownMetric) -> list[tuple[str, str]]:
-    """Return the keys of each candidate, and the mean of the metric over the seeds."""
-    cells = []
-    for one in tuned.candidates:
-        mean = mean_validation(one.validation)
-        keys = ", ".join(f"{key} {value}" for key, value in one.values.items())
-        cells.append((keys, metric.cell(mean) if math.isfinite(mean) else "diverged"))
-    return cells
-
-
-def csv_table(results: Results) -> str:
-    """Return the table as CSV, with metrics as the job computes them: shares are in [0, 1]."""
-    name = results.facts.metric.name
-    lines = [
-        {
-            "arm": row.arm,
-            **_csv_cells({name: row.score, "difference": row.difference, **row.others}),
-            "exchanges": row.exchanges,
-            "sent_megabytes": row.sent_megabytes,
-            "received_megabytes": row.received_megabytes,
-            "share_of_per_step_bytes": row.per_step,
-            "seconds": round(row.seconds, 3),
-        }
-        for row in table_rows(results)
-    ]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def _csv_cells(intervals: Mapping[str, Interval]) -> dict[str, float]:
-    cells: dict[str, float] = {}
-    for name, interval in intervals.items():
-        column = name.replace("-", "_")
-        cells |= {column: interval.mean, f"{column}_ci95": interval.half_width}
-    return cells

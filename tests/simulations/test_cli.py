@@ -1,6 +1,7 @@
 """`mdc compare`: what it refuses, and what it leaves."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def file(process_state: None) -> None:
             "(got 'ile', expected 'fixed', the value of the arm centralized)",
         ),
         (["two.toml", "--set", "seed=7"], "--set, seed: the comparison sets this key for each job"),
-        (["two.toml", "--set", "num-rounds=2"], "equal numbers of passes over the data"),
+        (["two.toml", "--set", "num-rounds=1"], "may end before it has used the budget"),
+        (["two.toml", "--set", "local-steps=2"], "local-steps counts steps, but epoch-budget 6"),
         (["two.toml", "--set", "seed"], "--set: not of the form key=value"),
         (["two.toml", "--set", "dataset=digit"], "no such data set"),
     ],
@@ -114,11 +116,12 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_pictures(
     table = (output / "table.md").read_text()
     assert table.startswith("### arms\n")
     assert table.splitlines()[4:7] == [
-        "| centralized | 62.50 ± 317.66 |  | 0 | 0.0 | 0.0 | 0 | 2.0 |",
+        "| centralized | 62.50 ± 317.66 |  | 0 | 0.0 | 0 | 2.0 |",
+        # The results are of a version that did not count steps.
         # 1,442 digits less 2 times 72 held out, in batches of 2 times 32: 21 steps a pass, 4
         # passes; 4,810 parameters of 4 bytes to and from 2 sites: 6.5 MB.
-        "| FedAvg | 25.00 ± 0.00 | -37.50 ± 317.66 | 3.5 | 0.9 | 2.6 | 1/2 | 2.0 |",
-        "| co-learning | 50.00 ± 317.66 | -12.50 ± 0.00 | 3.5 | 0.9 | 2.6 | 1/2 | 2.0 |",
+        "| FedAvg | 25.00 ± 0.00 | -37.50 ± 317.66 | 3.5 | 3.5 | 54.1 | 2.0 |",
+        "| co-learning | **50.00 ± 317.66** | -12.50 ± 0.00 | 3.5 | 3.5 | 54.1 | 2.0 |",
     ]
     assert table in result.stdout
     written = read_results(output)
@@ -138,6 +141,75 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_pictures(
 
     lines = result.stdout.splitlines()
     assert lines[0] == "arms: 3 arms, 2 seeds"
-    assert [line.split(":")[0] for line in lines[1:7]] == [f"{i} of 6" for i in range(1, 7)]
-    assert {line.split(": ")[1].split(", seed")[0] for line in lines[5:7]} == {"FedAvg"}
+    assert lines[4] == "reported seeds: 1, 2"
+    assert lines[5] == "6 jobs, all of them finished"
+    assert lines[6].startswith(
+        "few seeds: with 2, the half-width of a 95% interval is 9.0 standard"
+    )
+    assert [line.split(":")[0] for line in lines[7:13]] == [f"{i} of 6" for i in range(1, 7)]
+    assert {line.split(": ")[1].split(", seed")[0] for line in lines[11:13]} == {"FedAvg"}
     assert lines[-1] == f"picture: {output / CURVES}"
+
+
+def test_without_a_file_it_names_those_that_are_shipped_and_trains_nothing() -> None:
+    result = mdc("compare")
+    assert result.exit_code == 2
+    assert "COMPARISON: no comparison given" in result.stderr
+    assert "digits, digits-arms" in result.stderr
+    assert "mdc compare digits" in result.stderr
+    assert not Path("runs").exists()
+
+
+def test_a_shipped_comparison_is_found_by_its_name() -> None:
+    result = mdc("compare", "digits", "--seeds", "1", "--arm", "nobody")
+    assert result.exit_code == 2
+    assert "one of: centralized, centralized-equal-steps" in result.stderr.replace("expected ", "")
+
+
+TUNED = (
+    FILE
+    + """
+[tuning]
+num-seeds = 2
+
+[tuning.grid]
+lr-max = [0.05, 0.1]
+"""
+)
+
+
+def test_a_check_tells_all_that_would_be_run_and_how_long_and_trains_nothing() -> None:
+    Path("tuned.toml").write_text(TUNED)
+    result = mdc("compare", "tuned.toml", "--check", "--seeds", "1", "--output", "out")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[:6] == [
+        "two arms: 3 arms, 1 seeds",
+        "  centralized: centralized, 2 candidates",
+        "  fedavg: FedAvg, 2 candidates",
+        "  co-learning: co-learning, 2 candidates",
+        "reported seeds: 1",
+        "seeds for choosing candidates: 101, 102",
+    ]
+    # Of three arms, two candidates with two seeds, and the seed that is reported.
+    assert re.match(
+        r"15 jobs: about .* with \d+ workers? \(measured here: .* ms for a step of 32", lines[6]
+    )
+    assert lines[7].startswith("few seeds: 1 gives no interval")
+    assert len(lines) == 8
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('"co-learning"]', '"co-learning", "nope"]'),
+        ("lr-max = [0.05, 0.1]", "lr-max = [0.05, -0.1]"),
+        ('model = "mlp"', 'model = "mpl"'),
+    ],
+    ids=["arm", "candidate", "model"],
+)
+def test_a_check_finds_what_is_wrong(text: str, named: str) -> None:
+    Path("tuned.toml").write_text(TUNED.replace(text, named))
+    assert mdc("compare", "tuned.toml", "--check", "--output", "out").exit_code == 2
+    assert not Path("out").exists()

@@ -112,13 +112,13 @@ def test_tables_and_page_say_which_metric_in_which_unit_and_which_way_is_better(
     assert table.splitlines()[2].startswith(
         "| arm | validation rmse, m (lower is better) "
         "| difference from centralized, m (below 0 is better) "
-        "| mae, m (lower is better) | r2 | exchanges |"
+        "| mae, m (lower is better) | r2 | time, steps | work, examples | exchanges |"
     )
     assert (
         (done.folder / "table.csv")
         .read_text()
         .startswith(
-            "arm,rmse,rmse_ci95,difference,difference_ci95,mae,mae_ci95,r2,r2_ci95,exchanges,"
+            "arm,rmse,rmse_ci95,difference,difference_ci95,mae,mae_ci95,r2,r2_ci95,steps,examples,"
         )
     )
     tuning = (done.folder / "tuning.md").read_text()
@@ -217,6 +217,66 @@ def test_what_a_job_cannot_give_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match=message) as caught:
         check(comparison, loaded(comparison), split)
     assert caught.value.exit_code == 2
+
+
+STEPS: dict[str, Any] = {
+    **CONFIG,
+    "job": "tests.simulations.streams:endless",
+    "epoch-budget": 0,
+    "step-budget": 6,
+    "local-steps": 2,
+}
+ON_A_STREAM = (
+    "centralized",
+    "centralized-equal-steps",
+    "centralized-equal-time",
+    "co-learning",
+    "fedavg",
+    "flower-fedavg",
+    "one-site",
+)
+
+
+def test_arms_of_every_kind_but_an_ensemble_are_compared_on_a_stream_in_steps(
+    tmp_path: Path,
+) -> None:
+    comparison = comparison_of(*ON_A_STREAM, config={**STEPS, "batch-size": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simulations.compare.runner.worker_pool", in_this_process)
+        compared = run_comparison(comparison, loaded(comparison), tmp_path, split="validation")
+    results = results_of(comparison, loaded(comparison), compared, "validation")
+    write_results(tmp_path, results)
+    finals = {key: by_seed[1].final for key, by_seed in read_results(tmp_path).outcomes.items()}
+    # Three sites take six steps each, in batches of four.
+    assert {key: (final.steps, final.examples) for key, final in finals.items()} == {
+        "centralized": (18, 72),
+        "centralized-equal-steps": (6, 72),
+        "centralized-equal-time": (6, 24),
+        "co-learning": (6, 72),
+        "fedavg": (6, 72),
+        "flower-fedavg": (6, 72),
+        "one-site": (6, 24),
+    }
+    # The weight and the bias of four bytes, to and from three sites, after each of six steps.
+    assert {arm.per_step_bytes for arm in results.facts.arms} == {2 * 3 * 8 * 6}
+    table = (write_report(tmp_path).parent / "table.md").read_text()
+    assert "Every site takes the same number of optimizer steps in every arm" in table
+
+
+def test_a_stream_needs_a_budget_in_steps() -> None:
+    stream = comparison_of("fedavg-each-epoch", config={**CONFIG, "job": STEPS["job"]})
+    with pytest.raises(ConfigError, match="a stream has no epochs"):
+        check(stream, loaded(stream), "validation")
+
+
+def test_a_job_that_makes_batches_of_its_own_size_has_no_larger_ones() -> None:
+    config = {**STEPS, "job": "tests.simulations.streams:stubborn"}
+    stubborn = comparison_of("centralized-equal-steps", config=config)
+    with pytest.raises(ConfigError, match="does not make batches of batch-size") as caught:
+        check(stubborn, loaded(stubborn), "validation")
+    assert caught.value.where == "arm centralized-equal-steps, protocol"
+    # The default batch-size is 32.
+    assert (caught.value.got, caught.value.expected) == ("4 examples in a batch", "96")
 
 
 def test_arms_whose_models_only_the_sites_have_are_refused() -> None:

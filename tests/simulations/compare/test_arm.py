@@ -31,8 +31,11 @@ def test_every_shipped_arm_loads_and_makes_a_config(name: str, tmp_path: Path) -
 
 
 def test_yardsticks_differ_in_nothing_but_whose_data_they_have() -> None:
-    centralized, alone, ensemble = map(values_of, ("centralized", "one-site", "ensemble"))
-    assert centralized == alone == ensemble
+    names = (
+        "centralized", "centralized-equal-steps", "centralized-equal-time", "one-site", "ensemble"
+    )  # fmt: skip
+    first, *others = map(values_of, names)
+    assert others == [first] * 4
 
 
 def values_of(name: str) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def values_of(name: str) -> dict[str, Any]:
         ("fedadam", {"outer-optimizer": "adam", "outer-lr": 0.01}),
         ("fedavg-global-cosine", {"lr-shape": "global-cosine", "lr-min-fraction": 0.0}),
         ("clr-only", {"lr-shape": "exponential", "lr-min-fraction": 0.25}),
+        ("flower-fedavg", {"batch-norm": "average"}),
     ],
 )
 def test_what_is_compared_with_fedavg_differs_from_it_in_one_thing(
@@ -118,7 +122,7 @@ def test_a_users_arm_is_found_by_its_path_from_the_folder(tmp_path: Path) -> Non
 
 def test_an_arm_without_a_table_is_federated_and_called_by_its_file(tmp_path: Path) -> None:
     arm = load_arm(str(written(tmp_path / "plain.toml", "seed = 3\n")), tmp_path, {})
-    assert arm.table.model_dump() == {"name": "", "kind": "federated", "rounds_of": ""}
+    assert arm.table == ArmTable(name="", kind="federated", protocol="equal-passes")
     assert arm.name == "plain"
 
 
@@ -135,6 +139,7 @@ def test_the_arms_keys_go_before_the_shared_ones_and_the_last_before_both() -> N
         ("name = 7", "name", "got 7"),
         ('rounds_of = "x"', "rounds_of", "got 'x'"),  # it is written rounds-of
         ('colour = "red"', "colour", "got 'red'"),
+        ('kind = "centralized"\nprotocol = "equal"', "protocol", "got 'equal'"),
     ],
 )
 def test_a_bad_table_is_refused_with_file_and_key(
@@ -145,6 +150,13 @@ def test_a_bad_table_is_refused_with_file_and_key(
         load_arm(str(file), tmp_path, {})
     assert caught.value.where == f"{file}, [arm], {where}"
     assert named in str(caught.value)
+
+
+def test_only_a_centralized_arm_has_a_protocol(tmp_path: Path) -> None:
+    file = written(tmp_path / "bad.toml", '[arm]\nkind = "one-site"\nprotocol = "equal-time"\n')
+    with pytest.raises(ConfigError, match="only arms of kind 'centralized' have a protocol") as one:
+        load_arm(str(file), tmp_path, {})
+    assert one.value.where == f"{file}, [arm]"
 
 
 @pytest.mark.parametrize("reference", ["fed-avg", "mine.toml", "arms/fedavg", ""])

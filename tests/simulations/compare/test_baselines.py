@@ -2,7 +2,7 @@
 
 import math
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
 from mdc_flower.jobs.task import load_task
+from mdc_flower.training.job import Pass
+from simulations.compare.arm import Protocol
 from simulations.compare.baselines import train_ensemble, train_without_exchange
 from simulations.results.outcome import Outcome
 from strategies.common.errors import MdcError
@@ -43,6 +45,10 @@ def run(kind: str, **keys: Any) -> Outcome:
     if kind == "ensemble":
         return train_ensemble(config(**keys))
     return train_without_exchange(config(**keys), kind)
+
+
+def pooled(protocol: Protocol, **keys: Any) -> Outcome:
+    return train_without_exchange(config(**keys), "centralized", protocol)
 
 
 def site_rows(site: int, **keys: Any) -> list[float]:
@@ -185,6 +191,86 @@ def test_pooled_data_teach_more_than_one_sites_and_so_does_an_ensemble() -> None
     assert min(pooled, together) > alone + 0.02
 
 
+# The three yardsticks: 59 pooled examples, and 8, 17 and 34 at the sites, in batches of 4.
+
+
+def test_in_equal_steps_each_batch_is_as_large_as_those_of_all_sites() -> None:
+    outcome = pooled("equal-steps")
+    # 59 = 4 * 12 + 11: five steps in each of three passes.
+    assert [len(batch) for batch in numbers.trained_on] == [12, 12, 12, 12, 11] * 3
+    assert [(point.epochs, point.steps) for point in outcome.points] == [(1, 5), (2, 10), (3, 15)]
+    assert outcome.final.examples == 3 * 59
+
+
+def test_in_equal_steps_every_step_is_an_exchange_of_the_model_with_each_site() -> None:
+    # Two weights and two biases of four bytes, to and from three sites.
+    final = pooled("equal-steps").final
+    assert final.exchanges == 15
+    assert final.sent_bytes == final.received_bytes == 15 * 3 * 4 * 4
+
+
+def test_in_equal_time_there_are_as_many_steps_as_the_largest_site_takes() -> None:
+    outcome = pooled("equal-time")
+    # 34 = 8 * 4 + 2: nine steps a pass, 27 in all; the pooled data have 15 a pass.
+    assert len(numbers.trained_on) == 27
+    assert [(point.epochs, point.steps) for point in outcome.points] == [(1, 15), (1.8, 27)]
+    assert outcome.final.examples == round(1.8 * 59)
+    assert (outcome.final.exchanges, outcome.final.sent_bytes) == (0, 0)
+
+
+def test_the_learning_rate_ends_its_cycle_within_a_pass_if_training_does() -> None:
+    rates: list[float] = []
+
+    def record(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    handle = register_optimizer_step_pre_hook(record)
+    pooled("equal-time", lr_shape="linear", lr_max=0.5, lr_min_fraction=0.0)
+    handle.remove()
+    assert rates == pytest.approx([0.5 * (1 - step / 26) for step in range(27)])
+
+
+@pytest.mark.parametrize("kind", ["centralized", "one-site", "ensemble"])
+def test_time_and_work_are_those_of_the_steps_and_examples(kind: str) -> None:
+    final = run(kind).final
+    # The ensemble's sites train at the same time, so the largest takes the longest.
+    time_, work = {"centralized": (45, 177), "one-site": (6, 24), "ensemble": (27, 177)}[kind]
+    assert (final.steps, final.examples) == (time_, work)
+
+
+STEPS: dict[str, Any] = {"epoch_budget": 0, "step_budget": 10, "local_steps": 5}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "batches", "examples"),
+    [("equal-passes", 30, 120), ("equal-steps", 10, 120), ("equal-time", 10, 40)],
+)
+def test_a_budget_in_steps_is_that_of_each_site(
+    protocol: Protocol, batches: int, examples: int
+) -> None:
+    final = pooled(protocol, **STEPS).final
+    assert (len(numbers.trained_on), final.steps, final.examples) == (batches, batches, examples)
+    # Work is drawn over the steps of each site.
+    assert final.epochs == pytest.approx(10 if examples == 120 else 10 / 3)
+
+
+@pytest.mark.parametrize("kind", ["one-site", "ensemble"])
+def test_sites_alone_take_the_steps_of_the_budget(kind: str) -> None:
+    final = run(kind, **STEPS).final
+    assert (final.epochs, final.steps) == (10, 10)
+    assert final.examples == (40 if kind == "one-site" else 120)
+
+
+def test_a_stream_is_trained_on_in_steps() -> None:
+    keys = {"job": "tests.simulations.streams:endless", **STEPS}
+    final = {name: pooled(name, **keys).final for name in get_args(Protocol)}
+    assert {name: (point.steps, point.epochs) for name, point in final.items()} == {
+        "equal-passes": (30, 10),
+        "equal-steps": (10, 10),
+        "equal-time": (10, 10 / 3),
+    }
+
+
 def test_a_budget_of_no_epochs_is_refused_and_no_crash() -> None:
     # Rounds alone end a federated run; a yardstick has none to count.
     for kind in ("centralized", "ensemble"):
@@ -194,17 +280,22 @@ def test_a_budget_of_no_epochs_is_refused_and_no_crash() -> None:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[float]]]:
-    """Let training give site-i the i-th of `LOGITS`; note the sites and their examples."""
+    """Let training give site-i the i-th of `LOGITS`; note the sites and their examples.
+
+    It goes through as many batches as training does.
+    """
     seen: list[tuple[str, list[float]]] = []
 
     def train(model: Any, job: Any, plan: RoundPlan, *others: Any) -> None:
-        site, after_epoch, data = others[-2], others[-1], job.splits["train"]
+        site, data = others[-1], job.splits["train"]
         seen.append((site, data.inputs[0 : len(data)][:, 0].tolist()))
         with torch.no_grad():
             model.layer.weight.zero_()
             model.layer.bias.copy_(torch.tensor(LOGITS[len(seen) - 1]))
-        for epoch in range(1, plan.local_epochs + 1):
-            after_epoch(epoch)
+        for _ in range(plan.local_steps // job.steps_per_epoch()):
+            generator = torch.Generator().manual_seed(1)
+            for _ in job.batches(Pass("train", torch.device("cpu"), generator)):
+                pass
 
     monkeypatch.setattr("simulations.compare.baselines.train", train)
     return seen

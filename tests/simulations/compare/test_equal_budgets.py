@@ -7,7 +7,7 @@ import pytest
 
 from mdc_flower.config import RunConfig
 from simulations.cli import COMPARISONS_DIR
-from simulations.compare.arm import Arm, ArmTable, load_arm
+from simulations.compare.arm import ARMS_DIR, Arm, ArmTable, load_arm
 from simulations.compare.comparison_file import Comparison, Tuning, read_comparison
 from simulations.compare.equal_budgets import configs_of
 from simulations.compare.runner import run_comparison
@@ -15,6 +15,7 @@ from strategies.common.errors import ConfigError
 
 SHARED: dict[str, Any] = {"model": "mlp", "num-sites": 2, "epoch-budget": 4}
 ARMS = ["centralized", "co-learning", "fedavg"]
+EPOCHS_ONLY = ["fedavg-each-epoch", "fedavg-global-cosine-each-epoch", "qsr"]
 
 
 def comparison_of(**changes: Any) -> Comparison:
@@ -71,24 +72,101 @@ def test_keys_of_the_method_may_differ() -> None:
     assert [configs[arm][0].local_epochs for arm in ARMS] == [5, 2, 5]
 
 
-@pytest.mark.parametrize("key", ["local-steps", "step-budget", "num-rounds"])
-@pytest.mark.parametrize("place", ["config", "arm", "grid"])
-def test_steps_or_rounds_that_end_an_arm_are_refused(tmp_path: Path, key: str, place: str) -> None:
-    # Co-learning would stop after 2 rounds, with 2 of the 4 passes.
-    shared = {**SHARED, "num-rounds": 2, "local-epochs": 1} if key == "local-steps" else SHARED
-    comparison = comparison_of(config=shared)
-    arms = arms_with()
-    if place == "config":
-        comparison = comparison_of(config={**shared, key: 2})
-    elif place == "arm":
-        arms = arms_with("co-learning", **{key: 2})
-    else:
-        tuning = Tuning(grid={"lr-max": [0.1]}, arm_grid={"co-learning": {key: [2]}})
-        comparison = comparison_of(config=shared, tuning=tuning)
-    with pytest.raises(ConfigError, match="equal numbers of passes") as caught:
+# Rounds
+
+
+def with_rounds(rounds: int, **keys: Any) -> list[Arm]:
+    values = {"num-rounds": rounds, **{k.replace("_", "-"): v for k, v in keys.items()}}
+    return [load_arm("centralized", Path(), {}), Arm(key="mine", table=ArmTable(), values=values)]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "keys"),
+    [
+        (3, {"epochs": "spread"}),
+        (2, {"epochs": "fixed", "local_epochs": 2}),
+        (2, {"epochs": "ile", "local_epochs": 3}),
+    ],
+    ids=["spread", "fixed", "ile"],
+)
+def test_a_number_of_rounds_that_uses_the_whole_budget_is_accepted(
+    rounds: int, keys: dict[str, Any]
+) -> None:
+    (config,) = configs_of(comparison_of(), with_rounds(rounds, **keys))["mine"]
+    assert config.num_rounds == rounds
+
+
+@pytest.mark.parametrize("epochs", ["fixed", "ile"])
+@pytest.mark.parametrize("place", ["arm", "grid"])
+def test_a_number_of_rounds_that_may_end_before_the_budget_is_refused(
+    tmp_path: Path, epochs: str, place: str
+) -> None:
+    # Two rounds of one epoch are two of four passes; ILE need not double.
+    arms, comparison = with_rounds(2, epochs=epochs, local_epochs=1), comparison_of()
+    if place == "grid":
+        arms = with_rounds(0, epochs=epochs, local_epochs=1)
+        tuning = Tuning(grid={"lr-max": [0.1]}, arm_grid={"mine": {"num-rounds": [2]}})
+        comparison = comparison_of(tuning=tuning)
+    with pytest.raises(ConfigError, match="may end before it has used the budget") as caught:
         run_comparison(comparison, arms, tmp_path / "out", workers=1)
-    assert caught.value.got == 2
+    assert caught.value.where == "mine, num-rounds"
+    assert caught.value.got == "2, in which it is certain to train 2 epochs"
     assert not (tmp_path / "out").exists()
+
+
+# Budgets in steps
+
+IN_STEPS: dict[str, Any] = {
+    "model": "mlp", "num-sites": 2, "epoch-budget": 0, "step-budget": 12, "local-steps": 4
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arm", sorted({path.stem for path in ARMS_DIR.glob("*.toml")} - {*EPOCHS_ONLY})
+)
+def test_arms_that_count_in_steps_can_be_compared_in_steps(arm: str) -> None:
+    comparison = comparison_of(config=IN_STEPS, arms=["centralized", arm])
+    configs = configs_of(comparison, [load_arm(arm, Path(), {})])
+    assert (configs[arm][0].unit, configs[arm][0].budget) == ("steps", 12)
+
+
+@pytest.mark.parametrize("arm", EPOCHS_ONLY)
+def test_arms_that_count_epochs_are_refused_by_name_in_a_comparison_in_steps(arm: str) -> None:
+    with pytest.raises(ConfigError, match="counts work in steps, and this arm in epochs") as caught:
+        configs_of(comparison_of(config=IN_STEPS), [load_arm(arm, Path(), {})])
+    assert caught.value.where == f"{arm}, local-epochs"
+
+
+@pytest.mark.parametrize("key", ["local-steps", "step-budget", "ile-max-steps"])
+def test_an_arm_that_counts_steps_is_refused_in_a_comparison_in_epochs(key: str) -> None:
+    with pytest.raises(ConfigError, match="counts work in epochs, and this arm in steps") as caught:
+        configs_of(comparison_of(), arms_with("co-learning", **{key: 2}))
+    assert (caught.value.where, caught.value.got) == (f"co-learning, {key}", 2)
+
+
+def test_rounds_in_steps_need_a_budget_in_steps() -> None:
+    config = {**IN_STEPS, "step-budget": 0, "num-rounds": 3}
+    with pytest.raises(ConfigError, match="a comparison needs this number") as caught:
+        configs_of(comparison_of(config=config), [load_arm("centralized", Path(), {})])
+    assert caught.value.where == "centralized, step-budget"
+
+
+def test_an_arm_with_another_budget_in_steps_is_refused() -> None:
+    arms = [
+        load_arm("centralized", Path(), {}),
+        load_arm("co-learning", Path(), {"step-budget": 8}),
+    ]
+    with pytest.raises(ConfigError, match="the same data, model and budget") as caught:
+        configs_of(comparison_of(config=IN_STEPS), arms)
+    assert (caught.value.where, caught.value.got) == ("co-learning, step-budget", 8)
+
+
+@pytest.mark.parametrize("arm", ["centralized-equal-steps", "centralized-equal-time"])
+def test_a_yardstick_follows_from_its_protocol_and_may_change_nothing_else(arm: str) -> None:
+    changed = load_arm(arm, Path(), {"batch-size": 64})
+    with pytest.raises(ConfigError, match="the same data, model and budget") as caught:
+        configs_of(comparison_of(), [load_arm("centralized", Path(), {}), changed])
+    assert caught.value.where == f"{arm}, batch-size"
 
 
 def test_a_quorum_of_some_of_the_sites_is_refused() -> None:

@@ -74,11 +74,15 @@ def test_a_result_keeps_the_hardware_that_it_was_computed_on(tmp_path: Path) -> 
 def test_a_result_of_another_kind_of_arm_is_refused(tmp_path: Path) -> None:
     job = job_in(tmp_path / "job", "centralized")
     run_job(job)
-    arm = job.arm.model_copy(update={"table": ArmTable(kind="one-site")})
     before = files_in(tmp_path)
-    with pytest.raises(ConfigError, match="a result of a different kind of arm") as caught:
-        run_job(replace(job, arm=arm))
-    assert (caught.value.got, caught.value.expected) == ("centralized", "one-site")
+    for table, what in (
+        (ArmTable(kind="one-site"), "one-site"),
+        (ArmTable(kind="centralized", protocol="equal-time"), "centralized, equal-time"),
+    ):
+        arm = job.arm.model_copy(update={"table": table})
+        with pytest.raises(ConfigError, match="a result of a different kind of arm") as caught:
+            run_job(replace(job, arm=arm))
+        assert (caught.value.got, caught.value.expected) == ("centralized", what)
     assert files_in(tmp_path) == before
 
 

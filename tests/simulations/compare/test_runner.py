@@ -18,7 +18,7 @@ from simulations.compare.runner import results_of, run_comparison, shared_gpus, 
 from simulations.compare.tuning import ArmTuning
 from simulations.compare.workers import VISIBLE_GPUS
 from simulations.results.outcome import Outcome, Point
-from simulations.results.tables import tuning_table
+from simulations.results.tuning_tables import tuning_table
 from strategies.common.errors import ConfigError, QuorumError, RunError
 from strategies.round_loop import RoundLoop
 from strategies.storage.position import Position

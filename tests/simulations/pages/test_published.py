@@ -65,9 +65,9 @@ def test_the_picture_in_the_readme_is_of_its_summary() -> None:
 
 def test_a_block_is_filled_from_its_folder_and_stays_as_it_is_then(tmp_path: Path) -> None:
     write_results(tmp_path / "made", MADE)
-    text = "before\n<!-- results: table made -->\nold\n<!-- /results -->\nafter\n"
+    text = "before\n<!-- results: table made -->\nearlier\n<!-- /results -->\nafter\n"
     filled = refreshed(text, tmp_path)
-    assert "old" not in filled
+    assert "earlier" not in filled
     assert "| co-learning | 80.00 ± 63.53 | -5.00 ± 0.00 |" in filled
     assert "seeds 1, 2" in filled
     assert filled.startswith("before\n<!-- results: table made -->\n### title")
@@ -80,7 +80,7 @@ def test_the_summary_has_a_line_for_each_comparison() -> None:
     # 0.8 and 0.9: half width 12.7062 * 0.05 = 0.63531.
     cells = (
         "85.00 ± 63.53 | 80.00 ± 63.53 | 65.00 ± 63.53 | 55.00 ± 63.53 | -5.00 ± 0.00 "
-        "| -15.00 ± 0.00 | 0 | 0"
+        "| +15.00 ± 0.00 | 0 | 0"
     )
     assert lines[2:4] == [f"| title | 2 | {cells} |"] * 2
 

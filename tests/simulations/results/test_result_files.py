@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from simulations.results.outcome import Outcome
-from simulations.results.result_files import COMPARISON, RESULTS, read_results, write_results
+from simulations.results.result_files import (
+    COMPARISON,
+    RESULTS,
+    Results,
+    read_results,
+    write_results,
+)
 from strategies.common.errors import DataError
 from tests.simulations.made_up import ERRORS, outcome, results, tuned
 
@@ -98,7 +104,32 @@ def test_a_seed_without_a_result_is_named(tmp_path: Path) -> None:
 
 def test_an_arm_that_did_not_use_its_whole_budget_is_named(tmp_path: Path) -> None:
     write_results(tmp_path, results({"a": {1: outcome((4, 0.5)), 2: outcome((2, 0.4), (3, 0.5))}}))
-    with pytest.raises(DataError, match="whole epoch-budget") as caught:
+    with pytest.raises(DataError, match="whole budget") as caught:
         read_results(tmp_path)
     assert caught.value.where == f"{tmp_path / RESULTS}, a, seed 2"
     assert (caught.value.got, caught.value.expected) == ("3 epochs", "4")
+
+
+def with_arm(changes: dict[str, object], *points: tuple[float, float]) -> Results:
+    """Return results of one arm with changes, whose curve goes through these points."""
+    made = results({"a": {1: outcome((4, 0.5))}})
+    facts = made.facts.model_copy(update={"arms": [made.facts.arms[0].model_copy(update=changes)]})
+    return Results(facts=facts, outcomes={"a": {1: outcome(*points)}})  # type: ignore[arg-type]
+
+
+def test_a_yardstick_of_equal_time_uses_a_part_of_the_budget(tmp_path: Path) -> None:
+    write_results(tmp_path, with_arm({"protocol": "equal-time"}, (1, 0.4), (1.8, 0.5)))
+    assert read_results(tmp_path).outcomes["a"][1].final.epochs == 1.8
+    write_results(tmp_path, with_arm({"protocol": "equal-steps"}, (1.8, 0.5)))
+    with pytest.raises(DataError, match="whole budget"):
+        read_results(tmp_path)
+
+
+def test_a_budget_in_steps_must_be_used_as_well(tmp_path: Path) -> None:
+    config = {"epoch-budget": 60, "step-budget": 12}
+    write_results(tmp_path, with_arm({"config": config}, (6, 0.4), (12, 0.5)))
+    assert read_results(tmp_path).facts.arms[0].counts_steps
+    write_results(tmp_path, with_arm({"config": config}, (6, 0.4)))
+    with pytest.raises(DataError, match="whole budget") as caught:
+        read_results(tmp_path)
+    assert (caught.value.got, caught.value.expected) == ("6 steps", "12")

@@ -6,18 +6,13 @@ from typing import Any
 import pytest
 
 from mdc_flower.common.shown_metrics import ShownMetric
+from simulations.results.csv_tables import csv_table
 from simulations.results.intervals import PERCENT, Interval, Scale
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
-from simulations.results.rows import table_rows
-from simulations.results.tables import (
-    csv_table,
-    markdown_table,
-    summary_table,
-    summary_tables,
-    table_cells,
-    tuning_table,
-)
+from simulations.results.rows import best_arm, table_rows
+from simulations.results.tables import markdown_table, summary_table, summary_tables, table_cells
+from simulations.results.tuning_tables import tuning_table
 from strategies.common.errors import DataError
 from tests.simulations.made_up import ERRORS, MEGABYTE, error_point, outcome, results, tuned
 
@@ -53,15 +48,71 @@ def test_markdown_table() -> None:
     lines = text.splitlines()
     assert lines[0] == "### title"
     assert lines[2].startswith("| arm | test accuracy, % | difference from baseline, points |")
-    assert lines[4] == "| baseline | 92.00 ± 4.97 |  | 0 | 0.0 | 0.0 | 0 | 1.5 |"
-    assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 1.0 | 3.0 | 1/250 | 1.5 |"
+    assert lines[4] == "| baseline | **92.00 ± 4.97** |  | 0 | 0.0 | 0 | 1.5 |"
+    assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 4.0 | 0.4 | 1.5 |"
     assert "Mean over 3 seeds" in text
+    assert "Bold: the best arm that averages." in text
+
+
+COSTS = {
+    "base": {seed: outcome((2, 0.9), steps=1512, examples=240_000) for seed in (1, 2)},
+    "other": {seed: outcome((2, 0.9), steps=300, examples=48_000 + seed) for seed in (1, 2)},
+}
+
+
+def test_time_and_work_stand_in_the_table_if_all_results_have_them() -> None:
+    lines = markdown_table(results(COSTS)).splitlines()
+    assert "| time, steps | work, examples | exchanges | exchanged, MB |" in lines[2]
+    assert "| 1,512 | 240,000 | 0 |" in lines[4]
+    assert "| 300 | 48,001.5 | 0 |" in lines[5]
+    older = {**COSTS, "other": {seed: OUTCOMES["other"][seed] for seed in (1, 2)}}
+    assert "time, steps" not in markdown_table(results(older))
+
+
+def test_the_best_arm_is_one_that_averages_if_there_is_any() -> None:
+    made = results(OUTCOMES)
+
+    def best(*kinds: str) -> int | None:
+        arms = [
+            arm.model_copy(update={"kind": kind})
+            for arm, kind in zip(made.facts.arms, kinds, strict=True)
+        ]
+        changed = made.model_copy(update={"facts": made.facts.model_copy(update={"arms": arms})})
+        return best_arm(changed, table_rows(changed))
+
+    assert best("centralized", "federated") == 1
+    assert best("centralized", "one-site") == 0
+    assert best("federated", "flower-fedavg") == 0
+    lowest = errors((56.0, 58.0), (53.0, 55.0))
+    assert best_arm(lowest, table_rows(lowest)) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "protocol", "said"),
+    [
+        ({"epoch-budget": 2}, "equal-passes", "same number of passes over its data. All start"),
+        (
+            {"epoch-budget": 2},
+            "equal-time",
+            "same number of passes over its data, except base: as many steps as a site. All start",
+        ),
+        ({"step-budget": 2}, "equal-passes", "Every site takes the same number of optimizer steps"),
+    ],
+)
+def test_below_the_table_stands_what_the_arms_have_in_common(
+    config: dict[str, int], protocol: str, said: str
+) -> None:
+    made = results(OUTCOMES)
+    changes = {"config": config, "protocol": protocol, "kind": "centralized"}
+    arms = [arm.model_copy(update=changes) for arm in made.facts.arms[:1]]
+    facts = made.facts.model_copy(update={"arms": [*arms, *made.facts.arms[1:]]})
+    assert said in markdown_table(made.model_copy(update={"facts": facts}))
 
 
 def test_the_bytes_of_a_small_model_are_not_rounded_to_nothing() -> None:
-    small = {1: outcome((2, 0.5), sent_bytes=34_200, received_bytes=99_000)}
+    small = {1: outcome((2, 0.5), sent_bytes=34_200, received_bytes=9_000)}
     _, cells = table_cells(results({"a": small}))
-    assert cells[0][4:6] == ["0.034", "0.099"]
+    assert cells[0][4] == "0.043"
 
 
 def test_markdown_table_of_one_seed_claims_no_interval() -> None:
@@ -128,9 +179,11 @@ def test_a_csv_table_is_quoted_and_exact() -> None:
     # Means of 0.5 and 1, 0.75, with a half width of 12.706205 * 0.25 = 3.1765512.
     one = {"a": {1: outcome((4, 0.5)), 2: outcome((4, 1.0))}}
     header, line = csv_table(results(one, ["a, quoted"])).splitlines()
-    assert header.startswith("arm,accuracy,accuracy_ci95,difference,difference_ci95,exchanges,")
+    assert header.startswith(
+        "arm,accuracy,accuracy_ci95,difference,difference_ci95,steps,examples,"
+    )
     assert line.startswith('"a, quoted",0.75,3.17655118')
-    assert line.endswith(",0.0,0.0,0.0,0.0,0.0,0.0,1.5")
+    assert line.endswith(",0.0,0.0,,,0.0,0.0,0.0,0.0,1.5")
 
 
 def errors(a: tuple[float, float], b: tuple[float, float], **changes: Any) -> Results:
@@ -151,9 +204,9 @@ def test_a_metric_of_which_lower_is_better_is_written_with_its_unit_and_digits()
         "| mae, m (lower is better) | exchanges |"
     )
     assert lines[4].startswith("| a | 57.00 ± 12.71 |  | 28.50 ± 6.35 | 0 |")
-    assert lines[5].startswith("| b | 54.00 ± 12.71 | -3.00 ± 0.00 | 27.00 ± 6.35 | 0 |")
+    assert lines[5].startswith("| b | **54.00 ± 12.71** | -3.00 ± 0.00 | 27.00 ± 6.35 | 0 |")
     header, *_ = csv_table(errors((56.0, 58.0), (53.0, 55.0))).splitlines()
-    assert header.startswith("arm,rmse,rmse_ci95,difference,difference_ci95,mae,mae_ci95,exch")
+    assert header.startswith("arm,rmse,rmse_ci95,difference,difference_ci95,mae,mae_ci95,steps,")
 
 
 @pytest.mark.parametrize(
@@ -209,11 +262,11 @@ def test_a_summarys_yardstick_is_centralized_wherever_it_stands() -> None:
         "| data | seeds | centralized | co-learning | fedavg "
         "| co-learning minus centralized, points"
     )
-    assert "fedavg minus co-learning, points | exchanges of co-learning |" in head
-    # -0.25 and -0.25, with each seed
+    assert "co-learning minus fedavg, points | exchanges of co-learning |" in head
+    # -0.25 and +0.25, with each seed: above 0, co-learning is better.
     assert line == (
-        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | -25.00 ± 0.00 "
-        "| 4 | 1/250 |"
+        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | +25.00 ± 0.00 "
+        "| 4 | 0.4 |"
     )
 
 

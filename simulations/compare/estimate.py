@@ -1,0 +1,183 @@
+"""Estimate how long a comparison takes, before it starts."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mdc_flower.config import RunConfig
+from mdc_flower.jobs.run_task import RunTask, load_run_task
+from mdc_flower.training.loop import evaluate, train
+from mdc_flower.training.numerics import repeatable
+from simulations.compare.arm import Arm
+from simulations.compare.comparison_file import Comparison
+from simulations.compare.course import (
+    Course,
+    course_of,
+    pooled_course,
+    pooled_task,
+    simulated_sites,
+)
+from simulations.compare.equal_budgets import Configs
+from simulations.compare.job_files import job_folder, read_result
+from simulations.compare.rounds import certain_rounds
+from simulations.results.outcome import SPLITS
+from strategies.method.round_plan import RoundPlan
+
+WARM_UP, MEASURED = 2, 6
+"""Optimizer steps before and during a measurement."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a comparison will take.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time until all jobs have finished, with all workers busy.
+    num_jobs, num_finished : int
+        Jobs in all, and those whose results are stored.
+    basis : str
+        What the estimate is based on.
+    """
+
+    seconds: float
+    num_jobs: int
+    num_finished: int
+    basis: str
+
+
+def estimated(
+    comparison: Comparison,
+    arms: Sequence[Arm],
+    configs: Configs,
+    output: Path,
+    workers: int,
+) -> Estimate:
+    """Estimate the time of a comparison.
+
+    An arm that has results in the output folder takes what they took. For the others, the time of
+    an optimizer step and of an evaluation is measured here, and multiplied by their numbers.
+
+    Parameters
+    ----------
+    configs
+        The configs of each arm; see `simulations.compare.equal_budgets.configs_of`.
+    output
+        The output folder; it need not exist.
+    """
+    measured: _Measured | None = None
+    seconds, num_jobs, num_finished = 0.0, 0, 0
+    for arm in arms:
+        folders = list(_folders(comparison, arm, output))
+        rounds = configs[arm.table.rounds_of or arm.key][0]
+        finished = [found for folder in folders if (found := read_result(folder)) is not None]
+        num_jobs += len(folders)
+        num_finished += len(finished)
+        known = [one.outcome.final.seconds for one in finished if one.outcome.points]
+        left = len(folders) - len(finished)
+        if known:
+            seconds += left * float(np.mean(known))
+        elif left:
+            measured = measured or _Measured(configs[arms[0].key][0])
+            seconds += left * measured.seconds_of(arm, configs[arm.key][0], rounds)
+    parts = [measured.basis] if measured else []
+    if num_finished:
+        parts.append(f"{num_finished} earlier results in {output}")
+    parallel = max(1, min(workers, num_jobs - num_finished))
+    return Estimate(seconds / parallel, num_jobs, num_finished, " and ".join(parts))
+
+
+def _folders(comparison: Comparison, arm: Arm, output: Path) -> Iterator[Path]:
+    """Yield the folder of each job of an arm."""
+    if comparison.tuning:
+        for index in range(len(comparison.candidates(arm.key))):
+            for seed in comparison.tuning.seeds:
+                yield job_folder(output, arm.key, seed, index)
+    for seed in comparison.seeds:
+        yield job_folder(output, arm.key, seed)
+
+
+class _Measured:
+    """The times of a step and of an evaluation, measured with the config of one arm."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._step_seconds: dict[int, float] = {}
+        self._evaluation_seconds = _evaluation_seconds(load_run_task(config))
+
+    @property
+    def basis(self) -> str:
+        """Return what was measured, in words."""
+        steps = ", ".join(
+            f"{1000 * seconds:.3g} ms for a step of {size} examples"
+            for size, seconds in self._step_seconds.items()
+        )
+        return f"measured here: {steps}, {self._evaluation_seconds:.2g} s for an evaluation"
+
+    def seconds_of(self, arm: Arm, config: RunConfig, rounds: RunConfig) -> float:
+        """Return the time of one job of an arm on one core; ``rounds`` says how many it has."""
+        steps, evaluations = _amount(arm, config)
+        if arm.table.kind in ("federated", "flower-fedavg"):
+            evaluations = sum(1 for _ in certain_rounds(rounds))
+        return steps * self._seconds_of_step(arm) + evaluations * self._evaluation_seconds
+
+    def _seconds_of_step(self, arm: Arm) -> float:
+        task = pooled_task(self._config, arm.table.protocol)
+        size = task.config.batch_size
+        if size not in self._step_seconds:
+            self._step_seconds[size] = _step_seconds(task)
+        return self._step_seconds[size]
+
+
+def _amount(arm: Arm, config: RunConfig) -> tuple[int, int]:
+    """Return the optimizer steps of one job at all sites, and the points on the curves."""
+    task = load_run_task(config)
+    if arm.table.kind == "centralized":
+        return _costs([pooled_course(config, arm.table.protocol)])
+    sites = simulated_sites(config)
+    if arm.table.kind == "one-site":
+        return _costs([course_of(config, task.site_job(sites[0]))])
+    return _costs([course_of(config, task.site_job(site)) for site in sites])
+
+
+def _costs(courses: Sequence[Course]) -> tuple[int, int]:
+    return sum(one.steps for one in courses), sum(len(list(one.marks())) for one in courses)
+
+
+def _step_seconds(task: RunTask) -> float:
+    """Measure the seconds of an optimizer step."""
+    config = task.config
+    job = task.pooled_job(config.num_sites)
+    model = job.model()
+    with repeatable(config.threads_per_site, task.device):
+        for steps in (WARM_UP, MEASURED):
+            plan = _plan(config, steps)
+            result = train(model, job, plan, task.settings, task.device, "measured")
+    return result.seconds / result.num_steps
+
+
+def _plan(config: RunConfig, steps: int) -> RoundPlan:
+    return RoundPlan(
+        round=1,
+        local_steps=steps,
+        lr_max=config.lr_max,
+        lr_min=config.lr_max,
+        shape="constant",
+        seed=config.seed,
+    )
+
+
+def _evaluation_seconds(task: RunTask) -> float:
+    """Measure the seconds of an evaluation on all splits of the coordinator."""
+    held = task.coordinator_job(task.config.num_sites)
+    model = held.model()
+    with repeatable(task.config.threads_per_site, task.device):
+        started = time.monotonic()
+        for split in SPLITS:
+            if held.size(split) != 0:
+                evaluate(model, held, split, task.device, task.settings.autocast_dtype)
+    return time.monotonic() - started
