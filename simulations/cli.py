@@ -79,6 +79,11 @@ def compare(
     """
 
     def work() -> None:
+        if split not in ("test", "validation"):
+            raise ConfigError(
+                "no such split", where="--split", got=split, expected="test or validation"
+            )
+        path = _comparison_file(comparison)
         require(DRAWING, "simulation", "mdc compare")
         from mdc_flower.common.cores import usable_cores
         from simulations.compare.announcement import announced
@@ -91,11 +96,6 @@ def compare(
         from simulations.pages.drawing import CURVES, draw_comparison
         from simulations.results.result_files import write_results
 
-        if split not in ("test", "validation"):
-            raise ConfigError(
-                "no such split", where="--split", got=split, expected="test or validation"
-            )
-        path = _comparison_file(comparison)
         spec, selected = read_comparison(path, arms or [], seeds)
         spec = with_settings(spec, selected, dict(map(parse_setting, set_ or [])))
         spec = spec.model_copy(update={"name": title or spec.name})

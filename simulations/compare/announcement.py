@@ -19,8 +19,9 @@ def announced(
 ) -> Iterator[str]:
     """Yield lines about the arms, their candidates, the seeds and the time they will take."""
     for arm in arms:
+        named = "" if arm.name == arm.key else f": {arm.name}"
         tried = f", {len(comparison.candidates(arm.key))} candidates" if comparison.tuning else ""
-        yield f"  {arm.key}: {arm.name}{tried}"
+        yield f"  {arm.key}{named}{tried}"
     yield f"reported seeds: {_listed(comparison.seeds)}"
     if comparison.tuning:
         yield f"seeds for choosing candidates: {_listed(comparison.tuning.seeds)}"

@@ -10,6 +10,7 @@ from mdc_flower.config import RunConfig
 from mdc_flower.reports.page import Listing, Page, Picture, Section, Table
 from mdc_flower.reports.units import format_bytes, format_seconds
 from simulations.figures.curves import plot_curves, plot_frontier
+from simulations.figures.exchanges import plot_exchanges
 from simulations.results.result_files import EQUAL_PASSES, ArmFacts, Results
 from simulations.results.rows import best_arm, scale_of, table_rows
 from simulations.results.tables import table_cells, table_note
@@ -58,7 +59,16 @@ def _pictures(results: Results) -> list[Picture]:
         f"{row.arm} {format_bytes(1e6 * (row.sent_megabytes + row.received_megabytes))}"
         for row in rows
     )
+    counts = "; ".join(f"{row.arm} {row.exchanges:g}" for row in rows)
     return [
+        Picture(
+            "exchanges",
+            f"{name} against exchanges",
+            _drawn(plot_exchanges, results),
+            f"Exchanges: {counts}.",
+            "Points and grey lines: means over the seeds; bars and bands: lowest to highest seed. "
+            "Horizontal lines: arms without averaging.",
+        ),
         Picture(
             "curves",
             f"{name} over passes",

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mdc_flower.reports.plotting import png
 from simulations.figures.curves import plot_curves, plot_frontier
+from simulations.figures.exchanges import plot_exchanges
 from simulations.figures.panels import draw_panels
 from simulations.results.csv_tables import csv_table
 from simulations.results.result_files import COMPARISON, RESULTS, Results, read_results
@@ -19,7 +20,10 @@ from simulations.results.tuning_tables import tuning_table
 from strategies.common.files import write_atomically
 
 TABLE, TUNING_TABLE, CSV_TABLE = "table.md", "tuning.md", "table.csv"
-CURVES, FRONTIER = "curves.png", "frontier.png"
+CURVES, FRONTIER, EXCHANGES = "curves.png", "frontier.png", "exchanges.png"
+
+PLOTS = {CURVES: plot_curves, FRONTIER: plot_frontier, EXCHANGES: plot_exchanges}
+"""The pictures of a comparison, by file name."""
 
 DRAWN_FROM = "Results-SHA256"
 """Metadata key of a picture: the `results_digest` of the results it was drawn from."""
@@ -47,7 +51,7 @@ def draw_comparison(folder: Path, into: Path | None = None) -> str:
 
 def draw_pictures(folder: Path, results: Results, into: Path) -> None:
     """Draw the pictures of a comparison; see `draw_comparison`."""
-    for name, plot in ((CURVES, plot_curves), (FRONTIER, plot_frontier)):
+    for name, plot in PLOTS.items():
         write_picture(into / name, draw_panels(plot, [results], width=8, height=4.8), [folder])
 
 

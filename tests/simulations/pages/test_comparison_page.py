@@ -6,7 +6,7 @@ import pytest
 
 from mdc_flower.reports.page import render
 from simulations.pages.comparison_page import comparison_page
-from simulations.pages.drawing import CSV_TABLE, CURVES, FRONTIER, TABLE, TUNING_TABLE
+from simulations.pages.drawing import CSV_TABLE, CURVES, EXCHANGES, FRONTIER, TABLE, TUNING_TABLE
 from simulations.pages.report import PAGE, write_report
 from simulations.results.result_files import COMPARISON, RESULTS, read_results, write_results
 from strategies.common.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def assert_drawn(folder: Path) -> None:
     """Hold that a comparison's tables and pictures are in a folder."""
     assert (folder / TABLE).read_text().startswith("### ")
-    for name in (TUNING_TABLE, CSV_TABLE, CURVES, FRONTIER):
+    for name in (TUNING_TABLE, CSV_TABLE, CURVES, FRONTIER, EXCHANGES):
         assert (folder / name).stat().st_size > 0
 
 
@@ -85,7 +85,8 @@ def test_the_table_is_that_of_the_comparison(folder: Path) -> None:
 
 def test_the_pictures_are_told_in_words(folder: Path) -> None:
     (reached, _, _) = comparison_page(read_results(folder)).sections
-    curves, frontier = reached.pictures
+    exchanges, curves, frontier = reached.pictures
+    assert exchanges.label == "Exchanges: the <b>base</b> 0; other 2."
     assert curves.label == "Final accuracy: the <b>base</b> 91.00 ± 12.71 %; other 81.00 ± 12.71 %."
     assert frontier.label == "Exchanged: the <b>base</b> 0 B; other 4.0 MB."
 
@@ -136,7 +137,7 @@ def test_a_name_is_no_markup(folder: Path) -> None:
     text = write_report(folder).read_text()
     assert "<b>" not in text
     assert "the &lt;b&gt;base&lt;/b&gt;" in text
-    assert text.count("<img ") == 2
+    assert text.count("<img ") == 3
 
 
 def test_only_with_grey_arms_are_they_explained() -> None:
