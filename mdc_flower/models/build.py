@@ -14,7 +14,7 @@ from mdc_flower.common.extras import library
 from mdc_flower.common.references import load_reference, relative_paths_explained
 from mdc_flower.common.seeded import seeded
 from mdc_flower.models.audio import audio_cnn, audio_crnn
-from mdc_flower.models.small import Shape, mlp, resnet, small_cnn
+from mdc_flower.models.small import Shape, fast_cnn, mlp, resnet, small_cnn
 from mdc_flower.models.text import text_cnn, text_gru
 from strategies.common.errors import ConfigError, MdcError, ModelError
 from strategies.common.seeds import derive_seed
@@ -25,6 +25,7 @@ ModelFunction = Callable[..., nn.Module]
 MODELS: dict[str, ModelFunction] = {
     "mlp": mlp,
     "small-cnn": small_cnn,
+    "fast-cnn": fast_cnn,
     "resnet8": partial(resnet, blocks=1),
     "resnet20": partial(resnet, blocks=3),
     "audio-cnn": audio_cnn,

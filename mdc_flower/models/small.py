@@ -30,6 +30,18 @@ def small_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
     )
 
 
+def fast_cnn(input_shape: Shape, num_classes: int) -> nn.Module:
+    """Return three 3x3 convolutions that halve the size, with BatchNorm, for images of any size."""
+    return nn.Sequential(
+        *conv_norm_relu(input_shape[0], 16, stride=2),
+        *conv_norm_relu(16, 32, stride=2),
+        *conv_norm_relu(32, 64, stride=2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 2 * 2, num_classes),
+    )
+
+
 def resnet(input_shape: Shape, num_classes: int, blocks: int) -> nn.Module:
     """Return a ResNet for small images, with ``6 blocks + 2`` layers.
 
@@ -61,10 +73,10 @@ def _block(channels: int, width: int, stride: int) -> nn.Module:
     return block
 
 
-def conv_norm_relu(channels: int, width: int) -> tuple[nn.Module, ...]:
-    """Return a 3x3 convolution that keeps the size, BatchNorm, and ReLU."""
+def conv_norm_relu(channels: int, width: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    """Return a 3x3 convolution that divides the size by the stride, BatchNorm, and ReLU."""
     return (
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )

@@ -13,7 +13,7 @@ from mdc_flower.models import MODELS, build_model, check_fits
 from strategies.common.errors import ConfigError, ModelError
 from tests.mdc_flower.examples import same_bits
 
-IMAGE_MODELS = ("mlp", "small-cnn", "resnet8", "resnet20")
+IMAGE_MODELS = ("mlp", "small-cnn", "fast-cnn", "resnet8", "resnet20")
 AUDIO_MODELS = ("audio-cnn", "audio-crnn")
 TEXT_MODELS = ("text-cnn", "text-gru")
 
@@ -103,6 +103,8 @@ def test_the_perceptron_takes_vectors() -> None:
 #   mlp for 8x8 and 10 classes: 64 * 64 + 64, 64 * 10 + 10.
 #   small-cnn for one channel: 9 * (1 * 32 + 32 * 64 + 64 * 64), BatchNorms 2 * (32 + 64 + 64),
 #     256 * 10 + 10.
+#   fast-cnn for one channel: 9 * (1 * 16 + 16 * 32 + 32 * 64), BatchNorms 2 * (16 + 32 + 64),
+#     256 * 10 + 10.
 #   resnet8: convolution 9 * 16 and BatchNorm 2 * 16; stages of one block: 9 * 2 * 16^2 + 4 * 16;
 #     9 * (16 * 32 + 32^2) + 4 * 32 and a shortcut 16 * 32 + 2 * 32;
 #     9 * (32 * 64 + 64^2) + 4 * 64 and 32 * 64 + 2 * 64; 64 * 10 + 10.
@@ -117,6 +119,7 @@ RESNET8 = 144 + 32 + STAGES + 650
     [
         ("mlp", 4096 + 64 + 640 + 10),
         ("small-cnn", 9 * (32 + 2048 + 4096) + 2 * (32 + 64 + 64) + 2560 + 10),
+        ("fast-cnn", 9 * (16 + 512 + 2048) + 2 * (16 + 32 + 64) + 2560 + 10),
         ("resnet8", RESNET8),
         ("resnet20", RESNET8 + 2 * (18 * (256 + 1024 + 4096) + 4 * 112)),
     ],
@@ -376,8 +379,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_of_them(spec: str, 
         build_model(spec, (1, 8, 8), 10, seed=1)
     assert (caught.value.where, caught.value.got, caught.value.hint) == ("model", spec, hint)
     assert caught.value.expected == (
-        "one of: mlp, small-cnn, resnet8, resnet20, audio-cnn, audio-crnn, text-cnn, text-gru, "
-        "torchvision:NAME, timm:NAME, module:function"
+        "one of: mlp, small-cnn, fast-cnn, resnet8, resnet20, audio-cnn, audio-crnn, text-cnn, "
+        "text-gru, torchvision:NAME, timm:NAME, module:function"
     )
 
 
