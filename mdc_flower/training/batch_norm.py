@@ -94,14 +94,15 @@ def recalibrate(
     statistics. Two things differ. Only the BatchNorm layers are in training mode, because dropout
     would add noise and shift the variances, compared with evaluation. And the examples are
     shuffled, because stored examples are often sorted by class, and batches of one class have too
-    little variance. The order depends only on the seed and the site.
+    little variance. The order and the augmentation depend only on the seed and the site.
 
     Parameters
     ----------
     model
         The model to recalibrate.
     job
-        Its training examples are used, in the batches of training, but not augmented.
+        Its training examples are used, in the batches of training and augmented as in training:
+        the weights were fitted to such examples.
     device, autocast_dtype
         As for evaluation.
     seed, site
@@ -118,7 +119,7 @@ def recalibrate(
     # As in training; otherwise a process that has not trained would compute different bits.
     job.prepare(model)
     with evaluating(model, device, autocast_dtype), _recomputing(model):
-        for batch in job.batches(Pass("train", device, order)):
+        for batch in job.batches(Pass("train", device, order, augment=True)):
             if time.monotonic() >= stop_at:
                 raise DeadlineError("the deadline passed before the statistics were computed")
             job.forward(model, batch)

@@ -12,6 +12,7 @@ from mdc_flower.models import build_model
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import buffers_of, check_policy, recalibrate, statistics_of
 from mdc_flower.training.batches import InputPipeline, Tensors, shuffled
+from mdc_flower.training.job import Pass, Spare
 from mdc_flower.training.loop import TrainSettings
 from strategies.aggregation.averaging import Update, by_examples
 from strategies.aggregation.pooled_statistics import pooled_statistics
@@ -91,6 +92,22 @@ def test_dropout_neither_shifts_them_nor_draws_anything() -> None:
     data, state = images(10), torch.get_rng_state()
     assert same_bits(retake(network(dropout=0.9), data), retake(network(), data))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_examples_are_augmented_as_in_training() -> None:
+    data, moving = images(10), InputPipeline((0.5,), (0.25,), augment="crop-flip")
+    job = job_of(data, TrainSettings(batch_size=4), moving)
+    order = torch.Generator().manual_seed(derive_seed(3, "statistics", "a"))
+    drawn = [
+        batch[0]
+        for batch in job.batches(Pass("train", CPU, order, augment=True))
+        if not isinstance(batch, Spare)
+    ]
+    model, oracle = network(), network()
+    update_bn(drawn, oracle.to(memory_format=torch.channels_last))
+    recalibrate(model, job, CPU, None, 3, "a")
+    assert same_bits(model, oracle)
+    assert not same_bits(model, retake(network(), data))
 
 
 def test_what_was_there_before_does_not_matter_and_the_site_decides_the_order() -> None:
