@@ -13,15 +13,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.common.launch import Ranks, Rendezvous
-from mdc_flower.common.local_work import check_work, controller_of, unit_of
+from mdc_flower.common.local_work import budget_of, check_work, controller_of, unit_of
+from mdc_flower.common.outer_step import OuterMomentum, check_outer, outer_of
 from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
 from strategies.aggregation.averaging import WEIGHTINGS
-from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
 from strategies.exchange.deadline import Deadline
 from strategies.exchange.messages import NUM_EXAMPLES
 from strategies.exchange.metrics import TRAIN, TRAIN_METRICS, VALIDATION, Value, may_be_metric
 from strategies.method.local_work import Horizon, Unit
-from strategies.method.recipes import LrSchedule, Recipe
+from strategies.method.recipes import LrSchedule, PeakShape, Recipe
 from strategies.method.round_plan import CycleShape
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -29,9 +29,6 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]  # Flower's integers have 64 bits
 AtLeastOne = Annotated[int, Field(ge=1)]
-
-OUTER_LR = {"average": 1.0, "momentum": Momentum.lr, "adam": Adam.lr}
-"""Learning rate of each outer optimizer if ``outer-lr`` is 0."""
 
 MAY_CHANGE = frozenset(
     {
@@ -153,8 +150,10 @@ class RunConfig(ConfigModel):
     lr_min_fraction: Fraction = 0.25
     lr_shape: CycleShape = "exponential"
     lr_max_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    epochs: Literal["ile", "fixed", "spread", "qsr"] = "ile"
+    lr_peak: PeakShape = "constant"
+    epochs: Literal["ile", "fixed", "spread", "growing", "qsr"] = "ile"
     local_epochs: AtLeastOne = 5
+    first_local_epochs: Annotated[float, Field(ge=0.001, allow_inf_nan=False)] = 0.1  # `growing`
     ile_epsilon: NotNegative = 0.02
     ile_max_epochs: AtLeastOne = 40
     qsr_alpha: Positive = 0.1  # unit: learning rate * sqrt(epoch), or sqrt(step)
@@ -168,10 +167,11 @@ class RunConfig(ConfigModel):
     max_site_weight: Annotated[float, Field(gt=0, le=1)] = (
         1.0  # share of the total weight; 1 for no cap
     )
-    outer_optimizer: Literal["average", "momentum", "adam"] = "average"
+    outer_optimizer: Literal["average", "momentum", "adam", "fedexp"] = "average"
     outer_lr: NotNegative = 0.0  # 0 for the outer optimizer's default
-    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    outer_momentum: OuterMomentum = "auto"
     outer_nesterov: bool = False
+    outer_plain_last: Count = 0  # rounds
     outer_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     outer_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     outer_epsilon: Positive = 1e-3
@@ -205,8 +205,7 @@ class RunConfig(ConfigModel):
             raise ValueError(f"min-sites {self.min_sites} is above num-sites {self.num_sites}")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
-        if self.outer_optimizer == "average" and self.outer_lr not in (0, 1):
-            raise ValueError("outer-optimizer 'average' does not use outer-lr: set it to 0")
+        check_outer(self)
         if self.keep and not self.site_evaluation:
             raise ValueError(
                 "keep needs site-evaluation = true: only the sites have the whole models, so only "
@@ -217,19 +216,17 @@ class RunConfig(ConfigModel):
                 f"keep and batch-norm {self.batch_norm!r} exclude each other; to keep the "
                 "statistics of BatchNorm at the sites, name them in keep"
             )
-        if self.outer_nesterov and self.outer_momentum == 0:
-            raise ValueError("outer-nesterov needs outer-momentum above 0")
         return self
 
     @property
     def unit(self) -> Unit:
-        """Return what the run counts its local work in: epochs or steps."""
-        return unit_of(self.local_steps, self.step_budget)
+        """Return what the run counts its local work in: epochs, parts of an epoch, or steps."""
+        return unit_of(self)
 
     @property
     def budget(self) -> int:
         """Return the units of work after which the run ends; 0 for no limit."""
-        return self.epoch_budget if self.unit == "epochs" else self.step_budget
+        return budget_of(self)
 
     @property
     def keeps_state(self) -> bool:
@@ -289,7 +286,7 @@ class RunConfig(ConfigModel):
         """Return the training method, as the strategy expects it."""
         return Recipe(
             schedule=LrSchedule(
-                self.lr_max, self.lr_min_fraction, self.lr_shape, self.lr_max_decay
+                self.lr_max, self.lr_min_fraction, self.lr_shape, self.lr_max_decay, self.lr_peak
             ),
             controller=controller_of(self),
             horizon=Horizon(self.num_rounds or None, self.budget or None),
@@ -297,18 +294,9 @@ class RunConfig(ConfigModel):
             weighting=WEIGHTINGS[self.weighting],
             max_site_weight=self.max_site_weight,
             proximal_mu=self.proximal_mu,
-            outer=self._outer(),
+            outer=outer_of(self),
+            plain_last=self.outer_plain_last,
         )
-
-    def _outer(self) -> OuterOptimizer:
-        lr = self.outer_lr or OUTER_LR[self.outer_optimizer]
-        match self.outer_optimizer:
-            case "average":
-                return Average()
-            case "momentum":
-                return Momentum(lr, self.outer_momentum, self.outer_nesterov)
-            case "adam":
-                return Adam(lr, self.outer_beta1, self.outer_beta2, self.outer_epsilon)
 
 
 class SiteConfig(ConfigModel):
@@ -428,19 +416,6 @@ def check_with_command(site: Any) -> None:
         )
     if site.min_examples > 1 and not site.max_examples:
         raise ValueError("min-examples with a command needs max-examples as well")
-
-
-def spelled_as(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of ``before``, with ``outer-lr`` as in ``now`` if both mean the same.
-
-    One config may give the learning rate that the other takes from the outer optimizer's default.
-    """
-
-    def outer_lr(values: Mapping[str, Any]) -> Any:
-        return values.get("outer-lr") or OUTER_LR.get(values.get("outer-optimizer", ""))
-
-    same = "outer-lr" in before and outer_lr(before) == outer_lr(now)
-    return {**before, "outer-lr": now["outer-lr"]} if same else {**before}
 
 
 def read_run_config(values: Mapping[str, Any]) -> RunConfig:

@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from strategies.aggregation.adapter_gaps import adapter_gaps
 from strategies.aggregation.averaging import Arrays, Update, bounded
+from strategies.aggregation.extrapolation import FedExP
 from strategies.aggregation.outer_optimizers import next_model
 from strategies.aggregation.pooled_statistics import Layers
 from strategies.common.errors import DivergedError, RunError
@@ -43,7 +44,7 @@ from strategies.exchange.transport import Exchange
 from strategies.exchange.update_store import MemoryUpdates, UpdateStore
 from strategies.method.local_work import Horizon, WorkState, count_round, relative_change
 from strategies.method.recipes import Recipe
-from strategies.method.round_plan import RoundPlan
+from strategies.method.round_plan import PARTS, RoundPlan
 from strategies.pending_evaluation import EvaluateFn, Inline, PendingEvaluation
 from strategies.recalibration import Recalibration
 from strategies.storage.position import Position
@@ -237,8 +238,11 @@ class RoundLoop(Strategy):
         before = self._position.arrays
         weighting = bounded(self.recipe.weighting, updates, self.recipe.max_site_weight)
         record.adapter_gaps = adapter_gaps(updates, weighting)
+        outer = self.recipe.outer_of(self._position.work)
+        if isinstance(outer, FedExP):
+            outer = outer.step_of(before, updates, weighting, self.trainable)
         opened.after, opened.outer_state = next_model(
-            self.recipe.outer,
+            outer,
             self._position.outer_state,
             before,
             updates,
@@ -425,7 +429,8 @@ class RoundLoop(Strategy):
         steps may be shorter than a pass, so its paces are not used.
         """
         known = {} if self.recipe.unit == "steps" else pace
-        return self._pacing(max(1, self._position.work.length), known)
+        epoch = PARTS if self.recipe.unit == "parts" else 1
+        return self._pacing(max(epoch, self._position.work.length), known)
 
     def _place(self, position: Position) -> None:
         """Set the position, and so the model to send."""
@@ -689,5 +694,5 @@ class _RoundListener:
 
 
 def _work(plan: RoundPlan) -> int:
-    """Return a round's units of work: local epochs or local steps."""
-    return plan.local_steps or plan.local_epochs
+    """Return a round's units of work: epochs, parts of an epoch, or steps."""
+    return plan.local_steps or plan.local_parts or plan.local_epochs

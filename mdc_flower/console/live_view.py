@@ -27,6 +27,7 @@ from mdc_flower.common.shown_metrics import (
 from mdc_flower.console.tail import Tail
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.metrics import VALIDATION
+from strategies.method.round_plan import epochs_of, units_of
 from strategies.storage.run_directory import EVENTS, read_event
 
 
@@ -41,7 +42,7 @@ class RunState:
         self.seen: frozenset[str] = frozenset()
         self.lost: dict[str, int] = {}
         self.plan: Mapping[str, Any] = {}
-        self.budget = 0  # epochs or steps, as the plan counts
+        self.budget = 0  # in the units of the plans
         self.num_rounds = 0
         self.work_done = self.work_at_start = 0
         self.rounds_done = self.rounds_at_start = 0
@@ -111,7 +112,7 @@ class RunState:
         plan = event["plan"]
         # A resumed run has already counted a round whose model was not yet evaluated.
         if event["round"] > self.rounds_done:
-            self.work_done += plan["local_steps"] or plan["local_epochs"]
+            self.work_done += units_of(plan)
             self.rounds_done = event["round"]
         self.scores = _scores(event, self.metrics)
         outcome = "failed" if event["failed"] else self._evaluated(event)
@@ -214,7 +215,7 @@ def _changes(changed: Mapping[str, Any]) -> str:
 def describe_work(plan: Mapping[str, Any]) -> str:
     """Return a plan's local work as text."""
     unit = "step" if plan["local_steps"] else "epoch"
-    count = plan[f"local_{unit}s"]
+    count = plan["local_steps"] or epochs_of(plan)
     return f"{count} {unit}" + ("s" if count != 1 else "")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from mdc_flower.reports.series import in_steps, work_done
 from mdc_flower.training.batch_norm import RECALIBRATED, STATISTICS_KEY
 from strategies.aggregation.pooled_statistics import Layers
 from strategies.exchange.messages import arrays_to_record
@@ -50,7 +51,7 @@ def finish(
     rounds = read_history(record.path)
     summary: dict[str, Any] = {
         "rounds": len(rounds),
-        "epochs": sum(line["plan"]["local_epochs"] for line in rounds),
+        "epochs": 0 if in_steps(rounds) else sum(work_done(rounds)[-1:]),
         "steps": sum(line["plan"]["local_steps"] for line in rounds),
         "sent-bytes": sum(line["sent_bytes"] for line in rounds),
         "received-bytes": sum(line["received_bytes"] for line in rounds),

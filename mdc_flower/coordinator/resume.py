@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mdc_flower.common.local_work import of_this_version, unit_of
-from mdc_flower.config import MAY_CHANGE, RunConfig, spelled_as
+from mdc_flower.common.local_work import counted_in, of_this_version
+from mdc_flower.common.outer_step import spelled_as
+from mdc_flower.config import MAY_CHANGE, RunConfig
 from mdc_flower.models.exchange import check_base
 from strategies.common.errors import ConfigError
 
@@ -38,12 +39,12 @@ def changed_keys(before: Mapping[str, Any], now: RunConfig) -> dict[str, list[An
                 hint=f"Only these keys can change: {', '.join(sorted(MAY_CHANGE - SILENT))}. "
                 "To change any other key, start a new run",
             )
-    unit = unit_of(before["local-steps"], before["step-budget"])
-    if now.unit != unit:
+    unit = counted_in(before["local-steps"], before["step-budget"])
+    if (counted := counted_in(now.local_steps, now.step_budget)) != unit:
         raise ConfigError(
             "a resumed run cannot change what it counts its local work in",
             where="run config, step-budget",
-            got=now.unit,
+            got=counted,
             expected=unit,
         )
     return {key: values for key, values in changed.items() if key not in SILENT}

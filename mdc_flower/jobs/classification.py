@@ -112,12 +112,14 @@ class ClassificationJob:
             order = _in_order(len(data))
         else:
             order = shuffled(len(data), self.settings.batch_size, which.generator)
-        for rows in order:
+        for number, rows in enumerate(order):
             labels = data.labels[rows]
             part = which.part(len(labels))
             own = _rows(rows, part.rows, len(data))
             # Drawn for the whole batch, so that it does not depend on how a batch is shared.
             moves = self.pipeline.draw((len(labels), *example), augmenting)
+            if number < which.skip:
+                continue
             yield part, (source.sent(own), *(of[part.rows] for of in (labels, *moves)))
 
     def size(self, split: str) -> int:

@@ -69,12 +69,13 @@ class Split:
         return len(self.data if self.sampler is None else self.sampler)  # type: ignore[arg-type]
 
     def batches(
-        self, generator: torch.Generator | None, start: int, for_gpu: bool = False
+        self, generator: torch.Generator | None, start: int, for_gpu: bool = False, skip: int = 0
     ) -> Iterator[Any]:
         """Yield batches: in an order drawn from the generator, or in the stored order.
 
-        A stream is in its own order, and ``start`` of its batches were read in earlier rounds.
-        Batches for a GPU are in pinned memory, so that copying them does not wait for the GPU.
+        A stream is in its own order, and ``start`` of its batches were read in earlier rounds. Of
+        other data the first ``skip`` batches are left out. Batches for a GPU are in pinned
+        memory, so that copying them does not wait for the GPU.
 
         Raises
         ------
@@ -98,12 +99,15 @@ class Split:
             loader: DataLoader[Any] = DataLoader(
                 self.data, self.batch_size, sampler=self.sampler, generator=drawn, **options
             )
-        elif generator is None:
+            yield from islice(loader, skip, None)
+            return
+        if generator is None:
             loader = DataLoader(self.data, self.batch_size, **{**options, "drop_last": False})
         else:
             drop = options.pop("drop_last", False)
             order = [rows.tolist() for rows in shuffled(len(self), self.batch_size, generator)]
             order = order[: len(self) // self.batch_size] if drop else order
+            order = order[skip:]  # so that no example is read in vain
             loader = DataLoader(self.data, batch_sampler=order, generator=generator, **options)
         yield from loader
 

@@ -138,7 +138,8 @@ class TorchJob:
     def batches(self, which: Pass) -> Iterator[Any]:
         """Yield the batches of a pass, on its device; of each the part of this process."""
         for_gpu = which.device.type == "cuda"
-        for batch in self.splits[which.split].batches(which.generator, which.start, for_gpu):
+        split = self.splits[which.split]
+        for batch in split.batches(which.generator, which.start, for_gpu, which.skip):
             part = which.part(length_of(batch)) if which.ranks > 1 else WHOLE
             own = batch if part is WHOLE else rows_of(batch, part.rows)
             there = to_device(own, which.device)

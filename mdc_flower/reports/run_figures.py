@@ -194,7 +194,7 @@ def plot_learning_rate(axes: Axes, history: History) -> None:
     axes.set(xlabel=unit(history), ylabel="learning rate")
 
 
-def plot_plans(axes: Axes, plans: Sequence[RoundPlan | None], lengths: Sequence[int]) -> None:
+def plot_plans(axes: Axes, plans: Sequence[RoundPlan | None], lengths: Sequence[float]) -> None:
     """Plot the learning rate of consecutive rounds over their local work; None is a gap."""
     ends = list(accumulate(lengths))
     progress = np.linspace(0, 1, POINTS_PER_CYCLE)

@@ -33,6 +33,7 @@ from mdc_flower.reports.series import (
     sites_of,
     unit,
     work,
+    work_done,
 )
 from mdc_flower.reports.units import format_bytes, format_seconds
 from strategies.exchange.metrics import LOSS
@@ -95,7 +96,7 @@ def _highlights(run: RunFiles, sites: Sequence[str]) -> list[tuple[str, str]]:
         for way in ("sent", "received")
     )
     seconds = run.summary.get("seconds", sum(line["seconds"] for line in lines))
-    done = sum(map(work, run.history))
+    done = sum(work_done(run.history)[-1:])
     return [
         ("status", str(run.summary.get("status", "unknown"))),
         *_final_score(run),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from strategies.method.round_plan import in_epochs, units_of
 from strategies.storage.round_record import RoundRecord
 
 History = Sequence[Mapping[str, Any]]
@@ -21,7 +22,7 @@ class Series:
     """A named curve; ``done`` is the local work done at each value."""
 
     name: str
-    done: Sequence[int]
+    done: Sequence[int | float]
     values: Sequence[float]
 
 
@@ -30,15 +31,24 @@ def completed(history: History) -> list[dict[str, Any]]:
     return [{**UNKNOWN, **line} for line in history]
 
 
-def work(line: Mapping[str, Any]) -> int:
+def units(line: Mapping[str, Any]) -> int:
+    """Return the length of one round in the unit of its plan: epochs, parts of one, or steps."""
+    return units_of(line["plan"])
+
+
+def work(line: Mapping[str, Any]) -> int | float:
     """Return the local epochs (or steps) of one round."""
-    plan = line["plan"]
-    return int(plan.get("local_steps") or plan["local_epochs"])
+    return _shown(line, units(line))
 
 
-def work_done(history: History) -> list[int]:
+def work_done(history: History) -> list[int | float]:
     """Return the total local epochs (or steps) after each round."""
-    return list(accumulate(map(work, history)))
+    ends = accumulate(map(units, history))
+    return [_shown(line, end) for line, end in zip(history, ends, strict=True)]
+
+
+def _shown(line: Mapping[str, Any], count: int) -> int | float:
+    return in_epochs(count) if line["plan"].get("local_parts") else count
 
 
 def in_steps(history: History) -> bool:
@@ -51,7 +61,7 @@ def unit(history: History) -> str:
     return "local steps" if in_steps(history) else "local epochs"
 
 
-def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
+def site_scores(history: History, metric: str = "accuracy") -> dict[int | float, float]:
     """Return the global model's score on the sites' validation examples, by work done.
 
     Each round has the score of the model it started from; the last round also has the score of
@@ -62,7 +72,7 @@ def site_scores(history: History, metric: str = "accuracy") -> dict[int, float]:
     metric
         The metric's name, such as ``accuracy`` or ``loss``.
     """
-    scores: dict[int, float] = {}
+    scores: dict[int | float, float] = {}
     ends = work_done(history)
     for start, end, line in zip([0, *ends], ends, history, strict=False):
         for done, key in ((start, "start_evaluation"), (end, "site_evaluation")):

@@ -29,6 +29,9 @@ class Pass:
     rank, ranks : int
         This process and the number of processes that share each batch. All draw the same order from
         their generators, and each computes its `part` of every batch.
+    skip : int
+        For stored examples: how many batches of this pass were used in the rounds before; the pass
+        yields the others. What it draws for these does not depend on it.
     """
 
     split: str
@@ -38,6 +41,7 @@ class Pass:
     start: int = 0
     rank: int = 0
     ranks: int = 1
+    skip: int = 0
 
     def part(self, count: int) -> "Part":
         """Return this process's part of a batch of ``count`` examples.

@@ -132,9 +132,13 @@ def train(
     value, whatever amount of data the site has.
 
     All randomness (order, augmentation, dropout, and other draws of the model from the global
-    generators) comes from the plan's seed, its round and the site's name. ``after_epoch`` is called
-    with the number of each finished epoch; it may evaluate the model, but must not change it.
-    ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
+    generators) comes from the plan's seed, its round and the site's name. A round that is counted
+    in parts of an epoch goes on with the epoch that the round before has not finished, so order and
+    augmentation then come from the number of the epoch instead of the round.
+
+    ``after_epoch`` is called with the number of each finished epoch; it may evaluate the model, but
+    must not change it. ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S`
+    seconds in between.
     Training continues from the state in ``epochs``, which gets the state after each epoch but the
     last. Otherwise it begins with the optimizer's state in ``carried``, which gets that state at
     the end.
@@ -149,7 +153,8 @@ def train(
         If training does not finish by ``stop_at``, a time of `time.monotonic`.
     """
     started = resumed = last_report = time.monotonic()
-    steps = plan.local_steps or plan.local_epochs * job.steps_per_epoch()
+    per_epoch = 0 if plan.local_steps else job.steps_per_epoch()
+    steps = plan.steps(per_epoch)
     runtime.place(model, device)
     model.train()
     job.prepare(model)
@@ -179,7 +184,7 @@ def train(
     def repeat_first_step() -> None:
         """Compute what this process would have computed first; its effects are overwritten."""
         if runtime.first_step_decides:
-            compute(next(iter(job.batches(training))))
+            compute(next(iter(job.batches(next_pass()))))
 
     def so_far() -> Saved:
         seconds = state.seconds + time.monotonic() - resumed
@@ -206,13 +211,22 @@ def train(
     training = Pass(
         "train", device, state.batches, True, plan.steps_before, runtime.rank, runtime.size
     )
+
+    def next_pass() -> Pass:
+        """Return the next pass over the data; it may go on with the epoch of the round before."""
+        if not plan.local_parts:
+            return training
+        epoch, skip = divmod(plan.place(per_epoch) + state.step, per_epoch)
+        state.batches.manual_seed(derive_seed(plan.seed, "batches of an epoch", epoch, site))
+        return replace(training, skip=skip)
+
     with seeded(derive_seed(plan.seed, "model noise", plan.round, site, *runtime.salt)):
         if load(epochs, runtime, state.restore, repeat_first_step):
             resumed = time.monotonic()
         else:
             load(carried, runtime, state.carry_on)
         while state.step < steps:
-            for batch in job.batches(training):
+            for batch in job.batches(next_pass()):
                 if state.step == steps:
                     break
                 now = time.monotonic()

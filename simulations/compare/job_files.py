@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mdc_flower.config import RunConfig, spelled_as
+from mdc_flower.common.outer_step import spelled_as
+from mdc_flower.config import RunConfig
 from simulations.compare.data_digest import data_digest
 from simulations.compare.provenance import hardware, versions
 from simulations.results.outcome import Outcome, Point

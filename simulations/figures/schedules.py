@@ -18,7 +18,7 @@ from simulations.results.result_files import ArmFacts, Results
 from strategies.common.errors import ConfigError
 from strategies.method.local_work import Fixed, Horizon, WorkState, count_round
 from strategies.method.recipes import LrSchedule, Recipe
-from strategies.method.round_plan import CycleShape, RoundPlan
+from strategies.method.round_plan import CycleShape, RoundPlan, epochs_of, parts_in
 
 SEED_STYLES = (
     ("-", DARK),
@@ -58,7 +58,7 @@ def outcome_plans(arm: ArmFacts, outcome: Outcome) -> list[RoundPlan]:
         plans.append(
             RoundPlan(
                 round=number,
-                local_epochs=max(1, round(point.local_epochs)),
+                **_length(point.local_epochs),
                 lr_max=point.lr_max,
                 lr_min=point.lr_max * float(arm.config["lr-min-fraction"]),
                 shape=arm.config["lr-shape"],  # type: ignore[arg-type]
@@ -68,6 +68,13 @@ def outcome_plans(arm: ArmFacts, outcome: Outcome) -> list[RoundPlan]:
             )
         )
     return plans
+
+
+def _length(epochs: float) -> dict[str, int]:
+    """Return the field of a plan for a length in epochs."""
+    if epochs == int(epochs):
+        return {"local_epochs": int(epochs)}
+    return {"local_parts": parts_in(epochs)}
 
 
 def draw_cycles(
@@ -103,19 +110,26 @@ def draw_learning_rates(results: Results, arms: Sequence[str], seed: int) -> Fig
 
 
 def _plot_plans(axes: Axes, plans: Sequence[RoundPlan]) -> None:
-    lengths = [plan.local_epochs for plan in plans]
+    lengths = _lengths_of(plans)
     plot_plans(axes, plans, lengths)
     axes.set_xlim(0, sum(lengths))
 
 
 def _cycles_in_words(name: str, plans: Sequence[RoundPlan]) -> str:
-    lengths = [plan.local_epochs for plan in plans]
+    lengths = _lengths_of(plans)
     if len(plans) == 1:
         return f"{name}: no exchange"
     span = (
-        f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+        f"{min(lengths):g}"
+        if min(lengths) == max(lengths)
+        else f"{min(lengths):g} to {max(lengths):g}"
     )
     return f"{name}: {len(plans)} rounds of {span} epochs"
+
+
+def _lengths_of(plans: Sequence[RoundPlan]) -> list[float]:
+    """Return the epochs of each plan."""
+    return [epochs_of(plan.model_dump()) for plan in plans]
 
 
 def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> Figure:
@@ -147,7 +161,7 @@ def draw_settling(comparisons: Sequence[Results], arm: str = "co-learning") -> F
     return figure
 
 
-def _lengths(outcomes: Iterable[Outcome]) -> set[int | float]:
+def _lengths(outcomes: Iterable[Outcome]) -> set[float]:
     return {point.local_epochs for outcome in outcomes for point in outcome.points}
 
 

@@ -11,6 +11,7 @@ array's own dtype. The state, which checkpoints store, consists of arrays named 
 the array's dtype but at least float32, and the number of steps.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,6 +98,15 @@ class Momentum:
         buffer = self.momentum * memory[0] + gradient
         direction = gradient + self.momentum * buffer if self.nesterov else buffer
         return before - self.lr * direction, (buffer,)
+
+
+def momentum_for(num_rounds: int) -> float:
+    """Return the outer momentum that suits a number of rounds: ``1 - sqrt(2 / num_rounds)``.
+
+    With more rounds, each update counts for less, and the momentum may average over more of them.
+    0 for two rounds or fewer. The formula is this project's own.
+    """
+    return max(0.0, 1.0 - math.sqrt(2.0 / num_rounds))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Controllers that choose the length of the next round, with explicit state.
 
-Lengths and budgets are whole numbers of units of local work: local epochs, or optimizer steps. The
-recipe says which; the controllers only count. A controller never sees a model. Its inputs are one
-number, the relative change of the global model over a round, and its own previous state. The state
-is plain data, so a checkpoint can store it.
+Lengths and budgets are whole numbers of units of local work: local epochs, parts of them, or
+optimizer steps. The recipe says which; the controllers only count. A controller never sees a
+model. Its inputs are one number, the relative change of the global model over a round, and its own
+previous state. The state is plain data, so a checkpoint can store it.
 """
 
 import math
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from strategies.common.blocks import blocks
 from strategies.method.round_plan import cosine
 
-Unit = Literal["epochs", "steps"]
-"""What local work is counted in."""
+Unit = Literal["epochs", "parts", "steps"]
+"""What local work is counted in: epochs, thousandths of an epoch, or optimizer steps."""
 
 
 @dataclass(frozen=True)

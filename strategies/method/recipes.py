@@ -5,9 +5,18 @@ FedAvg and co-learning are two recipes for the same loop.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from strategies.aggregation.averaging import Weighting, by_examples, uniform
-from strategies.aggregation.outer_optimizers import Adam, Average, Momentum, OuterOptimizer
+from strategies.aggregation.extrapolation import FedExP
+from strategies.aggregation.outer_optimizers import (
+    Adam,
+    Average,
+    Momentum,
+    OuterOptimizer,
+    momentum_for,
+)
+from strategies.method.growing import Growing
 from strategies.method.local_work import (
     Fixed,
     Horizon,
@@ -16,8 +25,12 @@ from strategies.method.local_work import (
     Unit,
     WorkController,
     WorkState,
+    count_round,
 )
-from strategies.method.round_plan import CycleShape, RoundPlan
+from strategies.method.round_plan import PARTS, CycleShape, RoundPlan, cosine, parts_in
+
+PeakShape = Literal["constant", "cosine", "linear"]
+"""How the peaks of the cycles fall over the run, to zero at its end."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +47,34 @@ class LrSchedule:
         Curve within a round.
     lr_max_decay : float
         Factor by which the peak changes from one round to the next, in (0, 1].
+    peak_shape : PeakShape
+        Curve on which the peaks lie, over the local work of the run.
     """
 
     lr_max: float
     lr_min_fraction: float = 0.25
     shape: CycleShape = "exponential"
     lr_max_decay: float = 1.0
+    peak_shape: PeakShape = "constant"
 
-    def peak(self, rounds_done: int) -> float:
-        """Return the peak learning rate of the round after ``rounds_done`` rounds."""
-        return self.lr_max * self.lr_max_decay**rounds_done
+    def peak(self, rounds_done: int, run_start: float = 0.0) -> float:
+        """Return the peak learning rate of a round.
+
+        Parameters
+        ----------
+        rounds_done
+            Rounds before.
+        run_start
+            Fraction of the run's local work done before, in [0, 1).
+        """
+        decayed = self.lr_max * self.lr_max_decay**rounds_done
+        match self.peak_shape:
+            case "constant":
+                return decayed
+            case "cosine":
+                return cosine(decayed, 0.0, run_start)
+            case "linear":
+                return decayed * (1.0 - run_start)
 
 
 @dataclass(frozen=True)
@@ -59,7 +90,7 @@ class Recipe:
     horizon : Horizon
         When the run ends.
     unit : Unit
-        What controller and horizon count: local epochs or optimizer steps.
+        What controller and horizon count: local epochs, parts of an epoch, or optimizer steps.
     weighting : Weighting
         Weight of each site in the average.
     max_site_weight : float
@@ -68,6 +99,8 @@ class Recipe:
         Weight of FedProx's proximal term at the sites; 0 turns it off.
     outer : OuterOptimizer
         How the coordinator applies the averaged update.
+    plain_last : int
+        Number of last rounds whose models are averaged without the outer optimizer.
     """
 
     schedule: LrSchedule
@@ -77,7 +110,8 @@ class Recipe:
     weighting: Weighting = by_examples
     max_site_weight: float = 1.0
     proximal_mu: float = 0.0
-    outer: OuterOptimizer = field(default_factory=Average)
+    outer: OuterOptimizer | FedExP = field(default_factory=Average)
+    plain_last: int = 0
 
     def length(self, state: WorkState) -> int:
         """Return the units of local work of the next round."""
@@ -85,14 +119,16 @@ class Recipe:
 
     def plan(self, state: WorkState, seed: int) -> RoundPlan:
         """Return the plan of the round after ``state``."""
-        peak = self.schedule.peak(state.rounds_done)
         start, end = self._share_of_run(state)
-        in_steps = self.unit == "steps"
+        peak = self.schedule.peak(state.rounds_done, start)
+        length, before = self.length(state), state.used
         return RoundPlan(
             round=state.rounds_done + 1,
-            local_epochs=0 if in_steps else self.length(state),
-            local_steps=self.length(state) if in_steps else 0,
-            steps_before=state.used if in_steps else 0,
+            local_epochs=length if self.unit == "epochs" else 0,
+            local_parts=length if self.unit == "parts" else 0,
+            parts_before=before if self.unit == "parts" else 0,
+            local_steps=length if self.unit == "steps" else 0,
+            steps_before=before if self.unit == "steps" else 0,
             lr_max=peak,
             lr_min=peak * self.schedule.lr_min_fraction,
             shape=self.schedule.shape,
@@ -101,6 +137,17 @@ class Recipe:
             seed=seed,
             proximal_mu=self.proximal_mu,
         )
+
+    def outer_of(self, state: WorkState) -> OuterOptimizer | FedExP:
+        """Return the outer optimizer of the round after ``state``; plain in the last rounds.
+
+        With ILE, only the last round is known to be among the last.
+        """
+        for _ in range(self.plain_last):
+            state = self.controller.after_round(count_round(state, self.length(state)), None)
+            if self.horizon.finished(state):
+                return Average()
+        return self.outer
 
     def _share_of_run(self, state: WorkState) -> tuple[float, float]:
         """Return the fractions of the run's local work done before and after the next round."""
@@ -131,6 +178,29 @@ def co_learning(
         schedule=LrSchedule(lr_max, lr_min_fraction, "exponential"),
         controller=IncreasedLocalEpochs(initial_epochs, epsilon, max_epochs),
         horizon=Horizon(num_rounds=None, budget=epoch_budget),
+    )
+
+
+def annealed_co_learning(
+    epoch_budget: int,
+    num_rounds: int,
+    lr_max: float,
+    first_epochs: float = 0.1,
+    lr_min_fraction: float = 0.25,
+) -> Recipe:
+    """Return annealed co-learning: cycles whose peak falls to zero, and growing rounds.
+
+    The coordinator takes Nesterov steps, with a momentum that fits the number of rounds, and
+    averages the last round plainly.
+    """
+    budget = epoch_budget * PARTS
+    return Recipe(
+        schedule=LrSchedule(lr_max, lr_min_fraction, "exponential", peak_shape="cosine"),
+        controller=Growing(parts_in(first_epochs), budget, num_rounds),
+        horizon=Horizon(num_rounds, budget),
+        unit="parts",
+        outer=Momentum(1.0, momentum_for(num_rounds), nesterov=True),
+        plain_last=1,
     )
 
 

@@ -15,9 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from strategies.common.errors import PlanError
 
-CycleShape = Literal["exponential", "cosine", "linear", "triangular", "constant", "global-cosine"]
+CycleShape = Literal[
+    "exponential",
+    "cosine",
+    "linear",
+    "triangular",
+    "constant",
+    "global-cosine",
+    "global-linear",
+]
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
+
+PARTS = 1000
+"""Parts of an epoch, for rounds that need not end with an epoch."""
 
 SAME_VERSION = "Coordinator and site must run the same version of mdc-flower"
 
@@ -29,18 +40,21 @@ class RoundPlan(BaseModel):
     ----------
     round : int
         Round number, starting at 1.
-    local_epochs, local_steps : int
-        Length of the training; exactly one of the two is positive.
+    local_epochs, local_parts, local_steps : int
+        Length of the training in epochs, in `PARTS` of an epoch, or in steps; exactly one of the
+        three is positive.
+    parts_before : int
+        Parts of an epoch of the rounds before; 0 in a run that does not count them.
     steps_before : int
         Optimizer steps of the rounds before, which is where a stream of examples continues; 0 in a
-        run that counts epochs.
+        run that does not count steps.
     lr_max, lr_min : float
         Highest and lowest learning rate of the round's cycle, ``0 <= lr_min <= lr_max``.
     shape : CycleShape
         Curve between the two.
     run_start, run_end : float
         Fraction of the run's local work done before and after this round, in [0, 1]. Used only by
-        ``global-cosine``.
+        ``global-cosine`` and ``global-linear``.
     seed : int
         The run's seed. A site combines it with the round number and its own name.
     proximal_mu : float
@@ -53,6 +67,8 @@ class RoundPlan(BaseModel):
     version: int = PLAN_VERSION
     round: Annotated[int, Field(ge=1)]
     local_epochs: Annotated[int, Field(ge=0)] = 0
+    local_parts: Annotated[int, Field(ge=0)] = 0
+    parts_before: Annotated[int, Field(ge=0)] = 0
     local_steps: Annotated[int, Field(ge=0)] = 0
     steps_before: Annotated[int, Field(ge=0)] = 0
     lr_max: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -67,8 +83,11 @@ class RoundPlan(BaseModel):
     def _fields_fit_together(self) -> Self:
         if self.version != PLAN_VERSION:
             raise ValueError(f"version {self.version} is not supported, expected {PLAN_VERSION}")
-        if (self.local_epochs > 0) == (self.local_steps > 0):
-            raise ValueError("exactly one of local_epochs and local_steps must be positive")
+        lengths = (self.local_epochs, self.local_parts, self.local_steps)
+        if sum(length > 0 for length in lengths) != 1:
+            raise ValueError(
+                "exactly one of local_epochs, local_parts and local_steps must be positive"
+            )
         if self.lr_min > self.lr_max:
             raise ValueError(f"lr_min {self.lr_min} is above lr_max {self.lr_max}")
         if self.shape == "exponential" and self.lr_min == 0:
@@ -84,6 +103,32 @@ class RoundPlan(BaseModel):
         text = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def steps(self, per_epoch: int) -> int:
+        """Return the optimizer steps of the round at a site with so many steps per epoch.
+
+        Over rounds that are counted in parts of an epoch, the sum is that of the epochs, at every
+        site, if there are at least as many steps as rounds.
+        """
+        if not self.local_parts:
+            return self.local_steps or self.local_epochs * per_epoch
+        end = self._steps_by(self.parts_before + self.local_parts, self.round, per_epoch)
+        return max(1, end - self.place(per_epoch))
+
+    def place(self, per_epoch: int) -> int:
+        """Return the optimizer steps before the round, at a site with so many steps per epoch.
+
+        This is where a stream continues, or an epoch that the round before has not finished; 0 if
+        every round begins with a new epoch.
+        """
+        if self.local_parts:
+            return self._steps_by(self.parts_before, self.round - 1, per_epoch)
+        return self.steps_before
+
+    @staticmethod
+    def _steps_by(parts: int, rounds: int, per_epoch: int) -> int:
+        # A round has at least one step, however few steps an epoch has.
+        return max(rounds, parts * per_epoch // PARTS)
+
     def lr_at(self, progress: float) -> float:
         """Return the learning rate at ``progress`` in [0, 1] through the round's local steps.
 
@@ -95,8 +140,8 @@ class RoundPlan(BaseModel):
         - ``triangular``: from ``b`` up to ``a`` at p = 1/2 and back
           (Smith, WACV 2017, "triangular" policy with one cycle per round)
         - ``constant``: ``a``
-        - ``global-cosine``: ``cosine`` over the whole run; this round covers the part from
-          ``run_start`` to ``run_end``
+        - ``global-cosine``, ``global-linear``: ``cosine`` or ``linear`` over the whole run; this
+          round covers the part from ``run_start`` to ``run_end``
 
         Raises
         ------
@@ -118,8 +163,12 @@ class RoundPlan(BaseModel):
             case "constant":
                 return high
             case "global-cosine":
-                whole = self.run_start + (self.run_end - self.run_start) * progress
-                return cosine(high, low, whole)
+                return cosine(high, low, self._progress_of_run(progress))
+            case "global-linear":
+                return high + (low - high) * self._progress_of_run(progress)
+
+    def _progress_of_run(self, progress: float) -> float:
+        return self.run_start + (self.run_end - self.run_start) * progress
 
     def to_config_record(self) -> ConfigRecord:
         """Return the plan and its id as a record for a message."""
@@ -183,9 +232,30 @@ class RoundPlan(BaseModel):
             If a later version wrote it, in a format that this one does not know.
         """
         plan = {name: value for name, value in fields.items() if name != "plan_id"}
-        if plan.get("version") == 1:  # it had no `steps_before`, and was the same otherwise
+        if plan.get("version") in (1, 2):  # they had fewer fields, and were the same otherwise
             plan["version"] = PLAN_VERSION
         return cls.model_validate(plan)
+
+
+def units_of(plan: Mapping[str, Any]) -> int:
+    """Return the length of a recorded plan in its own unit: epochs, parts of an epoch, or steps."""
+    # Earlier versions had no parts.
+    return int(plan.get("local_steps") or plan.get("local_parts") or plan["local_epochs"])
+
+
+def epochs_of(plan: Mapping[str, Any]) -> int | float:
+    """Return the epochs of a recorded plan; 0 if it counts steps."""
+    return in_epochs(plan.get("local_parts", 0)) or int(plan["local_epochs"])
+
+
+def parts_in(epochs: float) -> int:
+    """Return a number of epochs in parts of an epoch, rounded, but at least one part."""
+    return max(1, round(epochs * PARTS))
+
+
+def in_epochs(parts: int) -> int | float:
+    """Return parts of an epoch as a number of epochs, whole if it is."""
+    return parts / PARTS if parts % PARTS else parts // PARTS
 
 
 def cosine(high: float, low: float, progress: float) -> float:

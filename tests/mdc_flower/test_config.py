@@ -78,8 +78,10 @@ OTHER_VALUES: dict[str, Any] = {
     "lr-min-fraction": 0.5,
     "lr-shape": "cosine",
     "lr-max-decay": 0.9,
+    "lr-peak": "cosine",
     "epochs": "fixed",
     "local-epochs": 2,
+    "first-local-epochs": 0.2,
     "ile-epsilon": 0.5,
     "ile-max-epochs": 8,
     "qsr-alpha": 0.5,
@@ -95,6 +97,7 @@ OTHER_VALUES: dict[str, Any] = {
     "outer-lr": 1.0,  # other values need an outer optimizer, which have a test of their own
     "outer-momentum": 0.5,
     "outer-nesterov": True,
+    "outer-plain-last": 1,
     "outer-beta1": 0.5,
     "outer-beta2": 0.5,
     "outer-epsilon": 0.5,
@@ -220,8 +223,10 @@ BAD_VALUES: dict[str, list[Any]] = {
     "lr-min-fraction": [-0.1, 1.1, *NOT_FINITE],
     "lr-shape": ["zigzag"],
     "lr-max-decay": [0.0, 1.1, *NOT_FINITE],
+    "lr-peak": ["returning"],
     "epochs": ["many"],
     "local-epochs": [0, *NOT_COUNTS],
+    "first-local-epochs": [0.0, -0.1, *NOT_FINITE],
     "ile-epsilon": [-0.1, *NOT_FINITE],
     "ile-max-epochs": [0, *NOT_COUNTS],
     "qsr-alpha": [0.0, -0.1, *NOT_FINITE],
@@ -235,8 +240,9 @@ BAD_VALUES: dict[str, list[Any]] = {
     "max-site-weight": [0.0, 1.1, *NOT_FINITE],
     "outer-optimizer": ["rmsprop"],
     "outer-lr": [-0.1, *NOT_FINITE],
-    "outer-momentum": [-0.1, 1.0, *NOT_FINITE],
+    "outer-momentum": [-0.1, 1.0, "much", *NOT_FINITE],
     "outer-nesterov": ["perhaps"],
+    "outer-plain-last": NOT_COUNTS,
     "outer-beta1": [-0.1, 1.0, *NOT_FINITE],
     "outer-beta2": [-0.1, 1.0, *NOT_FINITE],
     "outer-epsilon": [0.0, -0.1, *NOT_FINITE],
@@ -299,6 +305,7 @@ def test_a_refused_choice_is_answered_with_the_choices() -> None:
 
 
 QSR = {"epochs": "qsr", "lr-shape": "global-cosine", "epoch-budget": 30}
+GROWING = {"epochs": "growing", "num-rounds": 20, "epoch-budget": 4}
 
 # Each rule with the keys that break it, and the least change that keeps it.
 RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -321,6 +328,46 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"epochs": "spread", "num-rounds": 7, "epoch-budget": 6},
         {"epoch-budget": 7},
         "epoch-budget 6 is below num-rounds 7",
+    ),
+    "growing rounds know their number": (
+        GROWING | {"num-rounds": 0},
+        {"num-rounds": 20},
+        "epochs = 'growing' needs both num-rounds and epoch-budget",
+    ),
+    "growing rounds know their end": (
+        GROWING | {"epoch-budget": 0, "local-steps": 2},
+        {"step-budget": 40},
+        "epochs = 'growing' needs both num-rounds and step-budget",
+    ),
+    "growing rounds do not shrink": (
+        GROWING | {"first-local-epochs": 0.21},
+        {"first-local-epochs": 0.2},
+        "needs num-rounds times first-local-epochs of at most epoch-budget",
+    ),
+    "growing rounds in steps do not shrink": (
+        GROWING | {"epoch-budget": 0, "local-steps": 3, "step-budget": 40},
+        {"local-steps": 2},
+        "needs num-rounds times local-steps of at most step-budget",
+    ),
+    "peaks that fall know the end": (
+        {"lr-peak": "linear", "num-rounds": 3, "epoch-budget": 0},
+        {"epochs": "fixed"},
+        "lr-peak 'linear' with epochs = 'ile' needs epoch-budget",
+    ),
+    "a rate falls over the run once": (
+        {"lr-peak": "cosine", "lr-shape": "global-linear"},
+        {"lr-peak": "constant"},
+        "lr-shape 'global-linear' falls over the whole run already",
+    ),
+    "fedexp has no learning rate": (
+        {"outer-optimizer": "fedexp", "outer-lr": 2.0},
+        {"outer-lr": 1.0},
+        "outer-optimizer 'fedexp' does not use outer-lr",
+    ),
+    "ile does not know its last rounds": (
+        {"outer-plain-last": 2},
+        {"outer-plain-last": 1},
+        "outer-plain-last above 1 needs another rule than epochs = 'ile'",
     ),
     "a run in steps ends": (
         {"local-steps": 10, "epochs": "fixed"},

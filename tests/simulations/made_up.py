@@ -9,7 +9,7 @@ from simulations.results.result_files import ArmFacts, Candidate, Facts, Results
 MEGABYTE = 1_000_000
 
 
-def point(epochs: int, accuracy: float, **changes: Any) -> Point:
+def point(epochs: float, accuracy: float, **changes: Any) -> Point:
     values: dict[str, Any] = {
         "round": 0,
         "exchanges": 0,
@@ -26,7 +26,7 @@ def point(epochs: int, accuracy: float, **changes: Any) -> Point:
     return Point(**{**values, **changes})
 
 
-def error_point(epochs: int, rmse: float, **changes: Any) -> Point:
+def error_point(epochs: float, rmse: float, **changes: Any) -> Point:
     """Return a point of a regression whose errors are in metres."""
     metrics = {"loss": rmse**2, "rmse": rmse, "mae": rmse / 2}
     return point(epochs, 0.0, **{"validation": metrics, "test": metrics, **changes})

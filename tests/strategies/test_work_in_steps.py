@@ -3,12 +3,15 @@
 import pytest
 from flwr.app import Message
 
+from strategies.aggregation.outer_optimizers import Momentum
 from strategies.exchange.messages import METRICS, NUM_EXAMPLES
+from strategies.method.growing import Growing
 from strategies.method.local_work import (
     Fixed,
     Horizon,
     IncreasedLocalEpochs,
     Spread,
+    Unit,
     WorkController,
     WorkState,
 )
@@ -82,6 +85,71 @@ def test_spread_divides_a_budget_to_the_step_also_if_it_grows_on_the_way() -> No
     site = still()
     run(grid_of(site), spread(31), position=watcher.positions[-1])
     assert orders(site) == [(3, 13, 4), (4, 14, 17)]
+
+
+GROWN = [(1, 2, 0), (2, 4, 2), (3, 8, 6), (4, 16, 14), (5, 32, 30)]
+"""Rounds that double in a budget of 62 units."""
+
+
+def annealed(unit: Unit, budget: int = 62) -> Recipe:
+    """Return growing rounds with peaks that fall, and momentum in all rounds but the last."""
+    return Recipe(
+        LrSchedule(0.1, peak_shape="cosine"),
+        Growing(2, budget, 5),
+        Horizon(5, budget),
+        unit=unit,
+        outer=Momentum(1.0, 0.5, nesterov=True),
+        plain_last=1,
+    )
+
+
+def places(site: LinearSite, unit: Unit) -> list[tuple[int, int, int]]:
+    """Return round, length and place of each plan that a site received, in its unit."""
+    if unit == "steps":
+        return orders(site)
+    return [(plan.round, plan.local_parts, plan.parts_before) for plan in site.plans]
+
+
+@pytest.mark.parametrize("unit", ["steps", "parts"])
+def test_growing_rounds_keep_their_places_over_repeats(unit: Unit) -> None:
+    site = LinearSite("a")
+    site.faults = {3: times(2, sends_nan)}
+    run(grid_of(site), annealed(unit), model(1.0), max_round_retries=2)
+    assert sorted(set(places(site, unit))) == GROWN
+    assert places(site, unit).count(GROWN[2]) > 1
+
+
+@pytest.mark.parametrize("unit", ["steps", "parts"])
+@pytest.mark.parametrize("done", [1, 2, 3, 4])
+def test_a_resumed_run_with_growing_rounds_gives_the_bits_of_the_whole_run(
+    done: int, unit: Unit
+) -> None:
+    whole, _ = run(grid_of(LinearSite("a", 0.7)), annealed(unit), model(1.0))
+    begun, _ = run(grid_of(LinearSite("a", 0.7)), annealed(unit), model(1.0), num_rounds=done)
+    site = LinearSite("a", 0.7)
+    resumed, _ = run(grid_of(site), annealed(unit), position=begun.positions[-1])
+    assert places(site, unit) == GROWN[done:]
+    expected, found = whole.positions[-1], resumed.positions[-1]
+    assert found.work == expected.work
+    assert found.arrays["w"].tobytes() == expected.arrays["w"].tobytes()
+
+
+def test_the_plain_last_round_leaves_the_mean_and_no_momentum() -> None:
+    watcher, _ = run(grid_of(LinearSite("a", 0.75)), annealed("steps"), model(1.0))
+    before, last = watcher.positions[-2], watcher.positions[-1]
+    assert set(before.outer_state) == {"steps", "momentum/w"}
+    assert not last.outer_state
+    # The mean of the only site's model is this model.
+    assert float(last.arrays["w"][0]) == float(before.arrays["w"][0]) + 0.75
+
+
+def test_growing_rounds_of_a_larger_budget_go_on_from_where_they_are() -> None:
+    watcher, _ = run(grid_of(still()), annealed("steps"), model(1.0), num_rounds=3)
+    site = still()
+    run(grid_of(site), annealed("steps", 100), position=watcher.positions[-1])
+    (_, fourth, place), last = orders(site)
+    assert (place, last) == (14, (5, 86 - fourth, 14 + fourth))
+    assert last[1] > fourth > 8
 
 
 def examples(count: int) -> Fault:

@@ -15,7 +15,7 @@ from mdc_flower.coordinator.trackers.mlflow_sink import MlflowSink
 from mdc_flower.coordinator.trackers.tensorboard_sink import TensorBoardSink
 from mdc_flower.coordinator.trackers.tracker import NewSink, Start, Tracker
 from mdc_flower.coordinator.trackers.wandb_sink import WandbSink
-from mdc_flower.reports.series import History, work
+from mdc_flower.reports.series import History, units
 
 SINKS: dict[str, NewSink] = {
     "tensorboard": TensorBoardSink,
@@ -50,7 +50,7 @@ def trackers(config: RunConfig, run_dir: Path, history: History) -> Iterator[lis
     history
         The rounds that are finished already.
     """
-    start = Start(run_dir, config, len(history), sum(map(work, history)))
+    start = Start(run_dir, config, len(history), sum(map(units, history)))
     opened = [Tracker(name, SINKS[name], start) for name in _names(config)]
     has_finished = False
     try:

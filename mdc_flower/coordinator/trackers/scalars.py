@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from strategies.exchange.metrics import numbers
-from strategies.method.round_plan import RoundPlan
+from strategies.method.round_plan import RoundPlan, epochs_of
 from strategies.storage.round_record import RoundRecord
 
 
@@ -24,7 +24,7 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
         "sites/took-part": len(record.participants),
         "sites/dropped": len(record.dropped),
         "sites/missing": len(record.missing),
-        "work/local-epochs": record.plan["local_epochs"] or None,
+        "work/local-epochs": epochs_of(record.plan) or None,
         "work/local-steps": record.plan["local_steps"] or None,
         "seconds": None if record.failed else record.seconds,  # a failed round has no end
     }
@@ -48,14 +48,14 @@ def round_scalars(record: RoundRecord) -> dict[str, float]:
 def learning_rates(plan: Mapping[str, Any], done: int) -> list[tuple[int, dict[str, float]]]:
     """Return the learning rate at both ends of each local epoch, with the work done by then.
 
-    A round that is counted in steps has one point, at its end, because the number of steps per
-    epoch differs between sites.
+    A round that is counted in steps or in parts of an epoch has one point, at its end, because the
+    number of steps per epoch differs between sites.
     """
     valid = RoundPlan.recorded(plan)
     parts = valid.local_epochs or 1
     return [
         (
-            done + part * (valid.local_steps or 1),
+            done + part * (valid.local_steps or valid.local_parts or 1),
             {
                 "learning-rate/start": valid.lr_at((part - 1) / parts),
                 "learning-rate/end": valid.lr_at(part / parts),

@@ -1,7 +1,7 @@
 """TensorBoard event files in the run directory.
 
 There are two folders, because TensorBoard has one step counter per folder: ``rounds`` counts
-rounds, and ``epochs``, or ``steps``, counts the local work done.
+rounds, and ``epochs``, ``parts`` (of an epoch) or ``steps`` counts the local work done.
 """
 
 from collections.abc import Mapping

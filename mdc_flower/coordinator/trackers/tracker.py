@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mdc_flower.config import RunConfig
 from mdc_flower.coordinator.trackers.scalars import learning_rates, round_scalars
-from mdc_flower.reports.series import work
+from mdc_flower.reports.series import units
 from strategies.common.log import log
 from strategies.storage.position import Position
 from strategies.storage.round_record import RoundRecord
@@ -97,7 +97,7 @@ class Tracker:
     def _write(self, record: RoundRecord) -> None:
         points = [(ROUNDS, record.round, round_scalars(record))]
         points += [(WORK, *rates) for rates in learning_rates(record.plan, self._work)]
-        self._work += work(record.to_dict())
+        self._work += units(record.to_dict())
 
         def write(sink: Sink) -> None:
             for point in points:

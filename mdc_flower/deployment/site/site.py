@@ -284,7 +284,7 @@ class SiteView:
         epoch = f"epoch {event['epoch']}" + (f" of {epochs}" if epochs else "") + ", "
         return (
             f"round {self._plan.get('round', '?')}: "
-            + ("" if self._plan.get("local_steps") else epoch)
+            + ("" if self._plan.get("local_steps") or self._plan.get("local_parts") else epoch)
             + f"step {done} of {total}, learning rate {event['lr']:.3g}, "
             f"loss {event['loss']:.4f}, {event['num_seen'] / max(seconds, 1e-9):.0f} examples/s, "
             f"about {seconds * (total - done) / done:.0f} s left"

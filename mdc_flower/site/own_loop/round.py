@@ -52,7 +52,8 @@ class Round:
     number : int
         The round's number, from 1.
     local_epochs, local_steps : int
-        Length of the training; exactly one of the two is positive.
+        Length of the training; exactly one of the two is positive. With growing rounds both are 0,
+        and `steps` tells the length.
     steps_before : int
         Optimizer steps of the rounds before, where a stream of examples continues; 0 in a run that
         counts epochs.
@@ -114,7 +115,7 @@ class Round:
 
     def steps(self, per_epoch: int) -> int:
         """Return the optimizer steps of the round, for so many steps per epoch."""
-        return self.local_steps or self.local_epochs * per_epoch
+        return self.plan.steps(per_epoch) if self.plan else 0
 
     def lr_at(self, step: int, steps: int) -> float:
         """Return the learning rate of a step, counted from 0, if the round has ``steps`` steps.

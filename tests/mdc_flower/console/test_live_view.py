@@ -339,6 +339,7 @@ def test_a_round_that_is_evaluated_when_the_run_goes_on_is_counted_once() -> Non
         ({"local_epochs": 1}, "1 epoch", "1"),
         ({"local_epochs": 5, "lr_max": 0.05, "lr_min": 0.0}, "5 epochs", "0.05"),
         ({"local_steps": 1}, "1 step", "1"),
+        ({"local_epochs": 0, "local_parts": 95}, "0.095 epochs", "1"),
         ({"local_steps": 100, "shape": "cosine", "lr_min": 0.0}, "100 steps", "1 to 0 cosine"),
         ({"shape": "linear", "lr_max": 1 / 3, "lr_min": 1e-5}, "1 epoch", "0.333 to 1e-05 linear"),
     ],

@@ -130,6 +130,22 @@ def test_an_outer_learning_rate_that_is_named_is_the_default_it_is_equal_to(
     assert changed_keys(left.to_flower(), read_run_config(named)) == {}
 
 
+def test_an_outer_momentum_that_is_named_is_the_automatic_one_that_it_is_equal_to() -> None:
+    # 1 - sqrt(2 / 8) = 1/2; without a number of rounds, 0.9 as in earlier versions.
+    for rounds, momentum in ((8, 0.5), (0, 0.9)):
+        keys = {"outer-optimizer": "momentum", "num-rounds": rounds}
+        left, named = read_run_config(keys), read_run_config(keys | {"outer-momentum": momentum})
+        assert changed_keys(named.to_flower(), left) == {}
+        assert changed_keys(left.to_flower(), named) == {}
+        with pytest.raises(ConfigError, match="cannot change this key"):
+            changed_keys(left.to_flower() | {"outer-momentum": 0.7}, left)
+
+
+def test_a_run_of_an_earlier_version_that_averages_goes_on_with_any_default_momentum() -> None:
+    earlier = RunConfig().to_flower() | {"outer-momentum": 0.9}
+    assert changed_keys(earlier, RunConfig()) == {}
+
+
 def test_all_changes_are_returned_in_the_order_of_their_names() -> None:
     before = RunConfig().to_flower()
     changed = changed_keys(before, read_run_config(FREE))

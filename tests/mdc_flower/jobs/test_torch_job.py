@@ -42,10 +42,10 @@ def plan(**fields: Any) -> RoundPlan:
     return RoundPlan(**{**usual, **({"local_epochs": 1} | fields)})
 
 
-def read(job: TorchJob, seed: int | None = 1, start: int = 0) -> list[list[float]]:
+def read(job: TorchJob, seed: int | None = 1, start: int = 0, skip: int = 0) -> list[list[float]]:
     """Return the inputs of each batch of a pass over the training examples."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    which = Pass("train", CPU, generator, start=start)
+    which = Pass("train", CPU, generator, start=start, skip=skip)
     return [inputs.flatten().tolist() for inputs, _ in job.batches(which)]
 
 
@@ -67,6 +67,7 @@ def test_the_order_depends_on_the_generator_alone(data: Any) -> None:
     assert first != read(one, seed=2)
     assert list(map(len, first)) == [4, 4, 2]
     assert one.steps_per_epoch() == 3
+    assert [read(one, skip=skip) for skip in (1, 2, 3)] == [first[1:], first[2:], []]
 
 
 def test_without_a_generator_examples_come_in_their_order() -> None:

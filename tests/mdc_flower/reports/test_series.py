@@ -17,6 +17,8 @@ from tests.mdc_flower.reports.lines import by_sites, line
         ([line(1, local_epochs=2), line(2, local_epochs=2), line(3, local_epochs=4)], [2, 4, 8]),
         ([line(1, local_epochs=1), line(2, None, local_epochs=2)], [1, 3]),
         ([line(1, local_steps=100), line(2, local_steps=50)], [100, 150]),
+        # In thousandths of an epoch, whose sum is exact.
+        ([line(n, local_epochs=0, local_parts=p) for n, p in ((1, 95), (2, 905))], [0.095, 1]),
     ],
 )
 def test_work_adds_up_over_the_rounds(history: list[dict[str, Any]], expected: list[int]) -> None:
@@ -66,7 +68,7 @@ def test_the_sites_scores_stand_at_the_work_behind_the_model_they_are_of(
     assert site_scores(history) == expected
 
 
-def curves(history: list[dict[str, Any]], metric: str) -> dict[str, list[tuple[int, float]]]:
+def curves(history: list[dict[str, Any]], metric: str) -> dict[str, list[tuple[float, float]]]:
     return {
         curve.name: list(zip(curve.done, curve.values, strict=True))
         for curve in metric_series(history, metric)

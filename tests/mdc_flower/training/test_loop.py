@@ -20,6 +20,7 @@ from mdc_flower.data import load_dataset
 from mdc_flower.jobs.classification import class_probabilities
 from mdc_flower.models import build_model
 from mdc_flower.training.batches import InputPipeline, Tensors
+from mdc_flower.training.job import Pass, Spare
 from mdc_flower.training.loop import (
     Progress,
     TrainResult,
@@ -269,6 +270,75 @@ def test_each_epoch_sees_each_example_once_with_its_own_label(orders: RoundPlan)
     epochs = [list(chain(*model.batches[:3])), list(chain(*model.batches[3:]))]
     assert [sorted(epoch) for epoch in epochs] == [[float(i) for i in range(10)]] * 2
     assert epochs[0] != epochs[1]
+
+
+def in_parts(*lengths: int) -> list[RoundPlan]:
+    """Return plans of consecutive rounds, in thousandths of an epoch."""
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    return [
+        plan(round=number, local_epochs=0, local_parts=length, parts_before=start)
+        for number, (start, length) in enumerate(zip(starts, lengths, strict=True), 1)
+    ]
+
+
+def drawn(plans: list[RoundPlan], pipeline: InputPipeline = RAW) -> list[list[float]]:
+    """Return all batches of consecutive rounds."""
+    model = Recorder()
+    data = vectors([[float(i)] for i in range(10)], [0] * 10)
+    for orders in plans:
+        fit(model, data, orders, replace(PLAIN, batch_size=2), pipeline=pipeline)
+    return model.batches
+
+
+def test_a_round_that_ends_within_an_epoch_leaves_its_other_examples_to_the_next() -> None:
+    batches = drawn(in_parts(200, 600, 800, 1400))  # 1, 3, 4 and 7 steps
+    assert len(batches) == 15
+    epochs = [list(chain(*batches[start : start + 5])) for start in (0, 5, 10)]
+    assert [sorted(epoch) for epoch in epochs] == [[float(i) for i in range(10)]] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    # Where rounds end does not matter.
+    assert drawn(in_parts(1000, 1000, 1000)) == drawn(in_parts(3000)) == batches
+
+
+@pytest.mark.parametrize("num_examples", [3, 10, 11, 64])
+def test_a_round_in_parts_of_an_epoch_has_a_whole_cycle_at_every_site(
+    rates: list[float], num_examples: int
+) -> None:
+    orders = in_parts(300, 900, 1800)
+    falling = [
+        orders.model_copy(update={"lr_max": 0.5, "lr_min": 0.125, "shape": "exponential"})
+        for orders in orders
+    ]
+    steps = []
+    for one in falling:
+        rates.clear()
+        result = fit(linear([[0.0] * 3] * 2), random_vectors(num_examples), one)
+        assert len(rates) == result.num_steps
+        assert rates[0] == 0.5
+        assert rates[-1] == (0.125 if len(rates) > 1 else 0.5)
+        steps.append(len(rates))
+    per_epoch = job_of(random_vectors(num_examples), PLAIN).steps_per_epoch()
+    assert sum(steps) == 3 * per_epoch
+
+
+def test_an_epoch_that_is_cut_is_augmented_as_a_whole_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    job = job_of(
+        Tensors(images, torch.arange(12) % 2),
+        replace(PLAIN, batch_size=4),
+        InputPipeline(augment="crop-flip"),
+    )
+
+    def batches(skip: int) -> list[Tensor]:
+        order = torch.Generator().manual_seed(3)
+        which = Pass("train", CPU, order, augment=True, skip=skip)
+        return [batch[0] for batch in job.batches(which) if not isinstance(batch, Spare)]
+
+    for skip in range(4):
+        rest = batches(skip)
+        assert len(rest) == 3 - skip
+        assert all(torch.equal(*pair) for pair in zip(rest, batches(0)[skip:], strict=True))
 
 
 def test_labels_go_with_their_examples() -> None:

@@ -86,7 +86,15 @@ def fit(settings: TrainSettings, plan: RoundPlan, epochs: Epochs) -> tuple[nn.Mo
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"local_steps": 17, "local_epochs": 0}, {"proximal_mu": 0.1}], ids=str
+    "changes",
+    [
+        {},
+        {"local_steps": 17, "local_epochs": 0},
+        # An epoch has five steps: from the fourth of one to the third of the fourth one.
+        {"local_parts": 3000, "parts_before": 600, "round": 2, "local_epochs": 0},
+        {"proximal_mu": 0.1},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("name", SETTINGS)
 def test_training_continues_after_any_epoch_with_the_same_bits(

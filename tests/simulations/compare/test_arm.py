@@ -8,7 +8,16 @@ import pytest
 from simulations.compare.arm import ARMS_DIR, Arm, ArmTable, load_arm
 from strategies.common.errors import ConfigError
 from strategies.method.local_work import count_round
-from strategies.method.recipes import Recipe, diloco, fedadam, fedavg, fedavgm, fedprox, qsr
+from strategies.method.recipes import (
+    Recipe,
+    annealed_co_learning,
+    diloco,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedprox,
+    qsr,
+)
 
 SHIPPED = sorted(path.stem for path in ARMS_DIR.glob("*.toml"))
 
@@ -97,6 +106,32 @@ def test_an_arm_sends_the_plans_of_the_recipe_that_it_is_named_after(
         return told
 
     assert plans(ours) == plans(recipe)
+
+
+def test_annealed_co_learning_is_the_recipe_that_it_is_named_after() -> None:
+    config = load_arm("annealed-co-learning", ARMS_DIR, {}).config({"epoch-budget": 12})
+    assert config.recipe() == annealed_co_learning(12, 20, config.lr_max)
+
+
+PIECES = {
+    "annealed-without-falling-peak": {"lr-peak"},
+    "annealed-without-growing-rounds": {"epochs"},
+    "annealed-without-outer-momentum": {"outer-optimizer", "outer-nesterov", "outer-plain-last"},
+    "annealed-without-plain-last": {"outer-plain-last"},
+    "annealed-fedexp": {"outer-optimizer", "outer-nesterov"},
+    "annealed-co-learning-recalibrated": {"batch-norm"},
+    "fedavg-global-linear-growing": {"lr-peak", "lr-shape", "lr-min-fraction"},
+}
+"""The keys in which each arm of the ablation differs from annealed co-learning."""
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_an_arm_of_the_ablation_differs_in_its_piece_only(name: str) -> None:
+    whole = load_arm("annealed-co-learning", ARMS_DIR, {}).config({}).to_flower()
+    arm = load_arm(name, ARMS_DIR, {})
+    assert arm.table.rounds_of == "annealed-co-learning"
+    values = arm.config({}, num_rounds=20).to_flower()
+    assert {key for key in whole if values[key] != whole[key]} == PIECES[name]
 
 
 def test_diloco_is_adamw_inside_and_nesterov_outside() -> None:

@@ -66,6 +66,13 @@ def test_a_runs_plans_are_those_of_its_points() -> None:
     assert [(plan.run_start, plan.run_end) for plan in plans] == [(0, 0.25), (0.25, 0.5), (0.5, 1)]
 
 
+def test_a_round_that_ends_within_an_epoch_has_its_length_in_parts() -> None:
+    points = [point(0.25, 0.5, local_epochs=0.25), point(2, 0.6, local_epochs=1.75)]
+    plans = outcome_plans(arm(), Outcome(points))
+    assert [plan.local_parts for plan in plans] == [250, 1750]
+    assert [plan.run_end for plan in plans] == [0.125, 1]
+
+
 def test_without_exchange_the_whole_run_is_one_cycle() -> None:
     whole = Outcome([point(4, 0.5, local_epochs=4), point(8, 0.6, local_epochs=8)])
     (plan,) = outcome_plans(arm("centralized", lr_shape="cosine"), whole)

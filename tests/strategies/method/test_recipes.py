@@ -8,6 +8,7 @@ import pytest
 
 from strategies.aggregation.averaging import by_examples, uniform
 from strategies.aggregation.outer_optimizers import Adam, Average, Momentum
+from strategies.method.growing import Growing
 from strategies.method.local_work import (
     Fixed,
     Horizon,
@@ -20,7 +21,9 @@ from strategies.method.local_work import (
 )
 from strategies.method.recipes import (
     LrSchedule,
+    PeakShape,
     Recipe,
+    annealed_co_learning,
     co_learning,
     diloco,
     fedadam,
@@ -79,6 +82,85 @@ def test_without_decay_the_peak_is_the_same_in_every_round() -> None:
 def test_a_peak_that_decays_does_so_by_one_factor_a_round() -> None:
     schedule = LrSchedule(1.0, lr_max_decay=0.5)
     assert [schedule.peak(rounds) for rounds in range(4)] == [1.0, 0.5, 0.25, 0.125]
+
+
+# After 0, 1/4, 1/2 and 3/4 of the run: (1 + cos 45 deg) / 2 = (2 + sqrt 2) / 4, and so on.
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("linear", [1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [1.0, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+    ],
+)
+def test_peaks_lie_on_a_curve_over_the_work_of_the_run(
+    shape: PeakShape, expected: list[float]
+) -> None:
+    schedule = LrSchedule(1.0, 0.25, "exponential", peak_shape=shape)
+    plans = plans_of(recipe(Fixed(4), Horizon(None, 16), schedule=schedule))
+    assert [plan.lr_max for plan in plans] == pytest.approx(expected, rel=1e-15)
+    ends = [peak / 4 for peak in expected]  # every cycle falls to a quarter of its own peak
+    assert [plan.lr_at(1) for plan in plans] == pytest.approx(ends, rel=1e-15)
+
+
+def test_the_peak_of_a_long_round_is_that_of_its_beginning() -> None:
+    # ILE doubles: 3, 6 and 7 of 16 epochs; the last one begins at 9/16.
+    schedule = LrSchedule(1.0, peak_shape="linear")
+    method = recipe(IncreasedLocalEpochs(3, 1.0, 99), Horizon(None, 16), schedule=schedule)
+    assert [plan.lr_max for plan in plans_of(method)] == [1.0, 13 / 16, 7 / 16]
+
+
+def test_a_peak_that_falls_on_a_curve_decays_as_well_if_told_to() -> None:
+    schedule = LrSchedule(1.0, lr_max_decay=0.5, peak_shape="linear")
+    method = recipe(Fixed(1), Horizon(4, None), schedule=schedule)
+    assert [plan.lr_max for plan in plans_of(method)] == [1.0, 3 / 8, 1 / 8, 1 / 32]
+
+
+def outer_of_each_round(method: Recipe) -> list[Any]:
+    """Return the outer optimizer of each round of a run in which no model settles."""
+    state, found = method.controller.start(), []
+    while not method.horizon.finished(state):
+        found.append(method.outer_of(state))
+        counted = count_round(state, method.length(state))
+        state = method.controller.after_round(counted, 1.0)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("controller", "horizon", "rounds"),
+    [
+        (Fixed(2), Horizon(4, None), 4),
+        (Fixed(2), Horizon(9, 7), 4),  # the budget ends it first
+        (Spread(10, 4), Horizon(4, 10), 4),
+        (Growing(2, 20, 5), Horizon(5, 20), 5),
+        (QuadraticSynchronization(1, 1.6, 1.0, 0.0, 12), Horizon(None, 12), 4),
+        (IncreasedLocalEpochs(3, 0.0, 9), Horizon(None, 12), 4),
+    ],
+)
+@pytest.mark.parametrize("plain", [0, 1, 2, 9])
+def test_the_last_rounds_are_averaged_plainly(
+    controller: WorkController, horizon: Horizon, rounds: int, plain: int
+) -> None:
+    outer = Momentum(1.0, 0.5, nesterov=True)
+    method = recipe(controller, horizon, outer=outer, plain_last=plain)
+    last = min(plain, rounds)
+    assert outer_of_each_round(method) == [outer] * (rounds - last) + [Average()] * last
+
+
+def test_annealed_co_learning_grows_its_rounds_and_lets_its_peaks_fall_to_zero() -> None:
+    method = annealed_co_learning(4, num_rounds=8, lr_max=0.1, first_epochs=0.1)
+    plans = plans_of(method)
+    lengths = [plan.local_parts for plan in plans]
+    assert (lengths[0], sum(lengths), len(lengths)) == (100, 4000, 8)
+    assert lengths == sorted(lengths)
+    assert [plan.parts_before for plan in plans] == [0, *itertools.accumulate(lengths)][:-1]
+    assert {(plan.local_epochs, plan.local_steps) for plan in plans} == {(0, 0)}
+    peaks = [plan.lr_max for plan in plans]
+    assert peaks[0] == 0.1
+    assert peaks[-1] < 0.03
+    assert all(later < earlier for earlier, later in itertools.pairwise(peaks))
+    # 1 - sqrt(2 / 8) = 1/2.
+    assert outer_of_each_round(method) == [Momentum(1.0, 0.5, nesterov=True)] * 7 + [Average()]
 
 
 def test_unless_told_otherwise_a_cycle_falls_exponentially_to_a_quarter_of_its_peak() -> None:

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from pydantic import ValidationError
 
 from strategies.common.errors import PlanError
-from strategies.method.round_plan import CycleShape, RoundPlan
+from strategies.method.round_plan import CycleShape, RoundPlan, epochs_of, parts_in, units_of
 
 SHAPES: tuple[CycleShape, ...] = get_args(CycleShape)
 STEPS = [step / 64 for step in range(65)]
@@ -39,6 +39,7 @@ def plan(**changes: Any) -> RoundPlan:
         ("triangular", 0.25, 1.0, 0.25),
         ("constant", 1.0, 1.0, 1.0),
         ("global-cosine", 1.0, 0.625, 0.25),
+        ("global-linear", 1.0, 0.625, 0.25),
     ],
 )
 def test_the_learning_rate_is_exact_at_the_start_the_middle_and_the_end(
@@ -61,6 +62,7 @@ def test_the_learning_rate_is_exact_at_the_start_the_middle_and_the_end(
         ("triangular", 1 / 4, 5 / 8),
         ("constant", 1 / 4, 1.0),
         ("global-cosine", 1 / 3, 13 / 16),
+        ("global-linear", 1 / 4, 13 / 16),
     ],
 )
 def test_the_learning_rate_follows_its_curve_between_them(
@@ -77,10 +79,13 @@ def test_every_shape_has_its_learning_rates_stated_here() -> None:
         "triangular",
         "constant",
         "global-cosine",
+        "global-linear",
     }
 
 
-@pytest.mark.parametrize("shape", ["exponential", "cosine", "linear", "global-cosine"])
+@pytest.mark.parametrize(
+    "shape", ["exponential", "cosine", "linear", "global-cosine", "global-linear"]
+)
 def test_a_falling_cycle_falls_at_every_step(shape: CycleShape) -> None:
     rates = [plan(shape=shape).lr_at(progress) for progress in STEPS]
     assert all(later < earlier for earlier, later in itertools.pairwise(rates))
@@ -114,17 +119,18 @@ def test_a_cycle_may_end_at_zero(shape: CycleShape) -> None:
     assert plan(shape=shape, lr_min=0.0).lr_at(1) == (1.0 if shape == "constant" else 0.0)
 
 
-def test_the_rounds_of_a_global_cosine_join_up_to_one_cosine() -> None:
+@pytest.mark.parametrize("curve", ["cosine", "linear"])
+def test_the_rounds_of_a_global_curve_join_up_to_one(curve: CycleShape) -> None:
     # Four rounds of a quarter each; with progress in eighths all shares are exact in binary.
-    one = plan(shape="cosine")
+    one = plan(shape=curve)
     for index in range(4):
-        part = plan(shape="global-cosine", run_start=index / 4, run_end=(index + 1) / 4)
+        part = plan(shape=f"global-{curve}", run_start=index / 4, run_end=(index + 1) / 4)
         for eighth in range(9):
             assert part.lr_at(eighth / 8) == one.lr_at((index + eighth / 8) / 4)
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "global-cosine"])
-def test_only_a_global_cosine_depends_on_the_share_of_the_run(shape: CycleShape) -> None:
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if not shape.startswith("global-")])
+def test_only_a_global_curve_depends_on_the_share_of_the_run(shape: CycleShape) -> None:
     late = plan(shape=shape, run_start=0.5, run_end=0.75)
     assert [late.lr_at(p) for p in STEPS] == [plan(shape=shape).lr_at(p) for p in STEPS]
 
@@ -233,8 +239,9 @@ def test_an_unknown_field_or_value_is_refused_by_name(name: str, value: Any) -> 
     ("changes", "named"),
     [
         ({"lr_min": 2.0}, "lr_min 2.0 is above lr_max 1.0"),
-        ({"local_steps": 5}, "exactly one of local_epochs and local_steps"),
-        ({"local_epochs": 0}, "exactly one of local_epochs and local_steps"),
+        ({"local_steps": 5}, "exactly one of local_epochs, local_parts and local_steps"),
+        ({"local_parts": 5}, "exactly one of local_epochs, local_parts and local_steps"),
+        ({"local_epochs": 0}, "exactly one of local_epochs, local_parts and local_steps"),
         ({"lr_min": 0.0}, "exponential cycle cannot end at lr_min 0"),
     ],
 )
@@ -263,24 +270,28 @@ def test_the_error_says_what_to_do() -> None:
 
 def test_a_plan_of_another_version_is_refused_as_such() -> None:
     error = refusal(version=1, steps_before=None)
-    assert (error.where, error.got, error.expected) == ("round plan, version", 1, "2")
-    with pytest.raises(ValidationError, match="version 3 is not supported, expected 2"):
-        plan(version=3)
+    assert (error.where, error.got, error.expected) == ("round plan, version", 1, "3")
+    with pytest.raises(ValidationError, match="version 4 is not supported, expected 3"):
+        plan(version=4)
 
 
 def test_a_recorded_plan_of_an_earlier_version_is_read() -> None:
     sent = plan(lr_max=0.5)
     written = {**sent.model_dump(), "plan_id": sent.plan_id}
     assert RoundPlan.recorded(written) == sent
-    del written["steps_before"]
-    assert RoundPlan.recorded(written | {"version": 1}) == sent
+    for version, newer in ((2, ("local_parts", "parts_before")), (1, ("steps_before",))):
+        for name in newer:
+            del written[name]
+        assert RoundPlan.recorded(written | {"version": version}) == sent
     with pytest.raises(ValidationError):
-        RoundPlan.recorded(written | {"version": 3})
+        RoundPlan.recorded(written | {"version": 4})
 
 
 CHANGED: dict[str, dict[str, Any]] = {
     "round": {"round": 4},
     "local_epochs": {"local_epochs": 3},
+    "local_parts": {"local_parts": 2, "local_epochs": 0},
+    "parts_before": {"parts_before": 1},
     "local_steps": {"local_steps": 2, "local_epochs": 0},
     "steps_before": {"steps_before": 1},
     "lr_max": {"lr_max": math.nextafter(1.0, 2.0)},
@@ -302,9 +313,9 @@ def test_equal_plans_have_one_id_which_no_release_may_change() -> None:
     # A coordinator and a site compute it each for itself. Whoever changes this text changes
     # the plan, and must raise PLAN_VERSION.
     text = (
-        '{"local_epochs": 2, "local_steps": 0, "lr_max": 1.0, "lr_min": 0.25, '
-        '"proximal_mu": 0.0, "round": 3, "run_end": 1.0, "run_start": 0.0, "seed": 7, '
-        '"shape": "exponential", "steps_before": 0, "version": 2}'
+        '{"local_epochs": 2, "local_parts": 0, "local_steps": 0, "lr_max": 1.0, "lr_min": 0.25, '
+        '"parts_before": 0, "proximal_mu": 0.0, "round": 3, "run_end": 1.0, "run_start": 0.0, '
+        '"seed": 7, "shape": "exponential", "steps_before": 0, "version": 3}'
     )
     assert plan().plan_id == plan().plan_id == hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -323,3 +334,61 @@ def test_a_plan_cannot_be_changed() -> None:
 def test_a_plan_that_does_not_fit_together_cannot_be_made() -> None:
     with pytest.raises(ValueError, match=r"lr_min 2\.0 is above lr_max 1\.0"):
         plan(lr_min=2.0)
+
+
+# Rounds in parts of an epoch
+
+
+def parts(number: int, before: int, length: int) -> RoundPlan:
+    return plan(round=number, local_epochs=0, local_parts=length, parts_before=before)
+
+
+GROWN = (100, 200, 400, 500, 800)
+"""Two epochs in five rounds."""
+
+
+def grown() -> list[RoundPlan]:
+    ends = list(itertools.accumulate(GROWN))
+    rounds = zip([0, *ends[:-1]], GROWN, strict=True)
+    return [parts(number, start, length) for number, (start, length) in enumerate(rounds, 1)]
+
+
+def test_parts_of_an_epoch_become_steps_in_proportion_to_the_steps_of_an_epoch() -> None:
+    assert [one.steps(10) for one in grown()] == [1, 2, 4, 5, 8]
+    assert [one.steps(20) for one in grown()] == [2, 4, 8, 10, 16]
+    # By hand, of 7 steps: 0.7, 2.1, 4.9, 8.4 and 14, each rounded down, but at least one a round.
+    assert [one.place(7) for one in grown()] == [0, 1, 2, 4, 8]
+    assert [one.steps(7) for one in grown()] == [1, 1, 2, 4, 6]
+
+
+@pytest.mark.parametrize("per_epoch", [3, 4, 7, 11, 61, 337, 10_007])
+def test_every_site_makes_whole_epochs_in_all_and_goes_on_where_it_was(per_epoch: int) -> None:
+    steps = [one.steps(per_epoch) for one in grown()]
+    assert sum(steps) == 2 * per_epoch
+    assert min(steps) >= 1
+    assert [one.place(per_epoch) for one in grown()] == [0, *itertools.accumulate(steps)][:-1]
+
+
+def test_a_site_with_fewer_steps_than_rounds_makes_one_in_each() -> None:
+    assert [one.steps(1) for one in grown()] == [1, 1, 1, 1, 1]
+
+
+def test_rounds_in_epochs_or_steps_have_the_steps_that_they_say() -> None:
+    assert (plan(local_epochs=2).steps(5), plan(local_epochs=2).place(5)) == (10, 0)
+    in_steps = plan(local_epochs=0, local_steps=3, steps_before=8)
+    assert (in_steps.steps(5), in_steps.place(5)) == (3, 8)
+
+
+def test_a_recorded_plan_has_its_length_as_epochs() -> None:
+    assert [epochs_of(one.model_dump()) for one in grown()] == [0.1, 0.2, 0.4, 0.5, 0.8]
+    assert [units_of(one.model_dump()) for one in grown()] == list(GROWN)
+    assert repr(epochs_of(parts(1, 0, 2000).model_dump())) == "2"
+    # Earlier versions wrote no parts.
+    earlier = {"local_epochs": 3, "local_steps": 0}
+    assert (epochs_of(earlier), units_of(earlier)) == (3, 3)
+    assert epochs_of({"local_epochs": 0, "local_steps": 9}) == 0
+
+
+def test_a_first_round_is_rounded_to_a_part_but_never_to_none() -> None:
+    lengths = [parts_in(epochs) for epochs in (0.1, 0.0954, 1.0, 0.001, 0.0001)]
+    assert lengths == [100, 95, 1000, 1, 1]

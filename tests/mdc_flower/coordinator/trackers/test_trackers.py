@@ -92,8 +92,9 @@ def test_a_failed_round_and_what_is_no_number_are_left_out() -> None:
         # Two epochs, the run's sixth and seventh; steps have one point, at their end.
         ({"local_epochs": 2}, 5, [(6, 0.1, 0.075), (7, 0.075, 0.05)]),
         ({"local_steps": 30}, 10, [(40, 0.1, 0.05)]),
+        ({"local_epochs": 0, "local_parts": 95}, 500, [(595, 0.1, 0.05)]),
     ],
-    ids=["epochs", "steps"],
+    ids=["epochs", "steps", "parts"],
 )
 def test_the_learning_rate_is_that_of_the_plan_at_both_ends(
     work: dict[str, int], done: int, expected: list[tuple[int, float, float]]

@@ -94,6 +94,8 @@ def test_a_loop_that_counts_its_steps_wrongly_is_told(tmp_path: Path) -> None:
 def test_the_length_of_a_round_is_in_epochs_or_in_steps(tmp_path: Path) -> None:
     assert new_round(tmp_path)[0].steps(per_epoch=5) == 15
     assert new_round(tmp_path, local_epochs=0, local_steps=7)[0].steps(per_epoch=5) == 7
+    growing = new_round(tmp_path, local_epochs=0, local_parts=1300, parts_before=500)[0]
+    assert growing.steps(per_epoch=5) == 9 - 2
 
 
 def test_seeds_differ_by_name_round_and_site_only(tmp_path: Path) -> None:
