@@ -23,6 +23,7 @@ PRIVATE_FLOWER = {
     "mdc_flower/engines/in_process.py",  # a grid and messages without a SuperLink
     "mdc_flower/deployment/coordinator/superlink.py",  # a middleware in front of the SuperLink
     "mdc_flower/deployment/site/supernode.py",  # a check of the app instead of Flower's
+    "mdc_flower/deployment/site/superexec.py",  # forks in place of new processes
 }
 """Files that need something for which Flower has no public module."""
 

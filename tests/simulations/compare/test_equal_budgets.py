@@ -117,7 +117,7 @@ def test_a_number_of_rounds_that_may_end_before_the_budget_is_refused(
 # Budgets in steps
 
 IN_STEPS: dict[str, Any] = {
-    "model": "mlp", "num-sites": 2, "epoch-budget": 0, "step-budget": 12, "local-steps": 4
+    "model": "mlp", "num-sites": 2, "epoch-budget": 0, "step-budget": 40, "local-steps": 2
 }  # fmt: skip
 
 
@@ -127,7 +127,7 @@ IN_STEPS: dict[str, Any] = {
 def test_arms_that_count_in_steps_can_be_compared_in_steps(arm: str) -> None:
     comparison = comparison_of(config=IN_STEPS, arms=["centralized", arm])
     configs = configs_of(comparison, [load_arm(arm, Path(), {})])
-    assert (configs[arm][0].unit, configs[arm][0].budget) == ("steps", 12)
+    assert (configs[arm][0].unit, configs[arm][0].budget) == ("steps", 40)
 
 
 @pytest.mark.parametrize("arm", EPOCHS_ONLY)

@@ -177,8 +177,8 @@ def test_the_plan_is_written_for_any_language(node: dict[str, Any], tmp_path: Pa
     assert 0 <= written.pop("seed") < 2**31
     assert written == {
         "protocol": 2, "kind": "train", "site": "north", "round": 3, "local_epochs": 1,
-        "local_steps": 0, "steps_before": 0, "lr_max": 0.5, "lr_min": 0.1, "shape": "constant",
-        "run_start": 0.0, "run_end": 1.0,
+        "local_parts": 0, "parts_before": 0, "local_steps": 0, "steps_before": 0,
+        "lr_max": 0.5, "lr_min": 0.1, "shape": "constant", "run_start": 0.0, "run_end": 1.0,
     }  # fmt: skip
     assert folder.stat().st_mode & 0o077 == 0
 
