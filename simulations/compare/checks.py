@@ -34,6 +34,8 @@ def check(comparison: Comparison, arms: Sequence[Arm], split: str) -> RunTask:
     """
     check_seeds(comparison)
     configs = configs_of(comparison, arms)
+    if comparison.in_tuning.config != comparison.config:
+        configs_of(comparison.in_tuning, arms)
     for arm in arms:
         for config in configs[arm.key]:
             _check_arm(arm, config)

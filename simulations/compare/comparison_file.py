@@ -41,6 +41,9 @@ class Tuning(_Table):
     ----------
     num_seeds, first_seed : int
         Seeds used to compare candidates; they must differ from the reported seeds.
+    config : dict
+        Run-config keys with which candidates are compared, in place of those of ``[config]``: fewer
+        examples or a smaller budget, so that tuning costs less.
     grid : dict
         Candidates for every arm.
     arm_grid : dict
@@ -50,6 +53,7 @@ class Tuning(_Table):
 
     num_seeds: int = Field(default=1, ge=1)
     first_seed: int = Field(default=101, ge=0)
+    config: dict[str, Scalar] = {}
     grid: Grid
     arm_grid: dict[str, Grid] = {}
 
@@ -101,6 +105,12 @@ class Comparison(_Table):
     def candidates(self, arm: str) -> list[dict[str, Scalar]]:
         """Return the candidates of an arm; without tuning, a single one that sets no keys."""
         return self.tuning.candidates(arm) if self.tuning else [{}]
+
+    @property
+    def in_tuning(self) -> "Comparison":
+        """Return the comparison with the config with which candidates are compared."""
+        own = self.tuning.config if self.tuning else {}
+        return self.model_copy(update={"config": {**self.config, **own}})
 
 
 def read_comparison(
@@ -186,7 +196,7 @@ def _check_keys(comparison: Comparison, path: Path) -> None:
     tables: dict[str, Mapping[str, Any]] = {"config": comparison.config}
     tables |= {f"arm-config.{arm}": keys for arm, keys in comparison.arm_config.items()}
     if tuning := comparison.tuning:
-        tables |= {"tuning.grid": tuning.grid}
+        tables |= {"tuning.config": tuning.config, "tuning.grid": tuning.grid}
         tables |= {f"tuning.arm-grid.{arm}": grid for arm, grid in tuning.arm_grid.items()}
     for table, keys in tables.items():
         RunConfig.check_keys(keys, f"{path}, [{table}]")

@@ -20,7 +20,7 @@ from simulations.compare.course import (
     pooled_task,
     simulated_sites,
 )
-from simulations.compare.equal_budgets import Configs
+from simulations.compare.equal_budgets import Configs, configs_of
 from simulations.compare.job_files import job_folder, read_result
 from simulations.compare.rounds import certain_rounds
 from simulations.results.outcome import SPLITS
@@ -71,19 +71,19 @@ def estimated(
     """
     measured: _Measured | None = None
     seconds, num_jobs, num_finished = 0.0, 0, 0
-    for arm in arms:
-        folders = list(_folders(comparison, arm, output))
-        rounds = configs[arm.table.rounds_of or arm.key][0]
-        finished = [found for folder in folders if (found := read_result(folder)) is not None]
-        num_jobs += len(folders)
-        num_finished += len(finished)
-        known = [one.outcome.final.seconds for one in finished if one.outcome.points]
-        left = len(folders) - len(finished)
-        if known:
-            seconds += left * float(np.mean(known))
-        elif left:
-            measured = measured or _Measured(configs[arms[0].key][0])
-            seconds += left * measured.seconds_of(arm, configs[arm.key][0], rounds)
+    for own, folders in _phases(comparison, arms, configs, output):
+        for arm in arms:
+            found = [read_result(folder) for folder in folders[arm.key]]
+            known = [one.outcome.final.seconds for one in found if one and one.outcome.points]
+            left = found.count(None)
+            num_jobs += len(found)
+            num_finished += len(found) - left
+            if known:
+                seconds += left * float(np.mean(known))
+            elif left:
+                measured = measured or _Measured(configs[arms[0].key][0])
+                rounds = own[arm.table.rounds_of or arm.key][0]
+                seconds += left * measured.seconds_of(arm, own[arm.key][0], rounds)
     parts = [measured.basis] if measured else []
     if num_finished:
         parts.append(f"{num_finished} earlier results in {output}")
@@ -91,14 +91,25 @@ def estimated(
     return Estimate(seconds / parallel, num_jobs, num_finished, " and ".join(parts))
 
 
-def _folders(comparison: Comparison, arm: Arm, output: Path) -> Iterator[Path]:
-    """Yield the folder of each job of an arm."""
+def _phases(
+    comparison: Comparison, arms: Sequence[Arm], configs: Configs, output: Path
+) -> Iterator[tuple[Configs, dict[str, list[Path]]]]:
+    """Yield the configs of the tuning jobs and of the reported ones, with their folders by arm."""
     if comparison.tuning:
-        for index in range(len(comparison.candidates(arm.key))):
-            for seed in comparison.tuning.seeds:
-                yield job_folder(output, arm.key, seed, index)
-    for seed in comparison.seeds:
-        yield job_folder(output, arm.key, seed)
+        seeds = comparison.tuning.seeds
+        yield (
+            configs_of(comparison.in_tuning, arms),
+            {
+                arm.key: [
+                    job_folder(output, arm.key, seed, index)
+                    for index in range(len(comparison.candidates(arm.key)))
+                    for seed in seeds
+                ]
+                for arm in arms
+            },
+        )
+    seeds = comparison.seeds
+    yield configs, {arm.key: [job_folder(output, arm.key, s) for s in seeds] for arm in arms}
 
 
 class _Measured:

@@ -131,6 +131,7 @@ def results_of(
         highlight=comparison.highlight,
         arms=[_arm_facts(comparison, arm, compared) for arm in arms],
         tuning={key: _tuned(tuning) for key, tuning in compared.tuning.items()} or None,
+        tuning_config=comparison.tuning.config if comparison.tuning else {},
         metrics=described(compared.metrics),
     )
     return Results(facts=facts, outcomes=compared.outcomes)
@@ -268,8 +269,9 @@ class _Runner:
         values: Mapping[str, Any],
         candidate: int | None,
     ) -> "_PlannedJob":
+        comparison = self.comparison if candidate is None else self.comparison.in_tuning
         config = arm.config(
-            self.comparison.config, **{**values, "seed": seed, "output-dir": str(folder)}
+            comparison.config, **{**values, "seed": seed, "output-dir": str(folder)}
         )
         trying = ""
         if candidate is not None:

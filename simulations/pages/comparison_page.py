@@ -14,7 +14,7 @@ from simulations.figures.exchanges import plot_exchanges
 from simulations.results.result_files import EQUAL_PASSES, ArmFacts, Results
 from simulations.results.rows import best_arm, scale_of, table_rows
 from simulations.results.tables import table_cells, table_note
-from simulations.results.tuning_tables import tuning_cells
+from simulations.results.tuning_tables import tuned_with, tuning_cells
 
 DEFAULTS = RunConfig().to_flower()
 SIZE = (6.8, 4.4)
@@ -126,6 +126,8 @@ def _tuning(results: Results) -> Section:
         f"The keys of each arm were chosen by the mean validation {metric.words} after the last "
         f"round, over the seeds {', '.join(map(str, seeds))}; the test set was not used."
     )
+    if changed := tuned_with(results):
+        text += f" Candidates were compared with {changed}."
     table = Table("Candidates", heads, rows, strong=frozenset(chosen))
     return Section("Tuning", text=text if rows else "", tables=[table] if rows else [])
 

@@ -100,6 +100,8 @@ class Facts(_Record):
         The arms; the first is the reference for differences.
     tuning : dict or None
         Tuning of each arm, by arm key.
+    tuning_config : dict
+        Run-config keys that were different when candidates were compared.
     metrics : list of dict or None
         The job's metrics, as `strategies.exchange.metrics.described` returns them. None in files
         of versions that compared only classifications.
@@ -117,6 +119,7 @@ class Facts(_Record):
     highlight: list[str] = []
     arms: list[ArmFacts] = Field(min_length=1)
     tuning: dict[str, Tuned] | None = None
+    tuning_config: dict[str, Scalar] = {}
     metrics: list[dict[str, str | bool]] | None = None
 
     @property

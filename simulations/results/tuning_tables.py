@@ -9,8 +9,8 @@ from simulations.results.result_files import Results, Tuned, mean_validation
 def tuning_table(results: Results) -> str:
     """Return each arm's candidates as Markdown, the chosen one in bold; empty without tuning.
 
-    A note below names the arms whose best value is the lowest or highest that was tried, because a
-    better value may lie beyond it.
+    Notes below say with which other settings candidates were compared, and name the arms
+    whose best value is the lowest or highest that was tried: a better value may lie beyond it.
     """
     tuning = results.facts.tuning
     if not tuning:
@@ -19,6 +19,8 @@ def tuning_table(results: Results) -> str:
     lines = [f"| arm | candidates: validation {metric.heading} |", "|---|---|"]
     for arm in results.facts.arms:
         lines.append(f"| {arm.name} | {_candidates(tuning[arm.key], metric)} |")
+    if changed := tuned_with(results):
+        lines += ["", f"Candidates were compared with {changed}."]
     at_edge = [arm.name for arm in results.facts.arms if _is_at_edge(tuning[arm.key])]
     if at_edge:
         lines += [
@@ -27,6 +29,12 @@ def tuning_table(results: Results) -> str:
             f"{'; '.join(at_edge)}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def tuned_with(results: Results) -> str:
+    """Return the keys that were different in tuning, in words; empty if there were none."""
+    own = results.facts.tuning_config
+    return ", ".join(f"{key} {value}" for key, value in own.items())
 
 
 def _is_at_edge(tuned: Tuned) -> bool:

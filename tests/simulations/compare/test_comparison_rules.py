@@ -133,6 +133,7 @@ def test_unequal_tuning_is_refused(
     [
         ("[config]", "[config]"),
         ("[arm-config.diloco]", "[arm-config.diloco]"),
+        ("[tuning.config]", "[tuning.config]"),
         ("[tuning.grid]", "[tuning.grid]"),
         ("[tuning.arm-grid.diloco]", "[tuning.arm-grid.diloco]"),
     ],
@@ -142,7 +143,7 @@ def test_a_key_that_there_is_not_is_named_with_file_and_table(
 ) -> None:
     key = "lr-mx = [0.1]" if "grid" in table else "lr-mx = 0.1"
     text = f'name = "x"\narms = ["co-learning", "diloco"]\n{table}\n{key}\n'
-    if table == "[tuning.arm-grid.diloco]":
+    if table in ("[tuning.config]", "[tuning.arm-grid.diloco]"):
         text += "[tuning.grid]\nlr-max = [0.1]\n"
     path = written(tmp_path / "c.toml", text)
     with pytest.raises(ConfigError, match="no such key") as caught:

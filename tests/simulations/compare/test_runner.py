@@ -191,10 +191,12 @@ def test_a_recalibrated_run_is_judged_by_its_recalibrated_model_and_pays_for_it(
 
 # Tuning
 
+IN_TUNING = {"max-train-examples": 120}
+
 
 def rate_is_tuned(**changes: Any) -> Comparison:
     """Return a comparison in which 1e-9, the first candidate, teaches nothing."""
-    tuning = Tuning(num_seeds=2, grid={"lr-max": [1e-9, 0.05]})
+    tuning = Tuning(num_seeds=2, config=IN_TUNING, grid={"lr-max": [1e-9, 0.05]})
     return small_comparison(arms=["co-learning", "fedavg"], tuning=tuning, **changes)
 
 
@@ -218,9 +220,11 @@ def test_every_arm_is_tuned_on_the_validation_split_and_then_run_with_what_was_b
         assert tuning.values == {"lr-max": 0.05}
         stored = json.loads((tmp_path / arm / "seed-1" / RESULT).read_text())["config"]
         assert (stored["lr-max"], stored["max-test-examples"]) == (0.05, 0)
+        assert stored["max-train-examples"] == SMALL["max-train-examples"]
         for path in (tmp_path / "tuning" / arm).rglob(RESULT):
             tried = json.loads(path.read_text())
             assert tried["config"]["max-test-examples"] == 1, "the test set stays out of it"
+            assert tried["config"]["max-train-examples"] == 120, "tuning is on fewer examples"
             candidate = int(path.parent.parent.name.removeprefix("candidate-"))
             known = tuning.validation[candidate][tried["config"]["seed"]]
             assert known == tried["outcome"]["points"][-1]["validation"]["accuracy"]
@@ -229,6 +233,8 @@ def test_every_arm_is_tuned_on_the_validation_split_and_then_run_with_what_was_b
         for path in tmp_path.rglob(RESULT)
     )
     assert compared.seconds == pytest.approx(total)
+    table = tuning_table(results_of(comparison, arms_of(comparison), compared, "test"))
+    assert "Candidates were compared with max-train-examples 120." in table
 
 
 def test_a_candidate_that_diverges_is_not_chosen_and_stops_nothing(
