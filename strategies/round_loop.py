@@ -161,6 +161,7 @@ class RoundLoop(Strategy):
         self._sites = Attendance(membership, frozenset(membership.missing))
         self._model = SharedModel(self._position.arrays)
         self._round: _OpenRound | None = None
+        self._work_in: dict[int, float] = {}  # of each round of this process
         self._caller = Horizon(None, None)
         self._claims = Claims()
 
@@ -533,10 +534,12 @@ class RoundLoop(Strategy):
         opened, before = self._opened(), self._position
         record = opened.record
         late_pace: dict[str, float] = {}
+        self._work_in[record.round] = _work(opened.plan)
         for asked in exchange.late():
             site = opened.gathering.name_of(asked.dst_node_id)
             record.late[site] = int(asked.group_id)
-            late_pace[site] = asked.seconds / _work(opened.plan)
+            if work := self._work_in.get(int(asked.group_id)):
+                late_pace[site] = asked.seconds / work
             log(WARNING, "%s answered round %s too late", site, asked.group_id)
         record.seconds = seconds
         measured = {site: pace for site, pace in opened.pace.items() if pace}

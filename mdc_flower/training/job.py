@@ -31,7 +31,7 @@ class Pass:
         their generators, and each computes its `part` of every batch.
     skip : int
         For stored examples: how many batches of this pass were used in the rounds before; the pass
-        yields the others. What it draws for these does not depend on it.
+        yields the others, in the order that it has without ``skip``.
     """
 
     split: str

@@ -19,7 +19,7 @@ from mdc_flower.training.micro_batches import micro_batches
 from mdc_flower.training.rates import set_lr
 from mdc_flower.training.runtime import ONE, Runtime, Saved
 from mdc_flower.training.stores import Store, load, save
-from strategies.common.errors import DeadlineError
+from strategies.common.errors import DataError, DeadlineError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import LOSS, Value, ratio
 from strategies.method.round_plan import RoundPlan
@@ -151,9 +151,11 @@ def train(
     ------
     DeadlineError
         If training does not finish by ``stop_at``, a time of `time.monotonic`.
+    DataError
+        If the job has no batch, or not as many as it says.
     """
     started = resumed = last_report = time.monotonic()
-    per_epoch = 0 if plan.local_steps else job.steps_per_epoch()
+    per_epoch = 0 if plan.local_steps else _steps_per_epoch(job)
     steps = plan.steps(per_epoch)
     runtime.place(model, device)
     model.train()
@@ -226,6 +228,7 @@ def train(
         else:
             load(carried, runtime, state.carry_on)
         while state.step < steps:
+            before = state.step
             for batch in job.batches(next_pass()):
                 if state.step == steps:
                     break
@@ -248,6 +251,7 @@ def train(
                 if is_stream and state.step == steps:
                     break  # the stream may end here, so it is not asked for another batch
             else:
+                _check_pass(plan, per_epoch, before, state.step)
                 report_progress()
                 state.epoch += 1
                 if after_epoch is not None:
@@ -267,6 +271,26 @@ def train(
         seconds=state.seconds + time.monotonic() - resumed,
         sums=sums,
     )
+
+
+def _steps_per_epoch(job: Job) -> int:
+    if (steps := job.steps_per_epoch()) < 1:
+        raise DataError("an epoch has no batch", where="job, train", got=steps)
+    return steps
+
+
+def _check_pass(plan: RoundPlan, per_epoch: int, before: int, step: int) -> None:
+    """Refuse a pass without a batch, and one that does not end where its epoch ends."""
+    if step == before:
+        raise DataError("a pass over the training examples gives no batch", where="job, train")
+    if plan.local_parts and (plan.place(per_epoch) + step) % per_epoch:
+        raise DataError(
+            "a pass over the training examples does not end with the epoch",
+            where="job, train",
+            got=f"{step - before} batches after those that were used in earlier rounds",
+            expected=f"{per_epoch} batches in an epoch, as the job says, less those",
+            hint="With growing rounds, a job must leave out the first `Pass.skip` batches",
+        )
 
 
 def _all_sums(loss_sum: float, count: int, sums: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -24,8 +24,7 @@ RANK = "rank-"
 class Meetings(Runtime):
     """The processes of torch's default group, without the model.
 
-    Every method is a meeting of all processes: each must call it, in the same order. All values go
-    through the CPU, so that nothing waits for a GPU.
+    Every method is a meeting of all processes: each must call it, in the same order.
     """
 
     def __init__(self) -> None:
@@ -86,10 +85,13 @@ class Meetings(Runtime):
     def own(self, of_all: Saved) -> Saved:
         """Return what this process has of its own; see `of_all`, among other values."""
         arrays, about = of_all
-        # All processes read all arrays.
-        read = {name: arrays[name] for name in arrays if name.startswith(RANK)}
         start = f"{RANK}{self.rank}."
-        own = {n.removeprefix(start): read[n] for n in read if n.startswith(start)}
+        own: dict[str, NDArray[np.generic]] = {}
+        for name in arrays:
+            if name.startswith(RANK):
+                array = arrays[name]  # all processes read all arrays, one at a time
+                if name.startswith(start):
+                    own[name.removeprefix(start)] = array
         return own, about[f"{RANK}{self.rank}"]
 
     def largest(self, count: int) -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
+
 from mdc_flower.training.runtime import Runtime, Saved
 
 
@@ -52,7 +54,9 @@ def load(
     try:
         restore(saved)
     except Exception as error:  # whatever is in the file, training must not fail for good
-        if store is None:
+        # The file is not to blame if memory is short, or if another process has ended.
+        is_broken = runtime.size > 1 and isinstance(error, RuntimeError)
+        if store is None or is_broken or isinstance(error, torch.OutOfMemoryError):
             raise
         raise store.unusable(error) from error
     return True

@@ -22,7 +22,7 @@ from simulations.compare.baselines import metrics_of
 from simulations.compare.course import simulated_sites
 from simulations.compare.rounds import certain_rounds
 from simulations.results.outcome import SPLITS, Outcome, Point
-from strategies.common.errors import ConfigError
+from strategies.common.errors import ConfigError, RunError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.messages import ARRAYS, DEADLINE, METRICS, NUM_EXAMPLES, ORDERS
 from strategies.exchange.records import records_of
@@ -176,6 +176,14 @@ class _Federation:
             raise self.errors[0]
         if not number:
             return
+        if len(self.of_this_round) < self.config.num_sites:
+            raise RunError(
+                "not all sites trained in a round of the FedAvg of Flower",
+                where=f"round {number}",
+                got=len(self.of_this_round),
+                expected=str(self.config.num_sites),
+                hint="The sites train one after the other: longest-round-s must be long enough",
+            )
         state = self.rounds[number - 1]
         length = self.recipe.length(state)
         self.steps += max(self.of_this_round)
@@ -187,7 +195,7 @@ class _Federation:
                 exchanges=number,
                 epochs=state.used + length,
                 local_epochs=length,
-                lr_max=self.recipe.schedule.peak(state.rounds_done),
+                lr_max=self.recipe.plan(state, self.config.seed).lr_max,
                 relative_change=None,
                 validation=metrics.get("validation", {}),
                 test=metrics.get("test", {}),

@@ -15,6 +15,7 @@ from mdc_flower.reports.run_figures import plot_plans
 from simulations.figures.panels import panel_grid
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import ArmFacts, Results
+from simulations.results.rows import AVERAGING
 from strategies.common.errors import ConfigError
 from strategies.method.local_work import Fixed, Horizon, WorkState, count_round
 from strategies.method.recipes import LrSchedule, Recipe
@@ -53,7 +54,7 @@ def outcome_plans(arm: ArmFacts, outcome: Outcome) -> list[RoundPlan]:
     if arm.config["local-steps"]:
         raise ConfigError("the rounds are counted in steps", where=arm.key, got="local-steps")
     budget, plans = outcome.final.epochs, []
-    rounds = outcome.points if arm.kind == "federated" else [outcome.final]
+    rounds = outcome.points if arm.kind in AVERAGING else [outcome.final]
     for number, point in enumerate(rounds, 1):
         plans.append(
             RoundPlan(

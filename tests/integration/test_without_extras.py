@@ -109,7 +109,7 @@ def test_a_run_in_this_process_ends_without_a_picture_and_says_why(
         ("run", *TINY),
         ("run", "--engine", "in-process", *TINY, "--set", "partition=dirichlet"),
         ("run", "--engine", "in-process"),
-        ("compare",),
+        ("compare", "digits"),
     ],
     ids=["ray", "partition", "digits", "compare"],
 )

@@ -36,6 +36,8 @@ if plan["kind"] == "evaluate":
 
 if plan["shape"] != "exponential":
     sys.exit("this job knows only the exponential cycle")
+if not plan["local_epochs"]:
+    sys.exit("this job trains whole epochs only")
 random = np.random.default_rng(plan["seed"])
 batches = [
     batch

@@ -5,10 +5,12 @@ core. Here, each process is a fork of one that has imported everything. There is
 this, so this file imports private modules of Flower.
 """
 
+import atexit
 import multiprocessing
 import os
 import sys
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from flwr.supercore.cli import flower_superexec
 from flwr.supercore.constant import TaskType
@@ -20,7 +22,7 @@ from flwr.supernode.runtime.run_clientapp import run_clientapp
 COMMAND = (sys.executable, "-c", f"from {__name__} import main; main()")
 """Starts the SuperExec. With ``-m``, every fork would import this module again, as its main one."""
 
-PRELOADED = [run_clientapp.__module__, "mdc_flower.client_app"]
+PRELOADED = [__name__, "mdc_flower.client_app"]
 """What the forked process has imported. A site runs no other app than the installed one."""
 
 POLL_S = 0.25
@@ -46,7 +48,7 @@ class ForkingExecutor(SubprocessExecutor):
             spec.root_certificates_path, spec.insecure
         )
         process = self._context.Process(
-            target=run_clientapp,
+            target=run_to_the_end,
             kwargs={
                 "runtime_api_address": spec.runtime_api_address,
                 "token": spec.token,
@@ -56,7 +58,10 @@ class ForkingExecutor(SubprocessExecutor):
                 "runtime_dependency_install": spec.runtime_dependency_install,
             },
         )
-        process.start()
+        try:
+            process.start()
+        except (OSError, EOFError) as error:  # there is no memory, or no further process
+            return LaunchResult.failed(f"the process cannot be forked: {error}")
         self._processes.append(process)
         return LaunchResult.accepted()
 
@@ -68,6 +73,14 @@ class ForkingExecutor(SubprocessExecutor):
         """End the processes that still run, because Python waits for them before it exits."""
         for process in self._processes:
             process.terminate()
+
+
+def run_to_the_end(**options: Any) -> None:
+    """Run a ClientApp, and then what a process does at its end; forks of Python leave that out."""
+    try:
+        run_clientapp(**options)
+    finally:
+        atexit._run_exitfuncs()
 
 
 def main() -> None:

@@ -20,3 +20,4 @@ class RoundRates:
     def __init__(self, round: Round) -> None:
         self.round = round
         self.rates: list[float] = []
+        round.rates = self.rates

@@ -12,8 +12,7 @@ from strategies.common.errors import ConfigError
 class RoundCallback(RoundRates, Callback):
     """Sets the plan's learning rate before every step of the optimizer, whatever else sets it.
 
-    Give the Trainer ``max_epochs=round.local_epochs``, or ``max_steps=round.steps(n)`` with ``n``
-    steps per epoch.
+    Give the Trainer ``max_steps=round.steps(n)``, with ``n`` steps in an epoch.
     Parameters and attributes are those of `RoundRates`.
     """
 

@@ -1,6 +1,6 @@
 """Names of the protocol between a site and its command; standard library only."""
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the protocol, ``protocol`` in the plan."""
 
 FIRST_ROUND = "MDC_ROUND"

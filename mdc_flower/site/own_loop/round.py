@@ -51,9 +51,8 @@ class Round:
         ``train`` or ``evaluate``. What follows is 0 in an evaluation, except ``deadline``.
     number : int
         The round's number, from 1.
-    local_epochs, local_steps : int
-        Length of the training; exactly one of the two is positive. With growing rounds both are 0,
-        and `steps` tells the length.
+    local_steps : int
+        Length of the training in optimizer steps; 0 in a run that counts epochs.
     steps_before : int
         Optimizer steps of the rounds before, where a stream of examples continues; 0 in a run that
         counts epochs.
@@ -62,6 +61,8 @@ class Round:
         there is no deadline.
     is_sent : bool
         Whether the answer has been sent.
+    rates : list of float or None
+        The learning rates that a trainer's callback has set; None without a callback.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,11 +82,29 @@ class Round:
         self.deadline = math.inf if until is None else float(until)
         self.plan = RoundPlan.model_validate(fields) if fields else None
         self.number = self.plan.round if self.plan else 0
-        self.local_epochs = self.plan.local_epochs if self.plan else 0
         self.local_steps = self.plan.local_steps if self.plan else 0
         self.steps_before = self.plan.steps_before if self.plan else 0
         self.is_sent = False
+        self.rates: list[float] | None = None
         self._schedule: RoundLR | None = None
+
+    @property
+    def local_epochs(self) -> int:
+        """Return the length of the training in epochs; 0 in a run that counts steps.
+
+        Raises
+        ------
+        ConfigError
+            If the round does not have whole epochs, as with growing rounds.
+        """
+        if self.plan and self.plan.local_parts:
+            raise ConfigError(
+                "the round does not have whole epochs",
+                where=f"round {self.number}",
+                got=f"{self.plan.local_parts} thousandths of an epoch",
+                hint="Train for round.steps(n) optimizer steps, with n steps in an epoch",
+            )
+        return self.plan.local_epochs if self.plan else 0
 
     @property
     def seconds_left(self) -> float:
@@ -171,7 +190,7 @@ class Round:
         Raises
         ------
         MdcError
-            If the scheduler of this round was not used to its end.
+            If the scheduler of this round was not used to its end, or the trainer took no step.
         ModelError
             If the model does not have the arrays of the global model.
         """
@@ -184,6 +203,8 @@ class Round:
                 expected=f"{schedule.steps} steps, as announced",
                 hint="Call the scheduler's step() after every step of the optimizer",
             )
+        if self.rates == []:
+            raise MdcError("the trainer has taken no optimizer step", where=f"round {self.number}")
         if ranks.rank() == 0:
             save_file(self._arrays_of(model), self.folder / f".{TRAINED}")
             (self.folder / f".{TRAINED}").replace(self.folder / TRAINED)

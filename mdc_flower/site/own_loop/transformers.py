@@ -11,8 +11,7 @@ from mdc_flower.training.rates import set_lr
 class RoundCallback(RoundRates, TrainerCallback):
     """Sets the plan's learning rate before every step of the optimizer, whatever else sets it.
 
-    Give the Trainer ``num_train_epochs=round.local_epochs``, or ``max_steps=round.steps(n)`` with
-    ``n`` steps per epoch.
+    Give the Trainer ``max_steps=round.steps(n)``, with ``n`` steps in an epoch.
     Its own log may still show the rates of its own schedule. Parameters and attributes are those of
     `RoundRates`.
     """

@@ -20,14 +20,14 @@ from mdc_flower.data import load_dataset
 from mdc_flower.jobs.classification import class_probabilities
 from mdc_flower.models import build_model
 from mdc_flower.training.batches import InputPipeline, Tensors
-from mdc_flower.training.job import Pass, Spare
+from mdc_flower.training.job import Job, Pass, Spare
 from mdc_flower.training.loop import (
     Progress,
     TrainResult,
     TrainSettings,
     train,
 )
-from strategies.common.errors import DeadlineError
+from strategies.common.errors import DataError, DeadlineError
 from strategies.method.round_plan import CycleShape, RoundPlan
 from tests.mdc_flower.examples import (
     CPU,
@@ -744,6 +744,41 @@ def test_a_time_that_has_come_before_lets_no_step_happen() -> None:
     with pytest.raises(DeadlineError, match="0 of 1 steps"):
         train(model, job_of(random_vectors(8), PLAIN), plan(), PLAIN, CPU, "north", stop_at=0.0)
     assert same_bits(model, small_net())
+
+
+class Deaf:
+    """A job that does not leave out the batches of earlier rounds, or gives none at all."""
+
+    def __init__(self, job: Job, gives: int = 99) -> None:
+        self._job, self._gives = job, gives
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+    def batches(self, which: Pass) -> list[Any]:
+        return list(self._job.batches(replace(which, skip=0)))[: self._gives]
+
+
+def test_a_job_that_repeats_batches_of_an_earlier_round_is_refused() -> None:
+    settings = replace(PLAIN, batch_size=8)  # 3 steps an epoch
+    job: Any = Deaf(job_of(random_vectors(20), settings))
+    growing = plan(round=2, local_epochs=0, local_parts=1000, parts_before=400)
+    with pytest.raises(DataError, match="does not end with the epoch") as caught:
+        train(small_net(), job, growing, settings, CPU, "north")
+    assert "leave out" in str(caught.value.hint)
+
+
+def test_a_pass_without_a_batch_is_an_error_and_does_not_hang() -> None:
+    job: Any = Deaf(job_of(random_vectors(20), PLAIN), gives=0)
+    with pytest.raises(DataError, match="gives no batch"):
+        train(small_net(), job, plan(), PLAIN, CPU, "north")
+
+
+def test_an_epoch_without_a_step_is_an_error() -> None:
+    job: Any = Deaf(job_of(random_vectors(20), PLAIN))
+    job.steps_per_epoch = lambda: 0
+    with pytest.raises(DataError, match="an epoch has no batch"):
+        train(small_net(), job, plan(), PLAIN, CPU, "north")
 
 
 # Number formats

@@ -191,7 +191,7 @@ def test_a_recalibrated_run_is_judged_by_its_recalibrated_model_and_pays_for_it(
 
 # Tuning
 
-IN_TUNING = {"max-train-examples": 120}
+IN_TUNING: dict[str, Any] = {"max-train-examples": 120}
 
 
 def rate_is_tuned(**changes: Any) -> Comparison:

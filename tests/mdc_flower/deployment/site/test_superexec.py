@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def spec(token: str, kind: TaskType = TaskType.CLIENT_APP) -> ExecutionSpec:
 
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkingExecutor]:
-    monkeypatch.setattr(superexec, "run_clientapp", report)
+    monkeypatch.setattr(superexec, "run_to_the_end", report)
     executor = ForkingExecutor()
     yield executor
     executor.close()
@@ -99,6 +100,18 @@ def test_processes_that_still_run_end_with_the_superexec(
         time.sleep(0.05)
     executor.reconcile()
     assert not executor._processes
+
+
+def test_a_fork_does_what_a_process_does_at_its_end() -> None:
+    code = (
+        "import atexit, os; from mdc_flower.deployment.site import superexec; "
+        "superexec.run_clientapp = lambda **_: atexit.register(os.write, 1, b'ended'); "
+        "superexec.run_to_the_end(); os._exit(0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, timeout=DEADLINE_S
+    )
+    assert done.stdout == b"ended"
 
 
 def test_the_supernode_starts_our_superexec_with_flowers_options(

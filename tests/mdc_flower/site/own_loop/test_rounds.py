@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import mdc_flower
+from mdc_flower.site.own_loop.callback import RoundRates
 from mdc_flower.site.own_loop.request import write_request
 from mdc_flower.site.own_loop.round import Round
 from mdc_flower.training.arrays import model_arrays
@@ -96,6 +97,18 @@ def test_the_length_of_a_round_is_in_epochs_or_in_steps(tmp_path: Path) -> None:
     assert new_round(tmp_path, local_epochs=0, local_steps=7)[0].steps(per_epoch=5) == 7
     growing = new_round(tmp_path, local_epochs=0, local_parts=1300, parts_before=500)[0]
     assert growing.steps(per_epoch=5) == 9 - 2
+    with pytest.raises(ConfigError, match="does not have whole epochs"):
+        _ = growing.local_epochs
+
+
+def test_a_model_that_a_trainer_has_not_trained_is_not_sent(tmp_path: Path) -> None:
+    round = new_round(tmp_path)[0]
+    rates = RoundRates(round)
+    with pytest.raises(MdcError, match="taken no optimizer step"):
+        round.send(nn.Linear(2, 1), num_examples=3)
+    rates.rates.append(0.1)
+    round.send(nn.Linear(2, 1), num_examples=3)
+    assert round.is_sent
 
 
 def test_seeds_differ_by_name_round_and_site_only(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_the_plan_is_written_for_any_language(node: dict[str, Any], tmp_path: Pa
     assert 90 < written.pop("deadline_s") <= 100
     assert 0 <= written.pop("seed") < 2**31
     assert written == {
-        "protocol": 2, "kind": "train", "site": "north", "round": 3, "local_epochs": 1,
+        "protocol": 3, "kind": "train", "site": "north", "round": 3, "local_epochs": 1,
         "local_parts": 0, "parts_before": 0, "local_steps": 0, "steps_before": 0,
         "lr_max": 0.5, "lr_min": 0.1, "shape": "constant", "run_start": 0.0, "run_end": 1.0,
     }  # fmt: skip

@@ -42,7 +42,7 @@ def test_lightning(tmp_path: Path) -> None:
     round, plan = new_round(tmp_path, shape="cosine", local_epochs=EPOCHS)
     callback = RoundCallback(round)
     trainer = lightning.Trainer(
-        max_epochs=round.local_epochs,
+        max_steps=round.steps(STEPS // EPOCHS),
         callbacks=[callback],
         accelerator="cpu",
         logger=False,
@@ -74,7 +74,7 @@ def test_hugging_face(tmp_path: Path) -> None:
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(tmp_path / "output"),
-            num_train_epochs=round.local_epochs,
+            max_steps=round.steps(STEPS // EPOCHS),
             per_device_train_batch_size=BATCH,
             report_to=[],
             save_strategy="no",
