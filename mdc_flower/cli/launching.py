@@ -115,7 +115,7 @@ def run_supervised(
         how to resume it.
     """
     from mdc_flower.console.live_view import LiveView
-    from mdc_flower.engines import supervise
+    from mdc_flower.engines.supervisor import supervise
     from strategies.storage.run_directory import count_rounds
 
     def on_restart(error: Exception, number: int, pause_s: float) -> None:

@@ -120,7 +120,9 @@ def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None
     if engine is Engine.RAY:
         require(("ray",), "simulation", "--engine ray")
     # torch and Flower take seconds to import. Importing them here reports a wrong key first.
-    from mdc_flower.engines import end_orphaned_coordinator, run_in_process, run_on_ray
+    from mdc_flower.engines.in_process import run_in_process
+    from mdc_flower.engines.ray_superlink import run_on_ray
+    from mdc_flower.engines.submission import end_orphaned_coordinator
     from mdc_flower.jobs.run_task import load_run_task
     from strategies.storage.run_directory import refuse_used
 

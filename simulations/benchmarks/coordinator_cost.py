@@ -19,7 +19,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process
 from mdc_flower.engines.app_bundle import stage_app
 from mdc_flower.engines.flower_processes import (
     COMPLETED,
@@ -30,6 +29,7 @@ from mdc_flower.engines.flower_processes import (
     superlink,
 )
 from mdc_flower.engines.guardian import guarded
+from mdc_flower.engines.in_process import run_in_process
 from simulations.benchmarks import echo_app
 from strategies.common.errors import EngineError
 from strategies.storage.lock import read_owner

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
-from mdc_flower.engines import run_on_ray
+from mdc_flower.engines.ray_superlink import run_on_ray
 from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.models import build_model
 from mdc_flower.training.batches import InputPipeline, Tensors

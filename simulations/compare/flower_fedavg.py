@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from mdc_flower.common.seeded import seeded
 from mdc_flower.config import RunConfig
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.training.loop import evaluate, train
 from mdc_flower.training.numerics import repeatable

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import server_app
 from mdc_flower.config import RunConfig
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.reports.series import work, work_done
 from simulations.compare.arm import Arm
 from simulations.compare.baselines import train_ensemble, train_without_exchange

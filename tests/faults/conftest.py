@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from tests.faults.runs import NUM_SITES, config_in, sha256
 from tests.isolation import one_thread
 from tests.mdc_flower.conftest import identity

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.common.errors import RunError
 from strategies.storage.run_directory import GLOBAL_MODEL
 from tests.faults import injector

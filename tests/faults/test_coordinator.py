@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mdc_flower.config import RunConfig
-from mdc_flower.engines import run_in_process, supervise
+from mdc_flower.engines.in_process import run_in_process
+from mdc_flower.engines.supervisor import supervise
 from strategies.common.errors import EngineError
 from strategies.storage.lock import LockedError, read_owner
 from strategies.storage.run_directory import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdc_flower.config import RunConfig
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.common.errors import RunError
 from strategies.common.files import StorageError
 from strategies.storage.run_directory import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.storage.run_directory import GLOBAL_MODEL, read_history
 from tests.faults.catalog import fault
 from tests.faults.injector import Fault

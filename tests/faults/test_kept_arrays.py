@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.config import RunConfig
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.storage.model_files import StoredArrays
 from strategies.storage.run_directory import CHECKPOINTS, SITES, read_history
 from tests.faults.catalog import fault

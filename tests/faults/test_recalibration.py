@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.exchange.messages import STATISTICS
 from strategies.storage.run_directory import (
     OPEN_RECALIBRATION,

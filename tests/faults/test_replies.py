@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mdc_flower import client_app
 from mdc_flower.config import RunConfig
-from mdc_flower.engines import in_process, run_in_process
+from mdc_flower.engines import in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.common.errors import QuorumError
 from strategies.exchange.messages import (
     ARRAYS,

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import MessageType, RecordDict
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.site.answering import answer
 from mdc_flower.site.resources import site_client
 from strategies.common.errors import EngineError

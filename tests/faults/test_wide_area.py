@@ -15,8 +15,8 @@ import psutil
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from mdc_flower.engines import run_in_process
 from mdc_flower.engines.flower_processes import free_port
+from mdc_flower.engines.in_process import run_in_process
 from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests.faults.catalog import fault
 from tests.faults.wide_area import Link, Pace, ProxySite, host, wide_area

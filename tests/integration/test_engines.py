@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process, run_on_ray
+from mdc_flower.engines.in_process import run_in_process
+from mdc_flower.engines.ray_superlink import run_on_ray
 from strategies.common.errors import EngineError, RunError
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
 from tests import tiny_jobs

@@ -13,7 +13,7 @@ import pytest
 
 from mdc_flower.cli.shared import INTERRUPTED
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests import tiny_jobs
 from tests.faults.injector import Fault, plan

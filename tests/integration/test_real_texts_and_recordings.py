@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.model_files import evaluate_run
 from simulations.datasets.spoken_digits import write_manifest
 from strategies.storage.run_directory import SUMMARY, read_history

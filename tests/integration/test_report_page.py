@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mdc_flower.cli.main import app
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from simulations.pages.report import write_report
 from simulations.results.result_files import write_results
 from tests.integration.conftest import small_config

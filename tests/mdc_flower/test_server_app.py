@@ -9,7 +9,7 @@ from flwr.app import Context, Message
 
 from mdc_flower import __version__, client_app
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.model_files import evaluate_run
 from mdc_flower.training.numerics import processor
 from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError

@@ -450,7 +450,7 @@ def ray_does(monkeypatch: pytest.MonkeyPatch, *outcomes: BaseException | None) -
         if outcome is not None:
             raise outcome
 
-    monkeypatch.setattr("mdc_flower.engines.run_on_ray", run_on_ray)
+    monkeypatch.setattr("mdc_flower.engines.ray_superlink.run_on_ray", run_on_ray)
     return started
 
 

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from mdc_flower import client_app
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.model_files import evaluate_run, load_model
 from mdc_flower.jobs.task import load_task
 from mdc_flower.site.client import SiteClient

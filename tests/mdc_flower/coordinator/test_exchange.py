@@ -8,8 +8,7 @@ from flwr.app import Context, RecordDict
 
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import run_in_process
-from mdc_flower.engines.in_process import InProcessGrid
+from mdc_flower.engines.in_process import InProcessGrid, run_in_process
 from mdc_flower.jobs.model_files import evaluate_run, load_model
 from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.training.arrays import model_arrays

@@ -10,7 +10,7 @@ import torch
 from mdc_flower import server_app
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.task import load_task
 from mdc_flower.training.arrays import model_arrays
 from strategies.exchange.messages import arrays_to_record

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.common.errors import ConfigError
 from strategies.storage.run_directory import SUMMARY, read_events, read_history
 from tests.faults.injector import Fault

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from mdc_flower.config import RunConfig, read_run_config, read_site_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.model_files import load_model
 from mdc_flower.jobs.run_task import load_run_task, load_site_run_task
 from strategies.common.errors import ConfigError

@@ -12,8 +12,7 @@ from flwr.app import Context, RecordDict
 from mdc_flower import client_app, server_app
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.console.live_view import RunState
-from mdc_flower.engines import run_in_process
-from mdc_flower.engines.in_process import InProcessGrid
+from mdc_flower.engines.in_process import InProcessGrid, run_in_process
 from mdc_flower.reports.participation import incidents
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import SiteCard

@@ -362,7 +362,8 @@ def test_a_data_set_that_has_changed_behind_its_name_is_refused_before_an_engine
     load_site_task.cache_clear()
     again = ["--resume", "out", "--set", "num-rounds=2"]
     started: list[object] = []
-    monkeypatch.setattr("mdc_flower.engines.run_on_ray", lambda *args: started.append(args))
+    engine = "mdc_flower.engines.ray_superlink.run_on_ray"
+    monkeypatch.setattr(engine, lambda *args: started.append(args))
     result = mdc("run", *again)
     assert (result.exit_code, started) == (2, [])
     assert "partition: the data, or their partition into sites, differ" in result.stderr

@@ -16,8 +16,7 @@ from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.console.live_view import RunState
 from mdc_flower.coordinator.admission import REGISTER
 from mdc_flower.data.contract import Contract
-from mdc_flower.engines import run_in_process
-from mdc_flower.engines.in_process import InProcessGrid
+from mdc_flower.engines.in_process import InProcessGrid, run_in_process
 from mdc_flower.jobs.model_files import evaluate_run
 from mdc_flower.reports import run_figures
 from mdc_flower.reports.run_figures import draw_run

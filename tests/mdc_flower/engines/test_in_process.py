@@ -13,8 +13,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process
-from mdc_flower.engines.in_process import InProcessGrid
+from mdc_flower.engines.in_process import InProcessGrid, run_in_process
 from strategies.exchange.messages import train_content
 from strategies.exchange.transport import NO_REPLY
 from tests.mdc_flower.examples import plan

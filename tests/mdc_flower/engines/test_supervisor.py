@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import supervise
+from mdc_flower.engines.supervisor import supervise
 from strategies.common.errors import ConfigError, EngineError, QuorumError, RunError
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.regression import regression
 from strategies.storage.run_directory import read_history
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mdc_flower.config import read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.jobs.user_task import build_job
 from mdc_flower.models.exchange import exchanged_names

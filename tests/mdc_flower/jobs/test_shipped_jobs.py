@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.model_files import evaluate_run
 from mdc_flower.reports.run_files import read_run
 from mdc_flower.reports.run_page import run_page

@@ -10,7 +10,7 @@ import tomli_w
 
 from mdc_flower.cli.launching import resumed_config
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.common.errors import ConfigError
 from strategies.common.files import seal
 from strategies.storage.run_directory import CONFIG, SUMMARY, read_events, read_history

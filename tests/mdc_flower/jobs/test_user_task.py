@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mdc_flower.config import RunConfig, SiteConfig, read_run_config, read_site_config
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.context import JobContext
 from mdc_flower.jobs.run_task import load_run_task, load_site_run_task
 from mdc_flower.jobs.user_task import build_job

@@ -15,7 +15,7 @@ from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.coordinator.trackers.scalars import learning_rates, round_scalars
 from mdc_flower.coordinator.trackers.tensorboard_sink import FOLDER, TensorBoardSink
 from mdc_flower.coordinator.trackers.tracker import ROUNDS, Start, Tracker, shown
-from mdc_flower.engines import run_in_process
+from mdc_flower.engines.in_process import run_in_process
 from strategies.common.errors import ConfigError
 from strategies.method.local_work import WorkState
 from strategies.storage.position import Position

@@ -139,3 +139,9 @@ def test_a_flower_that_starts_apps_elsewhere_is_an_error(monkeypatch: pytest.Mon
     monkeypatch.setattr(superexec, "flower", SimpleNamespace())
     with pytest.raises(AttributeError):
         superexec.main()
+
+
+@pytest.mark.parametrize("module", ["site.supernode", "site.superexec", "coordinator.superlink"])
+def test_what_only_passes_messages_on_does_not_import_pytorch(module: str) -> None:
+    code = f"import sys, mdc_flower.deployment.{module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE_S)
