@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mdc_flower.config import RunConfig
 from mdc_flower.jobs.classification import RECALL, ClassificationJob, class_probabilities
-from mdc_flower.jobs.run_task import load_run_task
+from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.jobs.task import load_task
 from mdc_flower.models.tensors import tensors_of
 from mdc_flower.training.batches import Tensors
@@ -65,16 +65,11 @@ def train_without_exchange(
     points: list[Point] = []
 
     def after_step(step: int) -> None:
-        results = {
-            split: evaluate(model, held, split, task.device, task.settings.autocast_dtype)
-            for split in SPLITS
-            if held.size(split) != 0
-        }
         points.append(
             _point(
                 config,
                 course.done(step),
-                results,
+                evaluated(task, held, model),
                 steps=step,
                 examples=course.examples(step),
                 exchanges=step if per_step else 0,
@@ -236,6 +231,15 @@ def _point(
         steps=steps,
         examples=examples,
     )
+
+
+def evaluated(task: RunTask, held: Job, model: nn.Module) -> dict[str, EvalResult]:
+    """Return the results of a model on each split of the coordinator's job that has examples."""
+    return {
+        split: evaluate(model, held, split, task.device, task.settings.autocast_dtype)
+        for split in SPLITS
+        if held.size(split) != 0
+    }
 
 
 def metrics_of(result: EvalResult | None) -> dict[str, float]:

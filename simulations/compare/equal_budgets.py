@@ -7,6 +7,7 @@ from mdc_flower.config import RunConfig
 from simulations.compare.arm import Arm
 from simulations.compare.comparison_file import Comparison
 from simulations.compare.rounds import certain_work
+from simulations.results.rows import AVERAGING
 from strategies.common.errors import ConfigError, MdcError
 from strategies.method.local_work import Unit
 
@@ -54,7 +55,7 @@ def configs_of(comparison: Comparison, arms: Sequence[Arm]) -> Configs:
         for config in configs[arm.key]:
             _check_counts(arm.key, config)
             _check_equal(arm.key, config, first, configs[first][0])
-            if arm.table.kind in ("federated", "flower-fedavg") and not arm.table.rounds_of:
+            if arm.table.kind in AVERAGING and not arm.table.rounds_of:
                 _check_used(arm.key, config)
     return configs
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from mdc_flower.config import RunConfig
 from mdc_flower.jobs.run_task import RunTask, load_run_task
-from mdc_flower.training.loop import evaluate, train
+from mdc_flower.training.loop import train
 from mdc_flower.training.numerics import repeatable
 from simulations.compare.arm import Arm
+from simulations.compare.baselines import evaluated
 from simulations.compare.comparison_file import Comparison
 from simulations.compare.course import (
     Course,
@@ -23,7 +24,7 @@ from simulations.compare.course import (
 from simulations.compare.equal_budgets import Configs, configs_of
 from simulations.compare.job_files import job_folder, read_result
 from simulations.compare.rounds import certain_rounds
-from simulations.results.outcome import SPLITS
+from simulations.results.rows import AVERAGING
 from strategies.method.round_plan import RoundPlan
 
 WARM_UP, MEASURED = 2, 6
@@ -132,7 +133,7 @@ class _Measured:
     def seconds_of(self, arm: Arm, config: RunConfig, rounds: RunConfig) -> float:
         """Return the time of one job of an arm on one core; ``rounds`` says how many it has."""
         steps, evaluations = _amount(arm, config)
-        if arm.table.kind in ("federated", "flower-fedavg"):
+        if arm.table.kind in AVERAGING:
             evaluations = sum(1 for _ in certain_rounds(rounds))
         return steps * self._seconds_of_step(arm) + evaluations * self._evaluation_seconds
 
@@ -188,7 +189,5 @@ def _evaluation_seconds(task: RunTask) -> float:
     model = held.model()
     with repeatable(task.config.threads_per_site, task.device):
         started = time.monotonic()
-        for split in SPLITS:
-            if held.size(split) != 0:
-                evaluate(model, held, split, task.device, task.settings.autocast_dtype)
+        evaluated(task, held, model)
     return time.monotonic() - started

@@ -16,12 +16,12 @@ from mdc_flower.common.seeded import seeded
 from mdc_flower.config import RunConfig
 from mdc_flower.engines.in_process import run_in_process
 from mdc_flower.jobs.run_task import load_run_task
-from mdc_flower.training.loop import evaluate, train
+from mdc_flower.training.loop import train
 from mdc_flower.training.numerics import repeatable
-from simulations.compare.baselines import metrics_of
+from simulations.compare.baselines import evaluated, metrics_of
 from simulations.compare.course import simulated_sites
 from simulations.compare.rounds import certain_rounds
-from simulations.results.outcome import SPLITS, Outcome, Point
+from simulations.results.outcome import Outcome, Point
 from strategies.common.errors import ConfigError, RunError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.messages import ARRAYS, DEADLINE, METRICS, NUM_EXAMPLES, ORDERS
@@ -210,9 +210,5 @@ class _Federation:
     def _evaluated(self, arrays: ArrayRecord) -> dict[str, dict[str, float]]:
         model = self.held.model()
         model.load_state_dict(arrays.to_torch_state_dict())
-        device, format_ = self.task.device, self.task.settings.autocast_dtype
-        return {
-            split: metrics_of(evaluate(model, self.held, split, device, format_))
-            for split in SPLITS
-            if self.held.size(split) != 0
-        }
+        results = evaluated(self.task, self.held, model)
+        return {split: metrics_of(result) for split, result in results.items()}

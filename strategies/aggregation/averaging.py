@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.common.blocks import blocks
+from strategies.common.blocks import all_finite, blocks
 
 Arrays = Mapping[str, NDArray[np.generic]]
 Floats = NDArray[np.float64]
@@ -159,7 +159,7 @@ def _mean(
     name: str, updates: Sequence[Update], weights: Sequence[float], then: Then
 ) -> NDArray[np.generic]:
     first = updates[0].arrays[name]
-    if not np.issubdtype(first.dtype, np.floating) or not _is_finite(first):
+    if not np.issubdtype(first.dtype, np.floating) or not all_finite(first):
         return first.copy()
     counted = [pair for pair in zip(updates, weights, strict=True) if pair[1] > 0.0]
     result = np.empty(first.shape, first.dtype)
@@ -169,11 +169,6 @@ def _mean(
         for block in blocks(flat.size):
             flat[block] = then(name, block, _mean_of_block(name, block, counted))
     return result
-
-
-def _is_finite(array: NDArray[np.generic]) -> bool:
-    flat = array.reshape(-1)
-    return all(bool(np.isfinite(flat[block]).all()) for block in blocks(flat.size))
 
 
 def _mean_of_block(name: str, block: slice, counted: Sequence[tuple[Update, float]]) -> Floats:

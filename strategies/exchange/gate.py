@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from strategies.aggregation.averaging import Arrays, Update
-from strategies.common.blocks import blocks
+from strategies.common.blocks import all_finite
 from strategies.exchange.causes import Cause, FlowerError, cause_of
 from strategies.exchange.messages import (
     ARRAYS,
@@ -269,7 +269,7 @@ def _check_norm(before: Arrays, after: Arrays, bound: float) -> None:
     floats = frozenset(
         name
         for name in before
-        if np.issubdtype(before[name].dtype, np.floating) and _is_finite(before[name])
+        if np.issubdtype(before[name].dtype, np.floating) and all_finite(before[name])
     )
     got = relative_change(before, after, floats)
     if not got <= bound:  # also true if float64 overflowed and the norm is NaN
@@ -427,16 +427,9 @@ def _array(name: str, packed: Array, spec: ArraySpec, before: NDArray[Any]) -> N
 
 def _check_finite(name: str, array: NDArray[Any], before: NDArray[Any] | None) -> None:
     """Reject values that are not finite, except in an unchanged array without NaN."""
-    if _is_finite(array) or (before is not None and np.array_equal(array, before)):
+    if all_finite(array) or (before is not None and np.array_equal(array, before)):
         return
     count = int(array.size - np.isfinite(array).sum())
     raise _UnfitError(
         Cause.NOT_FINITE, f"array {name!r}: {count} of {array.size} values are not finite"
     )
-
-
-def _is_finite(array: NDArray[Any]) -> bool:
-    if not np.issubdtype(array.dtype, np.inexact):
-        return True
-    flat = array.reshape(-1)
-    return all(bool(np.isfinite(flat[block]).all()) for block in blocks(flat.size))
