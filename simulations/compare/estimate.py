@@ -95,22 +95,23 @@ def estimated(
 def _phases(
     comparison: Comparison, arms: Sequence[Arm], configs: Configs, output: Path
 ) -> Iterator[tuple[Configs, dict[str, list[Path]]]]:
-    """Yield the configs of the tuning jobs and of the reported ones, with their folders by arm."""
+    """Yield the folders of all jobs by arm, those of equal work together, with their configs."""
+    tried = {arm.key: list(_tuning_folders(comparison, arm, output)) for arm in arms}
+    reported = {
+        arm.key: [job_folder(output, arm.key, seed) for seed in comparison.seeds] for arm in arms
+    }
+    if comparison.in_tuning.config == comparison.config:
+        yield configs, {key: [*tried[key], *reported[key]] for key in reported}
+        return
+    yield configs_of(comparison.in_tuning, arms), tried
+    yield configs, reported
+
+
+def _tuning_folders(comparison: Comparison, arm: Arm, output: Path) -> Iterator[Path]:
     if comparison.tuning:
-        seeds = comparison.tuning.seeds
-        yield (
-            configs_of(comparison.in_tuning, arms),
-            {
-                arm.key: [
-                    job_folder(output, arm.key, seed, index)
-                    for index in range(len(comparison.candidates(arm.key)))
-                    for seed in seeds
-                ]
-                for arm in arms
-            },
-        )
-    seeds = comparison.seeds
-    yield configs, {arm.key: [job_folder(output, arm.key, s) for s in seeds] for arm in arms}
+        for index in range(len(comparison.candidates(arm.key))):
+            for seed in comparison.tuning.seeds:
+                yield job_folder(output, arm.key, seed, index)
 
 
 class _Measured:

@@ -94,6 +94,16 @@ def test_an_arm_with_results_in_the_folder_takes_as_long_as_they_took(tmp_path: 
     assert timed(found, 1).startswith("7 jobs, 2 of them finished: about 15.0 s with 1 worker (")
 
 
+def test_tuning_with_less_work_has_times_of_its_own(tmp_path: Path) -> None:
+    stored(tmp_path, "one-site", 101, 2.0, 0)
+    stored(tmp_path, "one-site", 1, 4.0)
+    smaller = TUNING.model_copy(update={"config": {"epoch-budget": 1}})
+    found = estimate_of(tmp_path, "one-site", tuning=smaller)
+    all_jobs = estimate_of(tmp_path, "one-site", tuning=TUNING)
+    assert (found.num_jobs, found.num_finished) == (all_jobs.num_jobs, all_jobs.num_finished)
+    assert found.seconds == 3 * 2.0 + 2 * 4.0
+
+
 def test_a_step_and_an_evaluation_are_measured(tmp_path: Path) -> None:
     found = estimate_of(tmp_path, "centralized", "centralized-equal-steps")
     assert found.seconds > 0
