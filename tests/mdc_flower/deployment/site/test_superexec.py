@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,9 +56,12 @@ def spec(token: str, kind: TaskType = TaskType.CLIENT_APP) -> ExecutionSpec:
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkingExecutor]:
     monkeypatch.setattr(superexec, "run_to_the_end", report)
+    # A process has one fork server. One that an earlier test started has not imported the same.
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
     executor = ForkingExecutor()
     yield executor
     executor.close()
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def reported(path: Path) -> dict[str, Any]:
