@@ -14,6 +14,7 @@ from mdc_flower.common.extras import library
 from mdc_flower.common.references import load_reference, relative_paths_explained
 from mdc_flower.common.seeded import seeded
 from mdc_flower.models.audio import audio_cnn, audio_crnn
+from mdc_flower.models.resnet9 import resnet9
 from mdc_flower.models.small import Shape, fast_cnn, mlp, resnet, small_cnn
 from mdc_flower.models.text import text_cnn, text_gru
 from strategies.common.errors import ConfigError, MdcError, ModelError
@@ -28,6 +29,7 @@ MODELS: dict[str, ModelFunction] = {
     "fast-cnn": fast_cnn,
     "resnet8": partial(resnet, blocks=1),
     "resnet20": partial(resnet, blocks=3),
+    "resnet9": resnet9,
     "audio-cnn": audio_cnn,
     "audio-crnn": audio_crnn,
     "text-cnn": text_cnn,

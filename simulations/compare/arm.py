@@ -15,8 +15,14 @@ ARMS_DIR = Path(__file__).parents[1] / "arms"
 
 Kind = Literal["federated", "flower-fedavg", "centralized", "one-site", "ensemble"]
 
-Protocol = Literal["equal-passes", "equal-steps", "equal-time"]
-"""What a centralized arm has in common with the sites, beside data, model and initial weights."""
+Protocol = Literal["equal-passes", "equal-steps", "equal-time", "centralized-steps"]
+"""What centralized training and the sites have in common, beside data, model and first weights."""
+
+PROTOCOLS: Mapping[Kind, tuple[Protocol, ...]] = {
+    "centralized": ("equal-passes", "equal-steps", "equal-time"),
+    "federated": ("equal-passes", "centralized-steps"),
+}
+"""Protocols of the kinds of arm that have more than equal passes."""
 
 
 class ArmTable(BaseModel):
@@ -32,10 +38,12 @@ class ArmTable(BaseModel):
         its own data; ``ensemble``: every site alone on its own data, with the models'
         predicted probabilities averaged.
     protocol : str
-        For ``centralized``. ``equal-passes``: batches as large as at a site, so ``num-sites`` times
-        the steps of a site; ``equal-steps``: as many passes and as many steps as a site, with
-        batches that are ``num-sites`` times as large, which is averaging after every step;
-        ``equal-time``: batches and steps of a site, so ``1 / num-sites`` of the passes.
+        ``equal-passes``: batches as large as at a site, so centralized training makes ``num-sites``
+        times the steps of a site. For ``centralized``, also ``equal-steps``: as many passes and as
+        many steps as a site, with batches that are ``num-sites`` times as large, which is averaging
+        after every step; ``equal-time``: batches and steps of a site, so ``1 / num-sites`` of the
+        passes. For ``federated``, also ``centralized-steps``: ``num-sites`` times the passes, so
+        each site makes as many steps as centralized training with equal passes.
     rounds_of : str
         File name of another arm; this arm runs as many rounds as that one did with the same seed.
     """
@@ -50,9 +58,12 @@ class ArmTable(BaseModel):
     rounds_of: str = ""
 
     @model_validator(mode="after")
-    def _protocol_is_of_centralized_training(self) -> Self:
-        if self.kind != "centralized" and self.protocol != "equal-passes":
-            raise ValueError("only arms of kind 'centralized' have a protocol")
+    def _protocol_is_of_the_kind(self) -> Self:
+        known = PROTOCOLS.get(self.kind, ("equal-passes",))
+        if self.protocol not in known:
+            raise ValueError(
+                f"an arm of kind {self.kind!r} has one of the protocols {', '.join(known)}"
+            )
         return self
 
     @property
@@ -76,9 +87,22 @@ class Arm(BaseModel):
         return self.table.name or self.key
 
     def config(self, shared: Mapping[str, Scalar], **more: Scalar) -> RunConfig:
-        """Return the run config: ``shared``, overridden by the arm's keys, then by ``more``."""
+        """Return the run config: ``shared``, overridden by the arm's keys, then by ``more``.
+
+        In the protocol ``centralized-steps``, the budgets are then those of all arms times
+        ``num-sites``.
+        """
         extra = {key.replace("_", "-"): value for key, value in more.items()}
-        return read_run_config({**shared, **self.values, **extra})
+        config = read_run_config({**shared, **self.values, **extra})
+        times = self.budgets_of(config)
+        if times == 1:
+            return config
+        budgets = {key: times * getattr(config, key) for key in ("epoch_budget", "step_budget")}
+        return config.model_copy(update=budgets)
+
+    def budgets_of(self, config: RunConfig) -> int:
+        """Return how many times the budget of the comparison the arm uses."""
+        return config.num_sites if self.table.protocol == "centralized-steps" else 1
 
 
 def load_arm(reference: str, folder: Path, overrides: Mapping[str, Any]) -> Arm:

@@ -54,7 +54,7 @@ def configs_of(comparison: Comparison, arms: Sequence[Arm]) -> Configs:
     for arm in arms:
         for config in configs[arm.key]:
             _check_counts(arm.key, config)
-            _check_equal(arm.key, config, first, configs[first][0])
+            _check_equal(arm, config, arms[0], configs[first][0])
             if arm.table.kind in AVERAGING and not arm.table.rounds_of:
                 _check_used(arm.key, config)
     return configs
@@ -118,17 +118,24 @@ def _check_counts(key: str, config: RunConfig) -> None:
         )
 
 
-def _check_equal(key: str, config: RunConfig, first: str, expected: RunConfig) -> None:
-    values, others = config.to_flower(), expected.to_flower()
+def _check_equal(arm: Arm, config: RunConfig, first: Arm, of_first: RunConfig) -> None:
+    values, others = _shared_values(arm, config), _shared_values(first, of_first)
     for name in SHARED_KEYS:
         if values[name] != others[name]:
             raise ConfigError(
                 "all arms and candidates must have the same data, model and budget",
-                where=f"{key}, {name}",
+                where=f"{arm.key}, {name}",
                 got=values[name],
-                expected=f"{others[name]!r}, the value of the arm {first}",
+                expected=f"{others[name]!r}, the value of the arm {first.key}",
                 hint="Set it in [config]",
             )
+
+
+def _shared_values(arm: Arm, config: RunConfig) -> dict[str, Scalar]:
+    """Return the values of a config, with the budget of the comparison."""
+    values = config.to_flower()
+    times = arm.budgets_of(config)
+    return {**values, **{key: int(values[key]) // times for key in ("epoch-budget", "step-budget")}}
 
 
 def _check_used(key: str, config: RunConfig) -> None:

@@ -8,7 +8,7 @@ exchange.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mdc_flower.reports.plotting import LineEnd, finish, label_ends
+from simulations.figures.arm_styles import family, style_of
 from simulations.results.result_files import ArmFacts, Results
 from simulations.results.rows import AVERAGING, finals, megabytes
 
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-YARDSTICK = "0.35"
-
-NUMBERED = re.compile(r"-\d+$")
 NUMBERED_NAME = re.compile(r",? \d+ (exchanges|rounds)$")
 
 LEAST_GAP = 1.25
 """Least ratio between two numbers of exchanges that have a tick each."""
+
+FAR = 3.0
+"""An arm is outside the frame if its distance from the worst of the other arms is this many times
+as large as the distance between those."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def plot_exchanges(axes: Axes, results: Results) -> None:
     """Plot the final metric over the number of exchanges.
 
     Bars and bands go from the lowest to the highest seed. Arms without a finite mean are left out.
+    The names of arms far outside the frame have an arrow and their value.
     """
     reached = {arm.key: _Reached.of(results, arm) for arm in results.facts.arms}
     arms = [arm for arm in results.facts.arms if np.isfinite(reached[arm.key].mean)]
@@ -60,16 +61,10 @@ def plot_exchanges(axes: Axes, results: Results) -> None:
     axes.set_xscale("log")
     left, right = min([*counts, every_step]) / 1.5, max([*counts, every_step]) * 1.25
     axes.set_xlim(left, right)
-    ends: list[LineEnd] = []
-    for index, arm in enumerate(one for one in arms if one not in averaging):
-        one, dash = reached[arm.key], DASHES[index % len(DASHES)]
-        axes.axhspan(one.low, one.high, color=YARDSTICK, alpha=0.08, linewidth=0)
-        axes.axhline(one.mean, color=YARDSTICK, linestyle=dash, linewidth=1.2)
-        ends.append(LineEnd(right, one.mean, arm.name, YARDSTICK))
-    for index, family in enumerate(_families(averaging)):
-        ends.append(_plot_family(axes, family, reached, index, right))
+    ends = [_plot_level(axes, arm, reached[arm.key], right) for arm in arms if arm not in averaging]
+    ends += [_plot_family(axes, family, reached, right) for family in _families(averaging)]
     _limit(axes, results, [reached[arm.key] for arm in arms])
-    label_ends(axes, ends)
+    label_ends(axes, [_inside(axes, end, results) for end in ends])
     _mark_counts(axes, [*counts, every_step], every_step)
     split, metric = results.facts.split, results.facts.metric
     axes.set(xlabel="exchanges with all sites (log scale)", ylabel=f"{split} {metric.axis}")
@@ -94,44 +89,69 @@ def _families(arms: Sequence[ArmFacts]) -> list[list[ArmFacts]]:
     """Return the arms in groups that are drawn as one line."""
     groups: dict[str, list[ArmFacts]] = {}
     for arm in arms:
-        groups.setdefault(NUMBERED.sub("", arm.key), []).append(arm)
+        groups.setdefault(family(arm.key), []).append(arm)
     return list(groups.values())
 
 
+def _plot_level(axes: Axes, arm: ArmFacts, one: _Reached, right: float) -> LineEnd:
+    """Plot an arm without averaging as a horizontal line; return where its name belongs."""
+    style = style_of(arm.key)
+    axes.axhspan(one.low, one.high, color=style.color, alpha=0.08, linewidth=0)
+    axes.axhline(one.mean, color=style.color, linestyle=style.line, linewidth=1.2)
+    return LineEnd(right, one.mean, arm.name, style.color)
+
+
 def _plot_family(
-    axes: Axes,
-    family: Sequence[ArmFacts],
-    reached: dict[str, _Reached],
-    index: int,
-    right: float,
+    axes: Axes, arms: Sequence[ArmFacts], reached: dict[str, _Reached], right: float
 ) -> LineEnd:
     """Plot the points of a line; return where its name belongs."""
-    points = sorted((reached[arm.key] for arm in family), key=lambda one: one.exchanges)
+    style = style_of(arms[0].key)
+    points = sorted((reached[arm.key] for arm in arms), key=lambda one: one.exchanges)
     means = np.array([one.mean for one in points])
     errors: Any = [means - [one.low for one in points], [one.high for one in points] - means]
-    color = f"C{index}"
     axes.errorbar(
         [one.exchanges for one in points],
         means,
         yerr=errors,
-        color=color,
-        marker=MARKERS[index % len(MARKERS)],
+        color=style.color,
+        marker=style.marker or "o",
         markersize=6,
         linewidth=1.4,
         elinewidth=1.2,
         capsize=2.5,
     )
-    name = family[0].name if len(family) == 1 else NUMBERED_NAME.sub("", family[0].name)
-    return LineEnd(right, float(means[-1]), name, color)
+    name = arms[0].name if len(arms) == 1 else NUMBERED_NAME.sub("", arms[0].name)
+    return LineEnd(right, float(means[-1]), name, style.color)
 
 
 def _limit(axes: Axes, results: Results, reached: Sequence[_Reached]) -> None:
+    """Show all seeds of all arms, except those of arms that are far worse than the others."""
     if not reached:
         return
-    low, high = min(one.low for one in reached), max(one.high for one in reached)
+    sign = 1.0 if results.facts.metric.better == "max" else -1.0
+    ordered = sorted(reached, key=lambda one: -sign * one.mean)
+    while len(ordered) > 2 and _is_far(ordered):
+        ordered.pop()
+    low, high = min(one.low for one in ordered), max(one.high for one in ordered)
     margin = 0.06 * (high - low) or 0.01
     is_share = results.facts.metric.unit == "%"
     axes.set_ylim(low - margin, min(1.005, high + margin) if is_share else high + margin)
+
+
+def _is_far(ordered: Sequence[_Reached]) -> bool:
+    """Return whether the last of these, from the best to the worst, is far from the others."""
+    best, worst, last = ordered[0].mean, ordered[-2].mean, ordered[-1].mean
+    return abs(last - worst) > FAR * abs(worst - best) > 0
+
+
+def _inside(axes: Axes, end: LineEnd, results: Results) -> LineEnd:
+    """Return where a name belongs; outside the frame, at its edge with an arrow and the value."""
+    low, high = axes.get_ylim()
+    if low <= end.y <= high:
+        return end
+    arrow, edge = ("\u2193", low) if end.y < low else ("\u2191", high)
+    value = results.facts.metric.cell(end.y)
+    return replace(end, y=edge, name=f"{arrow} {end.name}, {value}")
 
 
 def _mark_counts(axes: Axes, counts: Sequence[float], every_step: float) -> None:

@@ -9,7 +9,7 @@ from mdc_flower.common.config_model import Scalar
 from mdc_flower.config import RunConfig
 from mdc_flower.reports.page import Listing, Page, Picture, Section, Table
 from mdc_flower.reports.units import format_bytes, format_seconds
-from simulations.figures.curves import plot_curves, plot_frontier
+from simulations.figures.curves import plot_curves
 from simulations.figures.exchanges import plot_exchanges
 from simulations.results.result_files import EQUAL_PASSES, ArmFacts, Results
 from simulations.results.rows import best_arm, scale_of, table_rows
@@ -56,17 +56,17 @@ def _pictures(results: Results) -> list[Picture]:
     finals = "; ".join(f"{row.arm} {row.score.text(scale)} {metric.unit}".rstrip() for row in rows)
     name = metric.words.capitalize()
     costs = "; ".join(
-        f"{row.arm} {format_bytes(1e6 * (row.sent_megabytes + row.received_megabytes))}"
+        f"{row.arm} {row.exchanges:g}, "
+        f"{format_bytes(1e6 * (row.sent_megabytes + row.received_megabytes))}"
         for row in rows
     )
-    counts = "; ".join(f"{row.arm} {row.exchanges:g}" for row in rows)
     return [
         Picture(
             "exchanges",
             f"{name} against exchanges",
             _drawn(plot_exchanges, results),
-            f"Exchanges: {counts}.",
-            "Points and grey lines: means over the seeds; bars and bands: lowest to highest seed. "
+            f"Exchanges: {costs}.",
+            "Points and lines: means over the seeds; bars and bands: lowest to highest seed. "
             "Horizontal lines: arms without averaging.",
         ),
         Picture(
@@ -75,15 +75,7 @@ def _pictures(results: Results) -> list[Picture]:
             _drawn(plot_curves, results),
             f"Final {metric.words}: {finals}.",
             "Lines: means over the seeds; bands: lowest to highest seed."
-            + (" Grey: arms named only in the table." if _has_others(results) else ""),
-        ),
-        Picture(
-            "frontier",
-            f"{name} against exchanged bytes",
-            _drawn(plot_frontier, results),
-            f"Exchanged: {costs}.",
-            "Points: means with 95% intervals. Horizontal lines: arms that exchange nothing. "
-            "Vertical line: bytes that averaging after each optimizer step would exchange.",
+            + (" Thin lines have no band." if _has_others(results) else ""),
         ),
     ]
 

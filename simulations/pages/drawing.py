@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mdc_flower.reports.plotting import png
-from simulations.figures.curves import plot_curves, plot_frontier
+from simulations.figures.curves import plot_curves
 from simulations.figures.exchanges import plot_exchanges
 from simulations.figures.panels import draw_panels
 from simulations.results.csv_tables import csv_table
@@ -20,9 +20,9 @@ from simulations.results.tuning_tables import tuning_table
 from strategies.common.files import write_atomically
 
 TABLE, TUNING_TABLE, CSV_TABLE = "table.md", "tuning.md", "table.csv"
-CURVES, FRONTIER, EXCHANGES = "curves.png", "frontier.png", "exchanges.png"
+CURVES, EXCHANGES = "curves.png", "exchanges.png"
 
-PLOTS = {CURVES: plot_curves, FRONTIER: plot_frontier, EXCHANGES: plot_exchanges}
+PLOTS = {CURVES: plot_curves, EXCHANGES: plot_exchanges}
 """The pictures of a comparison, by file name."""
 
 DRAWN_FROM = "Results-SHA256"

@@ -6,24 +6,17 @@ A block in a Markdown file names its content, with folders relative to the file:
     <!-- /results -->
 
 ``python -m simulations.pages.published`` writes the text between the two lines; a test checks that
-it is up to date. It also draws the pictures next to the results, and the README's picture.
+it is up to date. It also draws the pictures next to the results.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from simulations.figures.curves import plot_curves
-from simulations.figures.panels import draw_panels
-from simulations.pages.drawing import CURVES, draw_pictures, write_picture
-from simulations.results.committed import only
+from simulations.pages.drawing import draw_pictures
 from simulations.results.result_files import COMPARISON, Results, read_results
-from simulations.results.tables import (
-    SUMMARY_ARMS,
-    markdown_table,
-    provenance_line,
-    summary_table,
-)
+from simulations.results.summary import summary_table
+from simulations.results.tables import markdown_table, provenance_line
 from simulations.results.tuning_tables import tuning_table
 from strategies.common.errors import DataError
 
@@ -36,10 +29,15 @@ BLOCK = re.compile(
 
 KINDS: dict[str, Callable[[Sequence[Results]], str]] = {
     "table": lambda results: f"{markdown_table(results[0])}\n{provenance_line(results[0])}",
-    "tuning": lambda results: tuning_table(results[0]),
+    "tuning": lambda results: folded("Candidates of each arm", tuning_table(results[0])),
     "summary": summary_table,
 }
 """Kinds of block, each with the function that makes its text from results."""
+
+
+def folded(title: str, text: str) -> str:
+    """Return Markdown that a reader unfolds by its title."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n</details>\n"
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -78,21 +76,6 @@ def refreshed(text: str, folder: Path) -> str:
     return BLOCK.sub(block, text)
 
 
-def overview() -> list[Path]:
-    """Return the folders of the comparisons in the README's summary."""
-    blocks = BLOCK.finditer(README.read_text(encoding="utf-8"))
-    folders = next(block["folders"] for block in blocks if block["kind"] == "summary").split()
-    return [ROOT / folder for folder in folders]
-
-
-def draw_overview() -> None:
-    """Draw the comparisons of the README's summary side by side."""
-    folders = overview()
-    comparisons = only(map(read_results, folders), SUMMARY_ARMS)
-    figure = draw_panels(plot_curves, comparisons, columns=3, width=5.0, height=3.6)
-    write_picture(RESULTS / CURVES, figure, folders)
-
-
 def main() -> None:
     """Update all blocks of all documents, and draw all pictures."""
     for path in documents():
@@ -103,7 +86,6 @@ def main() -> None:
             print(path.relative_to(ROOT))
     for folder in sorted(path.parent for path in RESULTS.rglob(COMPARISON)):
         draw_pictures(folder, read_results(folder), folder)
-    draw_overview()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ COMPARISON = "comparison.json"
 RESULTS = "results.jsonl"
 
 EQUAL_PASSES, EQUAL_TIME = "equal-passes", "equal-time"
-"""Protocols of centralized arms; files of earlier versions have only the first."""
+CENTRALIZED_STEPS = "centralized-steps"
+"""Protocols of arms; files of earlier versions have only the first."""
 
 
 class _Record(BaseModel):

@@ -1,23 +1,19 @@
 """Make Markdown tables from results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mdc_flower.common.shown_metrics import ShownMetric
-from simulations.results.committed import same_metric
 from simulations.results.intervals import Scale
-from simulations.results.result_files import EQUAL_TIME, Results
+from simulations.results.result_files import CENTRALIZED_STEPS, EQUAL_TIME, Results
 from simulations.results.rows import (
     AVERAGING,
     Row,
     best_arm,
-    difference,
     difference_unit,
-    finals,
     scale_of,
     shown_others,
     table_rows,
 )
-from strategies.common.errors import DataError
 
 
 def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -42,10 +38,10 @@ def table_cells(results: Results) -> tuple[list[str], list[list[str]]]:
             row.score.text(scale),
             row.difference.text(scale, sign=True) if index else "",
             *(row.others[name].text(scales[name]) for name in scales),
-            *(_number(cost) for cost in (row.steps, row.examples) if _costs_known(rows)),
-            _number(row.exchanges),
+            *(number(cost) for cost in (row.steps, row.examples) if _costs_known(rows)),
+            number(row.exchanges),
             _megabytes(row.sent_megabytes + row.received_megabytes),
-            _share(row.per_step),
+            share(row.per_step),
             f"{row.seconds:,.1f}",
         ]
         for index, row in enumerate(rows)
@@ -57,7 +53,7 @@ def _costs_known(rows: Sequence[Row]) -> bool:
     return all(row.steps is not None and row.examples is not None for row in rows)
 
 
-def _number(mean: float | None) -> str:
+def number(mean: float | None) -> str:
     """Return a mean of whole numbers; with a decimal place if it is not whole."""
     if mean is None:
         return ""
@@ -93,6 +89,13 @@ def _best_of(kind: str) -> str:
     return "the best arm that averages" if kind in AVERAGING else "the best arm"
 
 
+EXCEPTIONS = {
+    EQUAL_TIME: "as many steps as a site",
+    CENTRALIZED_STEPS: "each site as many steps as centralized training",
+}
+"""Protocols in which an arm does not make the passes of the others."""
+
+
 def _budgets(results: Results) -> str:
     """Return what all arms have in common, and the exceptions."""
     arms = results.facts.arms
@@ -102,8 +105,10 @@ def _budgets(results: Results) -> str:
         text += f"; {pooled}" if any(arm.kind == "centralized" for arm in arms) else ""
     else:
         text = "Every arm makes the same number of passes over its data"
-    timed = [arm.name for arm in arms if arm.protocol == EQUAL_TIME]
-    return f"{text}, except {', '.join(timed)}: as many steps as a site." if timed else f"{text}."
+    exceptions = [
+        f"{arm.name} ({EXCEPTIONS[arm.protocol]})" for arm in arms if arm.protocol in EXCEPTIONS
+    ]
+    return f"{text}, except {', '.join(exceptions)}." if exceptions else f"{text}."
 
 
 def markdown_table(results: Results) -> str:
@@ -112,10 +117,10 @@ def markdown_table(results: Results) -> str:
     best = best_arm(results, table_rows(results))
     if best is not None:
         rows[best][1] = f"**{rows[best][1]}**"
-    return f"### {results.facts.name}\n\n{_lines(heads, rows)}\n\n{table_note(results)}\n"
+    return f"### {results.facts.name}\n\n{lines(heads, rows)}\n\n{table_note(results)}\n"
 
 
-def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown; all columns but the first are aligned to the right."""
     rule = "|---" + "|---:" * (len(heads) - 1) + "|"
     return "\n".join([_line(heads), rule, *map(_line, rows)])
@@ -130,9 +135,10 @@ def _megabytes(count: float) -> str:
     return f"{count:.2g}" if 0 < count < 0.1 else f"{count:,.1f}"
 
 
-def _share(share: float) -> str:
-    """Return a share in percent, with three significant digits."""
-    return f"{100 * share:.3g}"
+def share(fraction: float) -> str:
+    """Return a share in percent, with two decimals, or two significant digits below 0.1."""
+    percent = 100 * fraction
+    return f"{percent:.2f}" if percent >= 0.1 else f"{percent:.2g}"
 
 
 def _over(num_seeds: int) -> str:
@@ -157,89 +163,3 @@ def provenance_line(results: Results) -> str:
         f"`{facts.command}`, {facts.date}, on {facts.hardware}; seeds {seeds}; "
         f"{effort} core hours in total{tuned}; {versions}.\n"
     )
-
-
-SUMMARY_ARMS = ("centralized", "co-learning", "fedavg", "one-site")
-"""Keys of the arms in a summary of several comparisons, if all comparisons have them: the
-reference, the arm under study, the arm it should improve on, and one site alone."""
-
-
-def summary_table(comparisons: Sequence[Results]) -> str:
-    """Return a Markdown table, one row per comparison, of the `SUMMARY_ARMS` that all have.
-
-    Raises
-    ------
-    DataError
-        If the comparisons have fewer than two of these arms in common, or different metrics.
-    """
-    metric = same_metric(comparisons)
-    lines = [_by_key(results) for results in comparisons]
-    keys = [key for key in SUMMARY_ARMS if all(key in line for line in lines)]
-    if len(keys) < 2:
-        raise DataError(
-            "a summary needs at least two arms that all comparisons have",
-            where=", ".join(results.facts.name for results in comparisons),
-            got=", ".join(keys) or "none",
-            expected="two or more of: " + ", ".join(SUMMARY_ARMS),
-        )
-    names = [lines[0][key].arm for key in keys]
-    heads = [
-        "data",
-        "seeds",
-        *names,
-        *(_difference_heading(f"{name} minus {other}", metric) for name, other in _paired(names)),
-        f"exchanges of {names[1]}",
-        "share of per-step bytes, %",
-    ]
-    cells = [
-        [results.facts.name, str(len(results.facts.seeds)), *_summary_cells(line, results, keys)]
-        for results, line in zip(comparisons, lines, strict=True)
-    ]
-    split = comparisons[0].facts.split.capitalize()
-    unit = "percent" if metric.unit == "%" else metric.unit
-    measured = f"{metric.words} in {unit}" if unit else metric.words
-    note = f"{split} {measured}{metric.direction}: {_summary_note(comparisons)}"
-    return f"{_lines(heads, cells)}\n\n{note}\n"
-
-
-def summary_tables(comparisons: Sequence[Results]) -> str:
-    """Return a `summary_table` of the comparisons of each metric."""
-    by_metric: dict[ShownMetric, list[Results]] = {}
-    for results in comparisons:
-        by_metric.setdefault(results.facts.metric, []).append(results)
-    return "\n".join(map(summary_table, by_metric.values()))
-
-
-def _paired(values: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of arms whose difference a summary shows: the second minus each other.
-
-    So all differences have one sign: above 0, the arm under study has the higher value.
-    """
-    return [(values[1], other) for other in (values[0], *values[2:3])]
-
-
-def _summary_note(comparisons: Sequence[Results]) -> str:
-    num_seeds = [len(results.facts.seeds) for results in comparisons]
-    if max(num_seeds) == 1:
-        return "one seed, so no intervals."
-    alone = "" if min(num_seeds) > 1 else "; no interval for a single seed"
-    return (
-        "mean over the seeds ± half-width of the 95% interval (Student's t); differences are "
-        f"paired by seed{alone}."
-    )
-
-
-def _by_key(results: Results) -> dict[str, Row]:
-    return dict(zip([arm.key for arm in results.facts.arms], table_rows(results), strict=True))
-
-
-def _summary_cells(line: Mapping[str, Row], results: Results, keys: Sequence[str]) -> list[str]:
-    rows = [line[key] for key in keys]
-    scale = scale_of(results.facts, rows)
-    scores = {key: finals(results, key) for key in keys}
-    return [
-        *(row.score.text(scale) for row in rows),
-        *(difference(scores[a], scores[b]).text(scale, sign=True) for a, b in _paired(keys)),
-        _number(rows[1].exchanges),
-        _share(rows[1].per_step),
-    ]

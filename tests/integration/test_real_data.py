@@ -72,6 +72,34 @@ def test_compare_on_image_folders_end_to_end(cifar10_folder: Path, tmp_path: Pat
     assert (tmp_path / "results" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
+    cifar10_folder: Path, tmp_path: Path
+) -> None:
+    text = (ROOT / "simulations" / "comparisons" / "cifar10-gpu.toml").read_text()
+    for grid in ("lr-max = [0.05, 0.1, 0.2]", "lr-max = [0.1, 0.2, 0.4]"):
+        assert grid in text
+        text = text.replace(grid, "lr-max = [0.05]")  # one candidate for each arm, not three
+    tiny = "max-train-examples = 60\nepoch-budget = 2"
+    text = text.replace("max-train-examples = 20000\nepoch-budget = 10", tiny)
+    assert tiny in text
+    comparison = tmp_path / "cifar10-gpu.toml"
+    comparison.write_text(text)
+    done = mdc(
+        "compare", str(comparison), "--set", f"data-root={cifar10_folder.parent}", "--seeds", "1",
+        "--set", "epoch-budget=2", "--set", "max-train-examples=60", "--set", "local-epochs=1",
+        "--set", "batch-size=8", "--output", str(tmp_path / "results"),
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "results" / "table.csv").open() as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 11
+    # 54 training images: 10 or 11 at each of five sites, in two batches a pass. Five times as many
+    # passes with as many rounds.
+    steps = {name: float(row["steps"]) for name, row in rows.items()}
+    assert steps["annealed co-learning, steps of centralized"] > 4 * steps["FedAvg"]
+
+
 def test_fashion_mnist_is_found_where_debian_puts_it() -> None:
     if not DEBIAN_FASHION_MNIST.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")

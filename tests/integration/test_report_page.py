@@ -189,7 +189,7 @@ def test_a_browser_draws_the_page_of_a_comparison(tmp_path: Path) -> None:
     check_no_fetches(page.read_text())
     assert "co-learning" in Elements(page.read_text()).text
     pictures = drawn_by_browser(tmp_path, page)
-    assert set(pictures) == {"exchanges", "curves", "frontier"}
+    assert set(pictures) == {"exchanges", "curves"}
     assert all(map(has_size, pictures.values()))
 
 

@@ -18,7 +18,8 @@ from simulations.notebooks.begin import BUDGET, RESULTS
 from simulations.notebooks.execute import NOTEBOOKS, execute, plain, read_notebook, write_notebook
 from simulations.pages.published import ROOT
 from simulations.results.committed import only, read_comparisons, read_splits
-from simulations.results.tables import markdown_table, summary_table
+from simulations.results.summary import summary_table
+from simulations.results.tables import markdown_table
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 COMMITTED_RESULTS = ROOT / "docs" / "results"

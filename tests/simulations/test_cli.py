@@ -12,7 +12,7 @@ import simulations.cli  # noqa: F401  # adds its commands to the app
 from simulations.compare.arm import ARMS_DIR, load_arm
 from simulations.compare.job_files import RESULT, claim, description, write_result
 from simulations.compare.provenance import hardware, versions
-from simulations.pages.drawing import CSV_TABLE, CURVES, EXCHANGES, FRONTIER, TABLE
+from simulations.pages.drawing import CSV_TABLE, CURVES, EXCHANGES, TABLE
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import COMPARISON, RESULTS, read_results
 from tests.mdc_flower.commands import mdc, process_state
@@ -136,7 +136,7 @@ def test_a_comparison_leaves_its_table_its_lines_and_its_pictures(
     assert facts.hardware == "; ".join(sorted([hardware(), "another machine"]))
     assert facts.versions == {**versions(), "torch": f"0.1; {versions()['torch']}"}
     assert {path.name for path in output.iterdir() if path.is_file()} == {
-        COMPARISON, RESULTS, TABLE, CSV_TABLE, CURVES, FRONTIER, EXCHANGES
+        COMPARISON, RESULTS, TABLE, CSV_TABLE, CURVES, EXCHANGES
     }  # fmt: skip
 
     lines = result.stdout.splitlines()

@@ -13,7 +13,7 @@ from mdc_flower.models import MODELS, build_model, check_fits
 from strategies.common.errors import ConfigError, ModelError
 from tests.mdc_flower.examples import same_bits
 
-IMAGE_MODELS = ("mlp", "small-cnn", "fast-cnn", "resnet8", "resnet20")
+IMAGE_MODELS = ("mlp", "small-cnn", "fast-cnn", "resnet8", "resnet20", "resnet9")
 AUDIO_MODELS = ("audio-cnn", "audio-crnn")
 TEXT_MODELS = ("text-cnn", "text-gru")
 
@@ -110,6 +110,8 @@ def test_the_perceptron_takes_vectors() -> None:
 #     9 * (32 * 64 + 64^2) + 4 * 64 and 32 * 64 + 2 * 64; 64 * 10 + 10.
 #   resnet20: each stage two blocks more, of 18 w^2 + 4 w at width w: 2 * (18 * (16^2 + 32^2 +
 #     64^2) + 4 * (16 + 32 + 64)).
+#   resnet9: 3x3 convolutions of 1 * 64 + 64 * 128 + 2 * 128^2 + 128 * 256 + 256 * 512 + 2 * 512^2
+#     weights times 9, BatchNorms of 64 + 3 * 128 + 256 + 3 * 512 channels, 5120 + 10.
 STAGES = (4608 + 64) + (13824 + 128 + 512 + 64) + (55296 + 256 + 2048 + 128)
 RESNET8 = 144 + 32 + STAGES + 650
 
@@ -121,6 +123,12 @@ RESNET8 = 144 + 32 + STAGES + 650
         ("small-cnn", 9 * (32 + 2048 + 4096) + 2 * (32 + 64 + 64) + 2560 + 10),
         ("fast-cnn", 9 * (16 + 512 + 2048) + 2 * (16 + 32 + 64) + 2560 + 10),
         ("resnet8", RESNET8),
+        (
+            "resnet9",
+            9 * (64 + 8192 + 2 * 16384 + 32768 + 131072 + 2 * 262144)
+            + 2 * (64 + 3 * 128 + 256 + 3 * 512)
+            + 5130,
+        ),
         ("resnet20", RESNET8 + 2 * (18 * (256 + 1024 + 4096) + 4 * 112)),
     ],
 )
@@ -379,8 +387,8 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_of_them(spec: str, 
         build_model(spec, (1, 8, 8), 10, seed=1)
     assert (caught.value.where, caught.value.got, caught.value.hint) == ("model", spec, hint)
     assert caught.value.expected == (
-        "one of: mlp, small-cnn, fast-cnn, resnet8, resnet20, audio-cnn, audio-crnn, text-cnn, "
-        "text-gru, torchvision:NAME, timm:NAME, module:function"
+        "one of: mlp, small-cnn, fast-cnn, resnet8, resnet20, resnet9, audio-cnn, audio-crnn, "
+        "text-cnn, text-gru, torchvision:NAME, timm:NAME, module:function"
     )
 
 

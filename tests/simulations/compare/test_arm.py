@@ -187,11 +187,27 @@ def test_a_bad_table_is_refused_with_file_and_key(
     assert named in str(caught.value)
 
 
-def test_only_a_centralized_arm_has_a_protocol(tmp_path: Path) -> None:
-    file = written(tmp_path / "bad.toml", '[arm]\nkind = "one-site"\nprotocol = "equal-time"\n')
-    with pytest.raises(ConfigError, match="only arms of kind 'centralized' have a protocol") as one:
+@pytest.mark.parametrize(
+    ("kind", "protocol", "known"),
+    [
+        ("one-site", "equal-time", "equal-passes"),
+        ("centralized", "centralized-steps", "equal-passes, equal-steps, equal-time"),
+        ("federated", "equal-steps", "equal-passes, centralized-steps"),
+    ],
+)
+def test_a_kind_has_its_own_protocols(tmp_path: Path, kind: str, protocol: str, known: str) -> None:
+    text = f'[arm]\nkind = "{kind}"\nprotocol = "{protocol}"\n'
+    file = written(tmp_path / "bad.toml", text)
+    with pytest.raises(ConfigError, match=f"{kind}.* has one of the protocols {known}") as caught:
         load_arm(str(file), tmp_path, {})
-    assert one.value.where == f"{file}, [arm]"
+    assert caught.value.where == f"{file}, [arm]"
+
+
+@pytest.mark.parametrize("key", ["epoch-budget", "step-budget"])
+def test_with_the_steps_of_centralized_training_a_site_has_the_budget_of_all(key: str) -> None:
+    arm = Arm(key="a", table=ArmTable(protocol="centralized-steps"), values={})
+    config = arm.config({key: 6, "num-sites": 3, "epochs": "spread", "num-rounds": 2})
+    assert config.to_flower()[key] == 18
 
 
 @pytest.mark.parametrize("reference", ["fed-avg", "mine.toml", "arms/fedavg", ""])

@@ -117,7 +117,7 @@ def test_a_number_of_rounds_that_may_end_before_the_budget_is_refused(
 # Budgets in steps
 
 IN_STEPS: dict[str, Any] = {
-    "model": "mlp", "num-sites": 2, "epoch-budget": 0, "step-budget": 40, "local-steps": 2
+    "model": "mlp", "num-sites": 2, "epoch-budget": 0, "step-budget": 400, "local-steps": 2
 }  # fmt: skip
 
 
@@ -126,8 +126,9 @@ IN_STEPS: dict[str, Any] = {
 )
 def test_arms_that_count_in_steps_can_be_compared_in_steps(arm: str) -> None:
     comparison = comparison_of(config=IN_STEPS, arms=["centralized", arm])
-    configs = configs_of(comparison, [load_arm(arm, Path(), {})])
-    assert (configs[arm][0].unit, configs[arm][0].budget) == ("steps", 40)
+    loaded = load_arm(arm, Path(), {})
+    (config,) = configs_of(comparison, [loaded])[arm]
+    assert (config.unit, config.budget) == ("steps", 400 * loaded.budgets_of(config))
 
 
 @pytest.mark.parametrize("arm", EPOCHS_ONLY)
@@ -167,6 +168,16 @@ def test_a_yardstick_follows_from_its_protocol_and_may_change_nothing_else(arm: 
     with pytest.raises(ConfigError, match="the same data, model and budget") as caught:
         configs_of(comparison_of(), [load_arm("centralized", Path(), {}), changed])
     assert caught.value.where == f"{arm}, batch-size"
+
+
+def test_an_arm_with_the_steps_of_centralized_training_has_the_budget_times_the_sites() -> None:
+    names = ["centralized", "annealed-co-learning-more-passes"]
+    arms = [load_arm(name, Path(), {}) for name in names]
+    pooled, annealed = configs_of(comparison_of(), arms).values()
+    assert (pooled[0].epoch_budget, annealed[0].epoch_budget) == (4, 8)
+    with pytest.raises(ConfigError, match="the same data, model and budget") as caught:
+        configs_of(comparison_of(), [arms[0], load_arm(names[1], Path(), {"epoch-budget": 8})])
+    assert (caught.value.where, caught.value.got) == (f"{names[1]}, epoch-budget", 8)
 
 
 def test_a_quorum_of_some_of_the_sites_is_refused() -> None:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from mdc_flower.reports.plotting import png
-from simulations.figures.curves import plot_curves, plot_frontier
+from simulations.figures.curves import THIN, WIDE, plot_curves
+from simulations.figures.exchanges import plot_exchanges
 from simulations.figures.panels import draw_panels
 from simulations.results.outcome import Outcome
-from tests.simulations.made_up import ERRORS, MEGABYTE, error_point, outcome, results
+from tests.simulations.made_up import ERRORS, error_point, outcome, results
 
 FULL = {"a": {1: outcome((2, 0.5), (4, 0.9)), 2: outcome((2, 0.4), (4, 0.8))}}
-EXCHANGED = {"round": 2, "sent_bytes": MEGABYTE, "received_bytes": MEGABYTE}
 
 
 @pytest.mark.filterwarnings("error")
@@ -18,8 +18,8 @@ EXCHANGED = {"round": 2, "sent_bytes": MEGABYTE, "received_bytes": MEGABYTE}
     ("b", "lines"),
     [
         (
-            {1: outcome((1, 0.6), (4, 0.85)), 2: outcome((1, 0.5), (4, 0.7))},
-            [[1, 0.55], [4, 0.775]],
+            {1: outcome((1, 0.8), (4, 0.85)), 2: outcome((1, 0.6), (4, 0.7))},
+            [[1, 0.7], [4, 0.775]],
         ),
         ({1: outcome((1, 0.6), (4, 0.9)), 2: outcome((3, 0.5), (4, 0.7))}, [[4, 0.8]]),
         ({1: outcome((4, 1.0))}, [[4, 1.0]]),
@@ -37,24 +37,18 @@ def test_a_curve_is_the_mean_at_the_points_that_the_seeds_share(
     assert png(figure)
 
 
-@pytest.mark.parametrize(
-    ("highlight", "named"), [([], {"a", "b"}), (["b"], {"b"})], ids=["all", "one"]
-)
-def test_arms_are_named_if_they_are_to_be(highlight: list[str], named: set[str]) -> None:
-    both = results({**FULL, "b": FULL["a"]}, highlight=highlight)
-    curves, frontier = (draw_panels(plot, [both]).axes[0] for plot in (plot_curves, plot_frontier))
-    assert {text.get_text() for text in curves.texts} == named
-    assert {text.get_text() for text in frontier.get_legend().get_texts()} == named  # type: ignore[union-attr]
-    assert len(curves.lines) == 2, "the others are drawn as well"
+def test_every_arm_is_named_and_only_highlighted_ones_have_a_band() -> None:
+    both = results({**FULL, "b": FULL["a"]}, highlight=["b"])
+    axes = draw_panels(plot_curves, [both]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    assert [line.get_linewidth() for line in axes.lines] == [THIN, WIDE]
+    assert len(axes.collections) == 1
 
 
-def test_the_frontier_has_a_point_for_what_exchanges_and_a_line_for_what_does_not() -> None:
-    b = {seed: outcome((4, 0.8), **EXCHANGED) for seed in (1, 2)}
-    axes = draw_panels(plot_frontier, [results({**FULL, "b": b})]).axes[0]
-    places = [np.array(line.get_data(), dtype=np.float64).T for line in axes.lines]
-    # Means: 0.85 for what exchanges nothing, and 0.8 at 2 MB.
-    assert any(np.allclose(place[:, 1], 0.85) and len(place) == 2 for place in places)
-    assert any(np.allclose(place, [[2.0, 0.8]]) for place in places if len(place) == 1)
+def test_an_arm_has_the_same_colour_beside_any_others() -> None:
+    alone = draw_panels(plot_curves, [results({"fedavg": FULL["a"]})]).axes[0]
+    beside = draw_panels(plot_curves, [results({"a": FULL["a"], "fedavg": FULL["a"]})]).axes[0]
+    assert beside.lines[1].get_color() == alone.lines[0].get_color()
 
 
 def regression(*errors: float) -> Outcome:
@@ -66,13 +60,16 @@ def test_where_lower_is_better_the_axis_says_so_and_cuts_off_a_high_beginning() 
         {"a": {1: regression(900.0, 60.0, 50.0)}, "b": {1: regression(800.0, 70.0, 60.0)}},
         metrics=ERRORS,
     )
-    curves, frontier = (draw_panels(plot, [both]).axes[0] for plot in (plot_curves, plot_frontier))
-    assert curves.get_ylabel() == frontier.get_ylabel() == "test rmse, m (lower is better)"
+    curves = draw_panels(plot_curves, [both]).axes[0]
+    assert curves.get_ylabel() == "test rmse, m (lower is better)"
     # The worst end, 60, and 1.5 times the distance of the ends; the best value, 50, and 15% of
     # the distance between the two.
     assert curves.get_ylim() == pytest.approx((50 - 0.15 * 25, 75))
-    low, high = frontier.get_ylim()
-    assert low < 50 < 60 < high < 70
+    # The lines begin where they are inside.
+    assert [np.isfinite(line.get_ydata()).tolist() for line in curves.lines] == [  # type: ignore[arg-type]
+        [False, True, True],
+        [False, True, True],
+    ]
 
 
 @pytest.mark.filterwarnings("error")
@@ -80,7 +77,7 @@ def test_an_arm_without_a_finite_value_at_the_end_is_left_out() -> None:
     both = results(
         {"a": {1: regression(60.0, 50.0)}, "b": {1: regression(70.0, np.nan)}}, metrics=ERRORS
     )
-    for plot in (plot_curves, plot_frontier):
+    for plot in (plot_curves, plot_exchanges):
         figure = draw_panels(plot, [both])
         assert all(np.isfinite(figure.axes[0].get_ylim()))
         assert png(figure)
@@ -88,5 +85,5 @@ def test_an_arm_without_a_finite_value_at_the_end_is_left_out() -> None:
 
 def test_each_comparison_has_a_panel_with_its_name() -> None:
     comparisons = [results(FULL, name=name) for name in ("one", "two", "three")]
-    figure = draw_panels(plot_frontier, comparisons)
+    figure = draw_panels(plot_curves, comparisons)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two", "three"]

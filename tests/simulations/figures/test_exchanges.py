@@ -84,3 +84,12 @@ def test_all_seeds_of_all_arms_are_inside(axes: Axes) -> None:
     low, high = axes.get_ylim()
     assert low < 0.59
     assert high > 0.91
+
+
+def test_an_arm_far_below_is_named_with_its_value_at_the_edge() -> None:
+    outcomes = {key: reached(mean, 10) for key, mean in (("a", 0.9), ("b", 0.88), ("c", 0.3))}
+    axes: Axes = Figure().subplots()
+    plot_exchanges(axes, results(outcomes))
+    low, _ = axes.get_ylim()
+    assert 0.8 < low < 0.87
+    assert sorted(text.get_text() for text in axes.texts) == ["a", "b", "\u2193 c, 30.00"]

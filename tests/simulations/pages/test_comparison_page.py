@@ -6,7 +6,7 @@ import pytest
 
 from mdc_flower.reports.page import render
 from simulations.pages.comparison_page import comparison_page
-from simulations.pages.drawing import CSV_TABLE, CURVES, EXCHANGES, FRONTIER, TABLE, TUNING_TABLE
+from simulations.pages.drawing import CSV_TABLE, CURVES, EXCHANGES, TABLE, TUNING_TABLE
 from simulations.pages.report import PAGE, write_report
 from simulations.results.result_files import COMPARISON, RESULTS, read_results, write_results
 from strategies.common.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def assert_drawn(folder: Path) -> None:
     """Hold that a comparison's tables and pictures are in a folder."""
     assert (folder / TABLE).read_text().startswith("### ")
-    for name in (TUNING_TABLE, CSV_TABLE, CURVES, FRONTIER, EXCHANGES):
+    for name in (TUNING_TABLE, CSV_TABLE, CURVES, EXCHANGES):
         assert (folder / name).stat().st_size > 0
 
 
@@ -77,7 +77,7 @@ def test_the_table_is_that_of_the_comparison(folder: Path) -> None:
     # Both seeds differ by 0.1: no width.
     assert list(map(list, table.rows)) == [
         ["the <b>base</b>", "91.00 ± 12.71", "", "0", "0.0", "0", "1.5"],
-        ["other", "81.00 ± 12.71", "-10.00 ± 0.00", "2", "4.0", "0.4", "1.5"],
+        ["other", "81.00 ± 12.71", "-10.00 ± 0.00", "2", "4.0", "0.40", "1.5"],
     ]
     assert table.strong == {0}
     assert "Mean over 2 seeds" in table.note
@@ -85,10 +85,9 @@ def test_the_table_is_that_of_the_comparison(folder: Path) -> None:
 
 def test_the_pictures_are_told_in_words(folder: Path) -> None:
     (reached, _, _) = comparison_page(read_results(folder)).sections
-    exchanges, curves, frontier = reached.pictures
-    assert exchanges.label == "Exchanges: the <b>base</b> 0; other 2."
+    exchanges, curves = reached.pictures
+    assert exchanges.label == "Exchanges: the <b>base</b> 0, 0 B; other 2, 4.0 MB."
     assert curves.label == "Final accuracy: the <b>base</b> 91.00 ± 12.71 %; other 81.00 ± 12.71 %."
-    assert frontier.label == "Exchanged: the <b>base</b> 0 B; other 4.0 MB."
 
 
 def test_every_candidate_is_shown_and_the_chosen_one_is_named(folder: Path) -> None:
@@ -137,14 +136,14 @@ def test_a_name_is_no_markup(folder: Path) -> None:
     text = write_report(folder).read_text()
     assert "<b>" not in text
     assert "the &lt;b&gt;base&lt;/b&gt;" in text
-    assert text.count("<img ") == 3
+    assert text.count("<img ") == 2
 
 
-def test_only_with_grey_arms_are_they_explained() -> None:
+def test_thin_lines_are_explained_where_there_are_any() -> None:
     all_named = render(comparison_page(results(OUTCOMES)))
     one_named = render(comparison_page(results(OUTCOMES, highlight=["base"])))
-    assert "Grey:" not in all_named
-    assert "Grey: arms named only in the table." in one_named
+    assert "Thin lines" not in all_named
+    assert "Thin lines have no band." in one_named
 
 
 def test_a_damaged_comparison_and_a_folder_with_nothing_are_refused(

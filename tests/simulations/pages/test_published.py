@@ -6,21 +6,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from simulations.pages.drawing import CURVES, DRAWN_FROM, FRONTIER, results_digest
-from simulations.pages.published import BLOCK, RESULTS, documents, overview, refreshed
+from simulations.pages.drawing import CURVES, DRAWN_FROM, EXCHANGES, results_digest
+from simulations.pages.published import BLOCK, RESULTS, documents, refreshed
 from simulations.results.result_files import COMPARISON, write_results
-from simulations.results.tables import SUMMARY_ARMS, summary_table
+from simulations.results.summary import summary_table
 from strategies.common.errors import DataError
-from tests.simulations.made_up import outcome, results
+from tests.simulations.made_up import outcome, results, tuned
 
 DRAW = "python -m simulations.pages.published draws it"
 
 DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)")
 CODE_OR_LINK = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", re.DOTALL)
 
+ARMS = ("centralized", "co-learning", "fedavg", "one-site")
+
 MADE = results(
     {key: {1: outcome((1, value)), 2: outcome((1, value + 0.1))} for key, value in zip(
-        SUMMARY_ARMS, (0.8, 0.75, 0.6, 0.5), strict=True
+        ARMS, (0.8, 0.75, 0.6, 0.5), strict=True
     )}
 )  # fmt: skip
 
@@ -50,7 +52,7 @@ def rounds_to(exact: str, number: str) -> bool:
     return len(exact.partition(".")[2]) >= digits and f"{float(exact):.{digits}f}" == number
 
 
-@pytest.mark.parametrize("name", [CURVES, FRONTIER])
+@pytest.mark.parametrize("name", [CURVES, EXCHANGES])
 def test_every_picture_is_of_the_results_beside_it(name: str) -> None:
     pictures = sorted(path.parent / name for path in RESULTS.rglob(COMPARISON))
     assert len(pictures) > 1
@@ -58,9 +60,14 @@ def test_every_picture_is_of_the_results_beside_it(name: str) -> None:
         assert drawn_from(picture) == results_digest([picture.parent]), DRAW
 
 
-def test_the_picture_in_the_readme_is_of_its_summary() -> None:
-    assert len(overview()) > 1
-    assert drawn_from(RESULTS / CURVES) == results_digest(overview()), DRAW
+def test_tuning_is_folded(tmp_path: Path) -> None:
+    tuning = {arm: tuned(0.5, chosen=0) for arm in ARMS}
+    outcomes = {arm: {1: outcome((1, 0.5))} for arm in ARMS}
+    write_results(tmp_path / "made", results(outcomes, tuning=tuning))
+    filled = refreshed("<!-- results: tuning made -->\n<!-- /results -->\n", tmp_path)
+    title = "<details><summary>Candidates of each arm</summary>\n\n| arm |"
+    assert title in filled
+    assert filled.endswith("</details>\n<!-- /results -->\n")
 
 
 def test_a_block_is_filled_from_its_folder_and_stays_as_it_is_then(tmp_path: Path) -> None:
@@ -78,10 +85,7 @@ def test_a_block_is_filled_from_its_folder_and_stays_as_it_is_then(tmp_path: Pat
 def test_the_summary_has_a_line_for_each_comparison() -> None:
     lines = summary_table([MADE, MADE]).splitlines()
     # 0.8 and 0.9: half width 12.7062 * 0.05 = 0.63531.
-    cells = (
-        "85.00 ± 63.53 | 80.00 ± 63.53 | 65.00 ± 63.53 | 55.00 ± 63.53 | -5.00 ± 0.00 "
-        "| +15.00 ± 0.00 | 0 | 0"
-    )
+    cells = "85.00 ± 63.53 | 80.00 ± 63.53 | -5.00 ± 0.00 | +15.00 ± 0.00 | +25.00 ± 0.00 | 0 | 0"
     assert lines[2:4] == [f"| title | 2 | {cells} |"] * 2
 
 

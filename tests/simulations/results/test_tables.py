@@ -11,9 +11,8 @@ from simulations.results.intervals import PERCENT, Interval, Scale
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
 from simulations.results.rows import best_arm, table_rows
-from simulations.results.tables import markdown_table, summary_table, summary_tables, table_cells
+from simulations.results.tables import markdown_table, table_cells
 from simulations.results.tuning_tables import tuning_table
-from strategies.common.errors import DataError
 from tests.simulations.made_up import ERRORS, MEGABYTE, error_point, outcome, results, tuned
 
 EXCHANGED = {"exchanges": 4, "sent_bytes": MEGABYTE, "received_bytes": 3 * MEGABYTE}
@@ -49,7 +48,7 @@ def test_markdown_table() -> None:
     assert lines[0] == "### title"
     assert lines[2].startswith("| arm | test accuracy, % | difference from baseline, points |")
     assert lines[4] == "| baseline | **92.00 ± 4.97** |  | 0 | 0.0 | 0 | 1.5 |"
-    assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 4.0 | 0.4 | 1.5 |"
+    assert lines[5] == "| other | 91.00 ± 4.30 | -1.00 ± 2.48 | 4 | 4.0 | 0.40 | 1.5 |"
     assert "Mean over 3 seeds" in text
     assert "Bold: the best arm that averages." in text
 
@@ -94,7 +93,12 @@ def test_the_best_arm_is_one_that_averages_if_there_is_any() -> None:
         (
             {"epoch-budget": 2},
             "equal-time",
-            "same number of passes over its data, except base: as many steps as a site. All start",
+            "passes over its data, except base (as many steps as a site). All start",
+        ),
+        (
+            {"epoch-budget": 2},
+            "centralized-steps",
+            "except base (each site as many steps as centralized training). All start",
         ),
         ({"step-budget": 2}, "equal-passes", "Every site takes the same number of optimizer steps"),
     ],
@@ -229,62 +233,3 @@ def test_a_tuning_table_names_the_metric() -> None:
     lines = tuning_table(errors((1, 2), (1, 2), tuning=tuning)).splitlines()
     assert lines[0] == "| arm | candidates: validation rmse, m (lower is better) |"
     assert lines[2] == "| a | **lr-max 0.1: 56.25**; lr-max 0.2: 1234 |"
-
-
-def test_a_summary_is_of_one_metric() -> None:
-    arms = ["co-learning", "centralized"]
-    made = {key: {1: Outcome([error_point(2, 3.0)])} for key in arms}
-    regression = results(made, metrics=ERRORS)
-    text = summary_table([regression])
-    assert "centralized" in text
-    assert "| co-learning minus centralized, m (below 0 is better) |" in text
-    assert "Test rmse in m (lower is better): one seed" in text
-    shares = of_arms(*arms)
-    with pytest.raises(DataError, match="do not have the same metric") as caught:
-        summary_table([regression, shares])
-    assert caught.value.got == "rmse, m, accuracy, %"
-    assert summary_tables([regression, shares, regression]) == "\n".join(
-        [summary_table([regression, regression]), summary_table([shares])]
-    )
-
-
-def of_arms(*keys: str, seeds: tuple[int, ...] = (1, 2)) -> Results:
-    """Return results in which centralized reaches 0.75, co-learning 0.5, FedAvg 0.25 always."""
-    reached = {"fedavg": 0.25, "co-learning": 0.5, "centralized": 0.75}
-    return results(
-        {key: {seed: outcome((2, reached[key]), **EXCHANGED) for seed in seeds} for key in keys}
-    )
-
-
-def test_a_summarys_yardstick_is_centralized_wherever_it_stands() -> None:
-    head, _, line, *_ = summary_table([of_arms("fedavg", "co-learning", "centralized")]).split("\n")
-    assert head.startswith(
-        "| data | seeds | centralized | co-learning | fedavg "
-        "| co-learning minus centralized, points"
-    )
-    assert "co-learning minus fedavg, points | exchanges of co-learning |" in head
-    # -0.25 and +0.25, with each seed: above 0, co-learning is better.
-    assert line == (
-        "| title | 2 | 75.00 ± 0.00 | 50.00 ± 0.00 | 25.00 ± 0.00 | -25.00 ± 0.00 | +25.00 ± 0.00 "
-        "| 4 | 0.4 |"
-    )
-
-
-@pytest.mark.parametrize("arms", [("fedavg",), ("other", "fedavg")])
-def test_a_summary_of_comparisons_with_less_than_two_arms_in_common_is_refused(
-    arms: tuple[str, ...],
-) -> None:
-    less = results({arm: {1: outcome((2, 0.5))} for arm in arms}, name="less")
-    with pytest.raises(DataError, match="two arms that all comparisons have") as caught:
-        summary_table([of_arms("fedavg", "co-learning"), less])
-    assert (caught.value.where, caught.value.got) == ("title, less", "fedavg")
-
-
-def test_a_summary_speaks_of_intervals_only_where_there_are_any() -> None:
-    arms = "co-learning", "centralized"
-    many, one = of_arms(*arms), of_arms(*arms, seeds=(1,))
-    notes = [summary_table(each).splitlines()[-1] for each in ([one], [many], [many, one])]
-    assert notes[0] == "Test accuracy in percent: one seed, so no intervals."
-    assert notes[1].endswith("differences are paired by seed.")
-    assert notes[2].endswith("differences are paired by seed; no interval for a single seed.")
-    assert "±" not in summary_table([one])
