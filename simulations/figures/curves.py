@@ -8,14 +8,12 @@ from matplotlib.axes import Axes
 from mdc_flower.common.shown_metrics import ShownMetric
 from mdc_flower.reports.plotting import LineEnd, finish, label_ends
 from simulations.figures.arm_styles import style_of
+from simulations.figures.metric_axis import show_metric
 from simulations.results.outcome import Outcome
 from simulations.results.result_files import Results
 
 WIDE, THIN = 1.8, 0.9
 """Widths of the lines of highlighted and other arms."""
-
-HIGHEST_SHARE = 1.005
-"""End of an axis of shares, which has room for a line at 1."""
 
 
 def plot_curves(axes: Axes, results: Results) -> None:
@@ -51,10 +49,10 @@ def plot_curves(axes: Axes, results: Results) -> None:
             band = np.clip([by_seed.min(axis=0), by_seed.max(axis=0)], low, high)
             axes.fill_between(x, *band, color=style.color, alpha=0.12, linewidth=0)
         ends.append(LineEnd(float(x[-1]), float(mean[-1]), arm.name, style.color))
-    axes.set_ylim(low, high)
+    show_metric(axes, facts, low, high)
     axes.margins(x=0.02)
     label_ends(axes, ends)
-    axes.set(xlabel=_work(results), ylabel=f"{split} {metric.axis}")
+    axes.set_xlabel(_work(results))
     finish(axes)
 
 
@@ -78,7 +76,7 @@ def _limits(metric: ShownMetric, curves: Sequence[np.ndarray]) -> tuple[float, f
     if sign < 0 and best <= 0:
         beyond = min(0.0, beyond)
     low, high = sorted((sign * worst, sign * beyond))
-    return low, min(HIGHEST_SHARE, high) if metric.unit == "%" else high
+    return low, high
 
 
 def _curves(

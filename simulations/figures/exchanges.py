@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mdc_flower.reports.plotting import LineEnd, finish, label_ends
 from simulations.figures.arm_styles import family, style_of
+from simulations.figures.metric_axis import show_metric
 from simulations.results.result_files import ArmFacts, Results
 from simulations.results.rows import AVERAGING, finals, megabytes
 
@@ -66,8 +67,7 @@ def plot_exchanges(axes: Axes, results: Results) -> None:
     _limit(axes, results, [reached[arm.key] for arm in arms])
     label_ends(axes, [_inside(axes, end, results) for end in ends])
     _mark_counts(axes, [*counts, every_step], every_step)
-    split, metric = results.facts.split, results.facts.metric
-    axes.set(xlabel="exchanges with all sites (log scale)", ylabel=f"{split} {metric.axis}")
+    axes.set_xlabel("exchanges with all sites (log scale)")
     finish(axes)
     _add_shares(axes, every_step)
 
@@ -134,8 +134,7 @@ def _limit(axes: Axes, results: Results, reached: Sequence[_Reached]) -> None:
         ordered.pop()
     low, high = min(one.low for one in ordered), max(one.high for one in ordered)
     margin = 0.06 * (high - low) or 0.01
-    is_share = results.facts.metric.unit == "%"
-    axes.set_ylim(low - margin, min(1.005, high + margin) if is_share else high + margin)
+    show_metric(axes, results.facts, low - margin, high + margin)
 
 
 def _is_far(ordered: Sequence[_Reached]) -> bool:
