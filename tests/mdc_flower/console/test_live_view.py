@@ -170,6 +170,10 @@ def test_who_is_waited_for_is_a_line_and_the_headline_until_the_round_begins() -
     assert state.headline == "running"
 
 
+def test_a_warning_is_a_line() -> None:
+    assert lines_of({"event": "warning", "text": "no key"}) == ["warning: no key"]
+
+
 def test_a_repeated_round_is_a_line_with_what_came_and_what_it_needs() -> None:
     event = finished(event="round-retried", participants={"north": {}}, quorum=2)
     assert lines_of(STARTED, ROUND, event)[1:] == ["round 1: 1 updates, 2 needed; retrying"]

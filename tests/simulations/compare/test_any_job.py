@@ -219,6 +219,17 @@ def test_what_a_job_cannot_give_is_refused_before_anything_is_trained(
     assert caught.value.exit_code == 2
 
 
+def test_an_arm_or_candidate_that_sets_what_the_job_does_not_read_is_refused() -> None:
+    diloco = comparison_of("co-learning", "diloco")
+    with pytest.raises(ConfigError, match="the job does not read this key") as caught:
+        check(diloco, loaded(diloco), "validation")
+    assert (caught.value.where, caught.value.got) == ("arm diloco, optimizer", "adamw")
+    tried = comparison_of("fedavg-each-epoch", tuning=Tuning(grid={"weight-decay": [5e-4, 0.1]}))
+    with pytest.raises(ConfigError, match="the job does not read this key") as caught:
+        check(tried, loaded(tried), "validation")
+    assert (caught.value.where, caught.value.got) == ("arm fedavg-each-epoch, weight-decay", 0.1)
+
+
 STEPS: dict[str, Any] = {
     **CONFIG,
     "job": "tests.simulations.streams:endless",
