@@ -355,6 +355,24 @@ def test_what_a_module_remembers_in_no_array_ends_with_the_message() -> None:
     assert stayed.evaluate(start, {}) == client(Remembering).evaluate(start, {})
 
 
+def test_no_model_is_built_that_is_not_used() -> None:
+    built: list[nn.Module] = []
+
+    def counted() -> nn.Module:
+        built.append(network())
+        built[-1].get_submodule("1").requires_grad_(False)
+        return built[-1]
+
+    one, given = client(counted), arrays_in_order(network())
+    one.exchange = "trainable"
+    assert one.names == ["0.weight", "0.bias"]
+    assert one.base
+    one.evaluate(given[:2], {})
+    assert len(built) == 1
+    one.evaluate(given[:2], {})
+    assert len(built) == 2
+
+
 def test_fit_sends_tied_weights_once_and_trains_them_together() -> None:
     tokens = Examples(np.array([[0, 1], [2, 1]]), np.array([0, 2]))
     data = SiteData(train=tokens, validation=tokens)
