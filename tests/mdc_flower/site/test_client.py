@@ -344,7 +344,7 @@ class Remembering(nn.Linear):
         return super().forward(inputs) * self.get_buffer("scale") + self.uses
 
 
-def test_what_a_module_remembers_in_no_array_ends_with_the_message() -> None:
+def test_state_outside_of_arrays_ends_with_the_message() -> None:
     start = arrays_in_order(Remembering())
     orders = config_of(plan(round=2, lr_max=0.1, lr_min=0.1))
     stayed = client(Remembering)
@@ -422,7 +422,7 @@ def test_the_deadline_is_counted_from_when_fit_is_called(monkeypatch: pytest.Mon
     assert seen == [1060.0, math.inf]
 
 
-def test_the_progress_of_training_is_told_and_changes_no_bit() -> None:
+def test_progress_reports_change_no_bit() -> None:
     told: list[Progress] = []
     data = SiteData(train=numbered(10), validation=numbered(6))
     start, orders = arrays_in_order(network()), config_of(plan(local_epochs=2, lr_min=0.5))

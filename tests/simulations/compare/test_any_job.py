@@ -210,7 +210,7 @@ def not_pooled(context: JobContext) -> TorchJob:
         ("fedavg-each-epoch", f"{HERE}:late_cut", "validation", "sites together do not have the"),
     ],
 )
-def test_what_a_job_cannot_give_is_refused_before_anything_is_trained(
+def test_an_arm_that_does_not_suit_the_job_is_refused_before_training(
     arm: str, job: str, split: str, message: str
 ) -> None:
     comparison = comparison_of(arm, config={**CONFIG, "job": job})

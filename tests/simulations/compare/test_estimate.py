@@ -120,7 +120,7 @@ def test_a_step_and_an_evaluation_are_measured(tmp_path: Path) -> None:
     # Student's t at 97.5% for 1, 2 and 4 degrees of freedom: 12.706, 4.303 and 2.776.
     [(1, "1 gives no interval"), (2, "is 9.0 standard"), (3, "is 2.5 standard"), (5, "")],
 )
-def test_too_few_seeds_are_said_to_be_few(count: int, said: str) -> None:
+def test_a_warning_names_too_few_seeds(count: int, said: str) -> None:
     text = too_few_seeds(count)
     assert said in text
     assert bool(text) == bool(said)

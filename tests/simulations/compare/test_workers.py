@@ -26,7 +26,7 @@ def test_an_interrupt_ends_the_processes_at_once(kind: type[BaseException]) -> N
     assert all(future.done() for future in running[2:]), "what had not begun never does"
 
 
-def test_the_death_of_a_process_is_an_error_that_says_why_it_may_be() -> None:
+def test_a_dead_process_is_an_error_with_a_hint() -> None:
     with (
         pytest.raises(EngineError, match="a worker process died") as caught,
         worker_pool(1) as pool,
