@@ -56,6 +56,46 @@ MAY_CHANGE = frozenset(
 They do not change what a site computes for a given plan.
 """
 
+JOB_KEYS = frozenset(
+    {
+        "dataset",
+        "data-root",
+        "image-size",
+        "audio-sample-rate",
+        "audio-mels",
+        "audio-seconds",
+        "text-length",
+        "vocabulary",
+        "vocabulary-size",
+        "vocabulary-min-count",
+        "input-column",
+        "label-column",
+        "group-column",
+        "hf-subset",
+        "hf-test-split",
+        "max-train-examples",
+        "max-test-examples",
+        "validation-fraction",
+        "partition",
+        "partition-alpha",
+        "partition-shards",
+        "partition-size-ratio",
+        "model",
+        "optimizer",
+        "momentum",
+        "nesterov",
+        "weight-decay",
+        "batch-size",
+        "label-smoothing",
+        "augment",
+        "channels-last",
+    }
+)
+"""Run config keys of data, model and optimizer: they mean what the job makes of them.
+
+Those that a user's job does not read have no effect.
+"""
+
 CLASSIFICATION_JOB = "classification"
 """Value of ``job`` for the classification of the run's data set."""
 

@@ -183,6 +183,12 @@ def _run(
         changed_keys(record.checkpoint.run["config"], config)  # refuse before waiting for sites
     task.check_model()  # likewise
     check_trackers(config)
+    if idle := task.unread_keys(config):
+        _warn(
+            record,
+            f"the run config sets keys that the job has not read: {', '.join(idle)}. They have no "
+            "effect, unless the job reads them at a site",
+        )
     model = task.new_model()
     names = exchanged_names(model, config.exchange, config.keep)
     kept = kept_names(model, config.keep)
@@ -304,6 +310,12 @@ def _run(
             for event in read_events(record.path, "run-resumed")
         ],
     }
+
+
+def _warn(record: RunDirectory, text: str) -> None:
+    """Log a warning, for the live view as well."""
+    log(WARNING, "%s", text)
+    record.event("warning", text=text)
 
 
 def _resume_options(record: RunDirectory, config: RunConfig) -> dict[str, Any]:

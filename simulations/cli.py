@@ -2,6 +2,7 @@
 
 import sys
 import time
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated
 
@@ -92,7 +93,8 @@ def compare(
         from simulations.compare.equal_budgets import configs_of
         from simulations.compare.estimate import estimated
         from simulations.compare.progress import job_progress
-        from simulations.compare.runner import results_of, run_comparison
+        from simulations.compare.runner import results_of, run_comparison, shared_gpus
+        from simulations.compare.workers import worker_pool
         from simulations.pages.drawing import CURVES, draw_comparison
         from simulations.results.result_files import write_results
 
@@ -103,15 +105,17 @@ def compare(
         folder = (output or Path("runs", name)).absolute()
         count = workers or usable_cores()
 
-        def announce(*_: object) -> None:
-            time_left = estimated(spec, selected, configs_of(spec, selected), folder, count)
+        def announce(pool: Executor) -> None:
+            configs = configs_of(spec, selected)
+            time_left = estimated(spec, selected, configs, folder, count, pool)
             for line in announced(spec, selected, time_left, count):
                 console.print(line, highlight=False, markup=False)
 
         console.print(f"{spec.name}: {len(selected)} arms, {spec.num_seeds} seeds")
         if check_only:
             check(spec, selected, split)
-            announce()
+            with worker_pool(1, shared_gpus(configs_of(spec, selected))) as pool:
+                announce(pool)
             return
         with job_progress(console) as on_done:
             compared = run_comparison(spec, selected, folder, count, on_done, split, announce)

@@ -116,7 +116,8 @@ def _first(config: Any) -> int:
 def _check_steps(config: Any) -> None:
     """Raise `ValueError` if a run in steps also counts epochs, or lacks the length of a round."""
     # Flower's run config always has every key, so the default is the same as none.
-    if config.epoch_budget not in (0, type(config).model_fields["epoch_budget"].default):
+    defaults = {name: field.default for name, field in type(config).model_fields.items()}
+    if config.epoch_budget not in (0, defaults["epoch_budget"]):
         given = "local-steps" if config.local_steps else "step-budget"
         raise ValueError(
             f"{given} counts steps, but epoch-budget {config.epoch_budget} counts epochs: set "
@@ -125,6 +126,12 @@ def _check_steps(config: Any) -> None:
     if config.epochs != "spread" and not config.local_steps:
         raise ValueError(
             f"step-budget with epochs = {config.epochs!r} needs local-steps, the steps of a round"
+        )
+    first = config.first_local_epochs
+    if config.epochs == "growing" and first != defaults["first_local_epochs"]:
+        raise ValueError(
+            f"first-local-epochs {first} counts epochs, but the run counts steps: leave it out; "
+            "local-steps is the length of the first of growing rounds"
         )
     if config.epochs == "ile" and not (config.ile_max_steps or config.step_budget):
         raise ValueError(

@@ -57,6 +57,8 @@ class RunState:
             case "waiting-for-sites":
                 expected = event["expected"] or "?"
                 self.headline = f"waiting for sites: {len(event['online'])} of {expected} online"
+            case "warning":
+                return f"warning: {event['text']}"
             case "sites-awaited":
                 fields = {name: event[name] for name in Awaited.__dataclass_fields__}
                 self.headline = str(Awaited(**fields))

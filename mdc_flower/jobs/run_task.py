@@ -54,6 +54,10 @@ class RunTask(Protocol):
         """Check that the model can be trained, averaged and stored, before a run begins."""
         ...
 
+    def unread_keys(self, config: RunConfig) -> list[str]:
+        """Return the keys of data and model that a config sets, but the job has not read so far."""
+        ...
+
     def partition_sha256(self, num_sites: int) -> str:
         """Return a digest of how this number of simulated sites share the data."""
         ...

@@ -112,6 +112,10 @@ class Task:
         job = ClassificationJob(self.new_model, examples, settings, self.pipeline)
         try_model(job, settings, self.config.exchange, self.config.keep)
 
+    def unread_keys(self, config: RunConfig) -> list[str]:
+        """Return no keys: data and model are those of the config."""
+        return []
+
     def partition(self, num_sites: int) -> Partition:
         """Return the partition of the training examples into simulated sites."""
         if num_sites not in self._partitions:

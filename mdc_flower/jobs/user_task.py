@@ -15,6 +15,7 @@ from mdc_flower.common.seeded import seeded
 from mdc_flower.common.user_code import user_code
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.jobs.context import JobContext
+from mdc_flower.jobs.read_keys import unread_keys, watched
 from mdc_flower.jobs.signature import signature_of
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
 from mdc_flower.training.job import Job
@@ -42,7 +43,13 @@ class UserTask:
     @property
     def job(self) -> Job:
         """The job at the place of the context; see `build_job`."""
-        return _SeededJob(build_job(self.reference, self.context), self.config.seed)
+        job, _ = build_job(self.reference, self.context)
+        return _SeededJob(job, self.config.seed)
+
+    def unread_keys(self, config: RunConfig) -> list[str]:
+        """Return the keys of data and model that a config sets, but the job has not read so far."""
+        _, read = build_job(self.reference, self.context)
+        return unread_keys(config, read)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -117,8 +124,10 @@ class UserTask:
 
 
 @lru_cache(maxsize=128)
-def build_job(reference: str, context: JobContext) -> Job:
-    """Return the job that a user's function builds; the last few are kept.
+def build_job(reference: str, context: JobContext) -> tuple[Job, set[str]]:
+    """Return the job that a user's function builds, and the fields of the config that it reads.
+
+    The last few jobs are kept. A job may read a field later, in training; it is then added.
 
     Parameters
     ----------
@@ -133,6 +142,7 @@ def build_job(reference: str, context: JobContext) -> Job:
         If the function cannot be imported, raises an exception, or returns no job.
     """
     function = load_reference(reference, "job")
+    context, read = watched(context)
     with (
         user_code(ConfigError, "the job cannot be built", where="job", got=reference),
         relative_paths_explained(reference, "job"),
@@ -147,7 +157,7 @@ def build_job(reference: str, context: JobContext) -> Job:
             expected="a Job, such as torch_job(...) returns",
         )
     _check_metrics(job.metrics, reference)
-    return job  # type: ignore[no-any-return]
+    return job, read
 
 
 _PARTS = (

@@ -53,7 +53,7 @@ class SiteClient(NumPyClient):
     """Trains and evaluates on the data of one site.
 
     The client itself keeps no state between messages, so that an offline or restarted site computes
-    exactly what it would have computed otherwise. Each message gets a new model, because a used
+    exactly what it would have computed otherwise. Each use gets a new model, because a used
     model may have changed in ways that its arrays do not show. On failure the client raises, and
     the ClientApp turns the exception into an error reply.
 
@@ -120,23 +120,24 @@ class SiteClient(NumPyClient):
         self.exchange = exchange
         self.keep = keep
         self.own_arrays = own_arrays
+        self._unused: nn.Module | None = None
 
     @cached_property
     def names(self) -> list[str]:
         """The names of the exchanged arrays, in the model's order."""
-        return exchanged_names(self.job.model(), self.exchange, self.keep)
+        return exchanged_names(self._next_model(), self.exchange, self.keep)
 
     @cached_property
     def kept(self) -> list[str]:
         """The names of the arrays that stay at the site, in the model's order."""
-        return kept_names(self.job.model(), self.keep) if self.keep else []
+        return kept_names(self._next_model(), self.keep) if self.keep else []
 
     @cached_property
     def base(self) -> dict[str, str]:
         """The digests of the arrays that are neither exchanged nor kept; see `base_digests`."""
         if self.exchange == ALL:
             return {}
-        return base_digests(self.job.model(), [*self.names, *self.kept])
+        return base_digests(self._next_model(), [*self.names, *self.kept])
 
     def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
         """Return the initial model's arrays, in the order of `names`."""
@@ -269,8 +270,14 @@ class SiteClient(NumPyClient):
         self._recalibrate(model, stop_at)
         return model_arrays(model, names), num_examples
 
+    def _next_model(self) -> nn.Module:
+        """Return the new model that will be used next; until then it may only be read."""
+        if self._unused is None:
+            self._unused = self.job.model()
+        return self._unused
+
     def _loaded(self, parameters: NDArrays) -> nn.Module:
-        model = self.job.model()
+        model, self._unused = self._next_model(), None
         self.runtime.from_first(lambda: self._load_own(model))
         is_whole = self.exchange == ALL and not self.keep
         self.runtime.load(model, parameters, None if is_whole else self.names)

@@ -118,7 +118,6 @@ def train(
     settings: TrainSettings,
     device: torch.device,
     site: str,
-    after_epoch: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     stop_at: float = math.inf,
     epochs: Store | None = None,
@@ -127,18 +126,15 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place for one round.
 
-    Before every optimizer step, the learning rate is set from the plan, at this site's progress
-    ``step / (steps - 1)``. The first step has the cycle's first value, and the last step its last
-    value, whatever amount of data the site has.
+    Before every optimizer step, the learning rate is set by `RoundPlan.lr_of_step`: the cycle is
+    whole, whatever amount of data the site has.
 
     All randomness (order, augmentation, dropout, and other draws of the model from the global
     generators) comes from the plan's seed, its round and the site's name. A round that is counted
     in parts of an epoch goes on with the epoch that the round before has not finished, so order and
     augmentation then come from the number of the epoch instead of the round.
 
-    ``after_epoch`` is called with the number of each finished epoch; it may evaluate the model, but
-    must not change it. ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S`
-    seconds in between.
+    ``on_progress`` is called at the end of each epoch, and every `PROGRESS_S` seconds in between.
     Training continues from the state in ``epochs``, which gets the state after each epoch but the
     last. Otherwise it begins with the optimizer's state in ``carried``, which gets that state at
     the end.
@@ -243,8 +239,7 @@ def train(
                     )
                 if is_due:
                     report_progress()
-                progress = state.step / (steps - 1) if steps > 1 else 0.0
-                set_lr(state.optimizer, plan.lr_at(progress))
+                set_lr(state.optimizer, plan.lr_of_step(state.step, steps))
                 compute(batch)
                 _step(state, settings.clip_norm)
                 state.step += 1
@@ -254,8 +249,6 @@ def train(
                 _check_pass(plan, per_epoch, before, state.step)
                 report_progress()
                 state.epoch += 1
-                if after_epoch is not None:
-                    after_epoch(state.epoch)
                 if state.step < steps:
                     save(epochs, runtime, so_far)
 

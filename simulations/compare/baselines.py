@@ -55,7 +55,7 @@ def train_without_exchange(
     if kind == "centralized":
         task = pooled_task(config, protocol)
         job = task.pooled_job(config.num_sites)
-        course = pooled_course(config, protocol)
+        course = pooled_course(config, protocol, job)
     else:
         task = load_run_task(config)
         job = task.site_job(simulated_sites(config)[0])

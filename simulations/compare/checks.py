@@ -40,6 +40,7 @@ def check(comparison: Comparison, arms: Sequence[Arm], split: str) -> RunTask:
         for config in configs[arm.key]:
             _check_arm(arm, config)
         load_run_task(configs[arm.key][0]).check_model()
+        _check_read(arm, configs[arm.key], set(comparison.config))
     task = load_run_task(configs[arms[0].key][0])
     for needed in {split, "validation"} if comparison.tuning else {split}:
         _check_held_out(task, needed)
@@ -67,6 +68,21 @@ def _check_arm(arm: Arm, config: RunConfig) -> None:
             expected="empty",
             hint="The histories of such runs have the sites' own evaluations, `site_evaluation`",
         )
+
+
+def _check_read(arm: Arm, configs: Sequence[RunConfig], shared: set[str]) -> None:
+    """Raise ConfigError if what makes an arm or candidate differ has no effect on a user's job."""
+    task = load_run_task(configs[0])
+    for config in configs:
+        for key in task.unread_keys(config):
+            if key not in shared:
+                raise ConfigError(
+                    "the job does not read this key, so the arm is not what it says",
+                    where=f"arm {arm.key}, {key}",
+                    got=config.to_flower()[key],
+                    hint=f"Let the job use context.config.{key.replace('-', '_')}, or leave the "
+                    "key or the arm out",
+                )
 
 
 def _check_held_out(task: RunTask, split: str) -> None:

@@ -58,27 +58,30 @@ def with_batches_of(config: RunConfig, protocol: Protocol) -> RunConfig:
     return config.model_copy(update={"batch_size": config.num_sites * config.batch_size})
 
 
-def pooled_course(config: RunConfig, protocol: Protocol) -> Course:
+def pooled_course(config: RunConfig, protocol: Protocol, job: Job) -> Course:
     """Return the course of centralized training.
 
     Parameters
     ----------
     config
         The config that all arms share, with the batch size of the sites.
+    protocol
+        See `simulations.compare.arm.ArmTable`.
+    job
+        The pooled job of `pooled_task`.
 
     Raises
     ------
     ConfigError
         If the budget counts passes and the data are a stream.
     """
-    trained = with_batches_of(config, protocol)
     if config.unit == "steps":
         of_all_sites = config.num_sites * config.batch_size
         if protocol == "equal-steps":
             return Course(config.budget, 1, of_all_sites)
         steps = config.budget * (config.num_sites if protocol == "equal-passes" else 1)
         return Course(steps, config.num_sites, of_all_sites)
-    course = course_of(trained, load_run_task(trained).pooled_job(config.num_sites))
+    course = course_of(config, job)
     if protocol != "equal-time":
         return course
     return Course(site_steps(config), course.per_unit, course.examples_per_unit)

@@ -2,16 +2,17 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mdc_flower.config import RunConfig
-from mdc_flower.jobs.run_task import RunTask, load_run_task
+from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.training.loop import train
 from mdc_flower.training.numerics import repeatable
-from simulations.compare.arm import Arm
+from simulations.compare.arm import Arm, Protocol
 from simulations.compare.baselines import evaluated
 from simulations.compare.comparison_file import Comparison
 from simulations.compare.course import (
@@ -20,6 +21,7 @@ from simulations.compare.course import (
     pooled_course,
     pooled_task,
     simulated_sites,
+    with_batches_of,
 )
 from simulations.compare.equal_budgets import Configs, configs_of
 from simulations.compare.job_files import job_folder, read_result
@@ -57,11 +59,12 @@ def estimated(
     configs: Configs,
     output: Path,
     workers: int,
+    pool: Executor,
 ) -> Estimate:
     """Estimate the time of a comparison.
 
     An arm that has results in the output folder takes what they took. For the others, the time of
-    an optimizer step and of an evaluation is measured here, and multiplied by their numbers.
+    an optimizer step and of an evaluation is measured, and multiplied by their numbers.
 
     Parameters
     ----------
@@ -69,6 +72,11 @@ def estimated(
         The configs of each arm; see `simulations.compare.equal_budgets.configs_of`.
     output
         The output folder; it need not exist.
+    workers
+        Number of processes that will share the jobs.
+    pool
+        Where times are measured. It should be the pool of the jobs: a GPU in exclusive mode serves
+        one process only.
     """
     measured: _Measured | None = None
     seconds, num_jobs, num_finished = 0.0, 0, 0
@@ -82,7 +90,7 @@ def estimated(
             if known:
                 seconds += left * float(np.mean(known))
             elif left:
-                measured = measured or _Measured(configs[arms[0].key][0])
+                measured = measured or _Measured(configs[arms[0].key][0], pool)
                 rounds = own[arm.table.rounds_of or arm.key][0]
                 seconds += left * measured.seconds_of(arm, own[arm.key][0], rounds)
     parts = [measured.basis] if measured else []
@@ -117,10 +125,10 @@ def _tuning_folders(comparison: Comparison, arm: Arm, output: Path) -> Iterator[
 class _Measured:
     """The times of a step and of an evaluation, measured with the config of one arm."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, pool: Executor) -> None:
+        self._config, self._pool = config, pool
         self._step_seconds: dict[int, float] = {}
-        self._evaluation_seconds = _evaluation_seconds(load_run_task(config))
+        self._evaluation_seconds = pool.submit(_evaluation_seconds, config).result()
 
     @property
     def basis(self) -> str:
@@ -139,10 +147,11 @@ class _Measured:
         return steps * self._seconds_of_step(arm) + evaluations * self._evaluation_seconds
 
     def _seconds_of_step(self, arm: Arm) -> float:
-        task = pooled_task(self._config, arm.table.protocol)
-        size = task.config.batch_size
+        protocol = arm.table.protocol
+        size = with_batches_of(self._config, protocol).batch_size
         if size not in self._step_seconds:
-            self._step_seconds[size] = _step_seconds(task)
+            measuring = self._pool.submit(_step_seconds, self._config, protocol)
+            self._step_seconds[size] = measuring.result()
         return self._step_seconds[size]
 
 
@@ -150,7 +159,8 @@ def _amount(arm: Arm, config: RunConfig) -> tuple[int, int]:
     """Return the optimizer steps of one job at all sites, and the points on the curves."""
     task = load_run_task(config)
     if arm.table.kind == "centralized":
-        return _costs([pooled_course(config, arm.table.protocol)])
+        job = pooled_task(config, arm.table.protocol).pooled_job(config.num_sites)
+        return _costs([pooled_course(config, arm.table.protocol, job)])
     sites = simulated_sites(config)
     if arm.table.kind == "one-site":
         return _costs([course_of(config, task.site_job(sites[0]))])
@@ -161,9 +171,9 @@ def _costs(courses: Sequence[Course]) -> tuple[int, int]:
     return sum(one.steps for one in courses), sum(len(list(one.marks())) for one in courses)
 
 
-def _step_seconds(task: RunTask) -> float:
+def _step_seconds(config: RunConfig, protocol: Protocol) -> float:
     """Measure the seconds of an optimizer step."""
-    config = task.config
+    task = pooled_task(config, protocol)
     job = task.pooled_job(config.num_sites)
     model = job.model()
     with repeatable(config.threads_per_site, task.device):
@@ -184,11 +194,12 @@ def _plan(config: RunConfig, steps: int) -> RoundPlan:
     )
 
 
-def _evaluation_seconds(task: RunTask) -> float:
+def _evaluation_seconds(config: RunConfig) -> float:
     """Measure the seconds of an evaluation on all splits of the coordinator."""
-    held = task.coordinator_job(task.config.num_sites)
+    task = load_run_task(config)
+    held = task.coordinator_job(config.num_sites)
     model = held.model()
-    with repeatable(task.config.threads_per_site, task.device):
+    with repeatable(config.threads_per_site, task.device):
         started = time.monotonic()
         evaluated(task, held, model)
     return time.monotonic() - started

@@ -22,6 +22,7 @@ from simulations.compare.arm import Arm
 from simulations.compare.baselines import train_ensemble, train_without_exchange
 from simulations.compare.flower_fedavg import train_with_flowers_fedavg
 from simulations.compare.job_files import Finished, claim, description, read_result, write_result
+from simulations.compare.workers import IF_DEAD
 from simulations.results.outcome import SPLITS, Outcome, Point
 from strategies.common.errors import DivergedError, EngineError, QuorumError
 from strategies.exchange.causes import Cause
@@ -96,7 +97,7 @@ def finished_jobs(pool: Executor, jobs: Sequence[Job]) -> Iterator[tuple[Job, Fi
         raise EngineError(
             "a worker process died; unfinished jobs: "
             + "; ".join(job.label for job in left.values()),
-            hint="It may have been killed for lack of memory; fewer --workers need less",
+            hint=IF_DEAD,
         ) from None
     finally:
         for future in running:

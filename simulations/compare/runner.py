@@ -12,7 +12,6 @@ import torch
 
 from mdc_flower.common.config_model import Scalar
 from mdc_flower.config import RunConfig
-from mdc_flower.jobs.run_task import RunTask
 from simulations.compare.arm import Arm
 from simulations.compare.checks import check
 from simulations.compare.comparison_file import Comparison
@@ -67,7 +66,7 @@ def run_comparison(
     workers: int | None = None,
     on_done: OnDone = lambda job, finished, total: None,
     split: str = "test",
-    on_checked: Callable[[RunTask], None] = lambda task: None,
+    on_checked: Callable[[Executor], None] = lambda pool: None,
 ) -> Compared:
     """Tune every arm, and run it with every seed, in parallel processes.
 
@@ -84,7 +83,7 @@ def run_comparison(
     split
         The split that will be reported; it must have examples.
     on_checked
-        Called with the task of the first arm when the comparison has been checked, before any
+        Called with the pool of processes when the comparison has been checked, before any
         training.
 
     Raises
@@ -93,9 +92,9 @@ def run_comparison(
         See `check` and `simulations.compare.jobs.finished_jobs`. Finished results are kept.
     """
     task = check(comparison, arms, split)
-    on_checked(task)
     try:
         with worker_pool(workers, shared_gpus(configs_of(comparison, arms))) as pool:
+            on_checked(pool)
             return _Runner(comparison, arms, task.metrics, output, pool, on_done).run()
     except BaseException as error:
         error.add_note(

@@ -7,14 +7,19 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from typing import Any
 
 from mdc_flower.common.cores import usable_cores
+from strategies.common.errors import EngineError
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 """Environment variable with the GPUs visible to a process, which numbers them from 0."""
+
+IF_DEAD = "It may have been killed for lack of memory; fewer --workers need less"
+"""What to do if a process of the pool died."""
 
 
 @contextmanager
@@ -33,6 +38,11 @@ def worker_pool(
         GPUs in the notation of ``CUDA_VISIBLE_DEVICES``, assigned to the processes in turn: each
         process sees one GPU as its device ``cuda``. If empty, every process sees the same GPUs as
         this one.
+
+    Raises
+    ------
+    EngineError
+        If a process died.
     """
     others = set(active_children())
     context = get_context("spawn")
@@ -41,11 +51,13 @@ def worker_pool(
     )
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         for process in set(active_children()) - others:
             process.terminate()
         # Only the pool's thread waits for them: with two waiters, one may miss that they ended.
         pool.shutdown(cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise EngineError("a worker process died", hint=IF_DEAD) from None
         raise
     pool.shutdown()
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from flwr.app import ConfigRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from strategies.common.errors import PlanError
+from strategies.common.errors import MdcError, PlanError
 
 CycleShape = Literal[
     "exponential",
@@ -166,6 +166,25 @@ class RoundPlan(BaseModel):
                 return cosine(high, low, self._progress_of_run(progress))
             case "global-linear":
                 return high + (low - high) * self._progress_of_run(progress)
+
+    def lr_of_step(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, counted from 0, of a round with so many steps.
+
+        The first step has the cycle's first value, and the last step its last value.
+
+        Raises
+        ------
+        MdcError
+            If the round has no such step.
+        """
+        if not 0 <= step < steps:
+            raise MdcError(
+                "the round has no such step, so the plan has no learning rate for it",
+                where=f"round {self.round}, step {step}, counted from 0",
+                expected=f"one of {steps} steps",
+                hint="Count the optimizer steps of the whole round",
+            )
+        return self.lr_at(step / (steps - 1) if steps > 1 else 0.0)
 
     def _progress_of_run(self, progress: float) -> float:
         return self.run_start + (self.run_end - self.run_start) * progress

@@ -128,11 +128,8 @@ def bench_memory(matrices: int, rounds: int) -> str:
                 "epochs": "fixed", "local-epochs": 1, "epoch-budget": rounds, "min-sites": 1,
                 "lr-max": 0.001, "round-deadline-s": 3600,
             }  # fmt: skip
-            options = [text for key, value in keys.items() for text in ("--set", f"{key}={value}")]
-            kit = str(sites.kit("coordinator"))
             with peaks(folder) as found:
-                done = sites.mdc("coordinator", "run", kit, *options, "--output", str(folder / "r"))
-            assert done.returncode == 0, done.stdout + done.stderr
+                sites.run(folder / "run", keys)
     by_role = ", ".join(f"{role} {size / 1e6:.0f} MB" for role, size in sorted(found.items()))
     return (
         f"peak memory with a model of {matrices * MATRIX_MB:.0f} MB, one site, {rounds} rounds: "

@@ -169,6 +169,13 @@ class RealSites:
             timeout=600,
         )
 
+    def run(self, run_dir: Path, keys: Mapping[str, Any]) -> None:
+        """Lead a run with these keys of the run config to its end, at sites that are started."""
+        settings = [text for key, value in keys.items() for text in ("--set", f"{key}={value}")]
+        kit = str(self.kit("coordinator"))
+        done = self.mdc("coordinator", "run", kit, *settings, "--output", str(run_dir))
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def environment(self) -> dict[str, str]:
         """Return the environment variables for every process."""
         home = self.folder / "home"

@@ -65,11 +65,7 @@ def round_seconds(sites: RealSites, run_dir: Path, rounds: int) -> list[float]:
         "model": "mlp", "epochs": "fixed", "local-epochs": 1, "epoch-budget": rounds + 2,
         "min-sites": NUM_SITES,
     }  # fmt: skip
-    options = [text for key, value in keys.items() for text in ("--set", f"{key}={value}")]
-    done = sites.mdc(
-        "coordinator", "run", str(sites.kit("coordinator")), *options, "--output", str(run_dir)
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    sites.run(run_dir, keys)
     return [line["seconds"] for line in read_history(run_dir)][1:-1]
 
 

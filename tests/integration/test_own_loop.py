@@ -45,12 +45,7 @@ def test_two_real_sites_train_with_a_job_in_bash_and_numpy(tmp_path: Path) -> No
         sites.start_coordinator()
         for name in sites.names:
             sites.start_site(name)
-        options = [text for key, value in SETTINGS.items() for text in ("--set", f"{key}={value}")]
-        done = sites.mdc(
-            "coordinator", "run", str(sites.kit("coordinator")), *options,
-            "--output", str(run_dir),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        sites.run(run_dir, SETTINGS)
         for name in sites.names:
             assert "it trains with its own data" in sites.log(name)
             assert "round 2: the site's command trains, 4 epochs" in sites.log(name)

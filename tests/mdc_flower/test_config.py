@@ -349,6 +349,12 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"local-steps": 2},
         "needs num-rounds times local-steps of at most step-budget",
     ),
+    "growing rounds in steps begin with steps": (
+        GROWING
+        | {"epoch-budget": 0, "local-steps": 2, "step-budget": 40, "first-local-epochs": 0.2},
+        {"first-local-epochs": 0.1},
+        "first-local-epochs 0.2 counts epochs, but the run counts steps: leave it out; local-steps",
+    ),
     "peaks that fall know the end": (
         {"lr-peak": "linear", "num-rounds": 3, "epoch-budget": 0},
         {"epochs": "fixed"},

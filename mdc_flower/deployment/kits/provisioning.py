@@ -7,7 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 from mdc_flower.common.config_files import read_toml
-from mdc_flower.deployment.kits.certificates import expiry, fingerprint, public_key_of
+from mdc_flower.deployment.kits.certificates import (
+    expiry,
+    fingerprint,
+    public_key_of,
+    short_id,
+)
 from mdc_flower.deployment.kits.kits import CA, KIT, REVOKED, SITE_KEY, SITES
 from mdc_flower.deployment.kits.private_files import read_file
 from mdc_flower.deployment.kits.spec import AUTHORITY, COORDINATOR, FederationSpec
@@ -82,13 +87,21 @@ class Provisioning:
         return folders | set(self._public_keys(SITES))
 
     def revoked_sites(self) -> set[str]:
-        """Return the file stems in ``revoked/``: sites without another key, and older keys."""
-        return set(self._public_keys(REVOKED))
+        """Return the sites that have no key since theirs was revoked.
+
+        A key that was only replaced is in ``revoked/`` too, as ``NAME-`` and its short id.
+        """
+        stems = {name for name, key in self._revoked() if not name.endswith(f"-{short_id(key)}")}
+        return stems - self.existing_sites()
 
     def revoked_keys(self) -> set[str]:
-        """Return the fingerprints of the revoked keys."""
-        paths = self._public_keys(REVOKED).values()
-        return {fingerprint(read_file(path).decode("utf-8", "replace")) for path in paths}
+        """Return the fingerprints of the keys that were revoked or replaced."""
+        return {fingerprint(key) for _, key in self._revoked()}
+
+    def _revoked(self) -> Iterator[tuple[str, str]]:
+        """Yield file stem and text of each key in ``revoked/``."""
+        for name, path in self._public_keys(REVOKED).items():
+            yield name, read_file(path).decode("utf-8", "replace")
 
     def _public_keys(self, folder: str) -> dict[str, Path]:
         return {

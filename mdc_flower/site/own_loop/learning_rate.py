@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from mdc_flower.site.own_loop.cycle import lr_of_step
 from mdc_flower.training.rates import scale_of
 from strategies.method.round_plan import RoundPlan
 
@@ -37,5 +36,5 @@ class RoundLR(LRScheduler):
         """Return the rate of each parameter group for the next optimizer step."""
         # After the last optimizer step, `step` is called once more.
         is_over = self.last_epoch >= self.steps
-        lr = lr_of_step(self.plan, self.last_epoch - is_over, self.steps)
+        lr = self.plan.lr_of_step(self.last_epoch - is_over, self.steps)
         return [lr * scale_of(group) for group in self.optimizer.param_groups]

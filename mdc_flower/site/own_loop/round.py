@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from mdc_flower.site.own_loop import ranks
-from mdc_flower.site.own_loop.cycle import lr_of_step
 from mdc_flower.site.own_loop.protocol import (
     MODEL,
     PLAN,
@@ -144,7 +143,7 @@ class Round:
         MdcError
             If the round has no such step.
         """
-        return lr_of_step(self._plan(), step, steps)
+        return self._plan().lr_of_step(step, steps)
 
     def lr_scheduler(self, optimizer: "Optimizer", steps: int) -> "RoundLR":
         """Return a scheduler that sets the plan's rate for each of the round's optimizer steps.

@@ -60,7 +60,7 @@ def test_balanced_accuracy_stands_beside_accuracy() -> None:
     assert "accuracy: test 0.9800 (balanced 0.5000), relative" in first
 
 
-def test_a_run_is_a_line_at_its_start_and_one_a_round() -> None:
+def test_a_run_prints_a_line_at_its_start_and_one_per_round() -> None:
     start, first = lines_of(STARTED, ROUND, answered("north"), answered("south"), finished())
     assert start == "2 sites: north, south"
     assert first.startswith(
@@ -134,7 +134,7 @@ def lines_of_rounds(*rounds: tuple[list[str], list[str], list[str]]) -> list[str
     return [line.split(", 2 epochs")[0] for line in lines_of(*events)[1:]]
 
 
-def test_a_lost_site_still_counts_and_the_line_says_since_when_it_is_gone() -> None:
+def test_the_line_counts_lost_sites_and_names_the_round_of_the_loss() -> None:
     both, north = ["north", "south"], ["north"]
     lines = lines_of_rounds(
         (both, both, []), (both, north, []), (north, north, ["south"]), (both, both, [])
@@ -153,13 +153,13 @@ def test_a_site_that_is_lost_again_is_lost_since_then() -> None:
     assert last == "round 3: 1 of 2 sites, south lost in round 3"
 
 
-def test_of_a_site_that_was_gone_before_the_run_went_on_it_is_said_that_it_is_not_there() -> None:
+def test_a_site_that_was_lost_before_a_resume_is_not_online() -> None:
     both = ["north", "south"]
     (line,) = lines_of_rounds((both, both, ["east"]))
     assert line == "round 1: 2 of 3 sites, east not online"
 
 
-def test_who_is_waited_for_is_a_line_and_the_headline_until_the_round_begins() -> None:
+def test_awaited_sites_are_a_line_and_the_headline_until_the_round_starts() -> None:
     state = RunState()
     awaited = {"missing": ["south"], "num_here": 1, "quorum": 2, "left_s": 86400.0}
     text = "waiting up to 24.0 h for south: only 1 of the 2 required sites are available"
@@ -170,7 +170,11 @@ def test_who_is_waited_for_is_a_line_and_the_headline_until_the_round_begins() -
     assert state.headline == "running"
 
 
-def test_a_repeated_round_is_a_line_with_what_came_and_what_it_needs() -> None:
+def test_a_warning_is_a_line() -> None:
+    assert lines_of({"event": "warning", "text": "no key"}) == ["warning: no key"]
+
+
+def test_a_repeated_round_is_a_line_with_its_updates_and_its_quorum() -> None:
     event = finished(event="round-retried", participants={"north": {}}, quorum=2)
     assert lines_of(STARTED, ROUND, event)[1:] == ["round 1: 1 updates, 2 needed; retrying"]
 
@@ -185,7 +189,9 @@ def test_a_repeated_round_is_a_line_with_what_came_and_what_it_needs() -> None:
         ),
     ],
 )
-def test_a_run_that_goes_on_says_where_and_with_what(changed: dict[str, Any], line: str) -> None:
+def test_a_resumed_run_names_its_round_and_the_changed_keys(
+    changed: dict[str, Any], line: str
+) -> None:
     assert lines_of(STARTED, RESUMED | {"changed": changed})[1:] == [line]
 
 
@@ -227,7 +233,7 @@ def test_each_sites_state_is_followed() -> None:
     ]
 
 
-def test_a_site_whose_update_is_here_already_is_done_when_the_round_starts() -> None:
+def test_a_site_whose_update_is_stored_is_done_when_the_round_starts() -> None:
     state = RunState()
     state.apply(STARTED)
     state.apply(ROUND | {"sites": ["south"], "kept": ["north"]})
@@ -385,7 +391,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came true")
 
 
-def test_off_a_terminal_each_round_is_one_line_however_long(tmp_path: Path) -> None:
+def test_without_a_terminal_each_round_is_one_line(tmp_path: Path) -> None:
     console, text = plain_console()
     with LiveView(tmp_path, console):
         write(tmp_path / EVENTS, STARTED, ROUND, answered("north"), finished())
@@ -405,7 +411,7 @@ def test_lines_appear_while_the_run_goes_on(tmp_path: Path) -> None:
     assert len(text.getvalue().splitlines()) == 2
 
 
-def test_what_an_earlier_process_logged_is_not_shown_again(tmp_path: Path) -> None:
+def test_events_of_an_earlier_process_are_not_shown_again(tmp_path: Path) -> None:
     console, text = plain_console()
     write(tmp_path / EVENTS, STARTED, ROUND, finished())
     with LiveView(tmp_path, console):

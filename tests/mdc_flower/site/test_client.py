@@ -344,7 +344,7 @@ class Remembering(nn.Linear):
         return super().forward(inputs) * self.get_buffer("scale") + self.uses
 
 
-def test_what_a_module_remembers_in_no_array_ends_with_the_message() -> None:
+def test_state_outside_of_arrays_ends_with_the_message() -> None:
     start = arrays_in_order(Remembering())
     orders = config_of(plan(round=2, lr_max=0.1, lr_min=0.1))
     stayed = client(Remembering)
@@ -353,6 +353,24 @@ def test_what_a_module_remembers_in_no_array_ends_with_the_message() -> None:
     other, _, _ = client(Remembering).fit(start, orders)
     assert [a.tobytes() for a in one] == [b.tobytes() for b in other]
     assert stayed.evaluate(start, {}) == client(Remembering).evaluate(start, {})
+
+
+def test_no_model_is_built_that_is_not_used() -> None:
+    built: list[nn.Module] = []
+
+    def counted() -> nn.Module:
+        built.append(network())
+        built[-1].get_submodule("1").requires_grad_(False)
+        return built[-1]
+
+    one, given = client(counted), arrays_in_order(network())
+    one.exchange = "trainable"
+    assert one.names == ["0.weight", "0.bias"]
+    assert one.base
+    one.evaluate(given[:2], {})
+    assert len(built) == 1
+    one.evaluate(given[:2], {})
+    assert len(built) == 2
 
 
 def test_fit_sends_tied_weights_once_and_trains_them_together() -> None:
@@ -404,7 +422,7 @@ def test_the_deadline_is_counted_from_when_fit_is_called(monkeypatch: pytest.Mon
     assert seen == [1060.0, math.inf]
 
 
-def test_the_progress_of_training_is_told_and_changes_no_bit() -> None:
+def test_progress_reports_change_no_bit() -> None:
     told: list[Progress] = []
     data = SiteData(train=numbered(10), validation=numbered(6))
     start, orders = arrays_in_order(network()), config_of(plan(local_epochs=2, lr_min=0.5))

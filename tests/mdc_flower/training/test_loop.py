@@ -53,9 +53,8 @@ def fit(
     settings: TrainSettings = PLAIN,
     site: str = "north",
     pipeline: InputPipeline = RAW,
-    after_epoch: Callable[[int], None] | None = None,
 ) -> TrainResult:
-    return train(model, job_of(data, settings, pipeline), plan, settings, CPU, site, after_epoch)
+    return train(model, job_of(data, settings, pipeline), plan, settings, CPU, site)
 
 
 def random_vectors(count: int, width: int = 3, num_classes: int = 2, seed: int = 0) -> Tensors:
@@ -613,28 +612,19 @@ def test_the_layout_of_the_weights_follows_the_images(channels_last: bool) -> No
     assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
 
 
-def test_after_epoch_is_called_with_each_epoch_and_may_evaluate() -> None:
+def test_an_evaluation_between_epochs_changes_nothing_in_training() -> None:
     data, orders = random_vectors(20), plan(local_epochs=4, lr_max=0.1, lr_min=0.1)
     watched, unwatched = small_net(dropout=0.5), small_net(dropout=0.5)
-    losses: dict[int, float] = {}
+    losses: list[float] = []
 
-    def after_epoch(epoch: int) -> None:
-        losses[epoch] = evaluated(watched, data).loss
+    def evaluate_now(progress: Progress) -> None:
+        losses.append(evaluated(watched, data).loss)
 
-    fit(watched, data, orders, after_epoch=after_epoch)
+    train(watched, job_of(data, PLAIN), orders, PLAIN, CPU, "north", on_progress=evaluate_now)
     fit(unwatched, data, orders)
-    assert list(losses) == [1, 2, 3, 4]
-    assert len(set(losses.values())) == 4
-    assert losses[4] == evaluated(watched, data).loss
+    assert len(set(losses)) == 4
+    assert losses[-1] == evaluated(watched, data).loss
     assert same_bits(watched, unwatched)
-
-
-def test_after_epoch_is_not_called_for_an_epoch_that_was_not_finished() -> None:
-    finished: list[int] = []
-    settings = replace(PLAIN, batch_size=2)  # 5 steps an epoch
-    model = linear([[0.0] * 3] * 2)
-    fit(model, random_vectors(10), plan(local_steps=8), settings, after_epoch=finished.append)
-    assert finished == [1]
 
 
 # Progress

@@ -210,13 +210,24 @@ def not_pooled(context: JobContext) -> TorchJob:
         ("fedavg-each-epoch", f"{HERE}:late_cut", "validation", "sites together do not have the"),
     ],
 )
-def test_what_a_job_cannot_give_is_refused_before_anything_is_trained(
+def test_an_arm_that_does_not_suit_the_job_is_refused_before_training(
     arm: str, job: str, split: str, message: str
 ) -> None:
     comparison = comparison_of(arm, config={**CONFIG, "job": job})
     with pytest.raises(ConfigError, match=message) as caught:
         check(comparison, loaded(comparison), split)
     assert caught.value.exit_code == 2
+
+
+def test_an_arm_or_candidate_that_sets_what_the_job_does_not_read_is_refused() -> None:
+    diloco = comparison_of("co-learning", "diloco")
+    with pytest.raises(ConfigError, match="the job does not read this key") as caught:
+        check(diloco, loaded(diloco), "validation")
+    assert (caught.value.where, caught.value.got) == ("arm diloco, optimizer", "adamw")
+    tried = comparison_of("fedavg-each-epoch", tuning=Tuning(grid={"weight-decay": [5e-4, 0.1]}))
+    with pytest.raises(ConfigError, match="the job does not read this key") as caught:
+        check(tried, loaded(tried), "validation")
+    assert (caught.value.where, caught.value.got) == ("arm fedavg-each-epoch, weight-decay", 0.1)
 
 
 STEPS: dict[str, Any] = {

@@ -1,13 +1,15 @@
 """The time that a comparison is said to take: what it is based on, and what it counts."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mdc_flower.config import RunConfig
 from simulations.compare import estimate
 from simulations.compare.announcement import timed, too_few_seeds
-from simulations.compare.arm import ARMS_DIR, Arm, load_arm
+from simulations.compare.arm import ARMS_DIR, Arm, Protocol, load_arm
 from simulations.compare.comparison_file import Comparison, Tuning
 from simulations.compare.equal_budgets import configs_of
 from simulations.compare.estimate import Estimate, estimated
@@ -34,18 +36,19 @@ def given(*arms: str, **changes: Any) -> tuple[Comparison, list[Arm]]:
 
 def estimate_of(output: Path, *arms: str, workers: int = 1, **changes: Any) -> Estimate:
     comparison, loaded = given(*arms, **changes)
-    return estimated(comparison, loaded, configs_of(comparison, loaded), output, workers)
+    with ThreadPoolExecutor(1) as pool:
+        return estimated(comparison, loaded, configs_of(comparison, loaded), output, workers, pool)
 
 
 @pytest.fixture
 def one_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a step take a second, a step of larger batches ten, and an evaluation a thousand."""
 
-    def step_seconds(task: Any) -> float:
-        return 1.0 if task.config.batch_size == 4 else 10.0
+    def step_seconds(config: RunConfig, protocol: Protocol) -> float:
+        return 10.0 if protocol == "equal-steps" else 1.0
 
     monkeypatch.setattr(estimate, "_step_seconds", step_seconds)
-    monkeypatch.setattr(estimate, "_evaluation_seconds", lambda task: 1000.0)
+    monkeypatch.setattr(estimate, "_evaluation_seconds", lambda config: 1000.0)
 
 
 # 80 examples at four sites, of which four each are held out: 16 in batches of 4, four steps a pass.
@@ -117,7 +120,7 @@ def test_a_step_and_an_evaluation_are_measured(tmp_path: Path) -> None:
     # Student's t at 97.5% for 1, 2 and 4 degrees of freedom: 12.706, 4.303 and 2.776.
     [(1, "1 gives no interval"), (2, "is 9.0 standard"), (3, "is 2.5 standard"), (5, "")],
 )
-def test_too_few_seeds_are_said_to_be_few(count: int, said: str) -> None:
+def test_a_warning_names_too_few_seeds(count: int, said: str) -> None:
     text = too_few_seeds(count)
     assert said in text
     assert bool(text) == bool(said)

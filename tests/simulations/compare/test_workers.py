@@ -8,6 +8,7 @@ from multiprocessing import active_children
 import pytest
 
 from simulations.compare.workers import VISIBLE_GPUS, worker_pool
+from strategies.common.errors import EngineError
 
 LONG_S = 60.0
 
@@ -23,6 +24,15 @@ def test_an_interrupt_ends_the_processes_at_once(kind: type[BaseException]) -> N
     assert time.monotonic() - started < LONG_S / 2
     assert active_children() == before
     assert all(future.done() for future in running[2:]), "what had not begun never does"
+
+
+def test_a_dead_process_is_an_error_with_a_hint() -> None:
+    with (
+        pytest.raises(EngineError, match="a worker process died") as caught,
+        worker_pool(1) as pool,
+    ):
+        pool.submit(os._exit, 1).result()
+    assert "lack of memory" in caught.value.hint
 
 
 def process_and_gpus() -> tuple[int, str | None]:

@@ -160,6 +160,17 @@ def test_a_renewed_site_has_another_key_and_the_old_one_is_recorded(
     assert federation.files() == before
 
 
+def test_a_replaced_key_is_no_revoked_site(federation: Federation) -> None:
+    old = public_key(federation, "berlin")
+    federation.provision(renew=["berlin"])
+    stem = f"berlin-{short_id(old)}"
+    error = refusal(lambda: federation.provision(revoke=[stem]), federation)
+    assert "there is no such site to revoke" in str(error)
+    # Once its key is revoked, the site is one.
+    federation.provision(HEAD + CONTRACT + LISBON, revoke=["berlin"])
+    assert "berlin: already revoked" in federation.provision(revoke=["berlin"])
+
+
 def test_a_revoked_site_is_shut_out_and_its_key_is_gone(federation: Federation) -> None:
     old, key = public_key(federation, "lisbon"), secrets(federation)["lisbon/site.key"]
     lines = federation.provision(HEAD + CONTRACT + BERLIN, revoke=["lisbon"])
