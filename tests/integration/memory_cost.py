@@ -129,9 +129,9 @@ def bench_memory(matrices: int, rounds: int) -> str:
                 "lr-max": 0.001, "round-deadline-s": 3600,
             }  # fmt: skip
             options = [text for key, value in keys.items() for text in ("--set", f"{key}={value}")]
-            kit = str(sites.kit("coordinator"))
+            run = ["coordinator", "run", str(sites.kit("coordinator")), *options]
             with peaks(folder) as found:
-                done = sites.mdc("coordinator", "run", kit, *options, "--output", str(folder / "r"))
+                done = sites.mdc(*run, "--output", str(folder / "r"), timeout_s=3600.0)
             assert done.returncode == 0, done.stdout + done.stderr
     by_role = ", ".join(f"{role} {size / 1e6:.0f} MB" for role, size in sorted(found.items()))
     return (

@@ -156,7 +156,7 @@ class RealSites:
         return process
 
     def mdc(
-        self, *arguments: str, prefix: Sequence[str] = ()
+        self, *arguments: str, prefix: Sequence[str] = (), timeout_s: float = 600.0
     ) -> "subprocess.CompletedProcess[str]":
         """Run an `mdc` command to its end."""
         return subprocess.run(
@@ -166,7 +166,7 @@ class RealSites:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=timeout_s,
         )
 
     def environment(self) -> dict[str, str]:
