@@ -1,8 +1,10 @@
 """Evaluates the model of one round at the coordinator while the sites train the next round.
 
 A round is safe once its checkpoint is written; only its line in the history waits for the
-evaluation. At most one evaluation runs at a time: it ends before the updates of the next round are
-averaged. Everything except the evaluation itself happens in the thread of the round loop.
+evaluation. At most one evaluation runs at a time. It begins when the messages of the next round
+have been sent, because both need memory for copies of the model, and ends before the updates of
+that round are averaged. Everything except the evaluation itself happens in the thread of the round
+loop.
 
 An exception in an evaluation ends the run as soon as the round loop polls. The checkpoint marks the
 round as not finished, so a resumed run evaluates its model again.
@@ -55,8 +57,8 @@ class PendingEvaluation:
     executor : Executor
         Runs the evaluation.
     finish : callable
-        Called with a round's record and the metrics of its model, in the thread that calls `poll`
-        or `wait`.
+        Called with a round's record and the metrics of its model, in the thread that calls `poll`,
+        `go_on` or `wait`.
     """
 
     def __init__(
@@ -68,32 +70,47 @@ class PendingEvaluation:
         self._evaluate = evaluate
         self._executor = executor
         self._finish = finish
-        self._pending: tuple[RoundRecord, Future[MetricRecord | None]] | None = None
+        self._begun: tuple[RoundRecord, Callable[[], MetricRecord | None]] | None = None
+        self._outcome: Future[MetricRecord | None] | None = None
 
     def begin(self, record: RoundRecord, arrays: Callable[[], ArrayRecord]) -> None:
-        """Start evaluating the model of a round; the previous round must be finished.
+        """Take the model of a round for evaluation; the previous round must be finished.
 
-        ``arrays`` returns the model, and is called in the executor.
+        `Inline` evaluates it now, another executor once `go_on` or `wait` is called. ``arrays``
+        returns the model, and is called in the executor.
         """
         evaluate = self._evaluate
 
         def outcome() -> MetricRecord | None:
             return evaluate(record.round, arrays()) if evaluate else None
 
-        self._pending = record, self._executor.submit(outcome)
+        self._begun = record, outcome
+        if isinstance(self._executor, Inline):
+            self._submit(outcome)
+
+    def go_on(self) -> None:
+        """Start the evaluation if it has not started; finish the round if it is complete."""
+        if self._begun is not None and self._outcome is None:
+            self._submit(self._begun[1])
+        self.poll()
 
     def poll(self) -> None:
         """Finish the round if its evaluation is complete."""
-        if self._pending is not None and self._pending[1].done():
+        if self._outcome is not None and self._outcome.done():
             self.wait()
 
     def wait(self) -> None:
         """Wait for the evaluation to complete, then finish the round."""
-        if self._pending is not None:
-            record, outcome = self._pending
-            metrics = outcome.result()
-            self._pending = None
-            self._finish(record, metrics)
+        if self._begun is None:
+            return
+        record, outcome = self._begun
+        metrics = (self._outcome or self._submit(outcome)).result()
+        self._begun = self._outcome = None
+        self._finish(record, metrics)
+
+    def _submit(self, outcome: Callable[[], MetricRecord | None]) -> Future[MetricRecord | None]:
+        self._outcome = self._executor.submit(outcome)
+        return self._outcome
 
     def wait_after(self, replies: Iterable[Message]) -> Iterator[Message]:
         """Yield the replies of the next round, then wait, so that averaging comes afterwards."""

@@ -32,6 +32,7 @@ from strategies.exchange.lineage import Lineages
 from strategies.exchange.membership import Membership
 from strategies.exchange.messages import (
     arrays_to_record,
+    moved_to_record,
     train_content,
     with_base,
 )
@@ -352,7 +353,7 @@ class RoundLoop(Strategy):
         self._caller = Horizon(num_rounds or None, None)
         finish = partial(self._finish, result)
         evaluation = PendingEvaluation(evaluate_fn, self.executor, finish)
-        exchange = Exchange(grid, evaluation.poll)
+        exchange = Exchange(grid, evaluation.go_on)
         self.summary()
         if self._position.unfinished is not None:
             evaluation.begin(self._position.unfinished, self._model.record)
@@ -516,9 +517,13 @@ class RoundLoop(Strategy):
     ) -> None:
         if not self._evaluates_now():
             return
-        after = SharedModel(self._opened().after).record()
+        opened = self._opened()
+        arrays, opened.after = dict(opened.after), {}
+        after = moved_to_record(arrays)
+        opened.after = record_views(after)
         messages = self.configure_evaluate(number, after, config or ConfigRecord(), grid)
-        gathering = self._opened().evaluation
+        del after
+        gathering = opened.evaluation
         if gathering is None:
             return
         metrics = self.aggregate_evaluate(number, gathering.replies(messages, exchange))

@@ -20,11 +20,12 @@ def library(name: str, extra: str, where: str) -> ModuleType:
     Raises
     ------
     ConfigError
-        If it is not installed, or needs a system library that is missing; it names the extra.
+        If it is not installed, needs a system library that is missing, or does not fit another
+        library; it names the extra.
     """
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise _not_installed(str(error), extra, where) from None
 
 
@@ -48,7 +49,7 @@ def install_command(extra: str) -> str:
 
 def _not_installed(reason: str, extra: str, where: str) -> ConfigError:
     return ConfigError(
-        f"an optional library is not installed: {reason}",
+        f"an optional library is not installed, or cannot be used: {reason}",
         where=where,
         hint=f"Install it with: {install_command(extra)}",
     )

@@ -42,6 +42,7 @@ def evaluate_fn(task: RunTask, num_partitions: int) -> EvaluateFn:
         model = job.model()
         part = None if task.config.exchange == ALL else list(arrays)
         load_arrays(model, record_views(arrays), part)
+        del arrays  # free the record, if nobody else uses it
         with repeatable(task.config.threads_per_site, task.device):
             if task.config.batch_norm != "local":
                 return MetricRecord({**_metrics(task, model, job)})

@@ -35,6 +35,9 @@ START_TIMEOUT_S = 60.0
 HEALTH_TIMEOUT_S = 2.0
 COMPLETED = "finished:completed"
 
+THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
+"""glibc's environment variable for the size from which freed memory is returned at once."""
+
 
 class SuperLink(NamedTuple):
     """A running SuperLink: its port and its process."""
@@ -161,6 +164,15 @@ def environment(home: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
         **_no_proxy(),
     }
+
+
+def frugal() -> dict[str, str]:
+    """Return the variables with which processes that pass models on need less memory.
+
+    Flower cuts a model into chunks of 5 MiB. Once one of them has been freed, glibc would keep the
+    memory of all further ones. With a fixed threshold, it returns that of larger ones at once.
+    """
+    return {THRESHOLD: os.environ.get(THRESHOLD, str(4 * 1024**2))}
 
 
 def _no_proxy() -> dict[str, str]:

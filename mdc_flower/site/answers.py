@@ -34,6 +34,7 @@ from strategies.exchange.messages import (
     base_in,
     deadline_of,
     evaluate_reply_content,
+    moved_to_record,
     shortened,
     statistics_plan_id,
     statistics_reply_content,
@@ -82,8 +83,10 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         trained, num_examples, metrics = client.fit(arrays, settings)
     known = SiteMetrics(client.job.metrics)
     site_event("trained", round=plan.round, **known.values(metrics))
+    named = dict(zip(names, trained, strict=True))
+    del trained
     reply = train_reply_content(
-        arrays_to_record(dict(zip(names, trained, strict=True))),
+        moved_to_record(named),
         site.shared({NUM_EXAMPLES: num_examples, **metrics, **validated}),
         plan.plan_id,
     )

@@ -167,6 +167,14 @@ def arrays_to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(arrays[name])) for name in arrays})
 
 
+def moved_to_record(arrays: dict[str, NDArray[np.generic]]) -> ArrayRecord:
+    """Return named arrays as a record, and remove each from the dictionary once it is packed.
+
+    Without other references, fewer than two copies of the arrays are in memory.
+    """
+    return ArrayRecord({name: Array(np.asarray(arrays.pop(name))) for name in list(arrays)})
+
+
 def record_to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
     """Return a record's arrays by name, in the order of the record."""
     return {name: array.numpy() for name, array in record.items()}

@@ -243,9 +243,9 @@ class RunDirectory:
     def average_models(self, names: Iterable[str]) -> tuple[list[int], Arrays]:
         """Write the mean of the newest rounds' models; return the rounds and the mean.
 
-        All rounds have equal weight. Besides the mean, one array of one model is in memory.
-        Counters are taken from the newest model. If no models were kept, no file is written and
-        both results are empty.
+        All rounds have equal weight. While it is computed, the mean and one array of one model
+        are in memory; the result is read from the file when it is used. Counters are taken from
+        the newest model. If no models were kept, no file is written and both results are empty.
 
         Parameters
         ----------
@@ -256,9 +256,8 @@ class RunDirectory:
         if not kept:
             return [], {}
         models = [Update(path.name, 1, StoredArrays(path), {}) for path in kept.values()]
-        mean = weighted_mean(models[::-1], uniform, names)
-        self.write_model(AVERAGED_MODEL, mean)
-        return list(kept), mean
+        self.write_model(AVERAGED_MODEL, weighted_mean(models[::-1], uniform, names))
+        return list(kept), StoredArrays(self.path / AVERAGED_MODEL, names)
 
     def _save(
         self, position: Position, history_bytes: int, record: Mapping[str, Any] | None

@@ -129,7 +129,7 @@ def bench_memory(matrices: int, rounds: int) -> str:
                 "lr-max": 0.001, "round-deadline-s": 3600,
             }  # fmt: skip
             with peaks(folder) as found:
-                sites.run(folder / "run", keys)
+                sites.run(folder / "run", keys, timeout_s=3600.0)
     by_role = ", ".join(f"{role} {size / 1e6:.0f} MB" for role, size in sorted(found.items()))
     return (
         f"peak memory with a model of {matrices * MATRIX_MB:.0f} MB, one site, {rounds} rounds: "

@@ -156,7 +156,7 @@ class RealSites:
         return process
 
     def mdc(
-        self, *arguments: str, prefix: Sequence[str] = ()
+        self, *arguments: str, prefix: Sequence[str] = (), timeout_s: float = 600.0
     ) -> "subprocess.CompletedProcess[str]":
         """Run an `mdc` command to its end."""
         return subprocess.run(
@@ -166,14 +166,15 @@ class RealSites:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=timeout_s,
         )
 
-    def run(self, run_dir: Path, keys: Mapping[str, Any]) -> None:
+    def run(self, run_dir: Path, keys: Mapping[str, Any], timeout_s: float = 600.0) -> None:
         """Lead a run with these keys of the run config to its end, at sites that are started."""
         settings = [text for key, value in keys.items() for text in ("--set", f"{key}={value}")]
         kit = str(self.kit("coordinator"))
-        done = self.mdc("coordinator", "run", kit, *settings, "--output", str(run_dir))
+        command = ["coordinator", "run", kit, *settings, "--output", str(run_dir)]
+        done = self.mdc(*command, timeout_s=timeout_s)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def environment(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from strategies.exchange.messages import PLAN, train_reply_content
+from strategies.exchange.messages import PLAN, evaluate_reply_content, train_reply_content
 from strategies.exchange.update_store import MemoryUpdates
 from strategies.exchange.waiting import wait_for_sites
 from strategies.method.recipes import fedavg
@@ -53,7 +53,7 @@ def lazily(grid):
         if message.metadata.message_type == MessageType.QUERY:
             return push([message])
         light = copy(message)
-        light.content = RecordDict({PLAN: message.content[PLAN]})
+        light.content = RecordDict({PLAN: message.content[PLAN]} if PLAN in message.content else {})
         message.metadata.__dict__["_message_id"] = f"lazy-{len(asked)}"
         asked[message.metadata.message_id] = light
         return [message.metadata.message_id]
@@ -62,6 +62,8 @@ def lazily(grid):
         (one,) = ids
         if one not in asked:
             return pull([one])
+        if asked[one].metadata.message_type == MessageType.EVALUATE:
+            return [Message(evaluate_reply_content({}), reply_to=asked[one])]
         plan = RoundPlan.from_config_record(asked[one].content[PLAN])
         reply = ArrayRecord(model(plan.round + 1.0, Array))
         content = train_reply_content(reply, train_metrics(), plan.plan_id)
@@ -90,6 +92,7 @@ def main(folder, in_memory):
             observers=[record],
             position=position,
             max_relative_update=1e9,
+            site_evaluation=True,
             updates=MemoryUpdates() if in_memory else record.updates,
             from_disk=record.from_disk,
         )

@@ -30,6 +30,7 @@ from mdc_flower.deployment.site.state_folder import only_one, open_state
 from mdc_flower.engines.flower_processes import (
     Tls,
     flwr,
+    frugal,
     superlink,
 )
 from mdc_flower.engines.guardian import guarded
@@ -91,6 +92,7 @@ def start(kit: CoordinatorKit, install_dependencies: bool, tell: Tell) -> None:
         check_address(kit)
         options = ["--enable-supernode-auth", "--database", str(kit.state / DATABASE)]
         variables = {
+            **frugal(),
             FEDERATION: kit.federation,
             LISTEN: join_address(kit.listen, kit.port),
             REGISTER: str(register_path(kit)),

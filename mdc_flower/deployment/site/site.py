@@ -18,7 +18,7 @@ from mdc_flower.deployment.site import state_folder
 from mdc_flower.deployment.site.check import ask_coordinator
 from mdc_flower.deployment.site.node_config import node_config
 from mdc_flower.deployment.site.worker_process import FOLDER, WorkerProcess
-from mdc_flower.engines.flower_processes import environment, free_port, running
+from mdc_flower.engines.flower_processes import environment, free_port, frugal, running
 from mdc_flower.engines.guardian import guarded
 from strategies.common.errors import ConfigError, RunError
 from strategies.exchange.messages import NUM_VALIDATION
@@ -104,7 +104,7 @@ def start(kit: SiteKit, tell: Tell, num_examples: int = 0) -> None:
     with (
         guarded(home),
         worker,
-        running(command, env | worker.variables, Path.cwd(), log_path) as process,
+        running(command, env | frugal() | worker.variables, Path.cwd(), log_path) as process,
     ):
         view = SiteView()
         while process.poll() is None:

@@ -24,16 +24,15 @@ from strategies.exchange.messages import (
     PLAN,
     STATISTICS,
     SiteCard,
-    arrays_to_record,
     deadline_of,
     evaluate_reply_content,
-    record_to_arrays,
+    moved_to_record,
     shortened,
     train_reply_content,
     wants_evaluation,
 )
 from strategies.exchange.metrics import Value
-from strategies.exchange.records import records_of
+from strategies.exchange.records import record_views, records_of
 from strategies.method.round_plan import RoundPlan
 
 
@@ -59,7 +58,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
     if files is not None and (kept := files.reply()):
         site_event("sent-again", round=plan.round)
         return shortened(kept)
-    arrays = record_to_arrays(records_of(content, ArrayRecord)[ARRAYS])
+    arrays = record_views(records_of(content, ArrayRecord)[ARRAYS])
     where = f"site {site.name!r}, round {plan.round}"
     validated = _validate(site, arrays, stop_at, where) if wants_evaluation(content) else {}
     site_event("command-training", **plan.model_dump())
@@ -73,7 +72,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
         **validated,
     }
     site_event("command-trained", round=plan.round, **metrics)
-    reply = train_reply_content(arrays_to_record(trained), site.shared(metrics), plan.plan_id)
+    reply = train_reply_content(moved_to_record(trained), site.shared(metrics), plan.plan_id)
     if files is not None:
         files.keep_reply(reply, plan.plan_id)
     return reply
@@ -81,7 +80,7 @@ def _train(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDi
 
 def _evaluate(content: RecordDict, config: RunConfig, site: SiteConfig) -> RecordDict:
     """Let the command evaluate the model in the message."""
-    arrays = record_to_arrays(records_of(content, ArrayRecord)[ARRAYS])
+    arrays = record_views(records_of(content, ArrayRecord)[ARRAYS])
     validated = _validate(site, arrays, math.inf, f"site {site.name!r}, evaluation")
     site_event("command-evaluated", **validated)
     return evaluate_reply_content(site.shared(validated))

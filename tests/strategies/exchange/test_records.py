@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from strategies.exchange.messages import arrays_to_record
-from strategies.exchange.records import record_views, records_of, view_of
+from strategies.exchange.records import packed_array, record_views, records_of, view_of
 
 
 @pytest.fixture
@@ -65,6 +65,19 @@ def test_a_view_shares_the_bytes_of_the_message() -> None:
     (view,) = record_views(record).values()
     assert np.shares_memory(view, np.frombuffer(record["w"].data, np.uint8))
     assert not view.flags.writeable
+
+
+@pytest.mark.parametrize("offset", [0, 1, 8])
+def test_the_bytes_of_an_array_may_stay_in_any_memory(offset: int) -> None:
+    whole = Array(np.arange(3.0))
+    memory = np.frombuffer(b"-" * offset + whole.data, np.uint8)[offset:]
+    packed = packed_array(whole.dtype, tuple(whole.shape), whole.stype, memory.data)
+    view = view_of(packed)
+    assert view.tolist() == [0.0, 1.0, 2.0]
+    assert view.flags.aligned
+    assert np.shares_memory(view, memory) == (offset % 8 == 0)
+    assert packed.object_id == whole.object_id  # Flower sends the same
+    assert packed.numpy().tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(
