@@ -1,5 +1,6 @@
 """Results of several comparisons, stored in subfolders of one folder, and what they share."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def _folders(folder: Path) -> list[Path]:
 def read_splits(folder: Path) -> list[Results]:
     """Read results of the same data under different partitions, even partitions first.
 
+    The data with most partitions come first.
+
     They are in the subfolders of ``folder / "splits"`` or, if there is no such folder, where
     `read_all` finds them.
 
@@ -72,7 +75,9 @@ def read_splits(folder: Path) -> list[Results]:
             "dirichlet-1.0, dirichlet-0.3, dirichlet-0.1 and speakers, run "
             f"mdc compare simulations/comparisons/NAME.toml --output {splits}/NAME",
         )
-    return sorted((read_results(path) for path in found), key=_unevenness)
+    splits = [read_results(path) for path in found]
+    counts = Counter(map(_data, splits))
+    return sorted(splits, key=lambda one: (-counts[_data(one)], _data(one), _unevenness(one)))
 
 
 def of_first_data(splits: Sequence[Results]) -> list[Results]:
@@ -138,12 +143,16 @@ def split_name(results: Results) -> tuple[str, str]:
     return ", ".join(parts[:place]), ", ".join(parts[place:])
 
 
-def _unevenness(results: Results) -> tuple[str, str, int, int, float]:
-    """Return the sort key of a split: job, data set, kind, number of sites, descending alpha."""
+def _data(results: Results) -> tuple[str, str]:
+    """Return job and data set of a comparison."""
+    config = results.facts.arms[0].config
+    return str(config.get("job", CLASSIFICATION_JOB)), str(config["dataset"])
+
+
+def _unevenness(results: Results) -> tuple[int, int, float]:
+    """Return the sort key of a split of one data set: kind, number of sites, descending alpha."""
     config = results.facts.arms[0].config
     return (
-        str(config.get("job", CLASSIFICATION_JOB)),
-        str(config["dataset"]),
         KINDS.index(str(config["partition"])),
         results.facts.num_sites,
         -float(config["partition-alpha"]),

@@ -116,16 +116,21 @@ def difference(scores: Mapping[int, float], reference: Mapping[int, float]) -> I
 
 
 def shown_others(results: Results) -> list[ShownMetric]:
-    """Return the metrics beside the one of the comparison, without the loss, if all arms have them.
+    """Return the metrics of the sites beside the one of the comparison, without the loss.
 
-    Metrics that are lists of numbers, such as one for each class, are not in the results.
+    All arms must have them. Metrics that are lists of numbers, such as one for each class, are not
+    in the results.
     """
     known = [
         set(outcome.final.metrics(results.facts.split))
         for by_seed in results.outcomes.values()
         for outcome in by_seed.values()
     ]
-    return [one for one in others(results.facts.shown) if all(one.name in names for names in known)]
+    return [
+        one
+        for one in others(results.facts.shown)
+        if one.leaves_site and all(one.name in names for names in known)
+    ]
 
 
 def scale_of(facts: Facts, rows: Sequence[Row]) -> Scale:

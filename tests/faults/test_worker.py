@@ -282,10 +282,11 @@ def test_a_message_that_cannot_be_read_gets_an_error_reply(
     tmp_path: Path, client: SiteClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "IDLE_S", 0.2)
-    monkeypatch.setattr(handover, "pack", lambda content, path: {"arrays": {"arrays": []}})
+    entry = {"key": "0-0", "name": "w", "dtype": "float32", "shape": [1], "stype": "numpy.ndarray"}
+    monkeypatch.setattr(handover, "pack", lambda content, path: {"arrays": {"arrays": [entry]}})
     serving = threading.Thread(target=worker.serve, args=(tmp_path,))
     serving.start()
     failed = ask(tmp_path, order(client))
     serving.join(60)
     assert isinstance(failed, Error)
-    assert "FileNotFoundError" in str(failed.reason)
+    assert "there is no model here" in str(failed.reason)

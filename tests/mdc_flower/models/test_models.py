@@ -347,7 +347,7 @@ def test_a_users_function_that_has_a_parameter_for_the_number_of_tokens_gets_it(
 
 def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"library is not installed: .*timm") as caught:
+    with pytest.raises(ConfigError, match=r"cannot be used: .*timm") as caught:
         build_model("timm:resnet18", (3, 32, 32), 10, seed=1)
     assert "pip install 'mdc-flower[timm]'" in caught.value.hint
 

@@ -34,7 +34,8 @@ def test_every_shipped_arm_loads_and_makes_a_config(name: str, tmp_path: Path) -
     shared: dict[str, int | str] = {"num-sites": 3, "epoch-budget": 12}
     more = {"num_rounds": 4} if arm.table.rounds_of else {}
     config = arm.config(shared, seed=7, **more)
-    assert (config.num_sites, config.epoch_budget, config.seed) == (3, 12, 7)
+    budget = 12 * arm.budgets_of(config)
+    assert (config.num_sites, config.epoch_budget, config.seed) == (3, budget, 7)
     for key, value in arm.values.items():
         assert config.to_flower()[key] == value
 

@@ -20,8 +20,12 @@ from tests.simulations.made_up import outcome, results
 OUTCOMES = {key: {1: outcome((2, 0.5)), 2: outcome((2, 0.6))} for key in ("a", "b", "c")}
 
 
-def split(name: str, partition: str, num_sites: int, alpha: float = 0.3) -> Results:
-    config: dict[str, Any] = {"dataset": "d", "partition": partition, "partition-alpha": alpha}
+def split(
+    name: str, partition: str, num_sites: int, alpha: float = 0.3, dataset: str = "d"
+) -> Results:
+    config: dict[str, Any] = {
+        "dataset": dataset, "partition": partition, "partition-alpha": alpha
+    }  # fmt: skip
     one = results(OUTCOMES, name=name, num_sites=num_sites)
     arms = [arm.model_copy(update={"config": {**arm.config, **config}}) for arm in one.facts.arms]
     return one.model_copy(update={"facts": one.facts.model_copy(update={"arms": arms})})
@@ -57,6 +61,7 @@ def test_splits_go_from_the_even_to_the_uneven(tmp_path: Path) -> None:
         split("sites-10", "iid", 10),
         split("sites-2", "iid", 2),
         split("size-skew", "size-skew", 5),
+        split("speakers", "natural-id", 6, dataset="audio"),
     ]
     for one in made:
         write_results(tmp_path / "splits" / one.facts.name, one)
@@ -67,6 +72,7 @@ def test_splits_go_from_the_even_to_the_uneven(tmp_path: Path) -> None:
         "size-skew",
         "dirichlet-1.0",
         "dirichlet-0.1",
+        "speakers",  # the data with most splits come first
     ]
 
 

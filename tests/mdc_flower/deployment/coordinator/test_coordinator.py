@@ -24,6 +24,7 @@ from mdc_flower.deployment.coordinator.coordinator import (
     status,
 )
 from mdc_flower.deployment.kits.kits import CoordinatorKit, read_coordinator_kit
+from mdc_flower.engines.flower_processes import frugal
 from strategies.common.errors import RunError
 from strategies.common.files import StorageError
 from tests.mdc_flower.deployment.federations import Federation
@@ -98,6 +99,7 @@ def test_sites_are_let_in_and_the_folder_is_watched(
     # Nothing is asked of Flower where nothing has changed.
     assert link.calls.count(("supernode", "list")) == 2
     assert led.options["variables"] == {  # type: ignore[attr-defined]
+        **frugal(),
         "MDC_FEDERATION": "lungs",
         "MDC_LISTEN": "0.0.0.0:8443",
         "MDC_REGISTER": str(kit.state / "register.json"),
