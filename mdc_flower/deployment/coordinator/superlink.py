@@ -27,6 +27,9 @@ from fastapi import FastAPI
 from flwr.supercore.address import parse_address
 from flwr.superlink import extensions
 from flwr.superlink.cli import flower_superlink
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import Pool
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -51,6 +54,13 @@ MAX_BODY_BYTES = 64 * 1024**2
 Flower reads a request into memory before it authenticates the caller, so the size needs a limit.
 """
 
+
+LOCK_PATIENCE_S = 120
+"""Seconds that a request waits while another one writes to the database.
+
+Flower waits 5 s and then fails, and a process of a run that is answered so gives up. Writing a
+model of 1 GB can take longer.
+"""
 
 GRACE_S = 3
 """Seconds for the sites' requests to finish when the SuperLink stops."""
@@ -160,6 +170,13 @@ def _about_key(state: State, text: str) -> dict[str, bool]:
     return {"registered": bool(infos), "online": any(info.status == "online" for info in infos)}
 
 
+def _wait_for_locks(connection: DBAPIConnection, *_: object) -> None:
+    """Let a connection to the database wait for `LOCK_PATIENCE_S`; Flower has set less before."""
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {1000 * LOCK_PATIENCE_S}")
+    cursor.close()
+
+
 def main() -> None:
     """Run the SuperLink with the options on the command line.
 
@@ -174,6 +191,7 @@ def main() -> None:
             "sites needs this hook"
         )
     extensions.get_lifespan_contexts = lambda: (serve_sites,)
+    event.listen(Pool, "checkout", _wait_for_locks)
     flower_superlink()
 
 

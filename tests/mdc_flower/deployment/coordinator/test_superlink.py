@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.sql_mixin import _set_sqlite_pragmas
 from flwr.superlink import extensions
 from flwr.superlink.main import create_app
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import Pool
 from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
@@ -170,6 +174,25 @@ def test_a_flower_without_the_hook_does_not_start(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RuntimeError, match=r"has no extensions\.get_lifespan_contexts"):
         superlink.main()
     assert started == []
+
+
+def test_a_request_waits_longer_for_the_database_than_flower_lets_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waits: list[int] = []
+
+    def start() -> None:
+        database = create_engine(f"sqlite:///{tmp_path / 'superlink.db'}")
+        event.listen(database, "connect", _set_sqlite_pragmas)  # as Flower does
+        with database.connect() as connection:
+            waits.append(connection.execute(text("PRAGMA busy_timeout")).scalar_one())
+
+    start()
+    monkeypatch.setattr(superlink, "flower_superlink", start)
+    monkeypatch.setattr(extensions, "get_lifespan_contexts", extensions.get_lifespan_contexts)
+    superlink.main()
+    event.remove(Pool, "checkout", superlink._wait_for_locks)
+    assert waits == [5_000, 120_000]
 
 
 @pytest.fixture
