@@ -59,7 +59,7 @@ def test_it_shows_two_tables_and_an_existing_picture() -> None:
     """The tests of `simulations.pages.published` check the contents of the tables."""
     assert [block["kind"] for block in BLOCK.finditer(README)] == ["summary", "table"]
     pictures = re.findall(r"!\[[^]]*]\((\S+?)\)", README)
-    assert pictures == ["docs/results/curves.png"]
+    assert pictures == ["docs/results/fashion-mnist-full/exchanges.png"]
     assert all((ROOT / picture).is_file() for picture in pictures)
 
 

@@ -111,7 +111,7 @@ def test_a_notebook_is_committed_with_outputs(name: str) -> None:
 
 
 def test_committed_tables_are_those_of_the_committed_results() -> None:
-    names = ["digits-arms", "fashion-mnist", "spoken-digits", "sst2"]
+    names = ["digits-arms", "fashion-mnist", "cifar10", "spoken-digits", "sst2"]
     comparisons = read_comparisons(COMMITTED_RESULTS, names)
     shown = texts(notebook_of("02_decentralized_vs_centralized"))
     assert summary_table(comparisons) in shown
