@@ -15,5 +15,6 @@ def fast_cnn_group_norm(input_shape: Shape, num_classes: int) -> nn.Module:
 
 
 def _with_group_norm(layer: nn.Module) -> nn.Module:
-    is_batch_norm = isinstance(layer, nn.BatchNorm2d)
-    return nn.GroupNorm(GROUPS, layer.num_features) if is_batch_norm else layer
+    if isinstance(layer, nn.BatchNorm2d):
+        return nn.GroupNorm(GROUPS, layer.num_features)
+    return layer

@@ -75,9 +75,9 @@ def read_splits(folder: Path) -> list[Results]:
             "dirichlet-1.0, dirichlet-0.3, dirichlet-0.1 and speakers, run "
             f"mdc compare simulations/comparisons/NAME.toml --output {splits}/NAME",
         )
-    splits = [read_results(path) for path in found]
-    counts = Counter(map(_data, splits))
-    return sorted(splits, key=lambda one: (-counts[_data(one)], _data(one), _unevenness(one)))
+    read = [read_results(path) for path in found]
+    counts = Counter(map(_data, read))
+    return sorted(read, key=lambda one: (-counts[_data(one)], _data(one), _unevenness(one)))
 
 
 def of_first_data(splits: Sequence[Results]) -> list[Results]:

@@ -79,15 +79,16 @@ def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
     for grid in ("lr-max = [0.05, 0.1, 0.2]", "lr-max = [0.1, 0.2, 0.4]"):
         assert grid in text
         text = text.replace(grid, "lr-max = [0.05]")  # one candidate for each arm, not three
-    tiny = "max-train-examples = 60\nepoch-budget = 2"
+    tiny = "max-train-examples = 60\nepoch-budget = 4"
     text = text.replace("max-train-examples = 20000\nepoch-budget = 10", tiny)
     assert tiny in text
     comparison = tmp_path / "cifar10-gpu.toml"
     comparison.write_text(text)
     done = mdc(
         "compare", str(comparison), "--set", f"data-root={cifar10_folder.parent}", "--seeds", "1",
-        "--set", "epoch-budget=2", "--set", "max-train-examples=60", "--set", "local-epochs=1",
-        "--set", "batch-size=8", "--output", str(tmp_path / "results"),
+        "--set", "epoch-budget=4", "--set", "max-train-examples=60", "--set", "local-epochs=1",
+        "--set", "max-test-examples=10", "--set", "image-size=16", "--set", "batch-size=8",
+        "--output", str(tmp_path / "results"),
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

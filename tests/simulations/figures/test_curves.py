@@ -66,7 +66,7 @@ def test_where_lower_is_better_the_axis_says_so_and_cuts_off_a_high_beginning() 
     # the distance between the two.
     assert curves.get_ylim() == pytest.approx((50 - 0.15 * 25, 75))
     # The lines begin where they are inside.
-    assert [np.isfinite(line.get_ydata()).tolist() for line in curves.lines] == [  # type: ignore[arg-type]
+    assert [np.isfinite(line.get_ydata()).tolist() for line in curves.lines] == [
         [False, True, True],
         [False, True, True],
     ]
