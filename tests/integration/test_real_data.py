@@ -84,8 +84,11 @@ def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
     assert tiny in text
     comparison = tmp_path / "cifar10-gpu.toml"
     comparison.write_text(text)
+    named = ["centralized", "annealed-co-learning-more-passes", "co-learning", "fedavg"]
+    arms = [text for arm in named for text in ("--arm", arm)]
     done = mdc(
-        "compare", str(comparison), "--set", f"data-root={cifar10_folder.parent}", "--seeds", "1",
+        "compare", str(comparison), *arms, "--set", f"data-root={cifar10_folder.parent}",
+        "--seeds", "1",
         "--set", "epoch-budget=4", "--set", "max-train-examples=60", "--set", "local-epochs=1",
         "--set", "max-test-examples=10", "--set", "image-size=16", "--set", "batch-size=8",
         "--output", str(tmp_path / "results"),
@@ -94,7 +97,7 @@ def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "results" / "table.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
-    assert len(rows) == 11
+    assert len(rows) == len(named)
     # 54 training images: 10 or 11 at each of five sites, in two batches a pass. Five times as many
     # passes with as many rounds.
     steps = {name: float(row["steps"]) for name, row in rows.items()}
