@@ -79,7 +79,7 @@ def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
     for grid in ("lr-max = [0.05, 0.1, 0.2]", "lr-max = [0.1, 0.2, 0.4]"):
         assert grid in text
         text = text.replace(grid, "lr-max = [0.05]")  # one candidate for each arm, not three
-    tiny = "max-train-examples = 60\nepoch-budget = 4"
+    tiny = "max-train-examples = 60\nepoch-budget = 2"
     text = text.replace("max-train-examples = 20000\nepoch-budget = 10", tiny)
     assert tiny in text
     comparison = tmp_path / "cifar10-gpu.toml"
@@ -89,7 +89,8 @@ def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
     done = mdc(
         "compare", str(comparison), *arms, "--set", f"data-root={cifar10_folder.parent}",
         "--seeds", "1",
-        "--set", "epoch-budget=4", "--set", "max-train-examples=60", "--set", "local-epochs=1",
+        "--set", "epoch-budget=2", "--set", "num-sites=2", "--set", "local-epochs=1",
+        "--set", "max-train-examples=60",
         "--set", "max-test-examples=10", "--set", "image-size=16", "--set", "batch-size=8",
         "--output", str(tmp_path / "results"),
         cwd=tmp_path,
@@ -98,10 +99,9 @@ def test_the_comparison_for_a_gpu_runs_on_a_cpu_with_a_tiny_budget(
     with (tmp_path / "results" / "table.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
     assert len(rows) == len(named)
-    # 54 training images: 10 or 11 at each of five sites, in two batches a pass. Five times as many
-    # passes with as many rounds.
+    # 54 training images, 27 at each site, in four batches a pass: two passes, and four.
     steps = {name: float(row["steps"]) for name, row in rows.items()}
-    assert steps["annealed co-learning, steps of centralized"] > 4 * steps["FedAvg"]
+    assert steps["annealed co-learning, steps of centralized"] > 1.5 * steps["FedAvg"]
 
 
 def test_fashion_mnist_is_found_where_debian_puts_it() -> None:
