@@ -23,8 +23,9 @@ class Residual(nn.Module):
 def resnet9(input_shape: Shape, num_classes: int) -> nn.Module:
     """Return a ResNet with eight convolutions and a linear layer, for images of any size.
 
-    The architecture is that of Page, "How to train your ResNet" (2018), with 64 to 512 channels;
-    for three input channels and ten classes it has 6.6 million parameters.
+    The architecture is that of Page, "How to train your ResNet" (2018), with 64 to 512 channels,
+    without the constant by which it multiplies the output. For three input channels and ten classes
+    it has 6.6 million parameters.
     """
     return nn.Sequential(
         *conv_norm_relu(input_shape[0], 64),

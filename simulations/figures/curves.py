@@ -26,8 +26,9 @@ def plot_curves(axes: Axes, results: Results) -> None:
     facts = results.facts
     split, metric = facts.split, facts.metric
     curves = {arm.key: _curves(results.outcomes[arm.key], split, metric.name) for arm in facts.arms}
-    shown = [arm for arm in facts.arms if np.isfinite(curves[arm.key][1].mean(axis=0)[-1])]
-    means = [curves[arm.key][1].mean(axis=0) for arm in shown]
+    all_means = {key: by_seed.mean(axis=0) for key, (_, by_seed) in curves.items()}
+    shown = [arm for arm in facts.arms if np.isfinite(all_means[arm.key][-1])]
+    means = [all_means[arm.key] for arm in shown]
     if not shown:
         return
     low, high = _limits(metric, [mean[np.isfinite(mean)] for mean in means])
