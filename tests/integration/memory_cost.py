@@ -32,14 +32,16 @@ NUM_MATRICES = "MDC_BENCH_MATRICES"
 LOOK_S = 0.25
 
 ROLES = {
+    "forkserver": "ClientApp",
     "coordinator.superlink": "SuperLink",
     "flwr-serverapp": "coordinator",
     "site.supernode": "SuperNode",
     "site.superexec": "SuperExec",
-    "forkserver": "ClientApp",
     "site.worker": "worker",
+    "mdc site start": "mdc site start",
+    "coordinator run": "mdc coordinator run",
 }
-"""What a process does, by a part of its command line."""
+"""What a process does, by the first part that its command line has."""
 
 
 class Matrices(nn.Module):
@@ -71,7 +73,7 @@ def job(context: JobContext) -> TorchJob:
 
 @contextmanager
 def peaks(folder: Path) -> Iterator[dict[str, float]]:
-    """Fill the yielded mapping with the largest memory by role, in bytes, during the block."""
+    """Fill the yielded mapping with the largest memory of a process of each role, in bytes."""
     found: dict[str, float] = defaultdict(float)
     done = threading.Event()
 
@@ -90,7 +92,7 @@ def peaks(folder: Path) -> Iterator[dict[str, float]]:
 
 
 def _sizes(folder: Path) -> dict[str, float]:
-    """Return the memory by role, in bytes, of the processes whose FLWR_HOME is in a folder."""
+    """Return each role's largest process, in bytes, of those whose FLWR_HOME is in a folder."""
     sizes: dict[str, float] = defaultdict(float)
     for process in psutil.process_iter():
         try:
@@ -98,7 +100,7 @@ def _sizes(folder: Path) -> dict[str, float]:
                 continue
             command = " ".join(process.cmdline())
             role = next((role for part, role in ROLES.items() if part in command), "others")
-            sizes[role] += _memory(process.pid)
+            sizes[role] = max(sizes[role], _memory(process.pid))
         except (psutil.Error, ProcessLookupError):  # it has just ended
             continue
     return sizes
