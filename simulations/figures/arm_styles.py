@@ -36,7 +36,7 @@ STYLES = {
     "fedavg-each-epoch": ArmStyle("#006d4f", DASH_DOTS, "p"),
     "fedavg-global-cosine": ArmStyle("#66a61e", "-.", "D"),
     "fedavg-global-cosine-each-epoch": ArmStyle("#3f6b12", LONG_DASH, "d"),
-    "fedavg-global-linear-growing": ArmStyle("#56b4e9", "-.", "D"),
+    "annealed-fedavg": ArmStyle("#56b4e9", "-.", "D"),
     "fedavgm": ArmStyle("#cc79a7", "-", "P"),
     "fedadam": ArmStyle("#a03070", ":", "X"),
     "fedprox": ArmStyle("#e7298a", "-.", "h"),

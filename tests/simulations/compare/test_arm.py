@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from simulations.compare.arm import ARMS_DIR, Arm, ArmTable, load_arm
+from simulations.figures.arm_styles import STYLES
+from simulations.results.summary import OTHERS, STUDIED
 from strategies.common.errors import ConfigError
 from strategies.method.local_work import count_round
 from strategies.method.recipes import (
@@ -38,6 +40,10 @@ def test_every_shipped_arm_loads_and_makes_a_config(name: str, tmp_path: Path) -
     assert (config.num_sites, config.epoch_budget, config.seed) == (3, budget, 7)
     for key, value in arm.values.items():
         assert config.to_flower()[key] == value
+
+
+def test_tables_and_pictures_name_shipped_arms() -> None:
+    assert {*STYLES, *STUDIED, *OTHERS} <= set(SHIPPED)
 
 
 def test_yardsticks_differ_in_nothing_but_whose_data_they_have() -> None:
@@ -121,7 +127,7 @@ PIECES = {
     "annealed-without-plain-last": {"outer-plain-last"},
     "annealed-fedexp": {"outer-optimizer", "outer-nesterov"},
     "annealed-co-learning-recalibrated": {"batch-norm"},
-    "fedavg-global-linear-growing": {"lr-peak", "lr-shape", "lr-min-fraction"},
+    "annealed-fedavg": {"lr-peak", "lr-shape", "lr-min-fraction"},
 }
 """The keys in which each arm of the ablation differs from annealed co-learning."""
 
