@@ -29,6 +29,7 @@ from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.jobs.classification import ClassificationJob
+from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.models import build as models
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
@@ -105,12 +106,14 @@ class Task:
         Raises
         ------
         ConfigError, ModelError
-            See `new_model` and `try_model`.
+            See `new_model`, `try_model` and `initialized`.
         """
         settings = replace(self.settings, batch_size=2, autocast_dtype=None, compile=False)
         examples = {"train": two_examples(self.dataset)}
         job = ClassificationJob(self.new_model, examples, settings, self.pipeline)
         try_model(job, settings, self.config.exchange, self.config.keep)
+        if not self.config.resume:
+            initialized(self.new_model(), self.config)
 
     def unread_keys(self, config: RunConfig) -> list[str]:
         """Return no keys: data and model are those of the config."""

@@ -15,6 +15,7 @@ from mdc_flower.common.seeded import seeded
 from mdc_flower.common.user_code import user_code
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.jobs.context import JobContext
+from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.jobs.read_keys import unread_keys, watched
 from mdc_flower.jobs.signature import signature_of
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
@@ -74,12 +75,14 @@ class UserTask:
         Raises
         ------
         ConfigError, ModelError
-            If the job cannot be built, or see `try_job`.
+            If the job cannot be built, or see `try_job` and `initialized`.
         """
         settings = replace(self.settings, autocast_dtype=None, compile=False)
         job, counts_steps = self.job, self.config.unit == "steps"
         try_job(job, settings, counts_steps, self.config.exchange, self.config.keep)
         self._check_policy(job.model())
+        if not self.config.resume:
+            initialized(job.model(), self.config)
 
     def _check_policy(self, model: nn.Module) -> None:
         config = self.config
