@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
 from mdc_flower.common.extras import DRAWING, require
+from mdc_flower.common.references import users_folder
 from mdc_flower.common.shown_metrics import shown_metrics
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.admission import REGISTER, admission
@@ -104,6 +105,7 @@ def _lead(
         "status": "running",
         "version": __version__,
         "seed": task.config.seed,
+        "folder": users_folder(),
         # A resumed run keeps its first start time; each resume has a time of its own.
         "started": before.get("started", started),
     }

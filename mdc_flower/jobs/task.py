@@ -21,6 +21,7 @@ from mdc_flower.data import (
     Part,
     SiteData,
     coordinator_data,
+    input_form,
     load_dataset,
     site_data,
 )
@@ -190,7 +191,8 @@ class Task:
 
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding and using the model, without times and paths."""
-        about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
+        config = self.config
+        about = {STATISTICS_KEY: INITIAL} if config.batch_norm == "local" else {}
         return {
             "format": 1,
             "version": __version__,
@@ -203,6 +205,9 @@ class Task:
             "num-tokens": self.dataset.num_tokens,
             "seed": self.config.seed,
             "vocabulary": self.dataset.vocabulary,
+            **input_form.described(
+                config.dataset, config.data_root, config.reading(), self.dataset
+            ),
             **about,
         }
 
