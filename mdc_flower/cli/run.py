@@ -1,4 +1,4 @@
-"""The commands for one machine: ``mdc run``, ``evaluate``, ``predict``, ``doctor``."""
+"""The commands for one machine: ``mdc run``, ``evaluate``, ``predict``, ``export``, ``doctor``."""
 
 import sys
 from enum import StrEnum
@@ -135,6 +135,24 @@ def predict(
             return
         write_table(output, found.to_csv())
         console.print(f"{len(found.names)} predictions: {output}", highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Run directory or model file.")],
+    output: Annotated[Path, typer.Option(help="File to write: NAME.pt2, for torch.export.load.")],
+    best: Annotated[bool, typer.Option(help="Use the best model, not the final one.")] = False,
+) -> None:
+    """Export a model that runs without mdc-flower: raw inputs to probabilities."""
+
+    def work() -> None:
+        from mdc_flower.jobs.export import export_model
+        from mdc_flower.jobs.prediction import trained_model
+
+        export_model(trained_model(model, best), output.expanduser().absolute())
+        console.print(f"exported: {output}", highlight=False, markup=False)
 
     with_exit_status(work)
 
