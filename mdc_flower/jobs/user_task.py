@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mdc_flower import __version__
 from mdc_flower.common.references import load_reference, relative_paths_explained
@@ -196,6 +197,14 @@ class _SeededJob:
         if not isinstance(model, nn.Module):
             raise ModelError(
                 "the job's model is not a module", where="job", got=type(model).__name__
+            )
+        if name := next((n for n, of in model.named_parameters() if is_lazy(of)), ""):
+            raise ModelError(
+                "a lazy layer has no shape and no weights yet",
+                where="job",
+                got=name,
+                hint="Run the model on a made-up batch in the job's function, or use a layer that "
+                "is not lazy",
             )
         return model.float()
 
