@@ -23,7 +23,7 @@ from strategies.storage.run_directory import (
 )
 from tests import tiny, tiny_jobs
 
-STILL = {"lr-max": 1e-9}
+STILL = {"lr-max": 1e-9, "site-evaluation": True}
 """Training that changes nothing that can be seen."""
 
 
@@ -142,6 +142,7 @@ def test_a_run_begins_with_the_accuracy_of_the_model_in_the_file(
     assert told["sha256"] == file_digest(config_of(trained / GLOBAL_MODEL))
     assert read_events(run, "run-started")[-1]["initial-model"] == told
     first = read_history(run)[0]
+    assert first["start_evaluation"]["validation-accuracy"] == 1, "at the sites"
     assert first["evaluation"]["test-loss"] == pytest.approx(before["test-loss"], rel=1e-4)
     assert not read_events(run, "warning")
 
