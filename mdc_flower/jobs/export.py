@@ -88,7 +88,7 @@ def export_model(model: TrainedModel, output: Path) -> None:
 
 
 def _program(model: TrainedModel) -> ExportedProgram:
-    module = model.module.to(CPU).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module = model.module.to(CPU).to(memory_format=torch.contiguous_format)
     example = _examples(model, 3)
     whole = RawToProbabilities(module, model.about, example.ndim).eval()
     with torch.no_grad():
