@@ -2,21 +2,17 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mdc_flower.data.input_form import InputForm
-from mdc_flower.data.readers.audio import SUFFIXES as AUDIO_SUFFIXES
-from mdc_flower.data.readers.audio import log_mel
-from mdc_flower.data.readers.image_folder import decode_images
-from mdc_flower.data.readers.options import Columns
-from mdc_flower.data.readers.tables import SUFFIXES as TABLE_SUFFIXES
-from mdc_flower.data.readers.tables import read_table
+from mdc_flower.data.readers.files import DECODERS, files_below, suffixes_of
+from mdc_flower.data.readers.options import Columns, Reading
+from mdc_flower.data.readers.tables import SUFFIXES, read_table
 from strategies.common.errors import DataError
 
 Inputs = NDArray[np.generic]
@@ -80,14 +76,12 @@ def _in_file(path: Path, form: InputForm, column: str) -> RawInputs:
             return _rows(np.load(path, allow_pickle=False), form, str(path))
         except (OSError, ValueError) as error:
             raise DataError(f"the file cannot be read: {error}", where=str(path)) from None
-    if form.kind == "image":
-        return _decoded(path, set(Image.registered_extensions()), form, _images)
-    if form.kind == "audio":
-        return _decoded(path, set(AUDIO_SUFFIXES), form, _recordings)
+    if form.kind in DECODERS:
+        return _decoded(path, form)
     if form.kind == "text" and suffix == ".txt":
         lines = path.read_text("utf-8-sig").splitlines()
         return _texts([line for line in lines if line.strip()], form)
-    if form.kind == "text" and suffix in TABLE_SUFFIXES:
+    if form.kind == "text" and suffix in SUFFIXES:
         table = read_table(path, Columns(inputs=column, labels=""))
         return _texts(list(table.inputs), form)
     if len(form.shape) == 1 and suffix == ".csv":
@@ -107,17 +101,10 @@ def _in_file(path: Path, form: InputForm, column: str) -> RawInputs:
     )
 
 
-def _decoded(
-    path: Path,
-    suffixes: set[str],
-    form: InputForm,
-    decode: Callable[[Sequence[Path], InputForm], Inputs],
-) -> RawInputs:
+def _decoded(path: Path, form: InputForm) -> RawInputs:
     """Return the files below a folder, or one file, decoded when they are asked for."""
-    found = [path]
-    if path.is_dir():
-        below = (file for file in sorted(path.rglob("*")) if file.is_file())
-        found = [file for file in below if not _is_hidden(file.relative_to(path))]
+    decode, reading, suffixes = DECODERS[form.kind], form.reading(Reading()), suffixes_of(form.kind)
+    found = files_below(path) if path.is_dir() else [path]
     files = [file for file in found if file.suffix.lower() in suffixes]
     if not files:
         raise DataError(
@@ -129,22 +116,10 @@ def _decoded(
     left_out = Counter(file.suffix for file in found if file.suffix.lower() not in suffixes)
     names = [str(file.relative_to(path)) if path.is_dir() else str(file) for file in files]
     batches = (
-        checked(decode(files[start : start + AT_ONCE], form), form, names[start])
+        checked(decode(files[start : start + AT_ONCE], reading), form, names[start])
         for start in range(0, len(files), AT_ONCE)
     )
     return RawInputs(names, batches, left_out)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _images(files: Sequence[Path], form: InputForm) -> Inputs:
-    return decode_images(files, form.image_size)
-
-
-def _recordings(files: Sequence[Path], form: InputForm) -> Inputs:
-    return np.stack([log_mel(file, str(file), form.audio) for file in files])
 
 
 def _are_texts(source: object) -> bool:

@@ -8,20 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mdc_flower.data.dataset import DataSet, Examples
 from mdc_flower.data.input_form import InputForm
-from mdc_flower.data.readers.audio import SUFFIXES as AUDIO_SUFFIXES
-from mdc_flower.data.readers.audio import log_mel
-from mdc_flower.data.readers.image_folder import decode_images
+from mdc_flower.data.readers.files import DECODERS, files_below, suffixes_of
 from mdc_flower.data.readers.options import Reading
-from mdc_flower.data.readers.tables import SUFFIXES as TABLE_SUFFIXES
-from mdc_flower.data.readers.tables import read_table
+from mdc_flower.data.readers.tables import SUFFIXES, read_table
 from mdc_flower.data.registry import load_dataset
 from strategies.common.errors import DataError
 
-FOLDERS = ("image-folder", "audio-folder")
+FOLDERS = {"image-folder": "image", "audio-folder": "audio"}
+"""What is in the files of a folder, by the name of such a data set."""
 
 
 def load_test_set(
@@ -47,7 +44,7 @@ def load_test_set(
     kind, _, path = spec.partition(":")
     root = Path(data_root, path)
     if kind in FOLDERS and root.is_dir():
-        test = _from_folders(kind, root, reading, classes)
+        test = _from_folders(FOLDERS[kind], root, reading, classes)
     elif kind == "text-folder" and form.vocabulary is not None and root.exists():
         test = _from_table(root, reading, form, classes)
     else:
@@ -90,7 +87,6 @@ def relabelled(
 
 def _from_folders(kind: str, root: Path, reading: Reading, classes: Sequence[str]) -> Examples:
     folder = root / "test" if (root / "test").is_dir() else root
-    suffixes = set(Image.registered_extensions()) if kind == "image-folder" else AUDIO_SUFFIXES
     own = [
         entry
         for entry in sorted(folder.iterdir())
@@ -100,8 +96,8 @@ def _from_folders(kind: str, root: Path, reading: Reading, classes: Sequence[str
     pairs = [
         (file, list(classes).index(entry.name))
         for entry in own
-        for file in sorted(entry.rglob("*"))
-        if file.suffix.lower() in suffixes and not file.name.startswith(".")
+        for file in files_below(entry)
+        if file.suffix.lower() in suffixes_of(kind)
     ]
     if not pairs:
         raise DataError(
@@ -109,24 +105,20 @@ def _from_folders(kind: str, root: Path, reading: Reading, classes: Sequence[str
             where=str(folder),
             expected=f"folders with names of classes: {', '.join(classes)}",
         )
-    files = [file for file, _ in pairs]
-    if kind == "image-folder":
-        inputs: NDArray[np.generic] = decode_images(files, reading.image_size)
-    else:
-        inputs = np.stack([log_mel(file, str(file), reading.audio) for file in files])
+    inputs = DECODERS[kind]([file for file, _ in pairs], reading)
     return Examples(inputs, np.array([label for _, label in pairs], np.int64))
 
 
 def _from_table(root: Path, reading: Reading, form: InputForm, classes: Sequence[str]) -> Examples:
     file = root
     if root.is_dir():
-        found = [path for s in TABLE_SUFFIXES if (path := root / f"test{s}").is_file()]
+        found = [path for s in SUFFIXES if (path := root / f"test{s}").is_file()]
         if len(found) != 1:
             raise DataError(
                 "there must be one file test.*",
                 where=str(root),
                 got=[path.name for path in found],
-                expected="one of " + ", ".join(f"test{suffix}" for suffix in TABLE_SUFFIXES),
+                expected="one of " + ", ".join(f"test{suffix}" for suffix in SUFFIXES),
             )
         (file,) = found
     table = read_table(file, reading.columns)

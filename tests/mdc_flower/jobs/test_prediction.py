@@ -92,13 +92,16 @@ def test_the_command_writes_a_row_per_file_and_counts_what_it_left_out(
     source = pictures / "images" / "test" / "cat" / "0.png"
     for name in ("cat/a.png", "b.PNG", ".hidden.png", "cat/c.heic", "notes.txt"):
         (folder / name).write_bytes(source.read_bytes())
+    (folder / "linked").symlink_to(pictures / "images" / "test" / "eel")
+    (folder / "cat" / "loop").symlink_to(folder)
     result = mdc("predict", of_images, folder, "--output", tmp_path / "table.csv")
     assert result.exit_code == 0, result.output
     assert "1 .heic" in result.output
     assert "1 .txt" in result.output
     with (tmp_path / "table.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [row["input"] for row in rows] == ["b.PNG", "cat/a.png"]
+    linked = [f"linked/{number}.png" for number in range(6)]
+    assert [row["input"] for row in rows] == ["b.PNG", "cat/a.png", *linked]
     assert rows[0]["label"] == "cat"
     assert sum(float(rows[0][f"p({name})"]) for name in CLASSES) == pytest.approx(1, abs=1e-4)
     printed = mdc("predict", of_images, source)
