@@ -166,6 +166,7 @@ class RunConfig(ConfigModel):
     # Model and local training
     job: str = CLASSIFICATION_JOB
     model: str = "small-cnn"
+    initial_model: str = ""
     exchange: Annotated[str, AfterValidator(names_a_part)] = "all"
     keep: Annotated[str, AfterValidator(_names_something)] = ""  # stays at each site
     optimizer: Literal["sgd", "adamw"] = "sgd"

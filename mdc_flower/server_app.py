@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mdc_flower import __version__
 from mdc_flower.common.extras import DRAWING, require
+from mdc_flower.common.references import users_folder
 from mdc_flower.common.shown_metrics import shown_metrics
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.coordinator.admission import REGISTER, admission
@@ -24,20 +25,23 @@ from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
 from mdc_flower.coordinator.trackers import check_trackers, trackers
+from mdc_flower.jobs.initial_model import differences, file_digest, initialized
 from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.models.exchange import ALL, base_digests, base_of, exchanged_names, kept_names
 from mdc_flower.models.tensors import trainable_names
 from mdc_flower.site.card import code_digests
 from mdc_flower.training.arrays import model_arrays
 from mdc_flower.training.batch_norm import statistics_of
+from strategies.aggregation.averaging import Arrays
 from strategies.common.errors import ConfigError, EngineError, MdcError, QuorumError, RunError
-from strategies.common.files import StorageError, write_atomically
+from strategies.common.files import StorageError, finite, write_atomically
 from strategies.common.log import log
 from strategies.exchange.attendance import Awaited
 from strategies.exchange.membership import Membership
+from strategies.exchange.messages import arrays_to_record
 from strategies.exchange.metrics import SiteMetrics, described
 from strategies.exchange.waiting import wait_for_sites
-from strategies.pending_evaluation import one_thread
+from strategies.pending_evaluation import EvaluateFn, one_thread
 from strategies.round_loop import RoundLoop
 from strategies.storage.position import Position
 from strategies.storage.run_directory import (
@@ -101,6 +105,7 @@ def _lead(
         "status": "running",
         "version": __version__,
         "seed": task.config.seed,
+        "folder": users_folder(),
         # A resumed run keeps its first start time; each resume has a time of its own.
         "started": before.get("started", started),
     }
@@ -190,6 +195,8 @@ def _run(
             "effect, unless the job reads them at a site",
         )
     model = task.new_model()
+    if record.checkpoint is None:
+        initialized(model, config)
     names = exchanged_names(model, config.exchange, config.keep)
     kept = kept_names(model, config.keep)
     base = base_of(base_digests(model, [*names, *kept]))
@@ -244,6 +251,13 @@ def _run(
         run["id"] = record.checkpoint.run.get("id", run["id"])
         changed = check_resumable(record.checkpoint.run, config, _sha256(facts), base)
         _write_beginning(record, config, beginning)
+    evaluate_global = evaluate_fn(task, membership.num_partitions)
+    if config.initial_model:
+        if record.checkpoint is None:
+            run["initial-model"] = _about_initial_model(record, task, initial, evaluate_global)
+        else:
+            run["initial-model"] = record.checkpoint.run["initial-model"]
+        facts["initial-model"] = run["initial-model"]
     position = record.begin(initial, Position(initial, recipe.controller.start()), run)
     trainable, statistics = trainable_names(model) - set(kept), statistics_of(model)
     del model, initial  # from here on the newest checkpoint is the model
@@ -274,7 +288,6 @@ def _run(
                 now,
                 before,
             )
-    evaluate_global = evaluate_fn(task, membership.num_partitions)
     with trackers(config, record.path, read_history(record.path)) as observers:
         strategy = RoundLoop(
             recipe,
@@ -309,6 +322,24 @@ def _run(
             {key: event[key] for key in ("time", "rounds_done", "changed", "version")}
             for event in read_events(record.path, "run-resumed")
         ],
+    }
+
+
+def _about_initial_model(
+    record: RunDirectory, task: RunTask, arrays: Arrays, evaluate: EvaluateFn
+) -> dict[str, Any]:
+    """Return what a run records of the file that it starts from, with the model's metrics."""
+    config = task.config
+    for key in differences(config, task.model_metadata()):
+        _warn(
+            record,
+            f"the model in {config.initial_model} was trained with another {key} than that of the "
+            "run's data",
+        )
+    return {
+        "file": config.initial_model,
+        "sha256": file_digest(config),
+        "evaluation": finite(dict(evaluate(0, arrays_to_record(arrays)) or {})),
     }
 
 

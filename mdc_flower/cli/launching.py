@@ -37,8 +37,12 @@ def read_config(
     _check_text(values)
     config = read_run_config(values)
     # Flower's processes run in other folders, so a relative path must be resolved here.
-    path = Path(config.output_dir).expanduser().absolute()
-    return config.model_copy(update={"output_dir": str(path)})
+    paths = {
+        key: str(Path(path).expanduser().absolute())
+        for key in ("output_dir", "initial_model")
+        if (path := getattr(config, key))
+    }
+    return config.model_copy(update=paths)
 
 
 def _default_output() -> str:

@@ -1,5 +1,6 @@
-"""The commands for one machine: ``mdc run``, ``mdc evaluate``, ``mdc doctor``."""
+"""The commands for one machine: ``mdc run``, ``evaluate``, ``predict``, ``export``, ``doctor``."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,13 +90,69 @@ def evaluate(
         typer.Option(help="Data set to compute the BatchNorm statistics from first, as sites do."),
     ] = "",
 ) -> None:
-    """Evaluate a run's model on a test set."""
+    """Evaluate a run's model on a test set.
+
+    The test set may be alone, without training examples, and may lack some of the classes.
+    """
 
     def work() -> None:
         from mdc_flower.jobs.model_files import evaluate_run
 
         result = evaluate_run(run_dir.expanduser().absolute(), data, data_root, best, recalibrate)
         console.print_json(data=result)
+
+    with_exit_status(work)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run directory or model file.")],
+    inputs: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder or file of images or recordings; table or lines of texts; .npy or .csv."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file to write; by default, the table is printed.")
+    ] = None,
+    best: Annotated[
+        bool, typer.Option(help="Use the best model instead of the final one.")
+    ] = False,
+    column: Annotated[str, typer.Option(help="Column of texts in a table.")] = "text",
+) -> None:
+    """Predict the class of each input: a table with label and probabilities."""
+
+    def work() -> None:
+        from mdc_flower.jobs.prediction import trained_model
+
+        found = trained_model(model, best).predict(inputs, column)
+        if found.left_out:
+            listed = ", ".join(f"{n} {suffix or '(none)'}" for suffix, n in found.left_out.items())
+            errors.print(f"files left out, by suffix: {listed}", markup=False, style="yellow")
+        if output is None:
+            sys.stdout.write(found.to_csv())
+            return
+        write_table(output, found.to_csv())
+        console.print(f"{len(found.names)} predictions: {output}", highlight=False, markup=False)
+
+    with_exit_status(work)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Run directory or model file.")],
+    output: Annotated[Path, typer.Option(help="File to write: NAME.pt2, for torch.export.load.")],
+    best: Annotated[bool, typer.Option(help="Use the best model, not the final one.")] = False,
+) -> None:
+    """Export a model that runs without mdc-flower: raw inputs to probabilities."""
+
+    def work() -> None:
+        from mdc_flower.jobs.export import export_model
+        from mdc_flower.jobs.prediction import trained_model
+
+        export_model(trained_model(model, best), output.expanduser().absolute())
+        console.print(f"exported: {output}", highlight=False, markup=False)
 
     with_exit_status(work)
 
@@ -114,6 +171,16 @@ def doctor(
         show(run_checks(data, data_root), console, "mdc doctor")
 
     with_exit_status(work)
+
+
+def write_table(path: Path, text: str) -> None:
+    """Write a table; raise `ConfigError` if that is not possible."""
+    try:
+        path.expanduser().write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the file cannot be written: {error.strerror}", where="--output", got=str(path)
+        ) from None
 
 
 def _run(config: RunConfig, engine: Engine, cpus: int | None, gpus: float | None) -> None:

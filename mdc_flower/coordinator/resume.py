@@ -6,6 +6,7 @@ from typing import Any
 from mdc_flower.common.local_work import counted_in, of_this_version
 from mdc_flower.common.outer_step import spelled_as
 from mdc_flower.config import MAY_CHANGE, RunConfig
+from mdc_flower.jobs.initial_model import check_file_unchanged
 from mdc_flower.models.exchange import check_base
 from strategies.common.errors import ConfigError
 
@@ -80,7 +81,7 @@ def check_resumable(
     Parameters
     ----------
     before
-        The run's config and partition, from its checkpoint.
+        The run's config, partition and initial model, from its checkpoint.
     config
         The run config of the resumed run.
     partition
@@ -91,7 +92,8 @@ def check_resumable(
     Raises
     ------
     ConfigError
-        If a key differs that must not change, or if the data or their partition differ.
+        If a key differs that must not change, or if the data, their partition or the file of the
+        initial model differ.
     ModelError
         If the arrays that are not exchanged differ.
     """
@@ -104,5 +106,6 @@ def check_resumable(
             expected=str(before["partition"]),
             hint="Restore the data set that the run was started with",
         )
+    check_file_unchanged(before.get("initial-model", {}).get("sha256", ""), config)
     check_base(base, before.get("base", ""), "the resumed run")
     return changed

@@ -1,5 +1,6 @@
 """Rebuild a run's model from its file, and evaluate it on a test set."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from mdc_flower.common.local_work import of_this_version
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract
+from mdc_flower.data.input_form import InputForm
 from mdc_flower.data.readers.options import Reading
-from mdc_flower.jobs.classification import ClassificationJob
+from mdc_flower.data.test_sets import load_test_set
+from mdc_flower.jobs.class_figures import class_figures
+from mdc_flower.jobs.classification import ClassificationJob, class_probabilities
 from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.models import build_model
 from mdc_flower.models.exchange import (
@@ -33,7 +37,12 @@ from strategies.common.errors import ConfigError, DataError
 from strategies.common.files import finite
 from strategies.exchange.metrics import numbers
 from strategies.storage.model_files import read_model
-from strategies.storage.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL
+from strategies.storage.run_directory import BEST_MODEL, CONFIG, GLOBAL_MODEL, read_summary
+
+
+def model_file(path: Path, best: bool) -> Path:
+    """Return a model file: ``path``, or the last or best model of the run directory there."""
+    return path if path.is_file() else path / (BEST_MODEL if best else GLOBAL_MODEL)
 
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -50,6 +59,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         If each site has arrays of its own.
     """
     arrays, metadata = read_model(path)
+    _find_users_modules(path)
     if "job" in metadata:
         task = load_run_task(_config_of_job(path, metadata))
         return _filled(task.new_model(), arrays, metadata, path), metadata
@@ -87,16 +97,17 @@ def evaluate_run(
     """Return loss and metrics of a run's model on a test set.
 
     For a classification these are accuracy, the recall of each class (None for a class without
-    examples), and balanced accuracy: the mean recall of the classes that have examples. A job of
-    the user's own is evaluated with its own metrics on its test examples, or on its validation
-    examples if it has no others.
+    examples), balanced accuracy (the mean recall of the classes that have examples), and
+    `class_figures`. A job of the user's own is evaluated with its own metrics on its test examples,
+    or on its validation examples if it has no others.
 
     Parameters
     ----------
     run_dir
         A run directory, or a model file inside one.
     data, data_root
-        Data set and its root folder; the run's own if empty.
+        Data set and its root folder; the run's own if empty. It may be a test set alone, and may
+        lack some of the model's classes; see `load_test_set`.
     best
         Whether to use the run directory's best model (by validation), not the last one.
     recalibrate_on
@@ -110,9 +121,9 @@ def evaluate_run(
     ConfigError
         If the model has no BatchNorm statistics and ``recalibrate_on`` is empty.
     """
-    file = run_dir if run_dir.is_file() else run_dir / (BEST_MODEL if best else GLOBAL_MODEL)
+    file = model_file(run_dir, best)
     model, metadata = load_model(file)
-    config = _config_beside(file)
+    config = config_beside(file)
     if "job" in metadata:
         changes = {"dataset": data or config.dataset, "data_root": data_root or config.data_root}
         config = _config_of_job(file, metadata).model_copy(update=changes)
@@ -124,13 +135,11 @@ def evaluate_run(
             hint="Compute them on the training examples of a site's data set: --recalibrate DATA",
         )
     root = data_root or config.data_root
-
-    def load(spec: str) -> DataSet:
-        dataset = load_dataset(spec or config.dataset, root, _reading(config))
-        _check_kind(dataset, metadata)
-        return dataset
-
-    dataset = load(data).limited(0, config.max_test_examples)
+    form, class_names = InputForm.of(metadata), metadata["class-names"]
+    reading = form.reading(_reading(config))
+    dataset = load_test_set(data or config.dataset, root, reading, form, class_names)
+    _check_kind(dataset, metadata)
+    dataset = dataset.limited(0, config.max_test_examples)
     if len(dataset.test) == 0:
         raise _empty(dataset, "test", "--data")
     device = pick_device(config.device)
@@ -142,7 +151,8 @@ def evaluate_run(
     with repeatable(config.threads_per_site, device), torch.no_grad():
         if recalibrate_on:
             check_policy(model, metadata["model"], "recalibrate")
-            own = load(recalibrate_on)
+            own = load_dataset(recalibrate_on, root, reading)
+            _check_kind(own, metadata)
             if len(own.train) == 0:
                 raise _empty(own, "training", "--recalibrate")
             splits |= {"train": Tensors.of(own.train)}
@@ -151,6 +161,8 @@ def evaluate_run(
         if recalibrate_on:
             recalibrate(model, job, device, dtype, config.seed, own.name)
         result = evaluate(model, job, "test", device, dtype)
+        inputs = splits["test"].inputs
+        probabilities = class_probabilities(model, inputs, pipeline, device, dtype).numpy()
     return {
         "model": file.name,
         "dataset": dataset.name,
@@ -161,6 +173,7 @@ def evaluate_run(
             for name, value in result.metrics.items()
             if isinstance(value, list)
         },
+        **class_figures(probabilities, dataset.test.labels, class_names),
         "loss": result.loss,
     }
 
@@ -168,7 +181,7 @@ def evaluate_run(
 def _config_of_job(file: Path, metadata: Mapping[str, Any]) -> RunConfig:
     """Return the config of a run with a job of the user's own."""
     about = {"job": metadata["job"], "seed": metadata["seed"]}
-    return _config_beside(file).model_copy(update=about)
+    return config_beside(file).model_copy(update=about)
 
 
 def _evaluate_job(
@@ -243,6 +256,14 @@ def _reading(config: RunConfig) -> Reading:
     return config.reading()
 
 
-def _config_beside(file: Path) -> RunConfig:
+def config_beside(file: Path) -> RunConfig:
+    """Return the config of the run in whose directory a file is; defaults if there is none."""
     path = file.parent / CONFIG
     return read_run_config(of_this_version(read_arm(path)[0]) if path.exists() else {})
+
+
+def _find_users_modules(file: Path) -> None:
+    """Let the user's own modules be found that the run found where it was started."""
+    folder = read_summary(file.parent).get("folder", "")
+    if folder and folder not in sys.path:
+        sys.path.append(folder)

@@ -21,6 +21,7 @@ from mdc_flower.data import (
     Part,
     SiteData,
     coordinator_data,
+    input_form,
     load_dataset,
     site_data,
 )
@@ -29,6 +30,7 @@ from mdc_flower.data.contract import CONTRACT, Contract, read_contract
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
 from mdc_flower.jobs.classification import ClassificationJob
+from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.models import build as models
 from mdc_flower.models import build_model, check_fits
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
@@ -105,12 +107,14 @@ class Task:
         Raises
         ------
         ConfigError, ModelError
-            See `new_model` and `try_model`.
+            See `new_model`, `try_model` and `initialized`.
         """
         settings = replace(self.settings, batch_size=2, autocast_dtype=None, compile=False)
         examples = {"train": two_examples(self.dataset)}
         job = ClassificationJob(self.new_model, examples, settings, self.pipeline)
         try_model(job, settings, self.config.exchange, self.config.keep)
+        if not self.config.resume:
+            initialized(self.new_model(), self.config)
 
     def unread_keys(self, config: RunConfig) -> list[str]:
         """Return no keys: data and model are those of the config."""
@@ -187,7 +191,8 @@ class Task:
 
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding and using the model, without times and paths."""
-        about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
+        config = self.config
+        about = {STATISTICS_KEY: INITIAL} if config.batch_norm == "local" else {}
         return {
             "format": 1,
             "version": __version__,
@@ -200,6 +205,9 @@ class Task:
             "num-tokens": self.dataset.num_tokens,
             "seed": self.config.seed,
             "vocabulary": self.dataset.vocabulary,
+            **input_form.described(
+                config.dataset, config.data_root, config.reading(), self.dataset
+            ),
             **about,
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mdc_flower import __version__
 from mdc_flower.common.references import load_reference, relative_paths_explained
@@ -15,6 +16,7 @@ from mdc_flower.common.seeded import seeded
 from mdc_flower.common.user_code import user_code
 from mdc_flower.config import RunConfig, SiteConfig
 from mdc_flower.jobs.context import JobContext
+from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.jobs.read_keys import unread_keys, watched
 from mdc_flower.jobs.signature import signature_of
 from mdc_flower.training.batch_norm import INITIAL, STATISTICS_KEY, check_policy
@@ -74,12 +76,14 @@ class UserTask:
         Raises
         ------
         ConfigError, ModelError
-            If the job cannot be built, or see `try_job`.
+            If the job cannot be built, or see `try_job` and `initialized`.
         """
         settings = replace(self.settings, autocast_dtype=None, compile=False)
         job, counts_steps = self.job, self.config.unit == "steps"
         try_job(job, settings, counts_steps, self.config.exchange, self.config.keep)
         self._check_policy(job.model())
+        if not self.config.resume:
+            initialized(job.model(), self.config)
 
     def _check_policy(self, model: nn.Module) -> None:
         config = self.config
@@ -193,6 +197,14 @@ class _SeededJob:
         if not isinstance(model, nn.Module):
             raise ModelError(
                 "the job's model is not a module", where="job", got=type(model).__name__
+            )
+        if name := next((n for n, of in model.named_parameters() if is_lazy(of)), ""):
+            raise ModelError(
+                "a lazy layer has no shape and no weights yet",
+                where="job",
+                got=name,
+                hint="Run the model on a made-up batch in the job's function, or use a layer that "
+                "is not lazy",
             )
         return model.float()
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mdc_flower.config import RunConfig
 from mdc_flower.jobs.classification import RECALL, ClassificationJob, class_probabilities
+from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.jobs.run_task import RunTask, load_run_task
 from mdc_flower.jobs.task import load_task
 from mdc_flower.models.tensors import tensors_of
@@ -60,7 +61,7 @@ def train_without_exchange(
         task = load_run_task(config)
         job = task.site_job(simulated_sites(config)[0])
         course = course_of(config, job)
-    model = job.model()
+    model = initialized(job.model(), config)
     per_step = bytes_of_an_average(config) // 2 if protocol == "equal-steps" else 0
     points: list[Point] = []
 
@@ -105,7 +106,7 @@ def train_ensemble(config: RunConfig) -> Outcome:
     model_bytes, courses = 0, []
     for number, site in enumerate(simulated_sites(config)):
         job: Job = task.site_job(site)
-        model, course = job.model(), course_of(config, job)
+        model, course = initialized(job.model(), config), course_of(config, job)
         courses.append(course)
         model_bytes += sum(tensor.nbytes for tensor in tensors_of(model).values())
 

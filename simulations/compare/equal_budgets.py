@@ -15,6 +15,7 @@ _KEYS = RunConfig.keys()
 SHARED_KEYS = (
     *_KEYS[: _KEYS.index("model")],
     "model",
+    "initial-model",
     "batch-size",
     "epoch-budget",
     "step-budget",

@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import FedAvg
 from mdc_flower.common.seeded import seeded
 from mdc_flower.config import RunConfig
 from mdc_flower.engines.in_process import run_in_process
+from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.jobs.run_task import load_run_task
 from mdc_flower.training.loop import train
 from mdc_flower.training.numerics import repeatable
@@ -135,7 +136,7 @@ class _Federation:
         )
         strategy.start(
             grid,
-            ArrayRecord(self.held.model().state_dict()),
+            ArrayRecord(initialized(self.held.model(), self.config).state_dict()),
             len(self.rounds),
             train_config=ConfigRecord({DEADLINE: self.config.longest_round_s}),
             evaluate_fn=self.after_round,

@@ -13,6 +13,8 @@ from typing import Any
 
 from mdc_flower.common.outer_step import spelled_as
 from mdc_flower.config import RunConfig
+from mdc_flower.jobs.initial_model import KEY as INITIAL_MODEL
+from mdc_flower.jobs.initial_model import file_digest
 from simulations.compare.data_digest import data_digest
 from simulations.compare.provenance import hardware, versions
 from simulations.results.outcome import Outcome, Point
@@ -51,9 +53,17 @@ def without_locations(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in LOCATION_KEYS}
 
 
+def portable(config: RunConfig) -> dict[str, Any]:
+    """Return a config that has the digest of its initial model in place of the path."""
+    values = config.to_flower()
+    del values[INITIAL_MODEL]
+    digest = file_digest(config)
+    return {**values, **({INITIAL_MODEL: f"SHA-256 {digest}"} if digest else {})}
+
+
 def description(kind: str, config: RunConfig) -> dict[str, Any]:
     """Return the description of a job; jobs with equal descriptions have equal outcomes."""
-    return {"kind": kind, "config": config.to_flower(), "data": data_digest(config)}
+    return {"kind": kind, "config": portable(config), "data": data_digest(config)}
 
 
 def claim(folder: Path, job: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from simulations.compare.arm import Arm
 from simulations.compare.checks import check
 from simulations.compare.comparison_file import Comparison
 from simulations.compare.equal_budgets import configs_of, placeholder_rounds
-from simulations.compare.job_files import Finished, job_folder, without_locations
+from simulations.compare.job_files import Finished, job_folder, portable, without_locations
 from simulations.compare.jobs import Job, finished_jobs
 from simulations.compare.per_step import per_step_bytes
 from simulations.compare.provenance import joined, joined_versions, provenance
@@ -150,7 +150,7 @@ def _arm_facts(comparison: Comparison, arm: Arm, compared: Compared) -> ArmFacts
         protocol=arm.table.protocol,
         config={
             key: value
-            for key, value in without_locations(config.to_flower()).items()
+            for key, value in without_locations(portable(config)).items()
             if key not in left_out
         },
         per_step_bytes=per_step_bytes(config),

@@ -18,7 +18,7 @@ from mdc_flower.engines.ray_superlink import run_on_ray
 from strategies.common.errors import EngineError, RunError
 from strategies.storage.run_directory import BEST_MODEL, GLOBAL_MODEL, read_history
 from tests import tiny_jobs
-from tests.integration.conftest import small_config
+from tests.integration.conftest import other_weights, small_config
 
 pytestmark = pytest.mark.integration
 
@@ -72,6 +72,7 @@ def test_each_other_shipped_job_gives_the_same_bits_on_ray_and_in_process(
     job: str, tmp_path: Path
 ) -> None:
     keys = {**tiny_jobs.KEYS, "job": f"tests.tiny_jobs:{job}", "site-evaluation": True}
+    keys["initial-model"] = other_weights(tmp_path / "weights", read_run_config(keys))
     places = [tmp_path / "ray", tmp_path / "in-process"]
     for_ray, for_here = (
         read_run_config({**keys, "num-sites": 3, "output-dir": str(place)}) for place in places

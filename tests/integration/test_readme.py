@@ -1,5 +1,6 @@
 """Run every command of the README that CI does not run."""
 
+import json
 import os
 import re
 import subprocess
@@ -29,11 +30,13 @@ def commands() -> list[str]:
     return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
 
 
-def shell(command: str, folder: Path, env: dict[str, str]) -> None:
+def shell(command: str, folder: Path, env: dict[str, str]) -> str:
+    """Run a command, and return what it printed."""
     done = subprocess.run(
         ["/bin/sh", "-c", command], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def user_env(home: Path) -> dict[str, str]:
@@ -74,12 +77,23 @@ def test_mdc_commands(tmp_path: Path) -> None:
     own_module, use_model = blocks("python")
     (tmp_path / "my_lab.py").write_text(own_module)
     mdc = [c for c in commands() if c.startswith("mdc ") and not c.startswith(REAL_SITES)]
-    assert len(mdc) == 8
+    assert len(mdc) == 12
     for command in mdc:
         shell(command, tmp_path, env)
-    assert summary_of(tmp_path / "runs" / "own")["final"]["test-accuracy"] > 0.9
-    (tmp_path / "use_model.py").write_text(use_model)
-    shell("python use_model.py", tmp_path, env)
+    reached = summary_of(tmp_path / "runs" / "own")["final"]["test-accuracy"]
+    assert reached > 0.9
+    # The model is used from another folder, and gives the accuracy of the run.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "use_model.py").write_text(use_model.replace('"runs/own"', '"../runs/own"'))
+    assert float(shell("python use_model.py", elsewhere, env).split()[-1]) == reached
+    printed = json.loads(shell("mdc evaluate ../runs/own", elsewhere, env))
+    assert printed["accuracy"] == reached
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "input,label,p(bright),p(dark)"
+    right = [row.partition("/")[0] == row.split(",")[1] for row in rows[1:]]
+    of_images = summary_of(tmp_path / "runs" / "images")["final"]["test-accuracy"]
+    assert np.mean(right) == of_images
 
 
 def _make_images(folder: Path) -> None:

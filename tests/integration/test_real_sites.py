@@ -17,7 +17,7 @@ from mdc_flower.engines.in_process import run_in_process
 from strategies.storage.run_directory import GLOBAL_MODEL, read_events, read_history
 from tests import tiny_jobs
 from tests.faults.injector import Fault, plan
-from tests.integration.conftest import small_config, summary_of
+from tests.integration.conftest import other_weights, small_config, summary_of
 from tests.integration.real_sites import RealSites, real_sites
 
 pytestmark = pytest.mark.integration
@@ -122,19 +122,24 @@ def test_each_other_shipped_job_gives_the_bits_and_metrics_of_a_simulation(
 ) -> None:
     """Regression runs between real sites in test_jobs_doc.py."""
     reference, run_dir, simulated = f"tests.tiny_jobs:{job}", tmp_path / "run", tmp_path / "here"
+    keys = {**tiny_jobs.KEYS, "job": reference, "site-evaluation": True, "num-sites": 2}
+    # The sites do not have this file: they get its weights as the first model.
+    keys["initial-model"] = other_weights(tmp_path / "weights", read_run_config(keys))
     with real_sites(tmp_path, num_sites=2, job=reference) as sites:
         sites.start_coordinator()
         for name in sites.names:
             sites.start_site(name)
-        kit, options = str(sites.kit("coordinator")), settings(**{"epoch-budget": "2"})
+        weights = {"initial-model": keys["initial-model"]}
+        kit, options = str(sites.kit("coordinator")), settings(**{"epoch-budget": "2", **weights})
         done = sites.mdc(
             "coordinator", "run", kit, *options, "--seed", "1", "--output", str(run_dir)
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    keys = {**tiny_jobs.KEYS, "job": reference, "site-evaluation": True, "num-sites": 2}
     run_in_process(read_run_config({**keys, "output-dir": str(simulated)}), 2)
     assert sha256(run_dir) == sha256(simulated)
     real, here = (
         [line["site_evaluation"] for line in read_history(one)] for one in (run_dir, simulated)
     )
     assert real == here
+    told = [summary_of(one)["initial-model"]["sha256"] for one in (run_dir, simulated)]
+    assert told[0] == told[1]

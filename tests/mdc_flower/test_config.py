@@ -56,6 +56,7 @@ OTHER_VALUES: dict[str, Any] = {
     "partition-size-ratio": 3.0,
     "job": "my_lab:job",
     "model": "mlp",
+    "initial-model": "/weights.safetensors",
     "exchange": "trainable, stem.*",
     "keep": "",  # other values exclude a batch-norm, which has a test of its own
     "optimizer": "adamw",

@@ -1,6 +1,6 @@
 """``image-folder:/abs/path``: ``train/`` and ``test/``, each with one folder per class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,11 @@ def stack_images(
     if stacked is None:
         raise DataError("there are no images")
     return stacked
+
+
+def decode_images(files: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
+    """Return images in files as one array; see `stack_images`."""
+    return _decode([(file, 0) for file in files], image_size)
 
 
 def _decode(files: Files, image_size: int) -> NDArray[np.uint8]:

@@ -343,7 +343,9 @@ def test_a_coordinator_without_data_builds_the_sites_model() -> None:
     ours, theirs = load_task(under_contract()), site_task(under_contract(), data="task_lab:scans")
     assert same_bits(ours.new_model(), theirs.new_model())
     assert ours.pipeline == theirs.pipeline
-    assert ours.model_metadata() == theirs.model_metadata()
+    about = theirs.model_metadata()
+    assert about.pop("inputs") == {"kind": "text", "tokens": ["other0", "other1"]}
+    assert ours.model_metadata() == {**about, "inputs": {"kind": "text"}}, "it has no vocabulary"
     held = ours.coordinator_data(0)
     assert [len(part) for part in (held.pooled, held.validation, held.test)] == [0, 0, 0]
 
@@ -431,7 +433,9 @@ def test_a_site_with_the_contracts_vocabulary_has_the_coordinators_model(
     ours = load_task(run)
     assert theirs.dataset.input_shape == (3,)
     assert same_bits(ours.new_model(), theirs.new_model())
-    assert ours.model_metadata() == theirs.model_metadata()
+    about = theirs.model_metadata()
+    assert about.pop("inputs") == {"kind": "text", "tokens": ["other0", "other1"]}
+    assert ours.model_metadata() == {**about, "inputs": {"kind": "text"}}, "it has no vocabulary"
     (tmp_path / "swapped.txt").write_text("other1\nother0\n")
     with pytest.raises(DataError, match="tokens would stand for other words"):
         site_task(run, data=texts, vocabulary=str(tmp_path / "swapped.txt"))

@@ -61,6 +61,10 @@ def not_finite(context):
     return make(loss=lambda outputs, targets: functional.mse_loss(outputs, targets) / 0)
 
 
+def lazy(context):
+    return make(model=lambda: nn.LazyLinear(1))
+
+
 def no_scalar(context):
     return make(loss=lambda outputs, targets: (outputs - targets).square())
 
@@ -220,6 +224,7 @@ def test_a_good_job_passes() -> None:
         ("list_selects", ConfigError, "it selects the best model, so it must be one number"),
         ("endless", ConfigError, "a stream has no epochs"),
         ("frozen", ModelError, "the model has no parameter to train"),
+        ("lazy", ModelError, "a lazy layer has no shape and no weights yet (got 'weight')"),
         ("unseeded", ModelError, "initial weights differ each time"),
     ],
 )

@@ -161,4 +161,4 @@ def test_a_model_that_does_not_fit_is_named_and_stays_as_it_is(tmp_path: Path) -
 def test_a_script_that_no_site_has_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MDC_ROUND", raising=False)
     with pytest.raises(ConfigError, match="no site has started this script"):
-        mdc_flower.site()  # type: ignore[operator]
+        mdc_flower.site()
