@@ -3,6 +3,10 @@
 The validation examples are held out from the training examples, site by site, so that neither
 tuning nor the choice of the best model uses the test set. Pooled training, for comparison, uses
 exactly the union of the sites' remaining training examples.
+
+If the owners of the examples are known, whole owners are held out, the same ones at all simulated
+sites: otherwise the validation would be on owners that the model knows. The exception are data
+whose owners are the sites.
 """
 
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdc_flower.data.dataset import DataSet, Examples, Part
+from mdc_flower.data.owners import check_left, held_out, owners_of_sites
 from mdc_flower.data.partitions import Partition, Rows
 from strategies.common.seeds import derive_seed
 
@@ -79,6 +84,12 @@ def _split(
 ) -> tuple[Rows, Rows]:
     """Return the training rows and the held-out rows of one part."""
     rows = partition.rows[part] if partition else np.arange(len(dataset.train))
+    groups = dataset.train.groups
+    parts = list(partition.rows) if partition else [rows]
+    if groups is not None and not owners_of_sites(groups, parts):
+        is_held = held_out(groups, derive_seed(seed, "validation", 0), fraction)[rows]
+        check_left(part, rows[~is_held], rows[is_held])
+        return rows[~is_held], rows[is_held]
     return _hold_out(rows, derive_seed(seed, "validation", part), fraction)
 
 

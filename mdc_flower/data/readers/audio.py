@@ -25,6 +25,8 @@ from mdc_flower.data.readers.class_folders import (
     labels_of,
 )
 from mdc_flower.data.readers.options import AudioReading
+from mdc_flower.data.readers.owners import owners_of
+from mdc_flower.data.readers.same_files import refuse_same_files
 from strategies.common.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
@@ -46,7 +48,9 @@ FEATURES_VERSION = 1
 SPLITS = ("train", "test")
 
 
-def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
+def load_audio_folder(
+    path: str, reading: AudioReading, agreed: Sequence[str] = (), owners: str = ""
+) -> DataSet:
     """Load the recordings of a folder as log-mel spectrograms, decoded once and cached.
 
     Parameters
@@ -55,6 +59,10 @@ def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
         Absolute path, with folders ``train/`` and ``test/``, each with one folder per class.
     reading
         Sample rate, mel bands and length that all recordings get.
+    agreed
+        The agreed classes; see `Reading.classes`.
+    owners
+        Where the owners of the recordings are named; see `owners_of`.
 
     Raises
     ------
@@ -62,13 +70,15 @@ def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
         If soundfile or torchaudio is missing.
     DataError
         If a folder is missing or has no recordings, if the classes of train and test differ, or
-        if a file cannot be decoded. The error names the folder or file.
+        if a file is in both, cannot be decoded or has no owner. The error names the folder or file.
     """
-    found = class_folders(path, "audio-folder", "recordings", SUFFIXES)
-    return _data_set("audio-folder", found.class_names, (found.train, found.test), reading)
+    found = class_folders(path, "audio-folder", "recordings", SUFFIXES, agreed)
+    files = (found.train, found.test)
+    groups = [owners_of(Path(path), split, owners) for split in files]
+    return _data_set("audio-folder", found.class_names, files, reading, groups)
 
 
-def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
+def load_audio_manifest(path: str, reading: AudioReading, agreed: Sequence[str] = ()) -> DataSet:
     """Load the recordings that a CSV file lists, decoded once and cached.
 
     Parameters
@@ -77,9 +87,11 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
         Absolute path of a CSV file whose first line names the columns ``path``, ``label``,
         ``split`` and, optionally, ``speaker``. Paths are absolute, or relative to the file's
         folder; a split is ``train`` or ``test``; speakers are the groups of the data set.
-        Classes are the sorted labels of ``train``.
+        Classes are the sorted labels of ``train``, unless they are agreed.
     reading
         Sample rate, mel bands and length that all recordings get.
+    agreed
+        The agreed classes; see `Reading.classes`.
 
     Raises
     ------
@@ -91,19 +103,23 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
     """
     file = absolute(path, "audio-manifest")
     rows = _rows(file)
-    classes = sorted({row["label"] for row in rows if row["split"] == "train"})
+    classes = list(agreed) or sorted({row["label"] for row in rows if row["split"] == "train"})
     if len(classes) < 2:
         raise DataError("there are fewer than two classes", where=str(file), got=len(classes))
     splits = tuple([row for row in rows if row["split"] == split] for split in SPLITS)
-    for row in splits[1]:
+    for row in rows if agreed else splits[1]:
         if row["label"] not in classes:
             raise DataError(
-                "a test recording has a class without training recordings",
+                "a label is none of the agreed classes"
+                if agreed
+                else "a test recording has a class without training recordings",
                 where=str(file),
                 got=row["label"],
                 expected="one of: " + ", ".join(classes),
             )
-    if not splits[1]:
+    if not splits[0]:
+        raise DataError("there are no training recordings", where=str(file))
+    if not splits[1] and not agreed:
         raise DataError("there are no test recordings", where=str(file))
     files = tuple(
         [(file.parent / row["path"], classes.index(row["label"])) for row in split]
@@ -206,12 +222,13 @@ def _data_set(
     groups: Sequence[NDArray[np.generic] | None] = (None, None),
 ) -> DataSet:
     train, test = files
+    refuse_same_files(train, test)
     # The key depends on the split too, because a recording may move to the other split.
     marked = [*train, *((file, len(classes) + label) for file, label in test)]
     arrays = cached_arrays(
         f"audio-{fingerprint(marked, reading, FEATURES_VERSION)}",
         lambda: {
-            f"{split}_inputs": np.stack([log_mel(file, str(file), reading) for file, _ in part])
+            f"{split}_inputs": _spectrograms(part, reading)
             for split, part in zip(SPLITS, files, strict=True)
         },
     )
@@ -223,6 +240,13 @@ def _data_set(
         mean=LOG_MEL_MEAN,
         std=LOG_MEL_STD,
     )
+
+
+def _spectrograms(files: Files, reading: AudioReading) -> NDArray[np.float32]:
+    """Return the spectrograms of recordings, of which there may be none."""
+    found = [log_mel(file, str(file), reading) for file, _ in files]
+    shape = (1, reading.mels, num_frames(reading))
+    return np.stack(found) if found else np.empty((0, *shape), np.float32)
 
 
 def _samples(

@@ -1,6 +1,6 @@
 """``image-folder:/abs/path``: ``train/`` and ``test/``, each with one folder per class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,40 +10,48 @@ from PIL import Image
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import DataSet, Examples
 from mdc_flower.data.readers.class_folders import Files, class_folders, fingerprint, labels_of
+from mdc_flower.data.readers.owners import owners_of
+from mdc_flower.data.readers.same_files import refuse_same_files
 from strategies.common.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def load_image_folder(path: str, image_size: int) -> DataSet:
+def load_image_folder(
+    path: str, image_size: int, agreed: Sequence[str] = (), owners: str = ""
+) -> DataSet:
     """Load the images of a folder as RGB arrays, decoded once and cached.
 
     Parameters
     ----------
     path
-        Absolute path. Classes are the sorted folder names of ``train/``.
+        Absolute path. Classes are the sorted folder names of ``train/``, unless they are agreed.
     image_size
         Height and width in pixels to which every image is resized (bilinear); 0 keeps the
         size, which must then be the same for all images.
+    agreed
+        The agreed classes; see `Reading.classes`.
+    owners
+        Where the owners of the images are named; see `owners_of`.
 
     Raises
     ------
     DataError
         If a folder is missing or has no images, if the classes of train and test differ,
-        if a file cannot be decoded, or if sizes differ. The error names the file.
+        if a file is in both, cannot be decoded or has no owner, or if sizes differ. The error names
+        the file.
     """
-    found = class_folders(path, "image-folder", "images", Image.registered_extensions())
+    found = class_folders(path, "image-folder", "images", Image.registered_extensions(), agreed)
+    refuse_same_files(found.train, found.test)
+    groups = [owners_of(Path(path), files, owners) for files in (found.train, found.test)]
     arrays = cached_arrays(
         f"image-folder-{fingerprint([*found.train, *found.test], image_size)}",
-        lambda: {
-            "train_inputs": _decode(found.train, image_size),
-            "test_inputs": _decode(found.test, image_size),
-        },
+        lambda: _both(found.train, found.test, image_size),
     )
     return DataSet(
         name="image-folder",
-        train=Examples(arrays["train_inputs"], labels_of(found.train)),
-        test=Examples(arrays["test_inputs"], labels_of(found.test)),
+        train=Examples(arrays["train_inputs"], labels_of(found.train), groups[0]),
+        test=Examples(arrays["test_inputs"], labels_of(found.test), groups[1]),
         class_names=found.class_names,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -90,6 +98,15 @@ def stack_images(
     if stacked is None:
         raise DataError("there are no images")
     return stacked
+
+
+def _both(train: Files, test: Files, image_size: int) -> dict[str, NDArray[np.generic]]:
+    """Return the images of both splits; there may be none in the test split."""
+    inputs = _decode(train, image_size)
+    return {
+        "train_inputs": inputs,
+        "test_inputs": _decode(test, image_size) if test else inputs[:0],
+    }
 
 
 def _decode(files: Files, image_size: int) -> NDArray[np.uint8]:

@@ -18,18 +18,22 @@ TOKENS_VERSION = 1
 """Increase it with every change of the tokens, to invalidate the cache."""
 
 
-def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataSet:
+def load_text_folder(
+    path: str, reading: TextReading, columns: Columns, agreed: Sequence[str] = ()
+) -> DataSet:
     """Load the texts of a folder as token numbers, tokenized once and cached.
 
     Parameters
     ----------
     path
         Absolute path of a folder with one ``train.*`` and one ``test.*``; see `read_table` for
-        the formats. Classes are the sorted labels of ``train``.
+        the formats. Classes are the sorted labels of ``train``, unless they are agreed.
     reading
         Length, and vocabulary: from a file, or made from all texts of ``train``.
     columns
         Names of the columns.
+    agreed
+        The agreed classes; see `Reading.classes`.
 
     Raises
     ------
@@ -37,12 +41,14 @@ def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataS
         If a file is missing, a split has two files, or a file or the vocabulary cannot be read.
     """
     root = absolute(path, "text-folder")
-    files = [_file(root, split) for split in ("train", "test")]
+    files = [_file(root, "train")]
+    if not (agreed and not any(root.glob("test.*"))):
+        files.append(_file(root, "test"))
     vocabulary = read_vocabulary(reading)
-    settings = (reading, columns, vocabulary.sha256 if vocabulary else "", TOKENS_VERSION)
+    settings = (reading, columns, agreed, vocabulary.sha256 if vocabulary else "", TOKENS_VERSION)
     arrays = cached_arrays(
-        f"text-{fingerprint([(files[0], 0), (files[1], 1)], *settings)}",
-        lambda: _arrays(root, files, columns, reading, vocabulary),
+        f"text-{fingerprint([(file, split) for split, file in enumerate(files)], *settings)}",
+        lambda: _arrays(root, files, columns, reading, vocabulary, agreed),
     )
     return data_set("text-folder", arrays)
 
@@ -80,7 +86,11 @@ def read_vocabulary(reading: TextReading) -> Vocabulary | None:
 
 
 def encode_labels(
-    where: str, train: Sequence[str], test: Sequence[str], classes: Sequence[str] = ()
+    where: str,
+    train: Sequence[str],
+    test: Sequence[str],
+    classes: Sequence[str] = (),
+    agreed: Sequence[str] = (),
 ) -> dict[str, NDArray[np.generic]]:
     """Return the labels of both splits as numbers, and the names of the classes.
 
@@ -92,13 +102,25 @@ def encode_labels(
         Labels of the examples.
     classes
         The classes in their order; if empty, the sorted labels of ``train``.
+    agreed
+        The agreed classes, which take precedence; see `Reading.classes`.
 
     Raises
     ------
     DataError
-        If there are fewer than two classes, or a class occurs only in the test split.
+        If there are fewer than two classes, a label begins or ends with white space, a class occurs
+        only in the test split, or a label is none of the agreed classes.
     """
-    names = list(classes) or sorted(set(train))
+    for split, labels in (("train", train), ("test", test)):
+        _check_labels(f"{where}, {split}", labels)
+    if agreed and (odd := sorted({*train, *test} - set(agreed))):
+        raise DataError(
+            "a label is none of the agreed classes",
+            where=where,
+            got=odd[0],
+            expected="one of: " + ", ".join(agreed),
+        )
+    names = list(agreed) or list(classes) or sorted(set(train))
     if len(names) < 2:
         raise DataError("there are fewer than two classes", where=where, got=len(names))
     if odd := sorted(set(test) - set(names)):
@@ -114,6 +136,18 @@ def encode_labels(
         "train_labels": np.array([numbers[label] for label in train], np.int64),
         "test_labels": np.array([numbers[label] for label in test], np.int64),
     }
+
+
+def _check_labels(where: str, labels: Sequence[str]) -> None:
+    """Refuse labels that differ from others in white space only."""
+    for row, label in enumerate(labels, 1):
+        if label != label.strip():
+            raise DataError(
+                "a label begins or ends with white space",
+                where=f"{where}, row {row}",
+                got=label,
+                hint="Remove it: it would make another class",
+            )
 
 
 def encode_texts(
@@ -169,9 +203,11 @@ def _arrays(
     columns: Columns,
     reading: TextReading,
     vocabulary: Vocabulary | None,
+    agreed: Sequence[str],
 ) -> dict[str, NDArray[np.generic]]:
-    train, test = (read_table(file, columns) for file in files)
-    labels = encode_labels(str(root), train.labels, test.labels)
+    found = [read_table(file, columns) for file in files]
+    train, test = found if len(found) == 2 else (found[0], Table([]))
+    labels = encode_labels(str(root), train.labels, test.labels, agreed=agreed)
     return {**labels, **encode_texts([train, test], reading, vocabulary)}
 
 

@@ -28,6 +28,7 @@ from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.cache import cache_dir
 from mdc_flower.data.readers.options import Reading, TextReading
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.data.remarks import remarks
 from mdc_flower.deployment.coordinator.superlink import ABOUT
 from mdc_flower.deployment.kits.kits import KIT, SiteKit
 from mdc_flower.deployment.site.node_config import node_config
@@ -157,7 +158,8 @@ def _data_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Che
         contract = kit.contract
         if contract is None:
             raise ConfigError("there is neither a contract nor a job", where=str(kit.folder / KIT))
-        reading = contract.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
+        own = kit.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
+        reading = contract.reading(own)
         dataset = load_dataset(kit.data, kit.data_root, reading)
         if kit.partition_id < 0 and makes_vocabulary(kit.data, dataset, reading):
             raise no_vocabulary("kit.toml, vocabulary")
@@ -175,6 +177,8 @@ def _data_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Che
         counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
         texts = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True)]
         yield Check("labels (not sent)", None, ", ".join(texts))
+        for remark in remarks(dataset):
+            yield Check("remark", None, remark)
 
 
 def _classes(dataset: DataSet) -> str:
