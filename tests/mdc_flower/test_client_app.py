@@ -543,9 +543,10 @@ def test_a_data_contract_that_is_not_kept_is_told_by_its_point_alone(
     file.write_text(tomli_w.dumps({"contract": contract.model_dump(by_alias=True)}))
     node = {"site": "north", "data": "client_lab:halves", "contract": str(file)}
     assert reason(ask_to_train(context(node))) == (
-        "DataError: data contract 'scans': the classes differ. The site's log has the details"
+        "DataError: data contract 'scans': the data set has a class that is not in the contract. "
+        "The site's log has the details"
     )
-    assert "10 classes, unknown: 0, 1" in events(site_log)[0]["error"]
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in events(site_log)[0]["error"]
 
 
 @pytest.mark.parametrize(
