@@ -81,10 +81,17 @@ def load_dataset(
     DataError
         If it is missing, or `DataSet.checked` refuses it.
     """
+    dataset = load_unchecked(spec, data_root, reading)
+    if spec.startswith(CONTRACT):
+        return dataset
+    return dataset.checked(needs_test=not reading.classes).limited(max_train, max_test)
+
+
+def load_unchecked(spec: str, data_root: str = "", reading: Reading = PLAIN) -> DataSet:
+    """Return a data set as it is read, before `DataSet.checked`; see `load_dataset`."""
     if spec.startswith(CONTRACT):
         return Contract.from_spec(spec).data_set()
-    dataset = _load(spec, data_root, reading).checked(needs_test=not reading.classes)
-    return dataset.limited(max_train, max_test)
+    return _load(spec, data_root, reading)
 
 
 def training_texts(spec: str, data_root: str = "", reading: Reading = PLAIN) -> Sequence[str]:

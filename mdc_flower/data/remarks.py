@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mdc_flower.data.dataset import DataSet, Examples
+from mdc_flower.data.readers.vocabulary import PADDING, UNKNOWN
 
 SAMPLED = 256
 """About how many examples tell the range of the inputs."""
@@ -12,12 +13,19 @@ SAMPLED = 256
 FAR = 20.0
 """Normalized inputs beyond this are far from what models expect: a few units around 0."""
 
+MANY_UNKNOWN = 0.1
+
 SHOWN = 5
 
 
 def remarks(dataset: DataSet) -> list[str]:
     """Return what may be wrong with a data set that passes all checks, a line each."""
-    return [*_rare_classes(dataset), *_unfit_statistics(dataset), *_constant_columns(dataset)]
+    return [
+        *_rare_classes(dataset),
+        *_unfit_statistics(dataset),
+        *_constant_columns(dataset),
+        *_cut_texts(dataset),
+    ]
 
 
 def _rare_classes(dataset: DataSet) -> Iterator[str]:
@@ -53,6 +61,23 @@ def _constant_columns(dataset: DataSet) -> Iterator[str]:
         shown = ", ".join(str(column + 1) for column in same[:SHOWN])
         more = ", ..." if len(same) > SHOWN else ""
         yield f"{len(same)} columns have the same value in all training rows: {shown}{more}"
+
+
+def _cut_texts(dataset: DataSet) -> Iterator[str]:
+    """Yield lines if texts may be cut, or if many of their tokens are unknown."""
+    inputs = dataset.train.inputs
+    if not (dataset.vocabulary and inputs.ndim == 2 and inputs.size):
+        return
+    used = inputs != PADDING
+    full = int(used[:, -1].sum())
+    if full:
+        yield (
+            f"{full} of {len(inputs)} texts fill all {inputs.shape[1]} tokens, so that longer ones "
+            f"are cut (median {np.median(used.sum(axis=1)):.0f}); text-length sets how many"
+        )
+    unknown = float((inputs == UNKNOWN).sum() / max(1, used.sum()))
+    if unknown > MANY_UNKNOWN:
+        yield f"{unknown:.0%} of the tokens are not in the vocabulary"
 
 
 def _sample(examples: Examples) -> np.ndarray:

@@ -198,7 +198,11 @@ def test_a_hello_is_answered_with_the_sites_card(
         number_format="bfloat16",
         threads=3 if simulated else usable_cores(),
         keeps_state=simulated,
+        data_form=told.data_form,
+        data_sha256=told.data_sha256,
     )
+    assert bool(told.data_form) != simulated
+    assert bool(told.data_sha256) == simulated
     assert told.machine.startswith(f"{processor()}, bfloat16, ")
 
 
@@ -505,7 +509,8 @@ def patients(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         for name in ("healthy", "ill"):
             (root / split / name).mkdir(parents=True)
-            Image.new("RGB", (4, 4)).save(root / split / name / "John Roe 1.png")
+            image = Image.new("RGB", (4, 4), "red" if split == "test" else "blue")
+            image.save(root / split / name / "John Roe 1.png")
     (root / "train" / "ill" / "Max Muster 2.png").write_bytes(b"no image")
     return root
 

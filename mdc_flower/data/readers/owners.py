@@ -60,8 +60,8 @@ def _owner_in(owners: dict[str, str], root: Path, file: Path) -> str:
     name = file.relative_to(root).as_posix()
     if not owners.get(name):
         raise DataError(
-            f"the table does not say whose file {name} is",
-            where=str(root / TABLE),
+            "the table does not say whose file it is",
+            where=f"{root / TABLE}, {name}",
             expected="a row for each file, and in none an empty owner",
         )
     return owners[name]

@@ -25,7 +25,6 @@ from strategies.exchange.messages import SiteCard
 from strategies.storage.run_directory import EVENTS
 from tests.mdc_flower.commands import mdc
 
-
 pytestmark = pytest.mark.usefixtures("identity")
 
 
@@ -133,7 +132,9 @@ def test_real_sites_of_other_classes_are_refused_by_name(tmp_path: Path) -> None
 
 def test_sites_under_a_contract_may_lack_classes_and_a_test_split(tmp_path: Path) -> None:
     classes = ("normal", "benign", "malignant")
-    contract = Contract(name="scans", type="uint8", shape=(3, 8, 8), classes=classes)
+    contract = Contract(
+        name="scans", type="uint8", shape=(3, 8, 8), classes=classes, mean=(0.5,), std=(0.3,)
+    )
     path = tmp_path / "contract.toml"
     path.write_text(tomli_w.dumps({"contract": contract.model_dump(by_alias=True)}))
     grey = dict(zip(classes, (10, 120, 220), strict=True))
@@ -144,7 +145,7 @@ def test_sites_under_a_contract_may_lack_classes_and_a_test_split(tmp_path: Path
         for number, spec in enumerate((all_here, some))
     ]
     config = {**SMALL, "dataset": all_here, "contract": contract.to_spec(), "min-sites": 2}
-    config |= {"output-dir": str(tmp_path / "run"), "local-epochs": 20, "batch-size": 4}
+    config |= {"output-dir": str(tmp_path / "run"), "local-epochs": 40, "batch-size": 4}
     done = run(config, *sites)
     summary = json.loads((done / "summary.json").read_text())
     assert summary["class-names"] == list(classes)

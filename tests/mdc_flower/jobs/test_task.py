@@ -296,7 +296,9 @@ def test_data_that_do_not_keep_the_sites_contract_are_refused(tmp_path: Path) ->
 def test_the_contract_gives_the_order_of_the_classes(tmp_path: Path) -> None:
     swapped = SCANS.model_copy(update={"classes": ("b", "a", "c")})
     one = site_task(data="task_lab:scans", contract=write_contract(tmp_path))
-    other = site_task(data="task_lab:scans", contract=write_contract(tmp_path, swapped))
+    (tmp_path / "other").mkdir()
+    theirs = write_contract(tmp_path / "other", swapped)
+    other = site_task(data="task_lab:scans", contract=theirs)
     assert list(other.dataset.class_names) == ["b", "a", "c"]
     labels = np.array([1, 0, 2])[one.dataset.train.labels]
     assert other.dataset.train.labels.tolist() == labels.tolist()

@@ -192,7 +192,7 @@ def test_a_table_names_the_owner_of_each_file(tmp_path: Path) -> None:
     assert data.test.groups.tolist() == ["p0"]
 
     table.write_text("\n".join(["file_name,patient", *rows[:-1]]))
-    with pytest.raises(DataError, match=r"does not say whose file train/normal/0\.png is"):
+    with pytest.raises(DataError, match=r"metadata\.csv, train/normal/0\.png: the table does not"):
         load_dataset(spec, "x", reading=reading)
 
 
