@@ -37,7 +37,7 @@ def check(
     """
 
     def work() -> None:
-        from mdc_flower.cli.launching import parse_setting
+        from mdc_flower.common.config_files import parse_setting
         from mdc_flower.config import read_run_config
         from mdc_flower.data.contract import read_contract
         from mdc_flower.data.survey import survey

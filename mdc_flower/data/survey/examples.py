@@ -64,10 +64,10 @@ def _survey_values(findings: Findings, split: str, part: Examples) -> None:
     bad = ~np.isfinite(inputs)
     if bad.any():
         rows = np.flatnonzero(bad.reshape(len(inputs), -1).any(axis=1)) + 1
-        findings.problem(f"rows of {split} have values that are not finite, rows", rows)
+        findings.problem(f"rows of {split} with values that are not finite", rows)
         if inputs.ndim == 2:
             columns = np.flatnonzero(bad.any(axis=0)) + 1
-            findings.problem(f"columns of {split} have them, columns", columns)
+            findings.problem(f"columns of {split} with them", columns)
     finite = inputs[~bad]
     if len(finite):
         findings.facts.append((f"range of {split}", f"{finite.min():.4g} to {finite.max():.4g}"))
@@ -80,7 +80,7 @@ def _survey_duplicates(findings: Findings, data: DataSet) -> None:
     for digest, label in zip(train, data.train.labels.tolist(), strict=False):
         labels.setdefault(digest, set()).add(label)
     shared = [row for row, digest in enumerate(test, 1) if digest in labels]
-    findings.note("test examples have the inputs of a training example, rows", shared)
+    findings.note("test rows with the inputs of a training example", shared)
     mixed = sum(len(of) > 1 for of in labels.values())
     if mixed:
         findings.notes.append(f"{mixed} inputs occur in train with more than one label")

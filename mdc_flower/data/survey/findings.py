@@ -50,6 +50,8 @@ class Findings:
         Counts by class, mode, suffix and so on.
     samples : list of Sample
         Some examples of each class.
+    stored : bool
+        Whether the samples are files as they are stored, because the data set cannot be read.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -57,6 +59,7 @@ class Findings:
     facts: list[tuple[str, str]] = field(default_factory=list)
     tables: list[Counts] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    stored: bool = False
 
     def problem(self, what: str, where: Iterable[object] = ()) -> None:
         """Add a problem with the places where it is; nothing if there is no place."""
@@ -84,7 +87,7 @@ class Findings:
     def _add(self, to: list[str], what: str, where: list[object]) -> None:
         if where:
             more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
-            to.append(f"{len(where)} {what}: {', '.join(map(str, where[:SHOWN]))}{more}")
+            to.append(f"{what} ({len(where)}): {', '.join(map(str, where[:SHOWN]))}{more}")
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:

@@ -83,7 +83,10 @@ def _classes(findings: Findings, root: Path, found: Sequence[Found], agreed: Seq
     names = list(agreed) or sorted(set.union(*folders.values()))
     counts = Counter((one.split, one.name) for one in found)
     splits = [split for split in SPLITS if (root / split).is_dir()]
-    rows = [[name, *(str(counts[split, name]) for split in splits)] for name in names]
+    rows = [
+        [name if name == name.strip() else repr(name), *(str(counts[s, name]) for s in splits)]
+        for name in names
+    ]
     findings.tables.append(Counts("Files by class", ["class", *splits], rows))
     if "train" not in splits:
         findings.problems.append(f"the folder train/ is missing in {root}")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mdc_flower.common.extras import library
 from mdc_flower.data.readers.options import AudioReading
@@ -37,6 +37,9 @@ def look_at_images(findings: Findings, files: Sequence[Path], image_size: int) -
                 is_turned = image.getexif().get(ORIENTATION, 1) != 1
                 frames = getattr(image, "n_frames", 1)
                 image.load()
+        except UnidentifiedImageError:  # its text has the whole path
+            damaged.append(f"{_named(file)} (no image that is known)")
+            continue
         except Exception as error:  # each format's decoder raises other exceptions
             damaged.append(f"{_named(file)} ({error})")
             continue
@@ -68,8 +71,8 @@ def look_at_recordings(
             with soundfile.SoundFile(file) as sound:
                 promised, rate = sound.frames, int(sound.samplerate)
                 samples = sound.read(dtype="float32", always_2d=True)
-        except (OSError, RuntimeError, TypeError) as error:
-            damaged.append(f"{_named(file)} ({error})")
+        except (OSError, RuntimeError, TypeError):  # the text has the whole path
+            damaged.append(f"{_named(file)} (no recording that is known)")
             continue
         if len(samples) == 0:
             damaged.append(f"{_named(file)} (it is empty)")

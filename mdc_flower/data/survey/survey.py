@@ -57,6 +57,7 @@ def survey(spec: str, data_root: str = "", reading: Reading = PLAIN) -> Findings
         findings.problems.append(f"it cannot be used: {type(error).__name__}: {error}")
     if not findings.samples and kind == "image-folder":
         findings.samples.extend(_stored(found))
+        findings.stored = True
     return findings
 
 
@@ -85,9 +86,11 @@ def _survey_tables(findings: Findings, root: Path, reading: Reading) -> None:
                 continue
             rows = list(enumerate(table.labels, 1))
             spaced = [f"{row} ({label!r})" for row, label in rows if label != label.strip()]
-            findings.problem(f"labels of {file.name} begin or end with white space, rows", spaced)
+            findings.problem(
+                f"labels of {file.name} begin or end with white space, in rows", spaced
+            )
             empty = [row for row, text in enumerate(table.inputs, 1) if not text.strip()]
-            findings.note(f"texts of {file.name} are empty, rows", empty)
+            findings.note(f"texts of {file.name} are empty, in rows", empty)
             if reading.classes:
                 other = sorted(set(table.labels) - set(reading.classes))
                 findings.problem(f"labels of {file.name} are none of the agreed classes", other)

@@ -71,7 +71,7 @@ def test_the_digest_covers_contents() -> None:
 
 def test_an_empty_cell_is_named_by_split_row_and_column() -> None:
     data = rows()
-    data.test.inputs[3, 1] = np.nan  # type: ignore[index]
+    data.test.inputs[3, 1] = np.nan
     with pytest.raises(DataError, match="a value is not finite") as caught:
         replace(data, train=rows(4).train).checked()
     assert caught.value.where == "data set 'rows', test, row 4, column 2"
@@ -97,7 +97,7 @@ def test_rare_classes_are_named() -> None:
 
 def test_constant_columns_are_named() -> None:
     data = rows()
-    data.train.inputs[:, 1] = 7  # type: ignore[index]
+    data.train.inputs[:, 1] = 7
     assert remarks(data) == ["1 columns have the same value in all training rows: 2"]
 
 

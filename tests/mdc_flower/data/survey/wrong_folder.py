@@ -8,27 +8,27 @@ from PIL import Image
 
 FOUND = (
     # Problems
-    "4 images cannot be decoded: train/cat/cut.png",
+    "images cannot be decoded (4): train/cat/cut.png",
     "train/cat/empty.png",
     "train/cat/text.png",
-    "1 links lead nowhere: train/dog/dangling.png",
-    "1 files are in train and in another split: train/cat/0.png = test/cat/again.png",
-    "1 files are in two classes: train/cat/1.png = train/dog/as-cat.png",
-    "1 classes have no folder in train/: bird",
-    "1 classes have no file to train on: nothing",
-    "1 names of classes begin or end with white space: 'cat '",
+    "links lead nowhere (1): train/dog/dangling.png",
+    "files are in train and in another split (1): train/cat/0.png = test/cat/again.png",
+    "files are in two classes (1): train/cat/1.png = train/dog/as-cat.png",
+    "classes have no folder in train/ (1): bird",
+    "classes have no file to train on (1): nothing",
+    "names of classes begin or end with white space (1): 'cat '",
     "different sizes; image-size makes them all the same",
     # To look at
     "3 files are left out by their suffix: 2 .heic, 1 .txt",
-    "3 names that systems leave behind, or that are no class: "
+    "names that systems leave behind, or that are no class (3): "
     "train/.ipynb_checkpoints, train/cat/._0.png, train/cat/Thumbs.db",
     "1 images have more than 8 bits per channel",
     "the images have 4 modes: I;16, L, RGB, RGBA",
-    "1 images were taken with a turned camera (EXIF orientation): train/dog/phone.jpg",
-    "1 images have more than one frame or page: train/dog/moving.tiff (2)",
-    "1 files are there twice: train/dog/0.png = train/dog/twice.png",
-    "1 classes have a single file to train on: cat ",
-    "1 pairs of classes differ in case or white space only: 'cat' and 'cat '",
+    "images were taken with a turned camera (EXIF orientation) (1): train/dog/phone.jpg",
+    "images have more than one frame or page (1): train/dog/moving.tiff (2)",
+    "files are there twice (1): train/dog/0.png = train/dog/twice.png",
+    "classes have a single file to train on (1): cat ",
+    "pairs of classes differ in case or white space only (1): 'cat' and 'cat '",
     # What is there
     "linked",
     "caf\\xe9.png",
