@@ -220,7 +220,7 @@ def _relabelled(where: str, dataset: DataSet, classes: Sequence[str]) -> DataSet
             expected="one of: " + ", ".join(classes),
         )
     labels = np.array([list(classes).index(name) for name in own], np.int64)
-    train, test = (
-        replace(split, labels=labels[split.labels]) for split in (dataset.train, dataset.test)
-    )
-    return replace(dataset, train=train, test=test, class_names=classes)
+    splits = {
+        name: replace(split, labels=labels[split.labels]) for name, split in dataset.splits.items()
+    }
+    return replace(dataset, **splits, class_names=classes)

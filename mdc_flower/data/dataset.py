@@ -101,6 +101,8 @@ class DataSet:
     vocabulary : str
         SHA-256 of the vocabulary, in hex; empty for none. Where it is equal, a token stands for
         the same word.
+    validation : Examples, optional
+        Validation examples of its own; without them, some of ``train`` are held out.
     """
 
     name: str
@@ -111,6 +113,13 @@ class DataSet:
     std: Sequence[float] = ()
     num_tokens: int = 0
     vocabulary: str = ""
+    validation: Examples | None = None
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """Return the examples of each split that the data set has, by its name."""
+        own = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **own, "test": self.test}
 
     @property
     def num_classes(self) -> int:
@@ -135,19 +144,19 @@ class DataSet:
         DataError
             Naming the wrong part, what was found and what was expected.
         """
-        for split, examples in (("train", self.train), ("test", self.test)):
+        for split, examples in self.splits.items():
             where = f"data set {self.name!r}, {split}"
             _check_examples(where, examples, self.num_classes)
             _check_finite(where, examples.inputs)
             if len(examples) == 0 and (split == "train" or needs_test):
                 raise DataError("there are no examples", where=where)
-        if self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
-            raise DataError(
-                "test inputs and training inputs differ in shape",
-                where=f"data set {self.name!r}",
-                got=self.test.inputs.shape[1:],
-                expected=str(self.input_shape),
-            )
+            if examples.inputs.shape[1:] != self.train.inputs.shape[1:]:
+                raise DataError(
+                    f"{split} inputs and training inputs differ in shape",
+                    where=f"data set {self.name!r}",
+                    got=examples.inputs.shape[1:],
+                    expected=str(self.input_shape),
+                )
         channels = self.input_shape[0] if self.input_shape else 0
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, channels):
             raise DataError(
@@ -165,7 +174,7 @@ class DataSet:
                     hint="If all its values are the same, leave it out, or set its std to 1",
                 )
         if self.num_tokens:
-            for split, examples in (("train", self.train), ("test", self.test)):
+            for split, examples in self.splits.items():
                 _check_tokens(f"data set {self.name!r}, {split}", examples, self.num_tokens)
         return self
 

@@ -41,7 +41,7 @@ def differences(one: str, other: str) -> list[str]:
 def content_sha256(dataset: DataSet) -> str:
     """Return a digest of all examples, labels and groups, and of the form."""
     digest = hashlib.sha256(form_of(dataset).encode())
-    for examples in (dataset.train, dataset.test):
+    for examples in dataset.splits.values():
         for array in (examples.inputs, examples.labels, examples.groups):
             if array is not None:
                 _add(digest, array)

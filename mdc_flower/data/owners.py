@@ -50,7 +50,7 @@ def check_left(part: int, train: Rows, held: Rows) -> None:
 
 
 def refuse_shared_owners(dataset: DataSet) -> None:
-    """Refuse a data set with an owner in both splits: the test would be on known owners.
+    """Refuse a data set with an owner in train and in another split: it would be known there.
 
     If all examples have one owner, it is the site.
 
@@ -59,18 +59,19 @@ def refuse_shared_owners(dataset: DataSet) -> None:
     DataError
         Naming the first such owners.
     """
-    train, test = dataset.train.groups, dataset.test.groups
-    if train is None or test is None:
-        return
-    owners = set(train.tolist())
-    shared = sorted(owners & set(test.tolist()), key=str)
-    if shared and len(owners | set(test.tolist())) > 1:
+    for split, others in dataset.splits.items():
+        if split == "train" or dataset.train.groups is None or others.groups is None:
+            continue
+        owners, there = set(dataset.train.groups.tolist()), set(others.groups.tolist())
+        shared = sorted(owners & there, key=str)
+        if not shared or len(owners | there) == 1:
+            continue
         shown = ", ".join(map(str, shared[:SHOWN])) + (", ..." if len(shared) > SHOWN else "")
         raise DataError(
-            f"{len(shared)} of the owners are in both train and test",
+            f"{len(shared)} of the owners are in both train and {split}",
             where=f"data set {dataset.name!r}",
             got=shown,
             expected="each owner in one of them",
-            hint="A model knows the owners that it was trained on, so the test would say too much. "
+            hint="A model knows the owners it was trained on, so a score on them says too much. "
             "If the owners are the sites, set partition = 'natural-id'",
         )

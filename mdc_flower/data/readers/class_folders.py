@@ -17,11 +17,18 @@ Files = Sequence[tuple[Path, int]]
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The files of both splits, sorted by name, and the names of the classes."""
+    """The files of the splits, sorted by name, and the names of the classes."""
 
     class_names: Sequence[str]
     train: Files
     test: Files
+    validation: Files = ()
+
+    @property
+    def splits(self) -> dict[str, Files]:
+        """Return the files by split; without those of validation if there are none."""
+        own = {"validation": self.validation} if self.validation else {}
+        return {"train": self.train, "test": self.test, **own}
 
 
 def class_folders(
@@ -49,16 +56,18 @@ def class_folders(
     if agreed:
         return _agreed_folders(root, list(agreed), things, suffixes)
     classes = _classes(root / "train")
-    test_classes = _classes(root / "test")
-    if not set(test_classes) <= set(classes):
-        raise DataError(
-            "the test folder has a class that the training folder does not have",
-            where=str(root),
-            got=sorted(set(test_classes) - set(classes))[0],
-            expected="one of: " + ", ".join(classes),
-        )
-    train, test = (_files(root / split, classes, things, suffixes) for split in ("train", "test"))
-    return ClassFolders(classes, train, test)
+    own = ["validation"] if (root / "validation").is_dir() else []
+    for split in ("test", *own):
+        split_classes = _classes(root / split) if split == "test" else _folders_in(root / split)
+        if not set(split_classes) <= set(classes):
+            raise DataError(
+                f"the {split} folder has a class that the training folder does not have",
+                where=str(root),
+                got=sorted(set(split_classes) - set(classes))[0],
+                expected="one of: " + ", ".join(classes),
+            )
+    files = (_files(root / split, classes, things, suffixes) for split in ("train", "test", *own))
+    return ClassFolders(classes, *files)
 
 
 def _agreed_folders(
@@ -66,9 +75,9 @@ def _agreed_folders(
 ) -> ClassFolders:
     """Return the files of agreed classes; a class may have none, and there may be no test split."""
     splits: list[Files] = []
-    for split in ("train", "test"):
+    for split in ("train", "test", "validation"):
         folder = root / split
-        if split == "test" and not folder.is_dir():
+        if split != "train" and not folder.is_dir():
             splits.append([])
             continue
         if unknown := sorted(set(_folders_in(folder)) - set(classes)):
@@ -79,14 +88,13 @@ def _agreed_folders(
                 hint="Rename it as in the contract, or move it elsewhere",
             )
         splits.append(_found(folder, classes, suffixes))
-    train, test = splits
-    if not train:
+    if not splits[0]:
         raise DataError(
             f"there are no {things}",
             where=str(root / "train"),
             expected="folders named as the agreed classes: " + ", ".join(classes),
         )
-    return ClassFolders(classes, train, test)
+    return ClassFolders(classes, *splits)
 
 
 def absolute(path: str, kind: str) -> Path:

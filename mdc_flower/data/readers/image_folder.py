@@ -9,7 +9,13 @@ from PIL import Image
 
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import DataSet, Examples
-from mdc_flower.data.readers.class_folders import Files, class_folders, fingerprint, labels_of
+from mdc_flower.data.readers.class_folders import (
+    ClassFolders,
+    Files,
+    class_folders,
+    fingerprint,
+    labels_of,
+)
 from mdc_flower.data.readers.owners import owners_of
 from mdc_flower.data.readers.same_files import refuse_same_files
 from strategies.common.errors import DataError
@@ -42,16 +48,21 @@ def load_image_folder(
         the file.
     """
     found = class_folders(path, "image-folder", "images", Image.registered_extensions(), agreed)
-    refuse_same_files(found.train, found.test)
-    groups = [owners_of(Path(path), files, owners) for files in (found.train, found.test)]
+    refuse_same_files(found.train, found.test, found.validation)
+    all_files = [file for files in found.splits.values() for file in files]
     arrays = cached_arrays(
-        f"image-folder-{fingerprint([*found.train, *found.test], image_size)}",
-        lambda: _both(found.train, found.test, image_size),
+        f"image-folder-{fingerprint(all_files, image_size, len(found.validation))}",
+        lambda: _decoded(found, image_size),
     )
+    splits = {
+        split: Examples(
+            arrays[f"{split}_inputs"], labels_of(files), owners_of(Path(path), files, owners)
+        )
+        for split, files in found.splits.items()
+    }
     return DataSet(
         name="image-folder",
-        train=Examples(arrays["train_inputs"], labels_of(found.train), groups[0]),
-        test=Examples(arrays["test_inputs"], labels_of(found.test), groups[1]),
+        **splits,
         class_names=found.class_names,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -100,13 +111,13 @@ def stack_images(
     return stacked
 
 
-def _both(train: Files, test: Files, image_size: int) -> dict[str, NDArray[np.generic]]:
-    """Return the images of both splits; there may be none in the test split."""
-    inputs = _decode(train, image_size)
-    return {
-        "train_inputs": inputs,
-        "test_inputs": _decode(test, image_size) if test else inputs[:0],
-    }
+def _decoded(found: ClassFolders, image_size: int) -> dict[str, NDArray[np.generic]]:
+    """Return the images of each split; there may be none in the test split."""
+    inputs = {"train": _decode(found.train, image_size)}
+    for split in found.splits.keys() - inputs.keys():
+        files = found.splits[split]
+        inputs[split] = _decode(files, image_size) if files else inputs["train"][:0]
+    return {f"{split}_inputs": images for split, images in inputs.items()}
 
 
 def _decode(files: Files, image_size: int) -> NDArray[np.uint8]:

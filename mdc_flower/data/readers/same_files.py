@@ -10,8 +10,10 @@ from strategies.common.errors import DataError
 SHOWN = 3
 
 
-def refuse_same_files(train: Sequence[tuple[Path, int]], test: Sequence[tuple[Path, int]]) -> None:
-    """Refuse test files whose content is that of a training file.
+def refuse_same_files(
+    train: Sequence[tuple[Path, int]], *others: Sequence[tuple[Path, int]]
+) -> None:
+    """Refuse files of other splits whose content is that of a training file.
 
     Only files of the same size are read.
 
@@ -20,14 +22,14 @@ def refuse_same_files(train: Sequence[tuple[Path, int]], test: Sequence[tuple[Pa
     DataError
         Naming the first pairs.
     """
-    if pairs := same_content((file for file, _ in train), (file for file, _ in test)):
+    there = (file for split in others for file, _ in split)
+    if pairs := same_content((file for file, _ in train), there):
         shown = ", ".join(f"{one} and {other}" for one, other in pairs[:SHOWN])
         raise DataError(
-            f"{len(pairs)} test file{' is' if len(pairs) == 1 else 's are'} among the training "
-            "files as well",
+            "files of another split are among the training files as well",
             where=str(pairs[0][1]),
             got=shown + (", ..." if len(pairs) > SHOWN else ""),
-            expected="different files in train/ and test/",
+            expected="different files in each split",
             hint="Remove one of each pair: a result on trained examples says nothing",
         )
 

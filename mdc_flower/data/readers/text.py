@@ -41,13 +41,16 @@ def load_text_folder(
         If a file is missing, a split has two files, or a file or the vocabulary cannot be read.
     """
     root = absolute(path, "text-folder")
-    files = [_file(root, "train")]
-    if not (agreed and not any(root.glob("test.*"))):
-        files.append(_file(root, "test"))
+    needed = ("train",) if agreed else ("train", "test")
+    files = {
+        split: _file(root, split)
+        for split in ("train", "test", "validation")
+        if split in needed or any(root.glob(f"{split}.*"))
+    }
     vocabulary = read_vocabulary(reading)
     settings = (reading, columns, agreed, vocabulary.sha256 if vocabulary else "", TOKENS_VERSION)
     arrays = cached_arrays(
-        f"text-{fingerprint([(file, split) for split, file in enumerate(files)], *settings)}",
+        f"text-{fingerprint([(file, 0) for file in files.values()], *settings)}",
         lambda: _arrays(root, files, columns, reading, vocabulary, agreed),
     )
     return data_set("text-folder", arrays)
@@ -153,17 +156,17 @@ def _check_labels(where: str, labels: Sequence[str]) -> None:
 def encode_texts(
     tables: Sequence[Table], reading: TextReading, vocabulary: Vocabulary | None
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the texts of the training and test tables as token numbers, with any groups.
+    """Return the texts of train, test and validation as token numbers, with any groups.
 
-    Without a vocabulary, it is made from the training texts.
+    Without a vocabulary, it is made from the training texts. There may be no table of validation.
     """
-    train, test = tables
+    train = tables[0]
     known = vocabulary or Vocabulary.of(train.inputs, reading.vocabulary_size, reading.min_count)
     arrays: dict[str, NDArray[np.generic]] = {
         "num_tokens": np.asarray(known.num_tokens),
         "vocabulary": np.asarray(known.sha256),
     }
-    for split, table in (("train", train), ("test", test)):
+    for split, table in zip(("train", "test", "validation"), tables, strict=False):
         arrays[f"{split}_inputs"] = known.encode(table.inputs, reading.length)
         if table.groups:
             arrays[f"{split}_groups"] = np.asarray(table.groups)
@@ -177,18 +180,18 @@ def data_set(
     std: Sequence[float] = (),
 ) -> DataSet:
     """Return the data set of cached arrays, named as in `encode_labels` and `encode_texts`."""
-    train, test = (
-        Examples(
+    splits = {
+        split: Examples(
             arrays[f"{split}_inputs"],
             np.asarray(arrays[f"{split}_labels"], np.int64),
             arrays.get(f"{split}_groups"),
         )
-        for split in ("train", "test")
-    )
+        for split in ("train", "test", "validation")
+        if f"{split}_labels" in arrays
+    }
     return DataSet(
         name=name,
-        train=train,
-        test=test,
+        **splits,
         class_names=[str(label) for label in arrays["class_names"]],
         mean=mean,
         std=std,
@@ -199,16 +202,21 @@ def data_set(
 
 def _arrays(
     root: Path,
-    files: Sequence[Path],
+    files: Mapping[str, Path],
     columns: Columns,
     reading: TextReading,
     vocabulary: Vocabulary | None,
     agreed: Sequence[str],
 ) -> dict[str, NDArray[np.generic]]:
-    found = [read_table(file, columns) for file in files]
-    train, test = found if len(found) == 2 else (found[0], Table([]))
-    labels = encode_labels(str(root), train.labels, test.labels, agreed=agreed)
-    return {**labels, **encode_texts([train, test], reading, vocabulary)}
+    found = {split: read_table(file, columns) for split, file in files.items()}
+    train, test, own = (found.get(split, Table([])) for split in ("train", "test", "validation"))
+    labels = encode_labels(str(root), train.labels, [*test.labels, *own.labels], agreed=agreed)
+    arrays = {**labels, **encode_texts([train, test, own], reading, vocabulary)}
+    after = arrays["test_labels"]
+    arrays["test_labels"] = after[: len(test.labels)]
+    if own.inputs:
+        arrays["validation_labels"] = after[len(test.labels) :]
+    return arrays
 
 
 def _file(root: Path, split: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdc_flower.data import load_dataset
+from mdc_flower.data import load_dataset, site_data
 from mdc_flower.data.readers.options import AudioReading, Columns, Reading, TextReading
 from strategies.common.errors import DataError
 
@@ -201,7 +201,26 @@ def test_a_file_in_both_splits_is_named(tmp_path: Path) -> None:
     (tmp_path / "test" / "benign" / "copy.png").write_bytes(
         (tmp_path / "train" / "normal" / "0.png").read_bytes()
     )
-    with pytest.raises(DataError, match="1 test file is among the training files") as caught:
+    with pytest.raises(
+        DataError, match="files of another split are among the training files"
+    ) as caught:
         load_dataset(spec)
     assert caught.value.where == str(tmp_path / "test" / "benign" / "copy.png")
     assert str(tmp_path / "train" / "normal" / "0.png") in str(caught.value.got)
+
+
+@pytest.mark.parametrize(
+    "write", [image_folder, audio_folder, audio_manifest, text_folder], ids=lambda f: f.__name__
+)
+def test_a_validation_split_of_its_own_is_read(tmp_path: Path, write: Callable[..., str]) -> None:
+    counts = {"train": [3, 2, 1], "validation": [2, 1, 0], "test": [1, 1, 1]}
+    spec = write(tmp_path / "data", counts)
+    for reading in (READING, AGREED):
+        data = load_dataset(spec, reading=reading)
+        assert data.validation is not None
+        names = [data.class_names[label] for label in data.validation.labels.tolist()]
+        assert sorted(names) == ["benign", "normal", "normal"]
+        assert len(data.validation.inputs) == 3
+        assert len(data.test) == 3
+        site = site_data(data, None, -1, 1, 0.5)
+        assert (len(site.train), len(site.validation)) == (6, 3)
