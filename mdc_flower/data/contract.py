@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
@@ -220,7 +220,7 @@ def _relabelled(where: str, dataset: DataSet, classes: Sequence[str]) -> DataSet
             expected="one of: " + ", ".join(classes),
         )
     labels = np.array([list(classes).index(name) for name in own], np.int64)
-    splits = {
+    splits: dict[str, Any] = {
         name: replace(split, labels=labels[split.labels]) for name, split in dataset.splits.items()
     }
     return replace(dataset, **splits, class_names=classes)

@@ -62,7 +62,9 @@ def load_image_folder(
     }
     return DataSet(
         name="image-folder",
-        **splits,
+        train=splits["train"],
+        test=splits["test"],
+        validation=splits.get("validation"),
         class_names=found.class_names,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
