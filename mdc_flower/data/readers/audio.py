@@ -224,7 +224,6 @@ def _data_set(
     reading: AudioReading,
     groups: Sequence[NDArray[np.generic] | None] = NO_GROUPS,
 ) -> DataSet:
-    refuse_same_files(*files)
     # The key depends on the split too, because a recording may move to the other split.
     marked = [
         (file, number * len(classes) + label)
@@ -233,10 +232,7 @@ def _data_set(
     ]
     arrays = cached_arrays(
         f"audio-{fingerprint(marked, reading, FEATURES_VERSION)}",
-        lambda: {
-            f"{split}_inputs": _spectrograms(part, reading)
-            for split, part in zip(SPLITS, files, strict=True)
-        },
+        lambda: _features(files, reading),
     )
     train, test, validation = (
         Examples(arrays[f"{split}_inputs"], labels_of(part), owners)
@@ -251,6 +247,15 @@ def _data_set(
         mean=LOG_MEL_MEAN,
         std=LOG_MEL_STD,
     )
+
+
+def _features(files: Sequence[Files], reading: AudioReading) -> dict[str, NDArray[np.generic]]:
+    """Return the spectrograms of each split."""
+    refuse_same_files(*files)
+    return {
+        f"{split}_inputs": _spectrograms(part, reading)
+        for split, part in zip(SPLITS, files, strict=True)
+    }
 
 
 def _spectrograms(files: Files, reading: AudioReading) -> NDArray[np.float32]:

@@ -48,7 +48,6 @@ def load_image_folder(
         the file.
     """
     found = class_folders(path, "image-folder", "images", Image.registered_extensions(), agreed)
-    refuse_same_files(found.train, found.test, found.validation)
     all_files = [file for files in found.splits.values() for file in files]
     arrays = cached_arrays(
         f"image-folder-{fingerprint(all_files, image_size, len(found.validation))}",
@@ -115,6 +114,7 @@ def stack_images(
 
 def _decoded(found: ClassFolders, image_size: int) -> dict[str, NDArray[np.generic]]:
     """Return the images of each split; there may be none in the test split."""
+    refuse_same_files(found.train, found.test, found.validation)
     inputs = {"train": _decode(found.train, image_size)}
     for split in found.splits.keys() - inputs.keys():
         files = found.splits[split]

@@ -15,7 +15,7 @@ def refuse_same_files(
 ) -> None:
     """Refuse files of other splits whose content is that of a training file.
 
-    Only files of the same size are read.
+    Only files of the same size are read; call it where all files are read anyway.
 
     Raises
     ------
