@@ -16,6 +16,7 @@ from mdc_flower.common.launch import Ranks, Rendezvous
 from mdc_flower.common.local_work import budget_of, check_work, controller_of, unit_of
 from mdc_flower.common.outer_step import OuterMomentum, check_outer, outer_of
 from mdc_flower.data.readers.options import AudioReading, Columns, HubReading, Reading, TextReading
+from mdc_flower.data.readers.own_keys import OwnKeys
 from strategies.aggregation.averaging import WEIGHTINGS
 from strategies.exchange.deadline import Deadline
 from strategies.exchange.messages import NUM_EXAMPLES
@@ -60,6 +61,7 @@ JOB_KEYS = frozenset(
     {
         "dataset",
         "data-root",
+        "contract",
         "image-size",
         "audio-sample-rate",
         "audio-mels",
@@ -141,6 +143,7 @@ class RunConfig(ConfigModel):
     # Data
     dataset: str = "digits"
     data_root: str = ""
+    contract: str = ""  # as in `dataset`, if the coordinator has data of its own
     image_size: Count = 0  # pixels; 0 keeps the original size
     audio_sample_rate: Annotated[int, Field(ge=1000)] = 16_000  # Hz
     audio_mels: AtLeastOne = 64
@@ -340,13 +343,13 @@ class RunConfig(ConfigModel):
         )
 
 
-class SiteConfig(ConfigModel):
+class SiteConfig(OwnKeys):
     """Settings of a single site: its name, where its data are, and what may leave it.
 
     A real site sets ``site``, and ``data`` unless it uses the run's data set or has a ``command``
-    of its own that trains. ``ranks`` and the three keys after it are those of
-    `mdc_flower.common.launch.Launch`. Flower sets ``partition-id`` and ``num-partitions`` for a
-    simulated site.
+    of its own that trains. For the keys of its files see `OwnKeys`; ``ranks`` and the three keys
+    after it are those of `mdc_flower.common.launch.Launch`. Flower sets ``partition-id`` and
+    ``num-partitions`` for a simulated site.
     """
 
     site: str = ""

@@ -24,6 +24,7 @@ from mdc_flower.coordinator.card_claims import coordinator_kit, with_card_checks
 from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
 from mdc_flower.coordinator.resume import changed_keys, changed_machines, check_resumable
+from mdc_flower.coordinator.same_data import check_same_data
 from mdc_flower.coordinator.trackers import check_trackers, trackers
 from mdc_flower.jobs.initial_model import differences, file_digest, initialized
 from mdc_flower.jobs.run_task import RunTask, load_run_task
@@ -194,6 +195,8 @@ def _run(
             f"the run config sets keys that the job has not read: {', '.join(idle)}. They have no "
             "effect, unless the job reads them at a site",
         )
+    for remark in task.remarks:
+        _warn(record, f"the data: {remark}")
     model = task.new_model()
     if record.checkpoint is None:
         initialized(model, config)
@@ -210,7 +213,7 @@ def _run(
         ),
         Membership(
             admission=with_card_checks(
-                admission(os.environ.get(REGISTER, ""), code_digests(config)),
+                admission(os.environ.get(REGISTER, ""), code_digests(config), task.data_form),
                 config.num_sites,
                 coordinator_kit(),
             )
@@ -218,6 +221,7 @@ def _run(
         **_resume_options(record, config),
     )
     _check_partitions(membership, config)
+    check_same_data(membership, task.data_sha256)
     _check_local_statistics(membership, config)
     if record.checkpoint is None:
         _check_states(membership, config)
@@ -244,12 +248,15 @@ def _run(
         "config": config.to_flower(),
         "version": __version__,
         "partition": _sha256(facts),
+        "data": task.data_sha256,
         **({"base": base} if base else {}),
     }
     if record.checkpoint is not None:
         # A resumed run is a new one to Flower. Earlier versions did not store the first id.
         run["id"] = record.checkpoint.run.get("id", run["id"])
-        changed = check_resumable(record.checkpoint.run, config, _sha256(facts), base)
+        changed = check_resumable(
+            record.checkpoint.run, config, _sha256(facts), base, task.data_sha256
+        )
         _write_beginning(record, config, beginning)
     evaluate_global = evaluate_fn(task, membership.num_partitions)
     if config.initial_model:

@@ -223,7 +223,7 @@ def check_site(kit: Kit, data: Data = "", data_root: DataRoot = "", command: Com
         from mdc_flower.deployment.site.check import check_site as checks
 
         read = read_site_kit(kit).with_data(data, data_root, command)
-        show(checks(read), console, f"mdc site check {kit}")
+        show(checks(read, with_page=True), console, f"mdc site check {kit}")
 
     with_exit_status(work)
 

@@ -7,6 +7,7 @@ does not import it.
 
 from importlib.metadata import entry_points
 
+import mdc_flower.cli.data
 import mdc_flower.cli.federation
 import mdc_flower.cli.run  # noqa: F401  # adds its commands to the app
 from mdc_flower.cli.shared import app

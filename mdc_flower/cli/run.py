@@ -224,7 +224,8 @@ def _check_resumable(task: "RunTask", config: RunConfig, num_sites: int) -> None
 
     with run_directory(Path(config.output_dir), {}, resume=True) as record:
         if record.checkpoint is not None:
-            check_resumable(record.checkpoint.run, config, task.partition_sha256(num_sites))
+            partition = task.partition_sha256(num_sites)
+            check_resumable(record.checkpoint.run, config, partition, data=task.data_sha256)
 
 
 def _gpu_share(num_sites: int, cores: int) -> float:

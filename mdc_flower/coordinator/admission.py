@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdc_flower import __version__
+from mdc_flower.data.identity import differences
 from strategies.common.errors import ConfigError
 from strategies.exchange.membership import Admission
 from strategies.exchange.messages import SiteCard
@@ -18,7 +19,7 @@ It is not a key of the run config, because other people write that, and every si
 """
 
 
-def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
+def admission(register: str, code: Mapping[str, str] = NO_CODE, data_form: str = "") -> Admission:
     """Return the rule for admitting nodes; without a register, it trusts every node's name.
 
     Parameters
@@ -29,6 +30,9 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
         cannot use the id of another node.
     code
         Digests of the run's modules at the coordinator; see `mdc_flower.site.card.code_digests`.
+    data_form
+        What the coordinator knows that all data must have in common; see
+        `mdc_flower.data.identity.form_of`. Empty if it knows nothing.
 
     Raises
     ------
@@ -45,7 +49,7 @@ def admission(register: str, code: Mapping[str, str] = NO_CODE) -> Admission:
                 f"it runs mdc-flower {card.version}, the coordinator runs {__version__}. "
                 "Install the same version at both"
             )
-        if reason := _other_code(card, code):
+        if reason := _other_code(card, code) or _other_form(card, data_form):
             return reason
         if not register:
             return None
@@ -72,6 +76,16 @@ def _other_code(card: SiteCard, own: Mapping[str, str]) -> str | None:
                 f"starts with {reported[:12]}, the coordinator's with {own[key][:12]}. "
                 "Install the same code at both"
             )
+    return None
+
+
+def _other_form(card: SiteCard, own: str) -> str | None:
+    """Return in what a site's data differ from the coordinator's; None if equal or unknown."""
+    if differing := differences(card.data_form, own):
+        return (
+            f"its data differ from the coordinator's in: {', '.join(differing)}. A contract says "
+            "what they must have in common"
+        )
     return None
 
 

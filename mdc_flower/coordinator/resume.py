@@ -74,7 +74,11 @@ def changed_machines(
 
 
 def check_resumable(
-    before: Mapping[str, Any], config: RunConfig, partition: str | None, base: str = ""
+    before: Mapping[str, Any],
+    config: RunConfig,
+    partition: str | None,
+    base: str = "",
+    data: str = "",
 ) -> dict[str, list[Any]]:
     """Return the keys that change when a run is resumed, each with both values.
 
@@ -88,6 +92,8 @@ def check_resumable(
         Hash of the partition into simulated sites; None if the sites are real.
     base
         Digest of the model's arrays that are not exchanged; empty if there are none.
+    data
+        Digest of the contents of the data; empty if it is not known, as in earlier versions.
 
     Raises
     ------
@@ -98,14 +104,19 @@ def check_resumable(
         If the arrays that are not exchanged differ.
     """
     changed = changed_keys(before["config"], config)
-    if before["partition"] != partition:
-        raise ConfigError(
-            "the data, or their partition into sites, differ from those of the run",
-            where="partition",
-            got=partition,
-            expected=str(before["partition"]),
-            hint="Restore the data set that the run was started with",
-        )
+    earlier = before.get("data", "")
+    for key, is_same in (
+        ("dataset", not (data and earlier) or data == earlier),
+        ("partition", before["partition"] == partition),
+    ):
+        if not is_same:
+            raise ConfigError(
+                "the data, or their partition into sites, differ from those of the run",
+                where=key,
+                got=data if key == "dataset" else partition,
+                expected=earlier if key == "dataset" else str(before["partition"]),
+                hint="Restore the data set that the run was started with",
+            )
     check_file_unchanged(before.get("initial-model", {}).get("sha256", ""), config)
     check_base(base, before.get("base", ""), "the resumed run")
     return changed

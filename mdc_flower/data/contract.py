@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
@@ -86,7 +86,7 @@ class Contract(ConfigModel):
 
         An image size in ``base`` takes precedence over the contract's.
         """
-        read = replace(base, image_size=base.image_size or self.image_size)
+        read = replace(base, image_size=base.image_size or self.image_size, classes=self.classes)
         if self.sample_rate:
             _, mels, frames = self.shape
             seconds = seconds_of(frames, self.sample_rate)
@@ -131,7 +131,9 @@ class Contract(ConfigModel):
         )
 
     def kept_by(self, dataset: DataSet, min_examples: int = 0, max_examples: int = 0) -> DataSet:
-        """Check a site's data set, and return it with the contract's name, mean and std.
+        """Check a site's data set, and return it with the contract's name, classes, mean and std.
+
+        The names of the data set's classes decide which labels its examples get.
 
         Parameters
         ----------
@@ -155,7 +157,7 @@ class Contract(ConfigModel):
         ):
             if got != expected:
                 raise DataError(what, where=where, got=got, expected=str(expected))
-        _check_classes(where, dataset.class_names, self.classes)
+        dataset = _relabelled(where, dataset, self.classes)
         self._check_tokens(where, dataset)
         if len(dataset.train) < min_examples:
             raise DataError(
@@ -205,22 +207,20 @@ def read_contract(path: Path) -> Contract:
     return Contract.read(table, f"{path}, [contract]")
 
 
-def _check_classes(where: str, got: Sequence[str], expected: Sequence[str]) -> None:
-    if list(got) == list(expected):
-        return
-    if sorted(got) == sorted(expected):
+def _relabelled(where: str, dataset: DataSet, classes: Sequence[str]) -> DataSet:
+    """Return the data set with these classes; each of its own must be one of them."""
+    own = list(dataset.class_names)
+    if own == list(classes):
+        return dataset
+    if unknown := sorted(set(own) - set(classes)):
         raise DataError(
-            "the classes are in another order, so that labels would be swapped",
+            "the data set has a class that is not in the contract",
             where=where,
-            got=list(got),
-            expected=str(list(expected)),
+            got=", ".join(unknown),
+            expected="one of: " + ", ".join(classes),
         )
-    unknown, missing = sorted(set(got) - set(expected)), sorted(set(expected) - set(got))
-    raise DataError(
-        "the classes differ",
-        where=where,
-        got=f"{len(got)} classes"
-        + (f", unknown: {', '.join(unknown)}" if unknown else "")
-        + (f", missing: {', '.join(missing)}" if missing else ""),
-        expected=f"{len(expected)}: {', '.join(expected)}",
-    )
+    labels = np.array([list(classes).index(name) for name in own], np.int64)
+    splits: dict[str, Any] = {
+        name: replace(split, labels=labels[split.labels]) for name, split in dataset.splits.items()
+    }
+    return replace(dataset, **splits, class_names=classes)

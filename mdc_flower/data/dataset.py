@@ -1,5 +1,6 @@
 """`DataSet`: the interface between the readers and all code that uses examples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -8,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.common.errors import DataError
+
+CHECKED_AT_ONCE = 4 * 1024**2
+"""Numbers of values that are checked at once."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class DataSet:
     vocabulary : str
         SHA-256 of the vocabulary, in hex; empty for none. Where it is equal, a token stands for
         the same word.
+    validation : Examples, optional
+        Validation examples of its own; without them, some of ``train`` are held out.
     """
 
     name: str
@@ -107,6 +113,13 @@ class DataSet:
     std: Sequence[float] = ()
     num_tokens: int = 0
     vocabulary: str = ""
+    validation: Examples | None = None
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """Return the examples of each split that the data set has, by its name."""
+        own = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, **own, "test": self.test}
 
     @property
     def num_classes(self) -> int:
@@ -118,23 +131,32 @@ class DataSet:
         """Return the shape of one example, without the batch axis."""
         return tuple(self.train.inputs.shape[1:])
 
-    def checked(self) -> Self:
+    def checked(self, needs_test: bool = True) -> Self:
         """Check that the data set is consistent, and return it.
+
+        Parameters
+        ----------
+        needs_test
+            Whether there must be test examples; a site needs none.
 
         Raises
         ------
         DataError
             Naming the wrong part, what was found and what was expected.
         """
-        for split, examples in (("train", self.train), ("test", self.test)):
-            _check_examples(f"data set {self.name!r}, {split}", examples, self.num_classes)
-        if self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
-            raise DataError(
-                "test inputs and training inputs differ in shape",
-                where=f"data set {self.name!r}",
-                got=self.test.inputs.shape[1:],
-                expected=str(self.input_shape),
-            )
+        for split, examples in self.splits.items():
+            where = f"data set {self.name!r}, {split}"
+            _check_examples(where, examples, self.num_classes)
+            _check_finite(where, examples.inputs)
+            if len(examples) == 0 and (split == "train" or needs_test):
+                raise DataError("there are no examples", where=where)
+            if examples.inputs.shape[1:] != self.train.inputs.shape[1:]:
+                raise DataError(
+                    f"{split} inputs and training inputs differ in shape",
+                    where=f"data set {self.name!r}",
+                    got=examples.inputs.shape[1:],
+                    expected=str(self.input_shape),
+                )
         channels = self.input_shape[0] if self.input_shape else 0
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, 1, channels):
             raise DataError(
@@ -143,8 +165,16 @@ class DataSet:
                 got=(tuple(self.mean), tuple(self.std)),
                 expected=f"{channels} values each, or none",
             )
+        for number, std in enumerate(self.std, 1):
+            if not std > 0:
+                raise DataError(
+                    "the standard deviation of a channel is not positive",
+                    where=f"data set {self.name!r}, std, channel {number} of {len(self.std)}",
+                    got=float(std),
+                    hint="If all its values are the same, leave it out, or set its std to 1",
+                )
         if self.num_tokens:
-            for split, examples in (("train", self.train), ("test", self.test)):
+            for split, examples in self.splits.items():
                 _check_tokens(f"data set {self.name!r}, {split}", examples, self.num_tokens)
         return self
 
@@ -169,9 +199,7 @@ def _check_examples(where: str, examples: Examples, num_classes: int) -> None:
             got=f"{labels.dtype}{list(labels.shape)}",
             expected=f"int64[{len(inputs)}]",
         )
-    if len(labels) == 0:
-        raise DataError("there are no examples", where=where)
-    if labels.min() < 0 or labels.max() >= num_classes:
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
         raise DataError(
             "a label has no class name",
             where=where,
@@ -184,6 +212,26 @@ def _check_examples(where: str, examples: Examples, num_classes: int) -> None:
             where=where,
             got=len(examples.groups),
             expected=str(len(labels)),
+        )
+
+
+def _check_finite(where: str, inputs: NDArray[np.generic]) -> None:
+    """Refuse values that are not finite, naming the first one; rows and columns count from 1."""
+    if inputs.dtype != np.float32:
+        return
+    step = max(1, CHECKED_AT_ONCE // max(1, math.prod(inputs.shape[1:])))
+    for start in range(0, len(inputs), step):  # never all of a mapped array in memory
+        finite = np.isfinite(inputs[start : start + step])
+        if finite.all():
+            continue
+        row, *column = (int(place[0]) for place in np.nonzero(~finite))
+        place = ", ".join(str(index + 1) for index in column)
+        raise DataError(
+            "a value is not finite",
+            where=f"{where}, row {start + row + 1}, column {place}",
+            got=float(inputs[(start + row, *column)]),
+            expected="numbers; an empty cell of a table is NaN",
+            hint="Fill in the value, or leave the row out",
         )
 
 

@@ -19,10 +19,18 @@ from strategies.common.errors import ConfigError, DataError
 HUB = "hf"
 
 READERS: dict[str, Callable[[str, Reading], DataSet]] = {
-    "image-folder": lambda path, reading: load_image_folder(path, reading.image_size),
-    "audio-folder": lambda path, reading: load_audio_folder(path, reading.audio),
-    "audio-manifest": lambda path, reading: load_audio_manifest(path, reading.audio),
-    "text-folder": lambda path, reading: load_text_folder(path, reading.text, reading.columns),
+    "image-folder": lambda path, reading: load_image_folder(
+        path, reading.image_size, reading.classes, reading.columns.groups
+    ),
+    "audio-folder": lambda path, reading: load_audio_folder(
+        path, reading.audio, reading.classes, reading.columns.groups
+    ),
+    "audio-manifest": lambda path, reading: load_audio_manifest(
+        path, reading.audio, reading.classes
+    ),
+    "text-folder": lambda path, reading: load_text_folder(
+        path, reading.text, reading.columns, reading.classes
+    ),
     HUB: lambda name, reading: load_hub(name, reading),
 }
 """Readers of ``KIND:/abs/path`` and ``hf:NAME``, by kind."""
@@ -73,9 +81,17 @@ def load_dataset(
     DataError
         If it is missing, or `DataSet.checked` refuses it.
     """
+    dataset = load_unchecked(spec, data_root, reading)
+    if spec.startswith(CONTRACT):
+        return dataset
+    return dataset.checked(needs_test=not reading.classes).limited(max_train, max_test)
+
+
+def load_unchecked(spec: str, data_root: str = "", reading: Reading = PLAIN) -> DataSet:
+    """Return a data set as it is read, before `DataSet.checked`; see `load_dataset`."""
     if spec.startswith(CONTRACT):
         return Contract.from_spec(spec).data_set()
-    return _load(spec, data_root, reading).checked().limited(max_train, max_test)
+    return _load(spec, data_root, reading)
 
 
 def training_texts(spec: str, data_root: str = "", reading: Reading = PLAIN) -> Sequence[str]:

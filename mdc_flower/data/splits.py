@@ -3,6 +3,13 @@
 The validation examples are held out from the training examples, site by site, so that neither
 tuning nor the choice of the best model uses the test set. Pooled training, for comparison, uses
 exactly the union of the sites' remaining training examples.
+
+A data set with validation examples of its own keeps all training examples; simulated sites share
+the validation examples evenly.
+
+If the owners of the examples are known, whole owners are held out, the same ones at all simulated
+sites: otherwise the validation would be on owners that the model knows. The exception are data
+whose owners are the sites.
 """
 
 from dataclasses import dataclass
@@ -10,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdc_flower.data.dataset import DataSet, Examples, Part
+from mdc_flower.data.owners import check_left, held_out, owners_of_sites
 from mdc_flower.data.partitions import Partition, Rows
 from strategies.common.seeds import derive_seed
 
@@ -51,7 +59,14 @@ def site_data(
     validation_fraction
         Share to hold out, in (0, 1); at least one training example remains.
     """
-    train, held = _split(dataset, partition, max(partition_id, 0), seed, validation_fraction)
+    part = max(partition_id, 0)
+    if dataset.validation is not None:
+        own = np.arange(len(dataset.validation))
+        held = own[part :: len(partition.rows)] if partition else own
+        return SiteData(
+            Part(dataset.train, _rows(dataset, partition, part)), Part(dataset.validation, held)
+        )
+    train, held = _split(dataset, partition, part, seed, validation_fraction)
     return SiteData(Part(dataset.train, train), Part(dataset.train, held))
 
 
@@ -64,6 +79,10 @@ def coordinator_data(
     splits its own data set as if it were one site.
     """
     num_parts = len(partition.rows) if partition else 1
+    if dataset.validation is not None:
+        rows = [_rows(dataset, partition, part) for part in range(num_parts)]
+        pooled = Part(dataset.train, np.sort(np.concatenate(rows)))
+        return CoordinatorData(pooled, dataset.validation, dataset.test)
     splits = [
         _split(dataset, partition, part, seed, validation_fraction) for part in range(num_parts)
     ]
@@ -74,11 +93,22 @@ def coordinator_data(
     )
 
 
+def _rows(dataset: DataSet, partition: Partition | None, part: int) -> Rows:
+    """Return the rows of one part of the training examples."""
+    return partition.rows[part] if partition else np.arange(len(dataset.train))
+
+
 def _split(
     dataset: DataSet, partition: Partition | None, part: int, seed: int, fraction: float
 ) -> tuple[Rows, Rows]:
     """Return the training rows and the held-out rows of one part."""
-    rows = partition.rows[part] if partition else np.arange(len(dataset.train))
+    rows = _rows(dataset, partition, part)
+    groups = dataset.train.groups
+    parts = list(partition.rows) if partition else [rows]
+    if groups is not None and not owners_of_sites(groups, parts):
+        is_held = held_out(groups, derive_seed(seed, "validation", 0), fraction)[rows]
+        check_left(part, rows[~is_held], rows[is_held])
+        return rows[~is_held], rows[is_held]
     return _hold_out(rows, derive_seed(seed, "validation", part), fraction)
 
 

@@ -62,6 +62,21 @@ class RunTask(Protocol):
         """Return a digest of how this number of simulated sites share the data."""
         ...
 
+    @property
+    def data_form(self) -> str:
+        """What sites and coordinator must agree on about the data; empty if the job says it."""
+        ...
+
+    @property
+    def data_sha256(self) -> str:
+        """A digest of the contents of the data; empty if it is not known."""
+        ...
+
+    @property
+    def remarks(self) -> list[str]:
+        """What may be wrong with the data, a line each."""
+        ...
+
     def facts(self, num_partitions: int) -> dict[str, Any]:
         """Return what a run records about its data; 0 partitions means that sites are real."""
         ...

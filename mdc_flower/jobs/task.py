@@ -27,8 +27,12 @@ from mdc_flower.data import (
 )
 from mdc_flower.data import registry as data
 from mdc_flower.data.contract import CONTRACT, Contract, read_contract
+from mdc_flower.data.identity import content_sha256, form_of
+from mdc_flower.data.owners import refuse_shared_owners
 from mdc_flower.data.partitions import Partition, PartitionSpec, partition
+from mdc_flower.data.readers.own_keys import OwnKeys
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.data.remarks import remarks
 from mdc_flower.jobs.classification import ClassificationJob
 from mdc_flower.jobs.initial_model import initialized
 from mdc_flower.models import build as models
@@ -41,6 +45,9 @@ from mdc_flower.training.numerics import pick_autocast_dtype, pick_device
 from strategies.common.errors import ConfigError
 from strategies.common.seeds import derive_seed
 from strategies.exchange.metrics import Metric
+
+RUNS = OwnKeys()
+"""The run's own reading of its data."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,21 @@ class Task:
         """Return the digest of the partition."""
         return self.partition(num_sites).sha256
 
+    @cached_property
+    def data_form(self) -> str:
+        """What sites and coordinator must agree on about the data, in short digests."""
+        return form_of(self.dataset)
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """A digest of the contents of the data set."""
+        return content_sha256(self.dataset)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What may be wrong with the data, a line each; nothing for data without examples."""
+        return remarks(self.dataset) if len(self.dataset.train) else []
+
     def facts(self, num_partitions: int) -> dict[str, Any]:
         """Return what a run records about its data; 0 partitions means that sites are real."""
         if not num_partitions or not len(self.dataset.train):
@@ -221,7 +243,15 @@ def load_task(config: RunConfig) -> Task:
     ConfigError, DataError
         If the data set or the device is not available.
     """
-    return _task(config, _dataset(config, config.dataset, config.data_root), config.device)
+    spec, root = config.dataset, config.data_root
+    contract = _run_contract(config)
+    if contract is None or spec.startswith(CONTRACT):
+        return _task(config, _dataset(config, spec, root), config.device)
+    whole = load_dataset(spec, root, contract.reading(config.reading()))
+    dataset = contract.kept_by(whole.checked()).limited(
+        config.max_train_examples, config.max_test_examples
+    )
+    return _task(config, dataset, config.device)
 
 
 @lru_cache(maxsize=4)
@@ -250,12 +280,12 @@ def load_site_task(config: RunConfig, site: SiteConfig) -> Task:
         config = config.model_copy(update={"vocabulary": vocabulary})
     contract = _contract(config, site)
     if contract is None:
-        dataset = _dataset(config, spec, root)
+        dataset = _dataset(config, spec, root, site)
         _check_vocabulary(spec, dataset, config, site)
     else:
         # A site's promise covers its whole data set, even if the run uses only part of it.
         # Files are read into the agreed shape, whatever their own shape.
-        whole = load_dataset(spec, root, contract.reading(config.reading()))
+        whole = load_dataset(spec, root, contract.reading(site.reading(config.reading())))
         _check_vocabulary(spec, whole, config, site)
         dataset = contract.kept_by(whole, site.min_examples, site.max_examples).limited(
             config.max_train_examples, config.max_test_examples
@@ -292,12 +322,18 @@ def _check_vocabulary(spec: str, dataset: DataSet, config: RunConfig, site: Site
         raise no_vocabulary("node config, vocabulary")
 
 
+def agreed_form(config: RunConfig, site: SiteConfig) -> str:
+    """Return the form of a site's data that its contract says; empty if there is no contract."""
+    contract = _contract(config, site)
+    return form_of(contract.data_set()) if contract else ""
+
+
 def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
     """Return the contract for a site's data; its own contract must equal the run's."""
     own = read_contract(Path(site.contract)) if site.contract else None
-    if not config.dataset.startswith(CONTRACT):
+    runs = _run_contract(config)
+    if runs is None:
         return own
-    runs = Contract.from_spec(config.dataset)
     if own is not None and own != runs:
         raise ConfigError(
             "the run's data contract differs from the one that this site has agreed to",
@@ -309,14 +345,23 @@ def _contract(config: RunConfig, site: SiteConfig) -> Contract | None:
     return runs
 
 
-def _dataset(config: RunConfig, spec: str, data_root: str) -> DataSet:
+def _run_contract(config: RunConfig) -> Contract | None:
+    """Return the contract that the run config contains; None if it contains none."""
+    spec = config.contract or config.dataset
+    return Contract.from_spec(spec) if spec.startswith(CONTRACT) else None
+
+
+def _dataset(config: RunConfig, spec: str, data_root: str, own: OwnKeys = RUNS) -> DataSet:
+    reading = own.reading(config.reading())
     return load_dataset(
-        spec, data_root, config.reading(), config.max_train_examples, config.max_test_examples
+        spec, data_root, reading, config.max_train_examples, config.max_test_examples
     )
 
 
 def _task(config: RunConfig, dataset: DataSet, device: str, micro_batch_size: int = 0) -> Task:
     chosen = pick_device(device)
+    if config.partition != "natural-id":
+        refuse_shared_owners(dataset)
     return Task(
         config=config,
         dataset=dataset,

@@ -93,6 +93,22 @@ class UserTask:
         """Return a digest of how simulated sites share the data: by their number and the seed."""
         return hashlib.sha256(f"{num_sites} {self.config.seed}".encode()).hexdigest()
 
+    @property
+    def data_form(self) -> str:
+        """Nothing: the signature says what coordinator and sites agree on."""
+        return ""
+
+    @property
+    def data_sha256(self) -> str:
+        """A digest of the coordinator's training examples; empty if it has none."""
+        job = self.job
+        return job.fingerprint() if job.size("train") else ""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Nothing: only the job knows its data."""
+        return []
+
     def facts(self, num_partitions: int) -> dict[str, Any]:
         """Return what a run records about its data."""
         if not num_partitions:

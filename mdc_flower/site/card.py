@@ -7,6 +7,8 @@ from pathlib import Path
 from mdc_flower import __version__
 from mdc_flower.config import CLASSIFICATION_JOB, RunConfig, SiteConfig
 from mdc_flower.data import registry as data
+from mdc_flower.jobs.run_task import load_site_run_task
+from mdc_flower.jobs.task import agreed_form
 from mdc_flower.models import build as models
 from mdc_flower.site.group import current
 from mdc_flower.site.leading import threads_here
@@ -16,11 +18,14 @@ from mdc_flower.training.numerics import (
     pick_autocast_dtype,
     pick_device,
 )
+from strategies.common.errors import MdcError
 from strategies.exchange.messages import SiteCard
 
 
 def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
-    """Return a site's card for a run, without loading data or running the user's modules.
+    """Return a site's card for a run.
+
+    A simulated site loads its data for it, and a real one without a contract.
 
     Raises
     ------
@@ -34,6 +39,7 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         for key, module in user_modules(config, site).items()
         if site.allows(module)
     }
+    form, contents = _about_data(config, site)
     return SiteCard(
         site.name,
         site.num_partitions,
@@ -50,7 +56,25 @@ def site_card(config: RunConfig, site: SiteConfig) -> SiteCard:
         job_code=code.get("job", "") if site.job in ("", config.job) else "",
         num_examples=site.num_examples,
         keeps_state=site.is_simulated or bool(site.state),
+        data_form=form,
+        data_sha256=contents,
     )
+
+
+def _about_data(config: RunConfig, site: SiteConfig) -> tuple[str, str]:
+    """Return form and digest of the data of a classification, as far as the site tells them.
+
+    What is wrong with them is reported in the reply to the first train message.
+    """
+    if (site.job or config.job) != CLASSIFICATION_JOB:
+        return "", ""
+    try:
+        if form := "" if site.is_simulated else agreed_form(config, site):
+            return form, ""
+        task = load_site_run_task(config, site.shared_config())
+        return ("", task.data_sha256) if site.is_simulated else (task.data_form, "")
+    except MdcError:
+        return "", ""
 
 
 def user_modules(config: RunConfig, site: SiteConfig | None = None) -> dict[str, str]:

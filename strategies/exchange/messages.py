@@ -79,6 +79,11 @@ class SiteCard:
         Processes that train together, each on such a device.
     sharded : bool
         Whether each of them keeps only its share of the model.
+    data_form : str
+        At a real site, short digests of what the sites must agree on about their data; see
+        `mdc_flower.data.identity.form_of`. Empty if that is not known.
+    data_sha256 : str
+        At a simulated site, a digest of the data set that all of them share; empty if not known.
     """
 
     name: str
@@ -96,6 +101,8 @@ class SiteCard:
     keeps_state: bool = False
     ranks: int = 1
     sharded: bool = False
+    data_form: str = ""
+    data_sha256: str = ""
 
     @property
     def machine(self) -> str:
@@ -151,6 +158,8 @@ class SiteCard:
             keeps_state=record.get("keeps_state") is True,
             ranks=ranks if isinstance(ranks, int) and ranks > 0 else 1,
             sharded=record.get("sharded") is True,
+            data_form=_text_field(record, "data_form"),
+            data_sha256=_text_field(record, "data_sha256"),
         )
 
 

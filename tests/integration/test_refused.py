@@ -196,10 +196,10 @@ def test_data_that_violate_the_contract(sites: RealSites, tmp_path: Path) -> Non
     done = sites.mdc("site", "start", str(kit))
     assert done.returncode == 1
     assert "fewer training examples than the site has promised" in done.stdout
-    swapped = read_toml(kit / "kit.toml")["contract"]
-    swapped["classes"] = swapped["classes"][::-1]
-    kit = changed_kit(sites, tmp_path / "swapped", contract=swapped)
-    assert "in another order, so that labels would be swapped" in failures(kit)["data"]
+    other = read_toml(kit / "kit.toml")["contract"]
+    other["classes"] = [*other["classes"][1:], "another"]
+    kit = changed_kit(sites, tmp_path / "other", contract=other)
+    assert "a class that is not in the contract" in failures(kit)["data"]
 
 
 NGINX = """

@@ -198,7 +198,11 @@ def test_a_hello_is_answered_with_the_sites_card(
         number_format="bfloat16",
         threads=3 if simulated else usable_cores(),
         keeps_state=simulated,
+        data_form=told.data_form,
+        data_sha256=told.data_sha256,
     )
+    assert bool(told.data_form) != simulated
+    assert bool(told.data_sha256) == simulated
     assert told.machine.startswith(f"{processor()}, bfloat16, ")
 
 
@@ -505,7 +509,8 @@ def patients(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         for name in ("healthy", "ill"):
             (root / split / name).mkdir(parents=True)
-            Image.new("RGB", (4, 4)).save(root / split / name / "John Roe 1.png")
+            image = Image.new("RGB", (4, 4), "red" if split == "test" else "blue")
+            image.save(root / split / name / "John Roe 1.png")
     (root / "train" / "ill" / "Max Muster 2.png").write_bytes(b"no image")
     return root
 
@@ -543,9 +548,10 @@ def test_a_data_contract_that_is_not_kept_is_told_by_its_point_alone(
     file.write_text(tomli_w.dumps({"contract": contract.model_dump(by_alias=True)}))
     node = {"site": "north", "data": "client_lab:halves", "contract": str(file)}
     assert reason(ask_to_train(context(node))) == (
-        "DataError: data contract 'scans': the classes differ. The site's log has the details"
+        "DataError: data contract 'scans': the data set has a class that is not in the contract. "
+        "The site's log has the details"
     )
-    assert "10 classes, unknown: 0, 1" in events(site_log)[0]["error"]
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in events(site_log)[0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 OTHER_VALUES: dict[str, Any] = {
     "dataset": "cifar10",
     "data-root": "/data",
+    "contract": "contract:{}",
     "image-size": 64,
     "audio-sample-rate": 8000,
     "audio-mels": 40,

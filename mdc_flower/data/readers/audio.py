@@ -25,6 +25,8 @@ from mdc_flower.data.readers.class_folders import (
     labels_of,
 )
 from mdc_flower.data.readers.options import AudioReading
+from mdc_flower.data.readers.owners import owners_of
+from mdc_flower.data.readers.same_files import refuse_same_files
 from strategies.common.errors import ConfigError, DataError
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
@@ -40,13 +42,16 @@ LOG_MEL_MEAN, LOG_MEL_STD = (-10.0,), (5.0,)
 """Constants for all recordings. On every fifth of the 3,000 spoken digits, padded to 1 s, mean and
 deviation are -10.1 and 4.9 at 8 kHz with 40 bands, -10.5 and 5.0 at 16 kHz with 64."""
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Increase it with every change of the features, to invalidate the cache."""
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")
+NO_GROUPS = (None, None, None)
 
 
-def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
+def load_audio_folder(
+    path: str, reading: AudioReading, agreed: Sequence[str] = (), owners: str = ""
+) -> DataSet:
     """Load the recordings of a folder as log-mel spectrograms, decoded once and cached.
 
     Parameters
@@ -55,6 +60,10 @@ def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
         Absolute path, with folders ``train/`` and ``test/``, each with one folder per class.
     reading
         Sample rate, mel bands and length that all recordings get.
+    agreed
+        The agreed classes; see `Reading.classes`.
+    owners
+        Where the owners of the recordings are named; see `owners_of`.
 
     Raises
     ------
@@ -62,13 +71,15 @@ def load_audio_folder(path: str, reading: AudioReading) -> DataSet:
         If soundfile or torchaudio is missing.
     DataError
         If a folder is missing or has no recordings, if the classes of train and test differ, or
-        if a file cannot be decoded. The error names the folder or file.
+        if a file is in both, cannot be decoded or has no owner. The error names the folder or file.
     """
-    found = class_folders(path, "audio-folder", "recordings", SUFFIXES)
-    return _data_set("audio-folder", found.class_names, (found.train, found.test), reading)
+    found = class_folders(path, "audio-folder", "recordings", SUFFIXES, agreed)
+    files = (found.train, found.test, found.validation)
+    groups = [owners_of(Path(path), split, owners) for split in files]
+    return _data_set("audio-folder", found.class_names, files, reading, groups)
 
 
-def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
+def load_audio_manifest(path: str, reading: AudioReading, agreed: Sequence[str] = ()) -> DataSet:
     """Load the recordings that a CSV file lists, decoded once and cached.
 
     Parameters
@@ -76,10 +87,12 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
     path
         Absolute path of a CSV file whose first line names the columns ``path``, ``label``,
         ``split`` and, optionally, ``speaker``. Paths are absolute, or relative to the file's
-        folder; a split is ``train`` or ``test``; speakers are the groups of the data set.
-        Classes are the sorted labels of ``train``.
+        folder; a split is one of `SPLITS`; speakers are the groups of the data set.
+        Classes are the sorted labels of ``train``, unless they are agreed.
     reading
         Sample rate, mel bands and length that all recordings get.
+    agreed
+        The agreed classes; see `Reading.classes`.
 
     Raises
     ------
@@ -91,19 +104,23 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
     """
     file = absolute(path, "audio-manifest")
     rows = _rows(file)
-    classes = sorted({row["label"] for row in rows if row["split"] == "train"})
+    classes = list(agreed) or sorted({row["label"] for row in rows if row["split"] == "train"})
     if len(classes) < 2:
         raise DataError("there are fewer than two classes", where=str(file), got=len(classes))
     splits = tuple([row for row in rows if row["split"] == split] for split in SPLITS)
-    for row in splits[1]:
+    for row in rows if agreed else [*splits[1], *splits[2]]:
         if row["label"] not in classes:
             raise DataError(
-                "a test recording has a class without training recordings",
+                "a label is none of the agreed classes"
+                if agreed
+                else "a test recording has a class without training recordings",
                 where=str(file),
                 got=row["label"],
                 expected="one of: " + ", ".join(classes),
             )
-    if not splits[1]:
+    if not splits[0]:
+        raise DataError("there are no training recordings", where=str(file))
+    if not splits[1] and not agreed:
         raise DataError("there are no test recordings", where=str(file))
     files = tuple(
         [(file.parent / row["path"], classes.index(row["label"])) for row in split]
@@ -112,7 +129,7 @@ def load_audio_manifest(path: str, reading: AudioReading) -> DataSet:
     for recording, _ in (entry for split in files for entry in split):
         if not recording.is_file():
             raise DataError("a recording in the list does not exist", where=str(recording))
-    groups: tuple[NDArray[np.generic] | None, ...] = (None, None)
+    groups: Sequence[NDArray[np.generic] | None] = NO_GROUPS
     if "speaker" in rows[0]:
         groups = tuple(np.array([row["speaker"] for row in split]) for split in splits)
     return _data_set("audio-manifest", classes, files, reading, groups)
@@ -192,7 +209,9 @@ def _check_row(where: str, row: dict[str, Any], columns: Sequence[str]) -> None:
     if None in row or None in row.values():
         raise DataError("the number of values differs from that of the first line", where=where)
     if row["split"] not in SPLITS:
-        raise DataError("unknown split", where=where, got=row["split"], expected="train or test")
+        raise DataError(
+            "unknown split", where=where, got=row["split"], expected="one of: " + ", ".join(SPLITS)
+        )
     for column in ("path", "label", "speaker"):
         if column in columns and not row[column]:
             raise DataError(f"the line has no {column}", where=where)
@@ -203,26 +222,47 @@ def _data_set(
     classes: Sequence[str],
     files: Sequence[Files],
     reading: AudioReading,
-    groups: Sequence[NDArray[np.generic] | None] = (None, None),
+    groups: Sequence[NDArray[np.generic] | None] = NO_GROUPS,
 ) -> DataSet:
-    train, test = files
     # The key depends on the split too, because a recording may move to the other split.
-    marked = [*train, *((file, len(classes) + label) for file, label in test)]
+    marked = [
+        (file, number * len(classes) + label)
+        for number, split in enumerate(files)
+        for file, label in split
+    ]
     arrays = cached_arrays(
         f"audio-{fingerprint(marked, reading, FEATURES_VERSION)}",
-        lambda: {
-            f"{split}_inputs": np.stack([log_mel(file, str(file), reading) for file, _ in part])
-            for split, part in zip(SPLITS, files, strict=True)
-        },
+        lambda: _features(files, reading),
+    )
+    train, test, validation = (
+        Examples(arrays[f"{split}_inputs"], labels_of(part), owners)
+        for split, part, owners in zip(SPLITS, files, groups, strict=True)
     )
     return DataSet(
         name=name,
-        train=Examples(arrays["train_inputs"], labels_of(train), groups[0]),
-        test=Examples(arrays["test_inputs"], labels_of(test), groups[1]),
+        train=train,
+        test=test,
+        validation=validation if len(validation) else None,
         class_names=classes,
         mean=LOG_MEL_MEAN,
         std=LOG_MEL_STD,
     )
+
+
+def _features(files: Sequence[Files], reading: AudioReading) -> dict[str, NDArray[np.generic]]:
+    """Return the spectrograms of each split."""
+    refuse_same_files(*files)
+    return {
+        f"{split}_inputs": _spectrograms(part, reading)
+        for split, part in zip(SPLITS, files, strict=True)
+    }
+
+
+def _spectrograms(files: Files, reading: AudioReading) -> NDArray[np.float32]:
+    """Return the spectrograms of recordings, of which there may be none."""
+    found = [log_mel(file, str(file), reading) for file, _ in files]
+    shape = (1, reading.mels, num_frames(reading))
+    return np.stack(found) if found else np.empty((0, *shape), np.float32)
 
 
 def _samples(

@@ -17,24 +17,35 @@ Files = Sequence[tuple[Path, int]]
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The files of both splits, sorted by name, and the names of the classes."""
+    """The files of the splits, sorted by name, and the names of the classes."""
 
     class_names: Sequence[str]
     train: Files
     test: Files
+    validation: Files = ()
+
+    @property
+    def splits(self) -> dict[str, Files]:
+        """Return the files by split; without those of validation if there are none."""
+        own = {"validation": self.validation} if self.validation else {}
+        return {"train": self.train, "test": self.test, **own}
 
 
-def class_folders(path: str, kind: str, things: str, suffixes: Collection[str]) -> ClassFolders:
+def class_folders(
+    path: str, kind: str, things: str, suffixes: Collection[str], agreed: Sequence[str] = ()
+) -> ClassFolders:
     """Return the files below a folder.
 
     Parameters
     ----------
     path
-        Absolute path. Classes are the sorted folder names of ``train/``.
+        Absolute path. Classes are the sorted folder names of ``train/``, unless they are agreed.
     kind, things
         Name of such a folder (``image-folder``), and of its content (``images``), for errors.
     suffixes
         Suffixes of the files, in lower case; other files are ignored.
+    agreed
+        The agreed classes; see `Reading.classes`.
 
     Raises
     ------
@@ -42,17 +53,48 @@ def class_folders(path: str, kind: str, things: str, suffixes: Collection[str]) 
         If a folder is missing or contains no such file, or if ``test/`` has another class.
     """
     root = absolute(path, kind)
+    if agreed:
+        return _agreed_folders(root, list(agreed), things, suffixes)
     classes = _classes(root / "train")
-    test_classes = _classes(root / "test")
-    if not set(test_classes) <= set(classes):
+    own = ["validation"] if (root / "validation").is_dir() else []
+    for split in ("test", *own):
+        split_classes = _classes(root / split) if split == "test" else _folders_in(root / split)
+        if not set(split_classes) <= set(classes):
+            raise DataError(
+                f"the {split} folder has a class that the training folder does not have",
+                where=str(root),
+                got=sorted(set(split_classes) - set(classes))[0],
+                expected="one of: " + ", ".join(classes),
+            )
+    files = (_files(root / split, classes, things, suffixes) for split in ("train", "test", *own))
+    return ClassFolders(classes, *files)
+
+
+def _agreed_folders(
+    root: Path, classes: list[str], things: str, suffixes: Collection[str]
+) -> ClassFolders:
+    """Return the files of agreed classes; a class may have none, and there may be no test split."""
+    splits: list[Files] = []
+    for split in ("train", "test", "validation"):
+        folder = root / split
+        if split != "train" and not folder.is_dir():
+            splits.append([])
+            continue
+        if unknown := sorted(set(_folders_in(folder)) - set(classes)):
+            raise DataError(
+                "the folder is none of the agreed classes",
+                where=str(folder / unknown[0]),
+                expected="one of: " + ", ".join(classes),
+                hint="Rename it as in the contract, or move it elsewhere",
+            )
+        splits.append(_found(folder, classes, suffixes))
+    if not splits[0]:
         raise DataError(
-            "the test folder has a class that the training folder does not have",
-            where=str(root),
-            got=sorted(set(test_classes) - set(classes))[0],
-            expected="one of: " + ", ".join(classes),
+            f"there are no {things}",
+            where=str(root / "train"),
+            expected="folders named as the agreed classes: " + ", ".join(classes),
         )
-    train, test = (_files(root / split, classes, things, suffixes) for split in ("train", "test"))
-    return ClassFolders(classes, train, test)
+    return ClassFolders(classes, *splits)
 
 
 def absolute(path: str, kind: str) -> Path:
@@ -87,14 +129,19 @@ def fingerprint(files: Files, *settings: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def _classes(folder: Path) -> list[str]:
+def _folders_in(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, which must be there."""
     if not folder.is_dir():
         raise DataError(
             "the folder is missing",
             where=str(folder),
             expected="train/ and test/ in the data folder, each with one folder per class",
         )
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def _classes(folder: Path) -> list[str]:
+    classes = _folders_in(folder)
     if len(classes) < 2:
         raise DataError(
             "there are fewer than two class folders", where=str(folder), got=len(classes)
@@ -102,7 +149,7 @@ def _classes(folder: Path) -> list[str]:
     return classes
 
 
-def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collection[str]) -> Files:
+def _found(folder: Path, classes: Sequence[str], suffixes: Collection[str]) -> Files:
     files = [
         (file, label)
         for label, name in enumerate(classes)
@@ -111,6 +158,11 @@ def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collecti
     ]
     for file, _ in files:
         _check_name(file)
+    return files
+
+
+def _files(folder: Path, classes: Sequence[str], things: str, suffixes: Collection[str]) -> Files:
+    files = _found(folder, classes, suffixes)
     if not files:
         raise DataError(f"there are no {things}", where=str(folder))
     seen = {label for _, label in files}

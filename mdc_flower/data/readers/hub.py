@@ -89,8 +89,10 @@ def _splits(name: str, reading: Reading) -> tuple[Any, Any]:
     found = _download(name, reading.hub)
     columns = reading.columns
     names = [columns.inputs, columns.labels, *([columns.groups] if columns.groups else [])]
-    train, test = (_split(where, found, s, names) for s in ("train", reading.hub.test_split))
-    return train, test
+    train = _split(where, found, "train", names)
+    if reading.classes and reading.hub.test_split not in found:
+        return train, train.select([])
+    return train, _split(where, found, reading.hub.test_split, names)
 
 
 def _split(where: str, found: Any, split: str, columns: Sequence[str]) -> Any:
@@ -157,19 +159,25 @@ def _arrays(
     columns = reading.columns
     names = getattr(train.features[columns.labels], "names", None) or ()
     labels = [_labels(where, split, columns.labels) for split in (train, test)]
-    arrays = encode_labels(where, labels[0], labels[1], names)
+    arrays = encode_labels(where, labels[0], labels[1], names, reading.classes)
     if kind == "text":
         tables = [Table(_texts(where, s, columns.inputs), ()) for s in (train, test)]
         arrays |= encode_texts(tables, reading.text, read_vocabulary(reading.text))
     for split, part in (("train", train), ("test", test)):
         if kind == "image":
-            images = _images(where, split, part, columns.inputs)
-            arrays[f"{split}_inputs"] = stack_images(images, len(part), reading.image_size)
+            arrays[f"{split}_inputs"] = (
+                stack_images(
+                    _images(where, split, part, columns.inputs), len(part), reading.image_size
+                )
+                if len(part)
+                else arrays["train_inputs"][:0]
+            )
         elif kind == "audio":
-            arrays[f"{split}_inputs"] = np.stack(
-                [log_mel(source, at, reading.audio) for source, at in
-                 _recordings(where, split, part, columns.inputs)]
-            )  # fmt: skip
+            found = [
+                log_mel(source, at, reading.audio)
+                for source, at in _recordings(where, split, part, columns.inputs)
+            ]
+            arrays[f"{split}_inputs"] = np.stack(found) if found else arrays["train_inputs"][:0]
         if columns.groups:
             arrays[f"{split}_groups"] = np.asarray([str(v) for v in part[columns.groups]])
     return arrays
@@ -183,6 +191,12 @@ def _labels(where: str, split: Any, column: str) -> list[str]:
             "labels are missing, as in the test splits of competitions",
             where=f"{where}, {column}",
             hint="Set hf-test-split to a split that has labels",
+        )
+    if any(isinstance(value, list | dict) for value in values):
+        raise DataError(
+            "the labels are lists: several labels per example need a multi-label job",
+            where=f"{where}, {column}",
+            expected="one label per example",
         )
     named = hasattr(feature, "int2str")
     return [feature.int2str(value) if named else str(value) for value in values]

@@ -12,7 +12,8 @@ class Columns:
     inputs, labels : str
         Columns of the model's inputs and of their classes; an empty ``labels`` reads no labels.
     groups : str
-        Column of each example's natural owner, for ``partition = natural-id``; empty for none.
+        Column of each example's owner; empty for none. In folders of images or recordings, a
+        column of ``metadata.csv``, or ``folder`` for the folder below that of the class.
     """
 
     inputs: str = "text"
@@ -85,6 +86,9 @@ class Reading:
     ----------
     image_size : int
         Height and width in pixels to which images are resized; 0 keeps their size.
+    classes : tuple of str
+        The agreed classes, in the order of their labels. Then any of them may have no examples,
+        there may be no test split, and no other class may occur. Empty for those in the data.
     """
 
     image_size: int = 0
@@ -92,3 +96,4 @@ class Reading:
     text: TextReading = field(default_factory=TextReading)
     columns: Columns = field(default_factory=Columns)
     hub: HubReading = field(default_factory=HubReading)
+    classes: tuple[str, ...] = ()

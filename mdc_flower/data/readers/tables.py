@@ -81,6 +81,12 @@ def _read_parquet(file: Path, columns: Columns) -> Table:
             got=type(bad).__name__,
             expected="str",
         )
+    if columns.labels and any(isinstance(value, list | dict) for value in found[1]):
+        raise DataError(
+            "the labels are lists: several labels per example need a multi-label job",
+            where=f"{file}, {columns.labels}",
+            expected="one label per example",
+        )
     return _table(file, [["" if v is None else str(v) for v in column] for column in found])
 
 

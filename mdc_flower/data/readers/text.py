@@ -18,18 +18,22 @@ TOKENS_VERSION = 1
 """Increase it with every change of the tokens, to invalidate the cache."""
 
 
-def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataSet:
+def load_text_folder(
+    path: str, reading: TextReading, columns: Columns, agreed: Sequence[str] = ()
+) -> DataSet:
     """Load the texts of a folder as token numbers, tokenized once and cached.
 
     Parameters
     ----------
     path
         Absolute path of a folder with one ``train.*`` and one ``test.*``; see `read_table` for
-        the formats. Classes are the sorted labels of ``train``.
+        the formats. Classes are the sorted labels of ``train``, unless they are agreed.
     reading
         Length, and vocabulary: from a file, or made from all texts of ``train``.
     columns
         Names of the columns.
+    agreed
+        The agreed classes; see `Reading.classes`.
 
     Raises
     ------
@@ -37,12 +41,17 @@ def load_text_folder(path: str, reading: TextReading, columns: Columns) -> DataS
         If a file is missing, a split has two files, or a file or the vocabulary cannot be read.
     """
     root = absolute(path, "text-folder")
-    files = [_file(root, split) for split in ("train", "test")]
+    needed = ("train",) if agreed else ("train", "test")
+    files = {
+        split: _file(root, split)
+        for split in ("train", "test", "validation")
+        if split in needed or any(root.glob(f"{split}.*"))
+    }
     vocabulary = read_vocabulary(reading)
-    settings = (reading, columns, vocabulary.sha256 if vocabulary else "", TOKENS_VERSION)
+    settings = (reading, columns, agreed, vocabulary.sha256 if vocabulary else "", TOKENS_VERSION)
     arrays = cached_arrays(
-        f"text-{fingerprint([(files[0], 0), (files[1], 1)], *settings)}",
-        lambda: _arrays(root, files, columns, reading, vocabulary),
+        f"text-{fingerprint([(file, 0) for file in files.values()], *settings)}",
+        lambda: _arrays(root, files, columns, reading, vocabulary, agreed),
     )
     return data_set("text-folder", arrays)
 
@@ -80,7 +89,11 @@ def read_vocabulary(reading: TextReading) -> Vocabulary | None:
 
 
 def encode_labels(
-    where: str, train: Sequence[str], test: Sequence[str], classes: Sequence[str] = ()
+    where: str,
+    train: Sequence[str],
+    test: Sequence[str],
+    classes: Sequence[str] = (),
+    agreed: Sequence[str] = (),
 ) -> dict[str, NDArray[np.generic]]:
     """Return the labels of both splits as numbers, and the names of the classes.
 
@@ -92,13 +105,25 @@ def encode_labels(
         Labels of the examples.
     classes
         The classes in their order; if empty, the sorted labels of ``train``.
+    agreed
+        The agreed classes, which take precedence; see `Reading.classes`.
 
     Raises
     ------
     DataError
-        If there are fewer than two classes, or a class occurs only in the test split.
+        If there are fewer than two classes, a label begins or ends with white space, a class occurs
+        only in the test split, or a label is none of the agreed classes.
     """
-    names = list(classes) or sorted(set(train))
+    for split, labels in (("train", train), ("test", test)):
+        _check_labels(f"{where}, {split}", labels)
+    if agreed and (odd := sorted({*train, *test} - set(agreed))):
+        raise DataError(
+            "a label is none of the agreed classes",
+            where=where,
+            got=odd[0],
+            expected="one of: " + ", ".join(agreed),
+        )
+    names = list(agreed) or list(classes) or sorted(set(train))
     if len(names) < 2:
         raise DataError("there are fewer than two classes", where=where, got=len(names))
     if odd := sorted(set(test) - set(names)):
@@ -116,20 +141,32 @@ def encode_labels(
     }
 
 
+def _check_labels(where: str, labels: Sequence[str]) -> None:
+    """Refuse labels that differ from others in white space only."""
+    for row, label in enumerate(labels, 1):
+        if label != label.strip():
+            raise DataError(
+                "a label begins or ends with white space",
+                where=f"{where}, row {row}",
+                got=label,
+                hint="Remove it: it would make another class",
+            )
+
+
 def encode_texts(
     tables: Sequence[Table], reading: TextReading, vocabulary: Vocabulary | None
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the texts of the training and test tables as token numbers, with any groups.
+    """Return the texts of train, test and validation as token numbers, with any groups.
 
-    Without a vocabulary, it is made from the training texts.
+    Without a vocabulary, it is made from the training texts. There may be no table of validation.
     """
-    train, test = tables
+    train = tables[0]
     known = vocabulary or Vocabulary.of(train.inputs, reading.vocabulary_size, reading.min_count)
     arrays: dict[str, NDArray[np.generic]] = {
         "num_tokens": np.asarray(known.num_tokens),
         "vocabulary": np.asarray(known.sha256),
     }
-    for split, table in (("train", train), ("test", test)):
+    for split, table in zip(("train", "test", "validation"), tables, strict=False):
         arrays[f"{split}_inputs"] = known.encode(table.inputs, reading.length)
         if table.groups:
             arrays[f"{split}_groups"] = np.asarray(table.groups)
@@ -143,18 +180,18 @@ def data_set(
     std: Sequence[float] = (),
 ) -> DataSet:
     """Return the data set of cached arrays, named as in `encode_labels` and `encode_texts`."""
-    train, test = (
-        Examples(
+    splits = {
+        split: Examples(
             arrays[f"{split}_inputs"],
             np.asarray(arrays[f"{split}_labels"], np.int64),
             arrays.get(f"{split}_groups"),
         )
-        for split in ("train", "test")
-    )
+        for split in ("train", "test", "validation")
+        if f"{split}_labels" in arrays
+    }
     return DataSet(
         name=name,
-        train=train,
-        test=test,
+        **splits,
         class_names=[str(label) for label in arrays["class_names"]],
         mean=mean,
         std=std,
@@ -165,14 +202,21 @@ def data_set(
 
 def _arrays(
     root: Path,
-    files: Sequence[Path],
+    files: Mapping[str, Path],
     columns: Columns,
     reading: TextReading,
     vocabulary: Vocabulary | None,
+    agreed: Sequence[str],
 ) -> dict[str, NDArray[np.generic]]:
-    train, test = (read_table(file, columns) for file in files)
-    labels = encode_labels(str(root), train.labels, test.labels)
-    return {**labels, **encode_texts([train, test], reading, vocabulary)}
+    found = {split: read_table(file, columns) for split, file in files.items()}
+    train, test, own = (found.get(split, Table([])) for split in ("train", "test", "validation"))
+    labels = encode_labels(str(root), train.labels, [*test.labels, *own.labels], agreed=agreed)
+    arrays = {**labels, **encode_texts([train, test, own], reading, vocabulary)}
+    after = arrays["test_labels"]
+    arrays["test_labels"] = after[: len(test.labels)]
+    if own.inputs:
+        arrays["validation_labels"] = after[len(test.labels) :]
+    return arrays
 
 
 def _file(root: Path, split: str) -> Path:

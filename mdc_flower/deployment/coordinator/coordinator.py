@@ -194,6 +194,8 @@ def run_defaults(kit: CoordinatorKit) -> dict[str, Scalar]:
         agreed = {"job": kit.job, "exchange": kit.exchange, "keep": kit.keep}
     if kit.data:
         agreed["dataset"] = kit.data
+        if kit.contract is not None:
+            agreed["contract"] = kit.contract.to_spec()
     elif kit.contract is not None:
         agreed["dataset"] = kit.contract.to_spec()
     return {

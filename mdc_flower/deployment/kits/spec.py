@@ -17,6 +17,7 @@ from mdc_flower.common.config_model import ConfigModel
 from mdc_flower.common.launch import Launch
 from mdc_flower.config import check_with_command, names_a_part
 from mdc_flower.data.contract import Contract
+from mdc_flower.data.readers.own_keys import OwnKeys
 from strategies.common.errors import ConfigError
 from strategies.exchange.messages import NUM_EXAMPLES, NUM_VALIDATION
 from strategies.exchange.metrics import TRAIN_METRICS, VALIDATION, may_be_metric
@@ -116,8 +117,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Days = Annotated[int, Field(ge=1, le=36500)]
 
 
-class SiteSettings(ConfigModel):
+class SiteSettings(OwnKeys):
     """Settings that the organizer and one site have agreed on; they are also in the site's kit.
+
+    For the keys of its files see `OwnKeys`.
 
     Attributes
     ----------

@@ -26,11 +26,16 @@ from mdc_flower.config import read_run_config, read_site_config
 from mdc_flower.console.checks import Check, guarded
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.cache import cache_dir
+from mdc_flower.data.contract import Contract
 from mdc_flower.data.readers.options import Reading, TextReading
 from mdc_flower.data.registry import makes_vocabulary, no_vocabulary
+from mdc_flower.data.remarks import remarks
+from mdc_flower.data.survey import survey
 from mdc_flower.deployment.coordinator.superlink import ABOUT
 from mdc_flower.deployment.kits.kits import KIT, SiteKit
+from mdc_flower.deployment.kits.private_files import PRIVATE, write_file
 from mdc_flower.deployment.site.node_config import node_config
+from mdc_flower.reports.data_page import data_page
 from mdc_flower.site.own_loop.asking import check_command
 from mdc_flower.training.numerics import (
     device_name,
@@ -47,14 +52,20 @@ AHEAD_S, BEHIND_S = 5.0, 300.0
 
 EXPIRES_SOON_DAYS = 30
 
+PAGE = "data-check.html"
+"""The page about the site's data, in the kit's folder ``state``."""
+
 
 def check_site(
-    kit: SiteKit, on_data: Callable[[int], object] = lambda count: None
+    kit: SiteKit,
+    on_data: Callable[[int], object] = lambda count: None,
+    with_page: bool = False,
 ) -> Iterator[Check]:
     """Yield the checks of a site's kit and machine; a check whose precondition failed is left out.
 
     The label histogram is shown only at the site. ``on_data`` is called with the number of training
-    examples if the data are what was agreed.
+    examples if the data are what was agreed. ``with_page`` surveys the data first, and writes the
+    page of what was found into the kit's folder ``state``.
     """
     yield Check("site", None, f"{kit.site}, of the federation {kit.federation!r}")
     yield guarded("version", lambda: _version(kit))
@@ -62,6 +73,8 @@ def check_site(
     if kit.command:
         yield guarded("command", lambda: _command(kit))
     else:
+        if with_page and kit.contract is not None and kit.data:
+            yield from _survey_checks(kit, kit.contract)
         yield from _job_checks(kit, on_data) if kit.job else _data_checks(kit, on_data)
     yield guarded("disk", lambda: _disk(kit))
     yield guarded("memory", _memory)
@@ -144,6 +157,23 @@ def _job_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Chec
     yield guarded("job", work)
 
 
+def _survey_checks(kit: SiteKit, contract: Contract) -> Iterator[Check]:
+    """Survey the data, and write the page, which stays at the site."""
+    findings = survey(kit.data, kit.data_root, _reading(kit, contract))
+    page = kit.state / PAGE
+    write_file(page, data_page(f"{kit.site}: {kit.data}", findings).encode(), PRIVATE)
+    for problem in findings.problems:
+        yield Check("data found", False, problem)
+    for note in findings.notes:
+        yield Check("data found", None, note)
+    yield Check("page of the data (not sent)", None, str(page))
+
+
+def _reading(kit: SiteKit, contract: Contract) -> Reading:
+    own = kit.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
+    return contract.reading(own)
+
+
 def _data_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Check]:
     found: list[DataSet] = []
 
@@ -157,7 +187,7 @@ def _data_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Che
         contract = kit.contract
         if contract is None:
             raise ConfigError("there is neither a contract nor a job", where=str(kit.folder / KIT))
-        reading = contract.reading(Reading(text=TextReading(vocabulary=kit.vocabulary_path)))
+        reading = _reading(kit, contract)
         dataset = load_dataset(kit.data, kit.data_root, reading)
         if kit.partition_id < 0 and makes_vocabulary(kit.data, dataset, reading):
             raise no_vocabulary("kit.toml, vocabulary")
@@ -175,6 +205,8 @@ def _data_checks(kit: SiteKit, on_data: Callable[[int], object]) -> Iterator[Che
         counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
         texts = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True)]
         yield Check("labels (not sent)", None, ", ".join(texts))
+        for remark in remarks(dataset):
+            yield Check("remark", None, remark)
 
 
 def _classes(dataset: DataSet) -> str:

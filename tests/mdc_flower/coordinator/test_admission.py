@@ -123,3 +123,13 @@ def test_a_node_is_called_by_the_name_it_is_registered_for(register: Path) -> No
     assert admission(str(register)).name_of(SOUTH) == "south"
     assert admission(str(register)).name_of(7) == "node 7"
     assert admission("").name_of(NORTH) == f"node {NORTH}"
+
+
+def test_a_node_whose_data_have_another_form_takes_no_part() -> None:
+    judge = admission("", data_form="type:aa shape:bb classes:cc").judge
+    assert judge(NORTH, replace(card(), data_form="type:aa shape:bb classes:cc")) is None
+    assert judge(NORTH, card()) is None  # it has a job or a command of its own
+    assert judge(NORTH, replace(card(), data_form="type:aa shape:bc classes:cd")) == (
+        "its data differ from the coordinator's in: shape, classes. A contract says what they must "
+        "have in common"
+    )

@@ -366,7 +366,7 @@ def test_a_data_set_that_has_changed_behind_its_name_is_refused_before_an_engine
     monkeypatch.setattr(engine, lambda *args: started.append(args))
     result = mdc("run", *again)
     assert (result.exit_code, started) == (2, [])
-    assert "partition: the data, or their partition into sites, differ" in result.stderr
+    assert "dataset: the data, or their partition into sites, differ" in result.stderr
     assert "to resume" not in result.stderr  # it cannot
     assert files_below(tmp_path / "out") == before
 

@@ -55,8 +55,8 @@ def north():
 def south():
     return corners(2, "south's own", ["a", "b", "c"])
 
-def swapped():
-    return corners(3, "swapped", ["a", "c", "b"])
+def another():
+    return corners(3, "another", ["a", "c", "d"])
 """
 CONTRACT = Contract(
     name="corners", type="uint8", shape=(1, 8, 8), classes=("a", "b", "c"), mean=(0.4,), std=(0.2,)
@@ -236,12 +236,12 @@ def test_where_the_sites_keep_their_metrics_the_run_is_the_same_but_not_chosen_f
     assert ", not evaluated, relative change" in lines[-1]
 
 
-def test_a_site_with_swapped_labels_is_dropped_with_the_reason(tmp_path: Path) -> None:
-    odd = site(tmp_path, "south", data="corner_lab:swapped")
+def test_a_site_with_another_class_is_dropped_with_the_reason(tmp_path: Path) -> None:
+    odd = site(tmp_path, "south", data="corner_lab:another")
     run_dir = run(config(tmp_path, min_sites=1, num_rounds=1), site(tmp_path, "north"), odd)
     (line,) = read_history(run_dir)
     assert list(line["participants"]) == ["north"]
-    assert "the classes are in another order" in line["dropped"]["south"]
+    assert "a class that is not in the contract" in line["dropped"]["south"]
 
 
 def test_an_error_of_a_site_brings_no_path_into_the_coordinators_files(tmp_path: Path) -> None:

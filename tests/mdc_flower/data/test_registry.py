@@ -67,7 +67,8 @@ def test_an_image_folder_is_found_by_its_path_and_resized(tmp_path: Path) -> Non
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
-            Image.new("RGB", (5, 5)).save(tmp_path / "images" / split / name / "1.png")
+            image = Image.new("RGB", (5, 5), "red" if split == "test" else "blue")
+            image.save(tmp_path / "images" / split / name / "1.png")
     spec = f"image-folder:{tmp_path / 'images'}"
     assert load_dataset(spec).input_shape == (3, 5, 5)
     assert load_dataset(spec, reading=Reading(image_size=8)).input_shape == (3, 8, 8)

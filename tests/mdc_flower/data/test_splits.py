@@ -1,5 +1,7 @@
 """Who sees which examples: no row twice, none of the test set, and the same at both ends."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,14 @@ def test_a_coordinator_without_examples_holds_none() -> None:
     nothing = Examples(np.empty((0, 1), np.float32), np.empty(0, np.int64))
     held = coordinator_data(dataset_of(nothing, nothing), None, 1, 0.1)
     assert [len(part) for part in (held.pooled, held.validation, held.test)] == [0, 0, 0]
+
+
+def test_validation_examples_of_its_own_are_shared_evenly_and_none_are_held_out() -> None:
+    own = data()
+    own = replace(own, validation=Examples(numbered(7).inputs + 500, numbered(7).labels))
+    sites = [site_data(own, PARTS, site, 1, 0.3) for site in range(3)]
+    assert [rows(site.train) for site in sites] == [part.tolist() for part in PARTS.rows]
+    assert [len(site.validation) for site in sites] == [3, 2, 2]
+    held = coordinator_data(own, PARTS, 1, 0.3)
+    assert sorted(row for site in sites for row in rows(site.validation)) == rows(held.validation)
+    assert rows(held.pooled) == sorted(row for part in PARTS.rows for row in part.tolist())

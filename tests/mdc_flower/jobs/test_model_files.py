@@ -166,7 +166,8 @@ def test_images_of_a_folder_are_resized_as_in_the_run(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
-            Image.new("RGB", (5, 5)).save(tmp_path / "images" / split / name / "1.png")
+            image = Image.new("RGB", (5, 5), "red" if split == "test" else "blue")
+            image.save(tmp_path / "images" / split / name / "1.png")
     spec = f"image-folder:{tmp_path / 'images'}"
     run_dir = run_directory(tmp_path / "run", dataset=spec, image_size=8)
     assert evaluate_run(run_dir, "", "", best=False)["num-examples"] == 2

@@ -189,7 +189,8 @@ def test_images_of_a_folder_are_resized_to_the_runs_size(tmp_path: Path) -> None
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
-            Image.new("RGB", (5, 5)).save(tmp_path / "images" / split / name / "1.png")
+            image = Image.new("RGB", (5, 5), "red" if split == "test" else "blue")
+            image.save(tmp_path / "images" / split / name / "1.png")
     one = task(dataset=f"image-folder:{tmp_path / 'images'}", image_size=8)
     assert one.dataset.input_shape == (3, 8, 8)
 
@@ -287,9 +288,20 @@ def test_a_contract_without_statistics_takes_a_sites_own_away(tmp_path: Path) ->
 
 
 def test_data_that_do_not_keep_the_sites_contract_are_refused(tmp_path: Path) -> None:
+    others = SCANS.model_copy(update={"classes": ("b", "a", "d")})
+    with pytest.raises(DataError, match="a class that is not in the contract"):
+        site_task(data="task_lab:scans", contract=write_contract(tmp_path, others))
+
+
+def test_the_contract_gives_the_order_of_the_classes(tmp_path: Path) -> None:
     swapped = SCANS.model_copy(update={"classes": ("b", "a", "c")})
-    with pytest.raises(DataError, match="the classes are in another order"):
-        site_task(data="task_lab:scans", contract=write_contract(tmp_path, swapped))
+    one = site_task(data="task_lab:scans", contract=write_contract(tmp_path))
+    (tmp_path / "other").mkdir()
+    theirs = write_contract(tmp_path / "other", swapped)
+    other = site_task(data="task_lab:scans", contract=theirs)
+    assert list(other.dataset.class_names) == ["b", "a", "c"]
+    labels = np.array([1, 0, 2])[one.dataset.train.labels]
+    assert other.dataset.train.labels.tolist() == labels.tolist()
 
 
 @pytest.mark.parametrize(("promised", "kept"), [(60, True), (61, False)])
@@ -317,7 +329,7 @@ def test_a_contract_file_that_is_missing_is_refused(tmp_path: Path) -> None:
 def test_the_runs_contract_binds_a_site_that_has_no_file_of_it() -> None:
     one = site_task(under_contract(), data="task_lab:scans")
     assert one.pipeline == InputPipeline((0.5,), (0.25,))
-    with pytest.raises(DataError, match="the classes differ"):
+    with pytest.raises(DataError, match="a class that is not in the contract"):
         site_task(under_contract(), data="digits")
 
 

@@ -172,7 +172,7 @@ def folder(tmp_path: Path) -> Path:
     write(root / "train" / "low" / "1.wav", tone(200))
     write(root / "train" / "high" / "2.flac", tone(3000))
     write(root / "train" / "high" / "1.WAV", tone(1000))
-    write(root / "test" / "low" / "1.wav", tone(200))
+    write(root / "test" / "low" / "1.wav", tone(198))
     write(root / "test" / "high" / "1.wav", tone(3000))
     return root
 
@@ -265,7 +265,7 @@ LINES = (
     "a.wav,low,train,eva",
     "sub/b.wav,high,train,adam",
     "c.wav,high,test,eva",
-    "a.wav,low,test,adam",
+    "d.wav,low,test,adam",
 )
 
 
@@ -276,6 +276,7 @@ def list_folder(tmp_path: Path) -> Path:
     write(root / "a.wav", tone(200))
     write(root / "sub" / "b.wav", tone(3000))
     write(root / "c.wav", tone(1000))
+    write(root / "d.wav", tone(198))
     return root
 
 
@@ -335,7 +336,7 @@ def test_a_recording_that_moves_to_the_other_split_is_noticed(list_folder: Path)
         (HEAD, (LINES[0], LINES[3]), "list.csv", "there are fewer than two classes"),
         (HEAD, LINES[:2], "list.csv", "there are no test recordings"),
         (HEAD, (*LINES, "c.wav,odd,test,eva"), "list.csv", "a class without training recordings"),
-        (HEAD, (*LINES, "d.wav,low,test,eva"), "d.wav", "a recording in the list does not exist"),
+        (HEAD, (*LINES, "e.wav,low,test,eva"), "e.wav", "a recording in the list does not exist"),
     ],
 )
 def test_a_list_that_is_not_as_it_should_be_is_refused_by_line(

@@ -13,6 +13,7 @@ from mdc_flower.data.readers.image_folder import load_image_folder
 from strategies.common.errors import DataError
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)
+DARK, PALE = (128, 0, 0), (200, 200, 200)
 Colour = tuple[int, int, int]
 
 
@@ -30,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
     paint(root / "train" / "dog" / "1.png", GREEN)
     paint(root / "train" / "cat" / "2.png", BLUE)
     paint(root / "train" / "cat" / "1.png", RED)
-    paint(root / "test" / "dog" / "1.png", GREY)
-    paint(root / "test" / "cat" / "1.png", RED)
+    paint(root / "test" / "dog" / "1.png", PALE)
+    paint(root / "test" / "cat" / "1.png", DARK)
     return root
 
 
@@ -56,7 +57,7 @@ def test_classes_and_files_are_in_the_order_of_their_names(folder: Path) -> None
     assert data.class_names == ["cat", "dog"]
     assert colours(data.train.inputs) == [RED, BLUE, GREEN]
     assert data.train.labels.tolist() == [0, 0, 1]
-    assert colours(data.test.inputs) == [RED, GREY]
+    assert colours(data.test.inputs) == [DARK, PALE]
     assert data.test.labels.tolist() == [0, 1]
     assert data.train.inputs.dtype == np.uint8
     assert data.input_shape == (3, 4, 6)

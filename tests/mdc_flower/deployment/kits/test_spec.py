@@ -65,6 +65,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         data = "my_lab:load"
         data-root = "/d"
         vocabulary = "/v"
+        input-column = "review"
+        label-column = "sentiment"
+        group-column = "author"
+        hf-subset = "en"
+        hf-test-split = "dev"
         device = "cuda:1"
         threads = 6
         micro-batch-size = 4
@@ -93,6 +98,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "data": "my_lab:load",
         "data_root": "/d",
         "vocabulary": "/v",
+        "input_column": "review",
+        "label_column": "sentiment",
+        "group_column": "author",
+        "hf_subset": "en",
+        "hf_test_split": "dev",
         "device": "cuda:1",
         "threads": 6,
         "micro_batch_size": 4,

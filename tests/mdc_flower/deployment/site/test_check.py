@@ -354,3 +354,15 @@ def test_a_machine_that_is_too_small(
         site_check, "psutil", SimpleNamespace(disk_usage=usage, virtual_memory=usage)
     )
     assert "only 1.0 GiB free, 2.0 GiB are needed" in local(kit, name, monkeypatch)
+
+
+def test_a_page_about_the_data_stays_at_the_site(kit: SiteKit) -> None:
+    checks = {check.name: check for check in check_site(kit, with_page=True)}
+    page = Path(checks["page of the data (not sent)"].detail)
+    assert page == kit.state / "data-check.html"
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert "data:image/png;base64," in page.read_text()
+    assert checks["data"].ok
+    wrong = kit.model_copy(update={"data": "image-folder:/nowhere"})
+    found = [check for check in check_site(wrong, with_page=True) if check.name == "data found"]
+    assert "the folder train/ is missing in /nowhere" in [check.detail for check in found]
