@@ -1,7 +1,6 @@
 """``image-folder:/abs/path``: ``train/`` and ``test/``, each with one folder per class."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +9,7 @@ from PIL import Image
 from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import DataSet, Examples
 from mdc_flower.data.readers.class_folders import Files, class_folders, fingerprint, labels_of
+from mdc_flower.data.readers.images import DECODER_VERSION, decode_image
 from strategies.common.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,7 +34,7 @@ def load_image_folder(path: str, image_size: int) -> DataSet:
     """
     found = class_folders(path, "image-folder", "images", Image.registered_extensions())
     arrays = cached_arrays(
-        f"image-folder-{fingerprint([*found.train, *found.test], image_size)}",
+        f"image-folder-{fingerprint([*found.train, *found.test], image_size, DECODER_VERSION)}",
         lambda: {
             "train_inputs": _decode(found.train, image_size),
             "test_inputs": _decode(found.test, image_size),
@@ -93,12 +93,5 @@ def stack_images(
 
 
 def _decode(files: Files, image_size: int) -> NDArray[np.uint8]:
-    return stack_images(((str(file), _image(file)) for file, _ in files), len(files), image_size)
-
-
-def _image(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # each format's decoder raises other exceptions
-        raise DataError(f"the image cannot be decoded: {error}", where=str(file)) from None
+    images = ((str(file), decode_image(file, str(file))) for file, _ in files)
+    return stack_images(images, len(files), image_size)
