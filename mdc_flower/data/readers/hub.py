@@ -17,6 +17,7 @@ from mdc_flower.data.cache import cached_arrays
 from mdc_flower.data.dataset import DataSet
 from mdc_flower.data.readers.audio import LOG_MEL_MEAN, LOG_MEL_STD, log_mel
 from mdc_flower.data.readers.image_folder import IMAGENET_MEAN, IMAGENET_STD, stack_images
+from mdc_flower.data.readers.images import DECODER_VERSION, decode_image
 from mdc_flower.data.readers.options import HubReading, Reading
 from mdc_flower.data.readers.tables import Table
 from mdc_flower.data.readers.text import data_set, encode_labels, encode_texts, read_vocabulary
@@ -51,7 +52,7 @@ def load_hub(name: str, reading: Reading) -> DataSet:
     train, test = _splits(name, reading)
     vocabulary = read_vocabulary(reading.text)
     parts = [generate_fingerprint(train), generate_fingerprint(test), repr(reading)]
-    parts += [vocabulary.sha256 if vocabulary else "", str(HUB_VERSION)]
+    parts += [vocabulary.sha256 if vocabulary else "", str(HUB_VERSION), str(DECODER_VERSION)]
     where = f"hf:{name}"
     kind = _kind(where, train, reading.columns.inputs)
     arrays = cached_arrays(
@@ -212,18 +213,27 @@ def _texts(where: str, split: Any, column: str) -> Sequence[str]:
 
 
 def _images(where: str, name: str, split: Any, column: str) -> Iterator[tuple[str, Any]]:
-    for row, example in enumerate(split, 1):
-        yield f"{where}, {name}, row {row}", example[column].convert("RGB")
+    import datasets
+
+    for source, at in _stored(
+        where, name, split.cast_column(column, datasets.Image(decode=False)), column
+    ):
+        yield at, decode_image(source, at)
 
 
 def _recordings(where: str, name: str, split: Any, column: str) -> Iterator[tuple[Any, str]]:
     import datasets
 
-    undecoded = split.cast_column(column, datasets.Audio(decode=False))
+    return _stored(where, name, split.cast_column(column, datasets.Audio(decode=False)), column)
+
+
+def _stored(where: str, name: str, undecoded: Any, column: str) -> Iterator[tuple[Any, str]]:
+    """Yield each row's file, or its bytes, and its name for errors."""
     for row, example in enumerate(undecoded, 1):
         stored = example[column]
         source = io.BytesIO(stored["bytes"]) if stored["bytes"] else Path(stored["path"])
-        yield source, f"{where}, {name}, row {row}"
+        at = f"{where}, {name}, row {row}"
+        yield source, f"{at}, {stored['path']}" if stored["path"] else at
 
 
 def _digest(parts: Sequence[str]) -> str:

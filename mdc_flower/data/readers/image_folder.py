@@ -16,6 +16,7 @@ from mdc_flower.data.readers.class_folders import (
     fingerprint,
     labels_of,
 )
+from mdc_flower.data.readers.images import DECODER_VERSION, decode_image
 from mdc_flower.data.readers.owners import owners_of
 from mdc_flower.data.readers.same_files import refuse_same_files
 from strategies.common.errors import DataError
@@ -49,8 +50,9 @@ def load_image_folder(
     """
     found = class_folders(path, "image-folder", "images", Image.registered_extensions(), agreed)
     all_files = [file for files in found.splits.values() for file in files]
+    key = fingerprint(all_files, image_size, len(found.validation), DECODER_VERSION)
     arrays = cached_arrays(
-        f"image-folder-{fingerprint(all_files, image_size, len(found.validation))}",
+        f"image-folder-{key}",
         lambda: _decoded(found, image_size),
     )
     splits = {
@@ -128,12 +130,5 @@ def _decoded(found: ClassFolders, image_size: int) -> dict[str, NDArray[np.gener
 
 
 def _decode(files: Files, image_size: int) -> NDArray[np.uint8]:
-    return stack_images(((str(file), _image(file)) for file, _ in files), len(files), image_size)
-
-
-def _image(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # each format's decoder raises other exceptions
-        raise DataError(f"the image cannot be decoded: {error}", where=str(file)) from None
+    images = ((str(file), decode_image(file, str(file))) for file, _ in files)
+    return stack_images(images, len(files), image_size)

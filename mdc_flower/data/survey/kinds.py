@@ -9,8 +9,10 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from mdc_flower.common.extras import library
+from mdc_flower.data.readers.images import decode_image
 from mdc_flower.data.readers.options import AudioReading
 from mdc_flower.data.survey.findings import Counts, Findings, spread
+from strategies.common.errors import DataError
 
 BITS = {
     "1": "1 bit", "L": "8 bits, gray", "LA": "8 bits, gray with transparency", "P": "palette",
@@ -28,30 +30,29 @@ def look_at_images(findings: Findings, files: Sequence[Path], image_size: int) -
     """Survey images, and return those that can be decoded."""
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
-    damaged, turned, several, readable = [], [], [], []
+    damaged, turned, readable = [], [], []
     for file in files:
         try:
             with warnings.catch_warnings(), Image.open(file) as image:
                 warnings.simplefilter("ignore")
                 mode, size = image.mode, image.size
                 is_turned = image.getexif().get(ORIENTATION, 1) != 1
-                frames = getattr(image, "n_frames", 1)
-                image.load()
+            modes[mode] += 1
+            sizes[size] += 1
+            decode_image(file, _named(file))
         except UnidentifiedImageError:  # its text has the whole path
             damaged.append(f"{_named(file)} (no image that is known)")
+            continue
+        except DataError as error:
+            damaged.append(str(error))
             continue
         except Exception as error:  # each format's decoder raises other exceptions
             damaged.append(f"{_named(file)} ({error})")
             continue
         readable.append(file)
-        modes[mode] += 1
-        sizes[size] += 1
         if is_turned:
             turned.append(_named(file))
-        if frames > 1:
-            several.append(f"{_named(file)} ({frames})")
-    findings.problem("images cannot be decoded", damaged)
-    findings.note("images have more than one frame or page", several)
+    findings.problem("images cannot be read", damaged)
     findings.note("images were taken with a turned camera (EXIF orientation)", turned)
     _report_modes(findings, modes)
     _report_sizes(findings, sizes, image_size)
@@ -105,9 +106,6 @@ def _report_modes(findings: Findings, modes: Counter[str]) -> None:
         return
     rows = [[mode, BITS.get(mode, ""), str(count)] for mode, count in sorted(modes.items())]
     findings.tables.append(Counts("Modes", ["mode", "meaning", "files"], rows))
-    deep = sum(count for mode, count in modes.items() if mode.startswith(("I", "F")))
-    if deep:
-        findings.notes.append(f"{deep} images have more than 8 bits per channel")
     if len(modes) > 1:
         findings.notes.append(f"the images have {len(modes)} modes: {', '.join(sorted(modes))}")
 

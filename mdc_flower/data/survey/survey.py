@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from mdc_flower.data.readers.audio import SUFFIXES as AUDIO_SUFFIXES
+from mdc_flower.data.readers.images import decode_image
 from mdc_flower.data.readers.options import Reading
 from mdc_flower.data.readers.tables import SUFFIXES as TABLE_SUFFIXES
 from mdc_flower.data.readers.tables import read_table
@@ -103,7 +104,6 @@ def _stored(found: Sequence[Found]) -> list[Sample]:
     for one in found:
         if one.split == "train" and shown.setdefault(one.name, 0) < PER_CLASS:
             shown[one.name] += 1
-            with Image.open(one.path) as image:
-                picture = image.convert("RGB")
+            picture = decode_image(one.path, str(one.path))
             samples.append(Sample(one.name, f"{one.path.name}, as stored", png_of(picture)))
     return samples

@@ -8,7 +8,7 @@ from PIL import Image
 
 FOUND = (
     # Problems
-    "images cannot be decoded (4): train/cat/cut.png",
+    "images cannot be read (6): train/cat/cut.png",
     "train/cat/empty.png",
     "train/cat/text.png",
     "links lead nowhere (1): train/dog/dangling.png",
@@ -22,10 +22,10 @@ FOUND = (
     "3 files are left out by their suffix: 2 .heic, 1 .txt",
     "names that systems leave behind, or that are no class (3): "
     "train/.ipynb_checkpoints, train/cat/._0.png, train/cat/Thumbs.db",
-    "1 images have more than 8 bits per channel",
+    "train/cat/scan.png: the image does not have eight bits per channel",
     "the images have 4 modes: I;16, L, RGB, RGBA",
     "images were taken with a turned camera (EXIF orientation) (1): train/dog/phone.jpg",
-    "images have more than one frame or page (1): train/dog/moving.tiff (2)",
+    "train/dog/moving.tiff: the image has several frames or pages (got 2, expected 1)",
     "files are there twice (1): train/dog/0.png = train/dog/twice.png",
     "classes have a single file to train on (1): cat ",
     "pairs of classes differ in case or white space only (1): 'cat' and 'cat '",
