@@ -143,8 +143,9 @@ def model(value: float = 0.0) -> ArrayRecord:
 
 
 def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> RoundLoop:
+    membership = options.pop("membership", Membership())
     return RoundLoop(
-        recipe, Membership(), seed=7, trainable=frozenset({"w"}), observers=watchers, **options
+        recipe, membership, seed=7, trainable=frozenset({"w"}), observers=watchers, **options
     )
 
 
