@@ -19,7 +19,7 @@ from mdc_flower.common.extras import DRAWING, require
 from mdc_flower.common.references import users_folder
 from mdc_flower.common.shown_metrics import shown_metrics
 from mdc_flower.config import RunConfig, read_run_config
-from mdc_flower.coordinator.admission import REGISTER, admission
+from mdc_flower.coordinator.admission import REGISTER, admission, registered_sites
 from mdc_flower.coordinator.card_claims import coordinator_kit, with_card_checks
 from mdc_flower.coordinator.final_models import finish
 from mdc_flower.coordinator.global_evaluation import evaluate_fn
@@ -203,20 +203,25 @@ def _run(
     names = exchanged_names(model, config.exchange, config.keep)
     kept = kept_names(model, config.keep)
     base = base_of(base_digests(model, [*names, *kept]))
+    register = os.environ.get(REGISTER, "")
     membership = wait_for_sites(
         grid,
         config.num_sites or None,
         config.wait_for_sites_s,
         config.quorum(config.num_sites) if config.num_sites else None,
         lambda membership, expected: record.event(
-            "waiting-for-sites", online=list(membership.nodes), expected=expected
+            "waiting-for-sites",
+            online=list(membership.nodes),
+            expected=expected,
+            missing=membership.missing,
         ),
         Membership(
+            names=registered_sites(register),
             admission=with_card_checks(
-                admission(os.environ.get(REGISTER, ""), code_digests(config), task.data_form),
+                admission(register, code_digests(config), task.data_form),
                 config.num_sites,
                 coordinator_kit(),
-            )
+            ),
         ),
         **_resume_options(record, config),
     )

@@ -228,6 +228,8 @@ class RoundLoop(Strategy):
         record.failed = not gathering.has_quorum(updates)
         sent = {update.site: update.metrics for update in updates}
         record.participants = {site: self.metrics.values(of) for site, of in sent.items()}
+        earlier = self._position.counted  # empty in the first round, and of earlier versions
+        record.joined = [site for site in sent if earlier and site not in earlier]
         record.began_anew = [update.site for update in updates if update.began_anew]
         machines = self._sites.membership.machines
         record.machines = {site: machines[site] for site in record.participants if site in machines}

@@ -41,6 +41,7 @@ class RunState:
         self.seen_by: dict[int, frozenset[str]] = {}
         self.seen: frozenset[str] = frozenset()
         self.lost: dict[str, int] = {}
+        self.expected = 0
         self.plan: Mapping[str, Any] = {}
         self.budget = 0  # in the units of the plans
         self.num_rounds = 0
@@ -55,8 +56,11 @@ class RunState:
         """Apply one event; return the line to print for it, if any."""
         match event["event"]:
             case "waiting-for-sites":
-                expected = event["expected"] or "?"
-                self.headline = f"waiting for sites: {len(event['online'])} of {expected} online"
+                self.expected = event["expected"] or 0
+                of = self.expected or "?"
+                self.headline = f"waiting for sites: {len(event['online'])} of {of} online"
+                if missing := event.get("missing"):
+                    self.headline += f", not online: {', '.join(missing)}"
             case "warning":
                 return f"warning: {event['text']}"
             case "sites-awaited":
@@ -85,7 +89,9 @@ class RunState:
                 self.plan = event["plan"]
                 self.sites = dict.fromkeys(event["kept"], "done")
                 self.sites |= dict.fromkeys(event["sites"], "training")
+                away = sorted(self.seen - set(self.sites))
                 self.seen |= set(self.sites)
+                self.sites |= dict.fromkeys(away, "not online")
                 self.seen_by[self.plan["round"]] = self.seen
             case "site-answered":
                 why = event["dropped"]
@@ -132,9 +138,10 @@ class RunState:
         return f"{selecting(self.metrics).words}: {scores}" if scores else "not evaluated"
 
     def _took_part(self, event: Mapping[str, Any]) -> str:
-        """Return how many sites took part in a round, which began anew, and which are gone."""
+        """Return how many sites took part in a round, which are new, and which are gone."""
         took_part, gone = event["participants"], event.get("missing", [])
-        seen = self.seen_by.pop(event["round"], self.seen)
+        self.seen |= set(took_part)  # a site may have come in the middle of the round
+        seen = self.seen_by.pop(event["round"], self.seen) | set(took_part)
         for site in seen:
             if site in took_part:
                 self.lost.pop(site, None)
@@ -142,10 +149,13 @@ class RunState:
                 self.lost.setdefault(site, event["round"])
         # If a site left before this view started, the round in which it left is not known.
         away = [f"lost in round {self.lost[s]}" if s in self.lost else "not online" for s in gone]
-        text = f"{len(took_part)} of {len(seen | set(gone))} sites"
-        # Logs of earlier versions lack the field.
+        text = f"{len(took_part)} of {max(len(seen | set(gone)), self.expected)} sites"
+        # Logs of earlier versions lack the fields.
+        joined = [f"{site} joined" for site in event.get("joined", [])]
         anew = [f"{site} began anew" for site in event.get("began_anew", [])]
-        return ", ".join([text, *anew, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))])
+        return ", ".join(
+            [text, *joined, *anew, *(f"{s} {how}" for s, how in zip(gone, away, strict=True))]
+        )
 
     def _time_left(self) -> str:
         """Return the estimated time left, from the work (or rounds) done and its time."""

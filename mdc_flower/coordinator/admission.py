@@ -89,6 +89,11 @@ def _other_form(card: SiteCard, own: str) -> str | None:
     return None
 
 
+def registered_sites(register: str) -> frozenset[str]:
+    """Return the names of the sites that may take part; empty without a register."""
+    return frozenset(_names(register).values() if register else ())
+
+
 def _names(register: str) -> dict[int, str]:
     return {node: name for name, node in read_register(Path(register)).items()}
 

@@ -146,6 +146,7 @@ def incidents(history: History) -> list[Incident]:
         found += [Incident(number, site, "dropped", why) for site, why in line["dropped"].items()]
         found += [Incident(number, site, "not online") for site in line["missing"]]
         found += [Incident(number, site, "asked again") for site in line["asked_again"]]
+        found += [Incident(number, site, "joined") for site in line.get("joined", [])]
         found += [
             Incident(number, site, "began anew", "it had lost its optimizer's state")
             for site in line.get("began_anew", [])

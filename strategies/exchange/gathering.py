@@ -31,7 +31,7 @@ from strategies.exchange.gate import Rejection, engine_died
 from strategies.exchange.messages import is_shortened
 from strategies.exchange.outcome import Outcome
 from strategies.exchange.requests import Requests
-from strategies.exchange.too_few_sites import too_few
+from strategies.exchange.too_few_sites import Waited, too_few
 from strategies.exchange.traffic import Traffic
 from strategies.exchange.transport import Exchange
 from strategies.exchange.update_store import UpdateStore
@@ -91,6 +91,12 @@ class Terms:
     wait_s: float = 600.0
     quorum_patience_s: float = 0.0
     again: bool = True
+
+    @property
+    def quorum_wait_key(self) -> str:
+        """Return the run config key that limits the wait for the quorum."""
+        longer = self.quorum_patience_s > self.wait_s
+        return "quorum-patience-s" if longer else "wait-for-sites-s"
 
 
 class Listener(Protocol):
@@ -289,6 +295,7 @@ class Gathering:
                 len(updates),
                 self.terms.min_sites,
                 self.sites.membership.nodes,
+                Waited(self.sites.quorum_wait_s, self.terms.quorum_wait_key),
             )
         self._listener.repeated()
 

@@ -43,8 +43,11 @@ HELLO_DEADLINE_S = 120.0
 NEWCOMER_S = 30.0
 """Shortest wait for a new node's answer: a SuperNode polls every 3 s and then starts a process."""
 
-ADMISSION_PAUSE_S = 30.0
-"""Seconds until a refused node is asked again; it may be admitted by then."""
+LONGEST_PAUSE_S = 600.0
+"""Longest pause until a node that did not answer is asked again."""
+
+REFUSED_PAUSE_S = 30.0
+"""Seconds until a refused node is asked again; by then it may be admitted, or may be mended."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Membership:
     cards : Mapping[int, SiteCard]
         The site card of each admitted node that is online, by node id.
     refused : Mapping[int, str]
-        Reason for each refused node, by node id. Nodes refused by ``admission`` are in ``silent``
-        as well, so that they are asked again after a pause.
+        Reason for each refused node, by node id. These nodes are in ``silent`` as well, so that
+        they are asked again after a pause.
     names : frozenset of str
-        Every site that has been online in this run.
+        Every site that may be expected: it is registered, or has been online in this run.
     silent : Mapping[int, Silence]
-        Nodes that have not answered a hello yet, by node id.
+        Online nodes that are not admitted, by node id, with the time at which to ask them next.
     admission : Admission
         Who may take part.
     """
@@ -115,7 +118,7 @@ class Membership:
 
     @property
     def missing(self) -> list[str]:
-        """Return the sites that have been online but are offline now, in site order."""
+        """Return the known sites that are not online, in site order."""
         return sorted(self.names - set(self.nodes))
 
     @property
@@ -142,14 +145,14 @@ def refresh(
 
     A node that does not answer within ``deadline_s`` seconds (None: `HELLO_DEADLINE_S`) is left
     out; if it answers later, the next call admits it. When its hello has expired, it is asked
-    again: at once after the first time, then after growing pauses. A node that answers with an
-    error or without a valid site card is not asked again while it stays online. If any node is
-    asked for the first time, the deadline is at least ``newcomer_s`` seconds.
+    again: at once after the first time, then after growing pauses. A refused node is asked again
+    as well, because it may be mended or admitted by then. If any node is asked for the first time,
+    the deadline is at least ``newcomer_s`` seconds.
     """
     deadline_s = HELLO_DEADLINE_S if deadline_s is None else deadline_s
     online = set(grid.get_node_ids())
     membership = late_introductions(without_offline(membership, online), grid)
-    if online - {*membership.cards, *membership.refused, *membership.silent}:
+    if online - {*membership.cards, *membership.silent}:
         deadline_s = max(deadline_s, newcomer_s)
     membership, messages = hellos(membership, online)
     for reply in exchange(grid, messages, deadline_s):
@@ -189,7 +192,7 @@ def _with_expired_hello(membership: Membership, node: int) -> Membership:
     if node not in membership.silent:  # it has gone offline meanwhile
         return membership
     times = membership.silent[node].times + 1
-    pause_s = HELLO_DEADLINE_S * (2 ** (times - 1) - 1)
+    pause_s = min(LONGEST_PAUSE_S, HELLO_DEADLINE_S * (2 ** (times - 1) - 1))
     log(WARNING, "%s did not introduce itself", membership.admission.name_of(node))
     silence = Silence(times, time.monotonic() + pause_s)
     return replace(membership, silent={**membership.silent, node: silence})
@@ -209,12 +212,11 @@ def hellos(membership: Membership, online: Collection[int]) -> tuple[Membership,
     """Return a hello for each online node to ask, and the membership that waits for the answers."""
     now, silent = time.monotonic(), dict(membership.silent)
     waiting = {node for node, silence in silent.items() if now < silence.ask_at}
-    for_good = set(membership.refused) - set(silent)
     messages = [
         Message(
             RecordDict(), dst_node_id=node, message_type=MessageType.QUERY, ttl=HELLO_DEADLINE_S
         )
-        for node in sorted(set(online) - set(membership.cards) - for_good - waiting)
+        for node in sorted(set(online) - set(membership.cards) - waiting)
     ]
     refused = dict(membership.refused)
     for hello in messages:
@@ -240,11 +242,9 @@ def introduced(membership: Membership, reply: Message) -> Membership:
         cards[node] = _read_card(reply)
         _admit(membership, node, cards[node])
     except MdcError as error:
+        cards.pop(node, None)
         refused[node] = f"{membership.admission.name_of(node)}: {error}"
-        if cards.pop(node, None):
-            # Admission may change during the run, so this node is asked again. Other errors
-            # are permanent.
-            silent[node] = Silence(0, time.monotonic() + ADMISSION_PAUSE_S)
+        silent[node] = Silence(0, time.monotonic() + REFUSED_PAUSE_S)
         log(WARNING, "a node was refused: %s", refused[node])
     names = membership.names | {card.name for card in cards.values()}
     return replace(membership, cards=cards, refused=refused, names=names, silent=silent)

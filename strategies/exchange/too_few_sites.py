@@ -1,10 +1,21 @@
 """The error for too few replies: what happened at each site, and whether its input is the cause."""
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from strategies.common.errors import QuorumError, RunError, SiteInputError
 from strategies.exchange.causes import BAD_INPUT, Cause
 from strategies.exchange.outcome import Outcome, causes_by_site, reasons, reasons_by_site
+
+
+class Waited(NamedTuple):
+    """How long sites were waited for, in seconds, and the key that limits it."""
+
+    seconds: float
+    key: str
+
+
+NOT_WAITED = Waited(0.0, "")
 
 NOT_IN_TIME = frozenset({Cause.NO_REPLY, Cause.LATE})
 
@@ -12,7 +23,12 @@ _INPUTS = {Cause.CONFIG: "config", Cause.DATA: "data", Cause.MODEL: "model", Cau
 
 
 def too_few(
-    what: str, outcome: Outcome, got: int, quorum: int, online: Collection[str]
+    what: str,
+    outcome: Outcome,
+    got: int,
+    quorum: int,
+    online: Collection[str],
+    waited: Waited = NOT_WAITED,
 ) -> RunError:
     """Return the error that ends a run with too few replies.
 
@@ -30,12 +46,16 @@ def too_few(
         Number of accepted replies, and number required.
     online
         Sites that are online.
+    waited
+        How long the quorum was waited for in vain.
     """
     hint = reasons(outcome.dropped, outcome.missing)
     if slow := [
         site for site, why in outcome.causes.items() if why in NOT_IN_TIME and site in online
     ]:
         hint += f". If {', '.join(sorted(slow))} had too little time, set round-deadline-s"
+    if waited.seconds:
+        hint += f". Waited {waited.seconds:.0f} s for the quorum; to wait longer, set {waited.key}"
     what += f", after {outcome.attempts} attempt{'s' if outcome.attempts > 1 else ''}"
     expected = f"{quorum} or more"
     unusable = {site: why for site, why in outcome.causes.items() if why in BAD_INPUT}

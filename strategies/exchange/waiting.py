@@ -65,7 +65,8 @@ def wait_for_sites(
     ConfigError
         If ``num_sites`` is None and the sites are real.
     """
-    awaited = set(known) - set(absent)
+    awaited, started = set(known) - set(absent), time.monotonic()
+    key = "wait-for-sites-s"
 
     def expected(membership: Membership) -> int | None:
         return num_sites or membership.num_partitions or None
@@ -89,21 +90,31 @@ def wait_for_sites(
     membership = _wait(membership or Membership(), grid, is_complete, wait_s, look)
     if not (has_quorum(membership) or membership.num_partitions) and patience_s > wait_s:
         membership = _wait(membership, grid, has_quorum, patience_s - wait_s, look, on_wait)
-        wait_s = patience_s
+        key = "quorum-patience-s"
     number = expected(membership)
     online = ", ".join(membership.nodes) or "no site"
     if not has_quorum(membership):
         raise QuorumError(
             f"only {len(membership.nodes)} of {number or 'the expected'} sites came online "
-            f"within {wait_s:g} s",
+            f"within {time.monotonic() - started:.0f} s",
             where="num-sites",
-            got=online + "".join(f"; refused: {why}" for why in membership.refused.values()),
+            got=online + _why_not_all(membership),
             expected=f"{min_sites} or more" if min_sites else "",
-            hint="Start the missing sites, or change num-sites, min-sites or wait-for-sites-s",
+            hint=f"Start the missing sites, or change num-sites, min-sites or {key}",
         )
     if number is not None and len(membership.nodes) < number:
         log(WARNING, "continuing with %d of %d sites: %s", len(membership.nodes), number, online)
     return membership
+
+
+def _why_not_all(membership: Membership) -> str:
+    refused = [f"; refused: {why}" for why in membership.refused.values()]
+    silent = set(membership.silent) - set(membership.refused)
+    named = sorted(map(membership.admission.name_of, silent))
+    unanswered = f"; online, but gave no name yet: {', '.join(named)}" if named else ""
+    missing = sorted(set(membership.missing) - set(named))
+    away = f"; not online: {', '.join(missing)}" if missing else ""
+    return "".join([*refused, unanswered, away])
 
 
 def _check_number(num_sites: int | None, membership: Membership) -> None:

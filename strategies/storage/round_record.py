@@ -35,7 +35,8 @@ class RoundRecord(Outcome):
     errors : dict
         Type, message and last lines of the traceback, for each site that failed.
     missing : list
-        Known sites that were not asked, because they were not online.
+        Known sites, also those that have never come, that were not asked, because they were not
+        online.
     asked_again : list
         Sites that were asked more than once.
     late : dict
@@ -45,6 +46,8 @@ class RoundRecord(Outcome):
     deadline_s : float
         Seconds that the sites had to answer. After the quorum is met, the wait may end earlier; the
         reason in ``dropped`` says when.
+    joined : list
+        Participants that take part from this round on, and in no round before.
     began_anew : list
         Participants that had lost their state of an earlier round and began this one without it.
     relative_change : float or None
@@ -76,6 +79,7 @@ class RoundRecord(Outcome):
     training: dict[str, Value] = field(default_factory=dict)
     machines: dict[str, str] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
+    joined: list[str] = field(default_factory=list)
     began_anew: list[str] = field(default_factory=list)
     relative_change: float | None = None
     adapter_gaps: dict[str, float] = field(default_factory=dict)

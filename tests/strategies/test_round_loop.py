@@ -143,8 +143,9 @@ def model(value: float = 0.0) -> ArrayRecord:
 
 
 def strategy_of(recipe: Recipe, *watchers: RunObserver, **options: Any) -> RoundLoop:
+    membership = options.pop("membership", Membership())
     return RoundLoop(
-        recipe, Membership(), seed=7, trainable=frozenset({"w"}), observers=watchers, **options
+        recipe, membership, seed=7, trainable=frozenset({"w"}), observers=watchers, **options
     )
 
 
@@ -1504,7 +1505,9 @@ def test_below_the_quorum_gone_sites_are_waited_for_at_every_attempt(clock: Cloc
     watcher, error = stopped(grid, fedavg(2, 1, 0.1), min_sites=2, wait_s=7.0)
     # As one that has just gone, and, at each of three attempts, as one the quorum lacks.
     assert clock.now == pytest.approx(4 * 7.0, abs=0.2)
-    assert error.hint == "b: not online"
+    assert error.hint == (
+        "b: not online. Waited 21 s for the quorum; to wait longer, set wait-for-sites-s"
+    )
     assert (error.got, watcher.failed[0].missing) == (1, ["b"])
     assert len(a.plans) == 2  # its update of round 2 was kept
 

@@ -159,6 +159,36 @@ def test_a_site_that_was_lost_before_a_resume_is_not_online() -> None:
     assert line == "round 1: 2 of 3 sites, east not online"
 
 
+def test_a_site_that_has_never_come_is_named_and_one_without_a_name_is_counted() -> None:
+    state = RunState()
+    waiting = {"event": "waiting-for-sites", "online": ["north", "south"], "expected": 4}
+    state.apply({**waiting, "missing": ["east"]})
+    assert state.headline == "waiting for sites: 2 of 4 online, not online: east"
+    for event in (STARTED, ROUND):
+        state.apply(event)
+    both = {"north": {}, "south": {}}
+    line = state.apply(finished(round=1, participants=both, missing=["east"]))
+    assert line is not None
+    assert line.startswith("round 1: 2 of 4 sites, east not online, ")
+
+
+def test_a_newcomer_is_named_in_the_line_of_its_first_round() -> None:
+    state = RunState()
+    for event in (STARTED, ROUND):
+        state.apply(event)
+    three = {"north": {}, "south": {}, "east": {}}
+    line = state.apply(finished(round=2, participants=three, missing=[], joined=["east"]))
+    assert line is not None
+    assert line.startswith("round 2: 3 of 3 sites, east joined, ")
+
+
+def test_a_lost_site_stays_in_the_panel() -> None:
+    state = RunState()
+    for event in (STARTED, ROUND, {**ROUND, "sites": ["north"]}):
+        state.apply(event)
+    assert state.sites == {"north": "training", "south": "not online"}
+
+
 def test_awaited_sites_are_a_line_and_the_headline_until_the_round_starts() -> None:
     state = RunState()
     awaited = {"missing": ["south"], "num_here": 1, "quorum": 2, "left_s": 86400.0}

@@ -1,6 +1,7 @@
 """Waiting for sites before a round: who is awaited, what is reported, what is remembered."""
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,20 @@ from flwr.app import Message
 
 from strategies.common.errors import QuorumError
 from strategies.exchange.attendance import Awaited
-from strategies.exchange.membership import refresh
+from strategies.exchange.membership import Membership, refresh
 from strategies.exchange.waiting import REPORT_INTERVAL_S
 from strategies.method.recipes import fedavg
 from strategies.storage.position import Position
 from strategies.storage.run_directory import run_directory
-from tests.strategies.fakes import NODE_IDS, Clock, FakeGrid, from_superlink, grid_of
+from tests.strategies.fakes import (
+    NODE_IDS,
+    Clock,
+    FakeGrid,
+    LinearSite,
+    from_superlink,
+    grid_of,
+    silent,
+)
 from tests.strategies.test_round_loop import Watcher, model, run, strategy_of, two_sites
 
 A, B, C, _ = NODE_IDS
@@ -130,6 +139,71 @@ def test_patience_is_bounded_and_counts_over_all_attempts_at_a_round(clock: Cloc
         run(grid, fedavg(2, 1, 0.1), min_sites=2, wait_s=7.0, quorum_patience_s=DAY_S)
     # Three attempts: the second waits for a day, the third no longer than for any site.
     assert clock.now == pytest.approx(DAY_S, abs=60.0)
+
+
+def test_a_registered_site_that_never_came_is_named_in_each_round_and_not_waited_for(
+    clock: Clock,
+) -> None:
+    grid, watcher = grid_of(*two_sites()), Watcher()
+    known = Membership(names=frozenset({"a", "b", "late"}))
+    strategy = strategy_of(fedavg(2, 1, 0.1), watcher, membership=refresh(known, grid))
+    strategy.start(grid, model())
+    assert [record.missing for record in watcher.records] == [["late"], ["late"]]
+    assert clock.now < 30.0
+
+
+def test_a_site_that_comes_late_takes_part_in_the_next_round_and_the_record_says_from_when() -> (
+    None
+):
+    a, b = two_sites()
+    grid = grid_of(a)
+
+    def comes(request: Message, reply: Message) -> Message:
+        grid.nodes[C] = b
+        return reply
+
+    a.faults = {2: comes}
+    watcher, _ = run(grid, fedavg(4, 1, 0.1))
+    assert [sorted(record.participants) for record in watcher.records] == [
+        ["a"],
+        ["a"],
+        ["a", "b"],
+        ["a", "b"],
+    ]
+    assert [record.joined for record in watcher.records] == [[], [], ["b"], []]
+
+
+def test_a_newcomer_during_a_round_saves_the_quorum_that_another_site_loses(clock: Clock) -> None:
+    """Two of three sites are online all the time, so a quorum of two is never lacking."""
+    a, b = two_sites()
+    newcomer = LinearSite("c")
+    grid = grid_of(a, b)
+    a.faults = {1: silent}
+
+    def dies(request: Message, reply: Message) -> Message:
+        grid.stop(A)
+        grid.nodes[C] = newcomer
+        grid.hello_delays[C] = 9.0  # a SuperNode needs seconds to answer
+        return reply
+
+    b.faults = {1: dies}
+    watcher, _ = run(grid, fedavg(2, 1, 0.1), min_sites=2, wait_s=60.0)
+    assert [sorted(record.participants) for record in watcher.records] == [["b", "c"]] * 2
+    assert watcher.records[1].missing == ["a"]
+
+
+def test_the_error_says_how_long_the_quorum_was_waited_for_and_by_which_key(clock: Clock) -> None:
+    with pytest.raises(QuorumError) as caught:
+        run(
+            that_loses_a_site_in_round_2(), fedavg(2, 1, 0.1),
+            min_sites=2, wait_s=7.0, quorum_patience_s=DAY_S,
+        )  # fmt: skip
+    waited = re.search(
+        r"Waited (\d+) s for the quorum; to wait longer, set (\S+)", str(caught.value)
+    )
+    assert waited is not None
+    assert waited[2] == "quorum-patience-s"
+    assert float(waited[1]) == pytest.approx(clock.now, abs=60.0)
 
 
 @pytest.mark.parametrize(

@@ -194,11 +194,52 @@ def test_a_silent_node_is_forgotten_when_it_goes_and_asked_at_once_when_it_is_ba
     assert refresh(known, grid, 1.0).nodes == {"site-a": A}
 
 
-def test_a_node_that_refused_is_not_asked_again() -> None:
-    grid = grid_of(other_protocol)
+def test_a_refused_node_is_asked_again_after_a_pause_because_it_may_be_mended(
+    clock: Clock,
+) -> None:
+    """A site whose operator mends it and restarts it at once never counts as offline."""
+    grid = grid_of(raises)
     known = refresh(Membership(), grid)
     assert refresh(known, grid) == known
     assert len(grid.sent) == 1
+    grid.nodes[A] = LinearSite("site-a")
+    clock.sleep(membership_module.REFUSED_PAUSE_S)
+    known = refresh(known, grid)
+    assert (known.nodes, known.refused, known.silent) == ({"site-a": A}, {}, {})
+
+
+def test_no_pause_between_two_hellos_exceeds_the_longest(clock: Clock) -> None:
+    grid, membership = grid_of(gone), Membership()
+    asked_at: list[float] = []
+    while len(asked_at) < 8:
+        before = len(grid.sent)
+        membership = refresh(membership, grid, 1.0)
+        asked_at += [clock.now] * (len(grid.sent) - before)
+        clock.sleep(5.0)
+    pauses = [after - one for one, after in pairwise(asked_at)]
+    assert pauses[-1] == pytest.approx(membership_module.LONGEST_PAUSE_S, abs=6.0)
+
+
+def test_when_the_time_is_over_the_error_tells_the_missing_from_the_silent() -> None:
+    admission = Admission(name_of=lambda node: "site-b")
+    known = Membership(admission=admission, names=frozenset({"site-a", "site-b", "site-c"}))
+    with pytest.raises(QuorumError) as caught:
+        wait_for_sites(grid_of(LinearSite("site-a"), silent), 3, WAIT_S, membership=known)
+    assert caught.value.got == ("site-a; online, but gave no name yet: site-b; not online: site-c")
+
+
+def test_the_error_names_the_key_that_limited_the_wait_and_the_seconds_waited(
+    clock: Clock,
+) -> None:
+    began = clock.now
+    with pytest.raises(QuorumError, match="wait-for-sites-s") as short:
+        wait_for_sites(grid_of(LinearSite("site-a")), 2, WAIT_S)
+    assert f"within {clock.now - began:.0f} s" in str(short.value)
+    began = clock.now
+    with pytest.raises(QuorumError, match="quorum-patience-s") as long:
+        wait_for_sites(grid_of(LinearSite("site-a")), 2, WAIT_S, patience_s=500.0)
+    assert f"within {clock.now - began:.0f} s" in str(long.value)
+    assert clock.now - began >= 500.0
 
 
 # Admission
@@ -244,14 +285,14 @@ def test_a_node_that_was_not_admitted_is_judged_again_after_a_pause(clock: Clock
 
     grid = grid_of(site)
     membership = refresh(Membership(admission=Admission(admission)), grid)
-    clock.sleep(membership_module.ADMISSION_PAUSE_S - 1)
+    clock.sleep(membership_module.REFUSED_PAUSE_S - 1)
     membership = refresh(membership, grid)
     assert (site.num_hellos, list(membership.refused)) == (1, [A])
     clock.sleep(1.0)
     membership = refresh(membership, grid)
     assert (site.num_hellos, list(membership.refused)) == (2, [A])
     wanted = True
-    clock.sleep(membership_module.ADMISSION_PAUSE_S)
+    clock.sleep(membership_module.REFUSED_PAUSE_S)
     membership = refresh(membership, grid)
     assert (membership.nodes, membership.refused, membership.silent) == ({"site-a": A}, {}, {})
 
@@ -269,7 +310,7 @@ def test_a_judge_that_cannot_judge_admits_no_one_and_is_asked_again(clock: Clock
     assert membership.nodes == {}
     assert "the register of sites cannot be read" in membership.refused[A]
     broken = False
-    clock.sleep(membership_module.ADMISSION_PAUSE_S)
+    clock.sleep(membership_module.REFUSED_PAUSE_S)
     assert refresh(membership, grid).nodes == {"site-a": A}
 
 
@@ -277,7 +318,7 @@ def test_a_node_that_is_silent_when_it_is_judged_again_is_not_refused(clock: Clo
     grid = grid_of(LinearSite("site-a"))
     membership = refresh(Membership(admission=Admission(admit_none)), grid)
     grid.nodes[A] = silent
-    clock.sleep(membership_module.ADMISSION_PAUSE_S)
+    clock.sleep(membership_module.REFUSED_PAUSE_S)
     membership = refresh(membership, grid, 1.0)
     assert (membership.refused, list(membership.silent)) == ({}, [A])
 
