@@ -166,7 +166,7 @@ def test_a_site_that_has_never_come_is_named_and_one_without_a_name_is_counted()
     assert state.headline == "waiting for sites: 2 of 4 online, not online: east"
     for event in (STARTED, ROUND):
         state.apply(event)
-    both = {"north": {}, "south": {}}
+    both: dict[str, Any] = {"north": {}, "south": {}}
     line = state.apply(finished(round=1, participants=both, missing=["east"]))
     assert line is not None
     assert line.startswith("round 1: 2 of 4 sites, east not online, ")
@@ -176,7 +176,7 @@ def test_a_newcomer_is_named_in_the_line_of_its_first_round() -> None:
     state = RunState()
     for event in (STARTED, ROUND):
         state.apply(event)
-    three = {"north": {}, "south": {}, "east": {}}
+    three: dict[str, Any] = {"north": {}, "south": {}, "east": {}}
     line = state.apply(finished(round=2, participants=three, missing=[], joined=["east"]))
     assert line is not None
     assert line.startswith("round 2: 3 of 3 sites, east joined, ")
