@@ -13,9 +13,9 @@ from mdc_flower.common.local_work import of_this_version
 from mdc_flower.config import RunConfig, read_run_config
 from mdc_flower.data import DataSet, load_dataset
 from mdc_flower.data.contract import CONTRACT, Contract
+from mdc_flower.data.evaluation_sets import load_test_set
 from mdc_flower.data.input_form import InputForm
 from mdc_flower.data.readers.options import Reading
-from mdc_flower.data.evaluation_sets import load_test_set
 from mdc_flower.jobs.class_figures import class_figures
 from mdc_flower.jobs.classification import ClassificationJob, class_probabilities
 from mdc_flower.jobs.run_task import RunTask, load_run_task
