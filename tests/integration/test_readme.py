@@ -77,7 +77,7 @@ def test_mdc_commands(tmp_path: Path) -> None:
     own_module, use_model = blocks("python")
     (tmp_path / "my_lab.py").write_text(own_module)
     mdc = [c for c in commands() if c.startswith("mdc ") and not c.startswith(REAL_SITES)]
-    assert len(mdc) == 12
+    assert len(mdc) == 13
     for command in mdc:
         shell(command, tmp_path, env)
     reached = summary_of(tmp_path / "runs" / "own")["final"]["test-accuracy"]
