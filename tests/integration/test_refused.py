@@ -273,7 +273,7 @@ def test_a_site_that_claims_the_name_of_another(sites: RealSites, tmp_path: Path
         done = sites.mdc(
             "coordinator", "run", str(sites.kit("coordinator")), "--set", "model=mlp",
             "--set", "epoch-budget=1", "--set", "local-epochs=1", "--set", "num-sites=1",
-            "--set", "wait-for-sites-s=15.0", "--output", str(tmp_path / "run"),
+            "--set", "wait-for-sites-s=60.0", "--output", str(tmp_path / "run"),
         )  # fmt: skip
     finally:
         node.terminate()
