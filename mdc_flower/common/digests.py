@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdc_flower.common.array_digests import add_array
+
 
 def add_to_digest(digest: Any, part: Any) -> None:
     """Add an example or a batch to a digest of `hashlib`: tensors, arrays, texts and numbers.
@@ -19,8 +21,7 @@ def add_to_digest(digest: Any, part: Any) -> None:
         values = part.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy().data)
     elif hasattr(part, "__array__"):  # of numpy, or an image
-        array = np.asarray(part)
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        add_array(digest, np.asarray(part))
     elif isinstance(part, Mapping):
         for key, value in part.items():
             digest.update(str(key).encode())

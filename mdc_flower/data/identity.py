@@ -5,12 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mdc_flower.common.array_digests import add_array
 from mdc_flower.data.dataset import DataSet
 
-CHUNK_BYTES = 16 * 1024**2
 DIGITS = 8
 """Hex digits of a digest of a part of the form: enough against a mistake, and short."""
 
@@ -44,15 +41,8 @@ def content_sha256(dataset: DataSet) -> str:
     for examples in dataset.splits.values():
         for array in (examples.inputs, examples.labels, examples.groups):
             if array is not None:
-                _add(digest, array)
+                add_array(digest, array)
     return digest.hexdigest()
-
-
-def _add(digest: Any, array: NDArray[np.generic]) -> None:
-    digest.update(f"{array.dtype} {array.shape}".encode())
-    rows = max(1, CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
-    for start in range(0, len(array), rows):  # never all of a mapped array in memory
-        digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
 
 
 def _parts(form: str) -> Mapping[str, str]:

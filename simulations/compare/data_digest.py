@@ -2,9 +2,9 @@
 
 import hashlib
 
-import numpy as np
 import torch
 
+from mdc_flower.common.array_digests import add_array
 from mdc_flower.common.digests import add_to_digest
 from mdc_flower.common.seeded import seeded
 from mdc_flower.config import CLASSIFICATION_JOB, RunConfig
@@ -39,15 +39,14 @@ def data_digest(config: RunConfig) -> str:
     )
     about = (list(dataset.class_names), [*map(float, dataset.mean)], [*map(float, dataset.std)])
     digest = hashlib.sha256(repr(about).encode())
-    for examples in (dataset.train, dataset.test):
+    for examples in dataset.splits.values():
         _add(digest, examples)
     return digest.hexdigest()
 
 
 def _add(digest: "hashlib._Hash", examples: Examples) -> None:
     for array in (examples.inputs, examples.labels):
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        add_array(digest, array)
     if examples.groups is not None:
         digest.update("\0".join(map(str, examples.groups.tolist())).encode())
 
