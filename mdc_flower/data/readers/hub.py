@@ -159,12 +159,15 @@ def _arrays(
 ) -> dict[str, NDArray[np.generic]]:
     columns = reading.columns
     names = getattr(train.features[columns.labels], "names", None) or ()
-    labels = [_labels(where, split, columns.labels) for split in (train, test)]
-    arrays = encode_labels(where, labels[0], labels[1], names, reading.classes)
+    splits = {"train": train, "test": test}
+    labels = {name: _labels(where, split, columns.labels) for name, split in splits.items()}
+    arrays = encode_labels(where, labels, names, reading.classes)
     if kind == "text":
-        tables = [Table(_texts(where, s, columns.inputs), ()) for s in (train, test)]
+        tables = {
+            name: Table(_texts(where, split, columns.inputs), ()) for name, split in splits.items()
+        }
         arrays |= encode_texts(tables, reading.text, read_vocabulary(reading.text))
-    for split, part in (("train", train), ("test", test)):
+    for split, part in splits.items():
         if kind == "image":
             arrays[f"{split}_inputs"] = (
                 stack_images(

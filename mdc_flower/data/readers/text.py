@@ -90,19 +90,18 @@ def read_vocabulary(reading: TextReading) -> Vocabulary | None:
 
 def encode_labels(
     where: str,
-    train: Sequence[str],
-    test: Sequence[str],
+    labels: Mapping[str, Sequence[str]],
     classes: Sequence[str] = (),
     agreed: Sequence[str] = (),
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the labels of both splits as numbers, and the names of the classes.
+    """Return the labels of each split as numbers, and the names of the classes.
 
     Parameters
     ----------
     where
         Name of the data set for errors.
-    train, test
-        Labels of the examples.
+    labels
+        Labels of the examples, by split.
     classes
         The classes in their order; if empty, the sorted labels of ``train``.
     agreed
@@ -112,21 +111,22 @@ def encode_labels(
     ------
     DataError
         If there are fewer than two classes, a label begins or ends with white space, a class occurs
-        only in the test split, or a label is none of the agreed classes.
+        only in another split, or a label is none of the agreed classes.
     """
-    for split, labels in (("train", train), ("test", test)):
-        _check_labels(f"{where}, {split}", labels)
-    if agreed and (odd := sorted({*train, *test} - set(agreed))):
+    for split, of in labels.items():
+        _check_labels(f"{where}, {split}", of)
+    found = set().union(*labels.values())
+    if agreed and (odd := sorted(found - set(agreed))):
         raise DataError(
             "a label is none of the agreed classes",
             where=where,
             got=odd[0],
             expected="one of: " + ", ".join(agreed),
         )
-    names = list(agreed) or list(classes) or sorted(set(train))
+    names = list(agreed) or list(classes) or sorted(set(labels["train"]))
     if len(names) < 2:
         raise DataError("there are fewer than two classes", where=where, got=len(names))
-    if odd := sorted(set(test) - set(names)):
+    if odd := sorted(found - set(names)):
         raise DataError(
             "a test example has a class without training examples",
             where=where,
@@ -136,8 +136,10 @@ def encode_labels(
     numbers = {name: label for label, name in enumerate(names)}
     return {
         "class_names": np.asarray(names),
-        "train_labels": np.array([numbers[label] for label in train], np.int64),
-        "test_labels": np.array([numbers[label] for label in test], np.int64),
+        **{
+            f"{split}_labels": np.array([numbers[label] for label in of], np.int64)
+            for split, of in labels.items()
+        },
     }
 
 
@@ -154,19 +156,19 @@ def _check_labels(where: str, labels: Sequence[str]) -> None:
 
 
 def encode_texts(
-    tables: Sequence[Table], reading: TextReading, vocabulary: Vocabulary | None
+    tables: Mapping[str, Table], reading: TextReading, vocabulary: Vocabulary | None
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the texts of train, test and validation as token numbers, with any groups.
+    """Return the texts of each split as token numbers, with any groups.
 
-    Without a vocabulary, it is made from the training texts. There may be no table of validation.
+    Without a vocabulary, it is made from the training texts.
     """
-    train = tables[0]
-    known = vocabulary or Vocabulary.of(train.inputs, reading.vocabulary_size, reading.min_count)
+    texts = tables["train"].inputs
+    known = vocabulary or Vocabulary.of(texts, reading.vocabulary_size, reading.min_count)
     arrays: dict[str, NDArray[np.generic]] = {
         "num_tokens": np.asarray(known.num_tokens),
         "vocabulary": np.asarray(known.sha256),
     }
-    for split, table in zip(("train", "test", "validation"), tables, strict=False):
+    for split, table in tables.items():
         arrays[f"{split}_inputs"] = known.encode(table.inputs, reading.length)
         if table.groups:
             arrays[f"{split}_groups"] = np.asarray(table.groups)
@@ -208,15 +210,13 @@ def _arrays(
     vocabulary: Vocabulary | None,
     agreed: Sequence[str],
 ) -> dict[str, NDArray[np.generic]]:
-    found = {split: read_table(file, columns) for split, file in files.items()}
-    train, test, own = (found.get(split, Table([])) for split in ("train", "test", "validation"))
-    labels = encode_labels(str(root), train.labels, [*test.labels, *own.labels], agreed=agreed)
-    arrays = {**labels, **encode_texts([train, test, own], reading, vocabulary)}
-    after = arrays["test_labels"]
-    arrays["test_labels"] = after[: len(test.labels)]
-    if own.inputs:
-        arrays["validation_labels"] = after[len(test.labels) :]
-    return arrays
+    # Under agreed classes there may be no test split.
+    tables = {"test": Table([]), **{s: read_table(file, columns) for s, file in files.items()}}
+    labels = {split: table.labels for split, table in tables.items()}
+    return {
+        **encode_labels(str(root), labels, agreed=agreed),
+        **encode_texts(tables, reading, vocabulary),
+    }
 
 
 def _file(root: Path, split: str) -> Path:
