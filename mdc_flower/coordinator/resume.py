@@ -104,17 +104,17 @@ def check_resumable(
         If the arrays that are not exchanged differ.
     """
     changed = changed_keys(before["config"], config)
-    earlier = before.get("data", "")
-    for key, is_same in (
-        ("dataset", not (data and earlier) or data == earlier),
-        ("partition", before["partition"] == partition),
+    earlier = before.get("data") or data
+    for key, now, then in (
+        ("dataset", data or earlier, earlier),
+        ("partition", partition, before["partition"]),
     ):
-        if not is_same:
+        if now != then:
             raise ConfigError(
                 "the data, or their partition into sites, differ from those of the run",
                 where=key,
-                got=data if key == "dataset" else partition,
-                expected=earlier if key == "dataset" else str(before["partition"]),
+                got=now,
+                expected=str(then),
                 hint="Restore the data set that the run was started with",
             )
     check_file_unchanged(before.get("initial-model", {}).get("sha256", ""), config)

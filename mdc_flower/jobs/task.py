@@ -184,6 +184,14 @@ class Task:
         """What may be wrong with the data, a line each; nothing for data without examples."""
         return remarks(self.dataset) if len(self.dataset.train) else []
 
+    @cached_property
+    def _input_form(self) -> dict[str, Any]:
+        """The metadata about raw inputs; a vocabulary that the run makes is made again for it."""
+        config = self.config
+        return input_form.described(
+            config.dataset, config.data_root, config.reading(), self.dataset
+        )
+
     def facts(self, num_partitions: int) -> dict[str, Any]:
         """Return what a run records about its data; 0 partitions means that sites are real."""
         if not num_partitions or not len(self.dataset.train):
@@ -213,8 +221,7 @@ class Task:
 
     def model_metadata(self) -> dict[str, Any]:
         """Return the metadata for rebuilding and using the model, without times and paths."""
-        config = self.config
-        about = {STATISTICS_KEY: INITIAL} if config.batch_norm == "local" else {}
+        about = {STATISTICS_KEY: INITIAL} if self.config.batch_norm == "local" else {}
         return {
             "format": 1,
             "version": __version__,
@@ -227,9 +234,7 @@ class Task:
             "num-tokens": self.dataset.num_tokens,
             "seed": self.config.seed,
             "vocabulary": self.dataset.vocabulary,
-            **input_form.described(
-                config.dataset, config.data_root, config.reading(), self.dataset
-            ),
+            **self._input_form,
             **about,
         }
 

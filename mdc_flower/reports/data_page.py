@@ -3,9 +3,8 @@
 import base64
 from itertools import groupby
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mdc_flower.data.survey.findings import Findings, Sample
+from mdc_flower.reports.html_templates import template
 
 
 def data_page(title: str, findings: Findings) -> str:
@@ -13,16 +12,10 @@ def data_page(title: str, findings: Findings) -> str:
 
     It contains examples of the data, so it must stay where they are.
     """
-    environment = Environment(
-        loader=PackageLoader("mdc_flower.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     classes = [(name, list(of)) for name, of in groupby(findings.samples, lambda one: one.of)]
-    template = environment.get_template("data.html")
-    return template.render(title=title, findings=findings, classes=classes, address=_address)
+    return template("data.html").render(
+        title=title, findings=findings, classes=classes, address=_address
+    )
 
 
 def _address(sample: Sample) -> str:

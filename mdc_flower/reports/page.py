@@ -6,9 +6,9 @@ The page is one self-contained file: the pictures are embedded, and it has no sc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from mdc_flower.reports.html_templates import template
 from mdc_flower.reports.plotting import svg_uri
 
 
@@ -127,12 +127,4 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML; equal pages give equal text."""
-    environment = Environment(
-        loader=PackageLoader("mdc_flower.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html").render(page=page)
+    return template("page.html").render(page=page)
